@@ -1,0 +1,23 @@
+# Each target is complete by itself: the first one run builds .venv. Needs Python 3.11+ with venv, and make.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: demo test check
+
+demo: $(READY)  ## T-Maze data, RATE and DT trained on them, evaluated, plotted
+	$(VENV)/bin/python -m experiments.demo
+
+test: $(READY)  ## the quick test suite
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
+check: $(READY)  ## style, types, and which way imports point
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,29 @@
+"""Decision Transformer (arXiv 2106.01345): no memory, a sliding context of the last steps."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rmt_rl.agent import Agent, AgentConfig
+from rmt_rl.memory.sliding_context import SlidingContext
+from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
+
+
+class Config(DecoderConfig, AgentConfig):
+    """Options of the Decision Transformer."""
+
+    context: int = Field(90, ge=1, description="steps in view at most; the view slides by one segment at a time")
+
+
+class DT(Agent):
+    """Decision Transformer with rotary positions."""
+
+    Config = Config
+
+    def build_core(self, config: Config) -> SlidingContext:
+        """A decoder over the segments before and the open one, `context` steps together."""
+        before = max(0, config.context - config.segment_length) * len(self.tokens)
+        return SlidingContext(decoder(config, [DecoderLayer(config) for _ in range(config.layers)]), before)
+
+
+AGENT = DT

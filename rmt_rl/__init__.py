@@ -1,0 +1,38 @@
+"""Recurrent Memory Transformers for reinforcement learning: tasks, agents and memory mechanisms, found by name.
+
+Importing this package registers its environments with Gymnasium and imports neither PyTorch nor any of them.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from rmt_rl.registry import register_envs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rmt_rl.agent import Agent
+
+__all__ = ["__version__", "load"]
+
+__version__ = version("rmt-rl")
+
+register_envs()
+
+
+def load(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> Agent:
+    """Load a trained agent, ready to act.
+
+    Args:
+        run: the folder of a training run.
+        checkpoint: `"last"` or `"best"`.
+        device: where to put it, e.g. `"cpu"` or `"cuda:0"`.
+
+    Raises:
+        UsageError: the folder is no run, or the checkpoint is missing, corrupted or foreign.
+    """
+    from rmt_rl.checkpoint import load_agent  # only now, since it imports PyTorch
+
+    return load_agent(run, checkpoint, device)

@@ -1,0 +1,246 @@
+"""Agents: tokens of a trajectory in, a recurrent core, actions out; trained on segments, acting step by step.
+
+Dimensions: B lanes, K steps of a segment, L = K x tokens per step, D width, P numbers of the action head.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, cast
+
+import gymnasium
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rmt_rl.config import Frozen
+from rmt_rl.data.segment import Segment
+from rmt_rl.nn.encoders import encoder, return_encoder
+from rmt_rl.nn.heads import head
+from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
+
+Token = Literal["return_to_go", "observation", "action"]
+
+
+class AgentConfig(Frozen):
+    """What every agent has."""
+
+    segment_length: int = Field(30, ge=1, description="steps of a segment")
+    width: int = Field(64, ge=2, description="width of a token")
+
+
+class AgentSpec(NamedTuple):
+    """What an agent learns from its data besides weights: spaces, and returns (undiscounted) to aim at and scale by."""
+
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
+    target_return: float = 0.0
+    return_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ActingState:
+    """What `Agent.predict` carries from step to step; opaque to callers, one value for all lanes.
+
+    Like a cache it's consumed by the next call, which may write into it.
+    """
+
+    cache: Any
+    steps: np.ndarray[Any, np.dtype[np.int64]]  # (B,) steps that each lane has in its open segment
+    actions: Any  # (B, ...) the last actions, which aren't in the cache yet
+
+
+class Agent(nn.Module, ABC):
+    """An agent: encoders and head from the spaces, around a core that a subclass composes.
+
+    Each step gives the tokens named in `tokens`, in this order; its action is predicted from the core's output at
+    the observation's token, so it can't see itself.
+    """
+
+    Config: ClassVar[type[AgentConfig]] = AgentConfig
+    tokens: ClassVar[tuple[Token, ...]] = ("return_to_go", "observation", "action")
+
+    def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+        makers = {
+            "return_to_go": lambda: return_encoder(config.width),
+            "observation": lambda: encoder(spec.observation_space, config.width),
+            "action": lambda: encoder(spec.action_space, config.width),
+        }
+        self.encoders = nn.ModuleDict({token: makers[token]() for token in self.tokens})
+        self.core = self.build_core(config)
+        self.head = head(spec.action_space)
+        self.to_action = nn.Linear(config.width, self.head.size)
+        self.at_observation = self.tokens.index("observation")
+        self.generator: torch.Generator | None = None
+
+    @abstractmethod
+    def build_core(self, config: Any) -> SegmentRecurrent[Any, Any]:
+        """Compose the core from the agent's own `Config`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.to_action.weight.device
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a full segment."""
+        return self.config.segment_length * len(self.tokens)
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The core's state before an episode."""
+        return self.core.initial_state(batch_size)
+
+    # Training
+
+    def forward(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
+        """One segment: the action head's numbers (B, K, P) and the next state."""
+        values = {
+            "return_to_go": segment.returns_to_go / self.spec.return_scale,
+            "observation": segment.observations,
+            "action": segment.actions,
+        }
+        x_BKND = torch.stack([self.encoders[token](values[token]) for token in self.tokens], 2)
+        full = bool((segment.lengths == x_BKND.shape[1]).all())
+        lengths = None if full else segment.lengths * len(self.tokens)
+        y_BLD, state = self.core(x_BKND.flatten(1, 2), state, lengths)
+        return self.to_action(y_BLD[:, self.at_observation :: len(self.tokens)]), state
+
+    def losses(self, numbers_BKP: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood (nats) and accuracy, (B, K) each, zero at padding."""
+        mask = segment.mask
+        loss = self.head.loss(numbers_BKP.float(), segment.actions).masked_fill(~mask, 0)
+        with torch.no_grad():
+            correct = self.head.correct(numbers_BKP, segment.actions).masked_fill(~mask, 0)
+        return loss, correct
+
+    # Acting (Stable-Baselines3's interface)
+
+    def set_random_seed(self, seed: int | None) -> None:
+        """Seed the sampling of actions (`deterministic=False`)."""
+        self.generator = torch.Generator(self.device)
+        if seed is not None:
+            self.generator.manual_seed(seed)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        observation: Any,
+        state: ActingState | None = None,
+        episode_start: np.ndarray[Any, Any] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, ActingState]:
+        """Choose actions, as Stable-Baselines3's recurrent policies do.
+
+        Args:
+            observation: a value of the observation space, or a batch (B, ...) of them; or a Dict of it under
+                `observation` with the `return_to_go` to condition on (see `rmt_rl.wrappers`). Without that the
+                spec's target return is used throughout.
+            state: what the last call returned; None at first.
+            episode_start: bool (B,), the lanes whose observation is the first of an episode.
+            deterministic: the likeliest action; otherwise samples (see `set_random_seed`).
+
+        Returns:
+            Actions (B, ...), without B where the observation had none, and the state for the next call.
+        """
+        self.eval()
+        values, single = self._values(observation)
+        lanes = values["return_to_go"].shape[0]
+        if state is None:
+            state = self._fresh(lanes)
+        elif episode_start is not None and np.any(episode_start):
+            state = self._restart(state, np.flatnonzero(episode_start))
+        state = self._close_full_segments(state)
+        numbers, cache = self._advance(values, state)
+        if not deterministic and self.generator is None:
+            self.set_random_seed(None)
+        actions = self.head.act(numbers, None if deterministic else self.generator)
+        following = ActingState(cache, state.steps + 1, actions)
+        return _map_arrays(lambda part: part[0], actions) if single else actions, following
+
+    def _values(self, observation: Any) -> tuple[dict[str, Any], bool]:
+        """Observation and return-to-go as batched tensors, and whether they came without the batch dimension."""
+        returns = None
+        if isinstance(observation, dict) and "return_to_go" in observation and self._is_wrapped(observation):
+            observation, returns = observation["observation"], np.asarray(observation["return_to_go"])
+        leaf, leaf_space = observation, self.spec.observation_space
+        while isinstance(leaf, dict | tuple):
+            key = next(iter(leaf)) if isinstance(leaf, dict) else 0
+            leaf, leaf_space = leaf[key], cast(Any, leaf_space)[key]
+        single = np.ndim(leaf) == len(leaf_space.shape or ())
+        if single:
+            observation = _map_arrays(lambda part: np.asarray(part)[None], observation)
+        lanes = 1 if single else len(leaf)
+        if returns is None:
+            returns = np.full(lanes, self.spec.target_return)
+        scaled = np.asarray(returns, np.float32).reshape(lanes) / self.spec.return_scale
+        tensors = {"observation": _map_arrays(self._tensor, observation), "return_to_go": self._tensor(scaled)}
+        return tensors, single
+
+    def _is_wrapped(self, observation: dict[str, Any]) -> bool:
+        space = self.spec.observation_space
+        return not (isinstance(space, gymnasium.spaces.Dict) and "return_to_go" in space.spaces)
+
+    def _tensor(self, value: Any) -> Tensor:
+        tensor = torch.as_tensor(np.asarray(value), device=self.device)
+        return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+    def _fresh(self, lanes: int) -> ActingState:
+        cache = self.core.begin(self.initial_state(lanes), lanes, self.capacity)
+        return ActingState(cache, np.zeros(lanes, np.int64), None)
+
+    def _restart(self, state: ActingState, starting: np.ndarray[Any, Any]) -> ActingState:
+        fresh = self._fresh(len(starting))
+        if len(starting) == len(state.steps):
+            return fresh
+        put_lanes_(state.cache, torch.as_tensor(starting, device=self.device), fresh.cache)
+        steps = state.steps.copy()
+        steps[starting] = 0
+        return ActingState(state.cache, steps, state.actions)
+
+    def _close_full_segments(self, state: ActingState) -> ActingState:
+        """Where a segment is full: feed its last action, write the memory and open the next segment."""
+        full = state.steps == self.config.segment_length
+        if not full.any():
+            return state
+        lanes = torch.as_tensor(np.flatnonzero(full), device=self.device)
+        every = len(lanes) == len(full)
+        cache = state.cache if every else select_lanes(state.cache, lanes)
+        if "action" in self.tokens:
+            actions = _map_arrays(lambda part: self._tensor(part[full]), state.actions)
+            _, cache = self.core.step(self.encoders["action"](actions)[:, None], cache)
+        cache = self.core.begin(self.core.end(cache), len(lanes), self.capacity)
+        cache = cache if every else put_lanes_(state.cache, lanes, cache)
+        return ActingState(cache, np.where(full, 0, state.steps), state.actions)
+
+    def _advance(self, values: dict[str, Any], state: ActingState) -> tuple[Tensor, Tree]:
+        """Feed [last action, return-to-go, observation]; a lane at its segment's start has no last action there."""
+        known = [self.encoders[token](values[token]) for token in self.tokens[: self.at_observation + 1]]
+        inside = state.steps > 0
+        if "action" not in self.tokens or not inside.any():
+            y, cache = self.core.step(torch.stack(known, 1), state.cache)
+            return self.to_action(y[:, -1]), cache
+        action = self.encoders["action"](_map_arrays(self._tensor, state.actions))
+        x_BTD = torch.stack([action, *known], 1)
+        if inside.all():
+            y, cache = self.core.step(x_BTD, state.cache)
+            return self.to_action(y[:, -1]), cache
+        inside_B = torch.as_tensor(inside, device=self.device)
+        # Lanes without a last action have their real tokens first and one of padding behind.
+        x_BTD = torch.where(inside_B[:, None, None], x_BTD, x_BTD.roll(-1, 1))
+        lengths = len(known) + inside_B.long()
+        y, cache = self.core.step(x_BTD, state.cache, lengths)
+        return self.to_action(y.take_along_dim((lengths - 1)[:, None, None], 1)[:, 0]), cache
+
+
+def _map_arrays(function: Any, tree: Any) -> Any:
+    """Apply a function to the arrays of a Dict's or Tuple's value."""
+    if isinstance(tree, dict):
+        return {key: _map_arrays(function, part) for key, part in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(_map_arrays(function, part) for part in tree)
+    return function(tree)

@@ -1,0 +1,129 @@
+"""Backpropagation through segments: full, truncated, or replayed with the activations of one segment.
+
+A run's gradient depth is chosen here, never in a model. The step to differentiate is any function
+
+    step(index, state) -> (loss, next_state)
+
+of segment `index`, whose loss is a scalar already weighted as it shall count in the sum over segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rmt_rl.recurrence import Tree, TreeT, detach, tree_fill, tree_leaves, tree_map
+
+Step = Callable[[int, TreeT], tuple[Tensor, TreeT]]
+Backward = Callable[[Tensor], None]
+Gradient = Literal["full", "truncated", "replay"]
+
+
+def full(step: Step[TreeT], segments: int, state: TreeT, backward: Backward) -> tuple[Tensor, TreeT]:
+    """Backpropagation through time over all segments; activations of all of them are held.
+
+    Args:
+        step: one segment's loss and next state.
+        segments: how many segments to run.
+        state: the state before the first; its own graph (a learned initial memory) gets its gradient too.
+        backward: what to do with a scalar to be differentiated, e.g. `Tensor.backward`.
+
+    Returns:
+        The sum of the losses and the last state, both detached.
+    """
+    return truncated(step, segments, state, backward, depth=segments)
+
+
+def truncated(
+    step: Step[TreeT], segments: int, state: TreeT, backward: Backward, depth: int = 1
+) -> tuple[Tensor, TreeT]:
+    """Cut the row into blocks of `depth` segments, counted from its end; gradients stay in their block.
+
+    The last segment's loss so reaches exactly `depth` segments. Arguments and result as in `full`.
+    """
+    total = _zero(state)
+    for start, stop in _blocks(segments, depth):
+        state, losses = detach(state) if start else state, []
+        for index in range(start, stop):
+            loss, state = step(index, state)
+            losses.append(loss)
+        block = torch.stack(losses).sum()
+        backward(block)
+        total = total + block.detach()
+    return total, detach(state)
+
+
+def replay(step: Step[TreeT], segments: int, state: TreeT, backward: Backward) -> tuple[Tensor, TreeT]:
+    """Memory replay (Memformer, arXiv 2010.06891, algorithm 1): the gradient of `full` in the memory of one segment.
+
+    A first pass without graph keeps the state before each segment. The second goes back from the last segment,
+    runs each anew from its kept state with the random numbers of its first run (dropout replays exactly), and
+    carries dL/dstate to the segment before. Arguments and result as in `full`.
+    """
+    initial, state = state, detach(state)
+    states, generators = [], []
+    with torch.no_grad():
+        for index in range(segments - 1):
+            states.append(state)
+            generators.append(_random_state())
+            state = step(index, state)[1]
+    total, last, gradients = _segment(step, segments - 1, state, None, backward)
+    after = _random_state()
+    for index in reversed(range(segments - 1)):
+        _restore(generators[index])
+        loss, _, gradients = _segment(step, index, states.pop(), gradients, backward)
+        total = total + loss
+    _restore(after)
+    if any(leaf.requires_grad for leaf in tree_leaves(initial)):
+        backward(_dot(initial, gradients))
+    return total, last
+
+
+def _segment(
+    step: Step[TreeT], index: int, state: TreeT, gradients: list[Tensor | None] | None, backward: Backward
+) -> tuple[Tensor, TreeT, list[Tensor | None]]:
+    """Run one segment with graph; backward its loss and <next state, gradients>; return the state's own gradients."""
+    inputs = tree_map(lambda leaf: leaf.detach().requires_grad_(leaf.is_floating_point()), state)
+    loss, following = step(index, inputs)
+    backward(loss if gradients is None else loss + _dot(following, gradients))
+    return loss.detach(), detach(following), [leaf.grad for leaf in tree_leaves(inputs)]
+
+
+def _dot(state: Tree, gradients: list[Tensor | None]) -> Tensor:
+    """<state, gradients>: a scalar whose derivative by the state is `gradients`."""
+    pairs = zip(tree_leaves(state), gradients, strict=True)
+    terms = [(leaf * gradient).sum() for leaf, gradient in pairs if gradient is not None and leaf.requires_grad]
+    return torch.stack(terms).sum() if terms else _zero(state)
+
+
+def _blocks(segments: int, depth: int) -> list[tuple[int, int]]:
+    starts = list(range(segments - depth, 0, -depth))[::-1]
+    return list(zip([0, *starts], [*starts, segments], strict=True))
+
+
+def _zero(state: Tree) -> Tensor:
+    leaves = tree_leaves(state)
+    return torch.zeros((), device=leaves[0].device if leaves else None)
+
+
+def _random_state() -> list[Tensor]:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *devices]
+
+
+def _restore(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+def straight_through(state: TreeT, value: TreeT) -> TreeT:
+    """`value` with the gradient of `state`: what memory ageing puts in the memory's place."""
+    leaves = [
+        new.detach() if not old.is_floating_point() else new.detach() + (old - old.detach())
+        for old, new in zip(tree_leaves(state), tree_leaves(value), strict=True)
+    ]
+    return tree_fill(value, leaves)

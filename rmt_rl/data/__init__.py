@@ -1,0 +1,1 @@
+"""Trajectories, Minari in and out, cutting into segments, sampling."""

@@ -1,0 +1,266 @@
+"""Minari data sets in and out: episodes are read one at a time when asked for, and written atomically."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+import numpy.typing as npt
+from gymnasium import Space
+from gymnasium.envs.registration import EnvSpec
+from minari.data_collector.episode_buffer import EpisodeBuffer
+from minari.dataset.minari_dataset import DATASET_ID_RE
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from minari.namespace import create_namespace
+from minari.storage import get_dataset_path
+
+from rmt_rl.data.trajectory import Trajectory, conform, named_leaves
+from rmt_rl.errors import UsageError, nearest
+
+_OBJECTS = 1024  # bytes of Python objects around an episode, and around each of its arrays 256 (measured)
+_SUMMARY = "rmt_rl_returns"  # metadata of ours that spares reading every episode for its rewards
+
+
+class EpisodeStore:
+    """The episodes of one or several Minari data sets, read from disk when asked for.
+
+    Args:
+        dataset_id: one id, or several of the same observation and action spaces, taken together in this order.
+        cache_bytes: how much of what was read is kept in memory, the most recently used first.
+
+    Raises:
+        UsageError: a data set is missing, empty, damaged, or of spaces that differ from the first one's.
+    """
+
+    def __init__(self, dataset_id: str | Sequence[str], cache_bytes: int = 1 << 30) -> None:
+        self.ids: tuple[str, ...] = (dataset_id,) if isinstance(dataset_id, str) else tuple(dataset_id)
+        if not self.ids:
+            raise UsageError("dataset: no id was given; name at least one Minari data set")
+        self._datasets = [_open(one) for one in self.ids]
+        first = self._datasets[0]
+        self.observation_space: Space[Any] = first.observation_space
+        self.action_space: Space[Any] = first.action_space
+        self.env_spec: EnvSpec | None = first.env_spec
+        for other in self._datasets[1:]:
+            _check_same_spaces(first, other)
+        index = [entry for dataset in self._datasets for entry in _read_index(dataset)]
+        self.lengths: npt.NDArray[np.int64] = np.array([length for length, _ in index], dtype=np.int64)  # (N,) steps
+        self._seeds = [seed for _, seed in index]
+        self._firsts = list(accumulate((len(dataset) for dataset in self._datasets), initial=0))
+        self._cache: OrderedDict[int, Trajectory] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._returns: tuple[float, float] | None = None
+        self.cached_bytes = 0  # held now
+        self.episode(0)  # a space that can't be learnt from, or unreadable data, shows here and not mid-run
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def episode(self, index: int) -> Trajectory:
+        """The episode of this index, 0 <= index < len(self).
+
+        Raises:
+            UsageError: its data are damaged or don't fit the data set's spaces.
+        """
+        if index in self._cache:
+            self._cache.move_to_end(index)
+            return self._cache[index]
+        trajectory = self._read(index)
+        self._cache[index] = trajectory
+        self.cached_bytes += _cost(trajectory)
+        while self.cached_bytes > self._cache_bytes:
+            self.cached_bytes -= _cost(self._cache.popitem(last=False)[1])
+        return trajectory
+
+    @property
+    def max_return(self) -> float:
+        """The largest absolute return-to-go of any step of any episode."""
+        return self._summary()[0]
+
+    @property
+    def best_return(self) -> float:
+        """The largest return of any episode."""
+        return self._summary()[1]
+
+    def _summary(self) -> tuple[float, float]:
+        if self._returns is None:
+            parts = [self._dataset_returns(number) for number in range(len(self._datasets))]
+            self._returns = max(part[0] for part in parts), max(part[1] for part in parts)
+        return self._returns
+
+    def _dataset_returns(self, number: int) -> tuple[float, float]:
+        """Largest |return-to-go| and largest return; a data set that we didn't write is read through once."""
+        dataset = self._datasets[number]
+        noted = dataset.storage.metadata.get(_SUMMARY)
+        if noted and noted["episodes"] == len(dataset):  # else episodes were added since
+            return noted["largest"], noted["best"]
+        returns = _Returns()
+        for index in range(self._firsts[number], self._firsts[number + 1]):
+            returns.add(self.episode(index))
+        return returns.largest, returns.best
+
+    def _read(self, index: int) -> Trajectory:
+        number = bisect_right(self._firsts, index) - 1
+        dataset = self._datasets[number]
+        with _reading(dataset.id, f", episode {index - self._firsts[number]}"):
+            (raw,) = dataset.storage.get_episodes([index - self._firsts[number]])
+            return Trajectory(
+                conform(raw["observations"], self.observation_space, "observations"),
+                conform(raw["actions"], self.action_space, "actions"),
+                *(raw[key] for key in ("rewards", "terminations", "truncations")),
+                seed=self._seeds[index],
+            )
+
+
+def write_dataset(
+    dataset_id: str,
+    episodes: Iterable[Trajectory],
+    *,
+    env_spec: EnvSpec | None,
+    observation_space: Space[Any],
+    action_space: Space[Any],
+    algorithm_name: str,
+    description: str,
+    ref_min_score: float | None = None,
+    ref_max_score: float | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write episodes as a Minari data set, one at a time, so that they needn't fit into memory.
+
+    The data set appears all at once, when it is complete. Where another process finished one of the same id in
+    the meantime, that one stays.
+
+    Args:
+        dataset_id: `namespace/name-v0`.
+        episodes: at least one.
+        env_spec: of the environment that the episodes are from.
+        observation_space: of every observation.
+        action_space: of every action.
+        algorithm_name: what acted.
+        description: one paragraph for people.
+        ref_min_score: mean return of a random policy, for normalised scores.
+        ref_max_score: mean return of an expert.
+        metadata: more facts to note beside these.
+
+    Raises:
+        UsageError: the id is malformed or taken, there is no episode, one doesn't fit the spaces, or the disk is full
+            or not writeable.
+    """
+    match = DATASET_ID_RE.fullmatch(dataset_id)
+    if not match or match["version"] is None:
+        raise UsageError(f"dataset id {dataset_id!r} is malformed; give namespace/name-v0")
+    if get_dataset_path(dataset_id).exists():
+        raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
+    facts = {
+        "dataset_id": dataset_id,
+        "minari_version": minari.__version__,
+        "author": {"rmt-rl"},
+        "author_email": {"rmt-rl@users.noreply.github.com"},
+        "code_permalink": "https://github.com/rmt-rl/rmt-rl",
+        "algorithm_name": algorithm_name,
+        "description": description,
+        "ref_min_score": ref_min_score,
+        "ref_max_score": ref_max_score,
+    }
+    facts = {key: value for key, value in facts.items() if value is not None} | dict(metadata or {})
+    with _building(dataset_id) as folder:
+        storage = MinariStorage.new(
+            folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False
+        )  # JPEG would change the images
+        returns = _Returns()
+        storage.update_episodes(_buffers(episodes, observation_space, action_space, returns))
+        if returns.episodes == 0:
+            raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
+        storage.update_metadata(facts | {_SUMMARY: vars(returns)})
+
+
+class _Returns:
+    """Running extremes of the returns of the episodes added."""
+
+    def __init__(self) -> None:
+        self.episodes = 0
+        self.largest = 0.0  # |return-to-go|
+        self.best = -np.inf
+
+    def add(self, trajectory: Trajectory) -> None:
+        self.episodes += 1
+        self.largest = max(self.largest, float(np.abs(trajectory.returns_to_go).max()))
+        self.best = max(self.best, float(trajectory.returns_to_go[0]))
+
+
+def _buffers(
+    episodes: Iterable[Trajectory], observation_space: Space[Any], action_space: Space[Any], returns: _Returns
+) -> Iterator[EpisodeBuffer]:
+    for episode in episodes:
+        returns.add(episode)
+        yield EpisodeBuffer(
+            seed=episode.seed,
+            observations=conform(episode.observations, observation_space, "observations"),
+            actions=conform(episode.actions, action_space, "actions"),
+            rewards=episode.rewards,
+            terminations=episode.terminations,
+            truncations=episode.truncations,
+        )
+
+
+@contextmanager
+def _building(dataset_id: str) -> Iterator[Path]:
+    """Yield a folder to build the data set in, which takes its place when the block is left without an error."""
+    try:
+        root = get_dataset_path().absolute()
+        # Minari lists no folder whose name starts with a dot.
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as hidden:
+            built = Path(hidden, "dataset")
+            built.mkdir()
+            yield built
+            namespace, _, _ = dataset_id.rpartition("/")
+            if namespace:
+                with suppress(ValueError):  # exists already
+                    create_namespace(namespace)
+            with suppress(FileExistsError) if _finished(dataset_id) else suppress():
+                built.rename(get_dataset_path(dataset_id))
+    except OSError as error:
+        raise UsageError(
+            f"can't write data set {dataset_id!r} below {get_dataset_path()}: {error.strerror or error}; "
+            "free space there or set MINARI_DATASETS_PATH to another folder"
+        ) from error
+
+
+def _finished(dataset_id: str) -> bool:
+    return (get_dataset_path(dataset_id) / "data" / METADATA_FILE_NAME).exists()
+
+
+@contextmanager
+def _reading(dataset_id: str, place: str = "") -> Iterator[None]:
+    """Turn whatever Minari and HDF5 raise on damaged files into one clear error."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"data set {dataset_id!r}{place}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"data set {dataset_id!r}{place} is damaged ({error}); remove it with `minari delete {dataset_id}` and "
+            "collect or download it again"
+        ) from error
+
+
+def _open(dataset_id: str) -> minari.MinariDataset:
+    if not (get_dataset_path(dataset_id) / "data").exists():
+        raise UsageError(
+            f"data set {dataset_id!r} is not below {get_dataset_path()}{nearest(dataset_id, _local_ids())}; make it with "
+            f"`rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
+        )
+    with _reading(dataset_id):
+        dataset = minari.load_dataset(dataset_id)
+    if len(dataset) == 0:
+        raise UsageError(f"data set {dataset_id!r} is empty; collect or download it again")
+    return dataset

@@ -1,0 +1,1 @@
+"""Memory mechanisms, one a file; a file's stem is its name."""

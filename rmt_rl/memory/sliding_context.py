@@ -1,0 +1,86 @@
+"""No memory but a longer view: the last n tokens before the segment are read again (Decision Transformer).
+
+Decision Transformer (arXiv 2106.01345) sees the last C steps and nothing before. Here the state is the raw tokens
+before the segment, and the inner core runs over [these, segment] with positions that start at the oldest: the view
+slides by one segment at a time, from `context` tokens at a segment's start to `context` + L at its end, and acting
+stays O(1) a step. With segments of one step it is Decision Transformer's sliding window to the letter.
+
+Dimensions: B lanes, L tokens of a segment, N tokens of context, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
+from rmt_rl.recurrence import SegmentRecurrent, Tree, put_tokens_, take_tokens
+
+
+class Context(NamedTuple):
+    """The last tokens (B, N, D), the oldest first, and how many of them are real (they come first)."""
+
+    tokens_BND: Tensor
+    count_B: Tensor
+
+
+class OpenContext(NamedTuple):
+    """All tokens in view, how many, and the inner core's cache, which has seen the same."""
+
+    tokens_BND: Tensor
+    count_B: Tensor
+    inner: Tree
+
+
+class SlidingContext(SegmentRecurrent[Context, OpenContext]):
+    """Lets a stateless causal core see `context` tokens before the segment."""
+
+    def __init__(self, inner: SegmentRecurrent[Any, Any], context: int) -> None:
+        super().__init__()
+        self.inner, self.context, self.width = inner, context, inner.width
+
+    def initial_state(self, batch_size: int) -> Context:
+        weight = next(self.parameters())
+        tokens = weight.new_zeros(batch_size, self.context, self.width)
+        return Context(tokens, torch.zeros(batch_size, dtype=torch.long, device=weight.device))
+
+    def forward(self, x_BLD: Tensor, state: Context, lengths_B: Tensor | None = None) -> tuple[Tensor, Context]:
+        lanes, length, _ = x_BLD.shape
+        own = torch.arange(length, device=x_BLD.device)
+        longest = int(state.count_B.max())
+        row = torch.cat((state.tokens_BND[:, :longest].to(x_BLD.dtype), x_BLD.new_zeros(x_BLD.shape)), 1)
+        places = state.count_B[:, None] + own
+        row = row.index_put((torch.arange(lanes, device=x_BLD.device)[:, None], places), x_BLD)
+        total_B = state.count_B + (length if lengths_B is None else lengths_B)
+        y, _ = self.inner(row, self.inner.initial_state(lanes), total_B)
+        return take_tokens(y, places), self._keep(row, total_B)
+
+    def _keep(self, row: Tensor, total_B: Tensor) -> Context:
+        """The last N of each lane's `total_B` tokens."""
+        places = (total_B - self.context).clamp(min=0)[:, None] + torch.arange(self.context, device=row.device)
+        return Context(take_tokens(row, places.clamp(max=row.shape[1] - 1)), total_B.clamp(max=self.context))
+
+    def begin(self, state: Context, batch_size: int, capacity: int) -> OpenContext:
+        inner = self.inner.begin(self.inner.initial_state(batch_size), batch_size, self.context + capacity)
+        if int(state.count_B.max()):
+            _, inner = self.inner.step(state.tokens_BND, inner, state.count_B)
+        room = state.tokens_BND.new_zeros(batch_size, capacity, self.width)
+        return OpenContext(torch.cat((state.tokens_BND, room), 1), state.count_B, inner)
+
+    def step(self, x_BTD: Tensor, cache: OpenContext, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenContext]:
+        tokens, count_B, inner = cache
+        tokens = put_tokens_(tokens, count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device), x_BTD)
+        y_BTD, inner = self.inner.step(x_BTD, inner, lengths_B)
+        return y_BTD, OpenContext(tokens, count_B + (x_BTD.shape[1] if lengths_B is None else lengths_B), inner)
+
+    def end(self, cache: OpenContext) -> Context:
+        return self._keep(cache.tokens_BND, cache.count_B)
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        config = DecoderConfig(width=width, heads=2)
+        for context in (3, 20):
+            yield cls(decoder(config, [DecoderLayer(config) for _ in range(2)]), context)

@@ -1,0 +1,99 @@
+"""Memory Retention Valve (RATE): what of the old memory is kept when a segment has written a new one.
+
+M_{n+1} = Valve(M_n, M~_{n+1}) with M_n (B, M, D) the memory that the segment read and M~_{n+1} (B, M, D) what it
+wrote: RATE (arXiv 2306.09459), section "Memory Retention Valve" and the variants of its ablation.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from rmt_rl.recurrence import Tree
+
+ValveName = Literal["none", "ca-2", "ca-1", "gate", "gru", "lstm"]
+
+
+class Valve(nn.Module):
+    """Without a valve the new memory simply takes the old one's place (RMT). Base class of all variants."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+
+    def initial_state(self, memory_BMD: Tensor) -> Tree:
+        """What the valve itself carries from segment to segment."""
+        return ()
+
+    def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+        """The memory (B, M, D) for the next segment, and the valve's next state."""
+        return new_BMD, state
+
+
+class CrossAttention2(Valve):
+    """CA-2, RATE's default: the old memory asks (queries), the new one answers (keys, values)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+        return self.attention(old_BMD, new_BMD, new_BMD, need_weights=False)[0], state
+
+
+class CrossAttention1(CrossAttention2):
+    """CA-1: the new memory asks, the old one answers."""
+
+    def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+        return super().forward(new_BMD, old_BMD, state)
+
+
+class Gate(Valve):
+    """A gate for each channel: g * new + (1 - g) * old, with g = sigmoid(W [old, new] + b)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.gate = nn.Linear(2 * width, width)
+
+    def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+        gate = self.gate(torch.cat((old_BMD, new_BMD), -1)).sigmoid()
+        return torch.lerp(old_BMD, new_BMD, gate), state
+
+
+class GRU(Valve):
+    """Each memory token is the hidden state of a GRU cell, whose input is the new token."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.cell = nn.GRUCell(width, width)
+
+    def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+        return self.cell(new_BMD.flatten(0, 1), old_BMD.flatten(0, 1)).view_as(old_BMD), state
+
+
+class LSTM(Valve):
+    """As `GRU` with an LSTM cell; the cell state is the valve's own state (B, M, D), zero at first."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.cell = nn.LSTMCell(width, width)
+
+    def initial_state(self, memory_BMD: Tensor) -> Tree:
+        return torch.zeros_like(memory_BMD)
+
+    def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
+        assert isinstance(state, Tensor)
+        hidden, cell = self.cell(new_BMD.flatten(0, 1), (old_BMD.flatten(0, 1), state.flatten(0, 1)))
+        return hidden.view_as(old_BMD), cell.view_as(old_BMD)
+
+
+VALVES: dict[ValveName, type[Valve]] = {
+    "none": Valve,
+    "ca-2": CrossAttention2,
+    "ca-1": CrossAttention1,
+    "gate": Gate,
+    "gru": GRU,
+    "lstm": LSTM,
+}
+assert set(VALVES) == set(get_args(ValveName))

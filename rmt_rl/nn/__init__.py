@@ -1,0 +1,1 @@
+"""Building blocks of cores: attention, rotary positions, encoders and heads made from Gymnasium spaces."""

@@ -1,0 +1,98 @@
+"""One attention function with three backends, and rotary positions.
+
+Dimensions: B lanes, T queries, S keys, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Literal, cast, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rmt_rl.errors import UsageError
+
+Backend = Literal["sdpa", "flash", "flex"]
+
+
+def sdpa(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
+    """PyTorch's fused attention; `mask_BTS` True = may attend, None = causal (T == S). Returns (B, T, H, E)."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BSHE, v_BSHE))
+    mask = None if mask_BTS is None else mask_BTS[:, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None).transpose(1, 2)
+
+
+def flash(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
+    """The flash-attn package's kernel where it applies: causal mask, half precision, CUDA. Elsewhere `sdpa`."""
+    if mask_BTS is not None or not q_BTHE.is_cuda or q_BTHE.dtype not in (torch.float16, torch.bfloat16):
+        return sdpa(q_BTHE, k_BSHE, v_BSHE, mask_BTS)
+    kernel = importlib.import_module("flash_attn").flash_attn_func
+    return cast(Tensor, kernel(q_BTHE, k_BSHE, v_BSHE, causal=True))
+
+
+def flex(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
+    """PyTorch's flex_attention, compiled on CUDA; same arguments and result as `sdpa`."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def score(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        allowed = t >= s if mask_BTS is None else mask_BTS[b if mask_BTS.shape[0] > 1 else 0 * b, t, s]
+        return torch.where(allowed, score, -float("inf"))
+
+    kernel = torch.compile(flex_attention) if q_BTHE.is_cuda else flex_attention
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BSHE, v_BSHE))
+    return cast(Tensor, kernel(q, k, v, score_mod=score)).transpose(1, 2)
+
+
+_BACKENDS: dict[Backend, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "sdpa": sdpa,
+    "flash": flash,
+    "flex": flex,
+}
+assert set(_BACKENDS) == set(get_args(Backend))
+
+
+def backend(name: Backend) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+    """The attention function of this name.
+
+    Raises:
+        UsageError: `flash` is asked for and flash-attn isn't installed.
+    """
+    if name == "flash" and importlib.util.find_spec("flash_attn") is None:
+        raise UsageError(
+            "attention='flash' needs the flash-attn package, which isn't installed: "
+            "pip install 'rmt-rl[flash]', or choose attention='sdpa'"
+        )
+    return _BACKENDS[name]
+
+
+def causal_mask(query_places_BT: Tensor, keys: int, prefix: int = 0) -> Tensor:
+    """The bool mask (B, T, S = keys): a query at place p sees keys 0 ... p.
+
+    Places below `prefix` (the read tokens of a memory) see each other freely.
+    """
+    places_S = torch.arange(keys, device=query_places_BT.device)
+    places_BT1 = query_places_BT[:, :, None]
+    if prefix:
+        places_BT1 = torch.where(places_BT1 < prefix, prefix - 1, places_BT1)
+    return places_S <= places_BT1
+
+
+def rotary_table(head_width: int, places: int, base: float = 10_000.0) -> Tensor:
+    """Rotations exp(i p base^(-2j/E)) as complex64 (places, E/2): RoFormer (arXiv 2104.09864), section 3.2.2."""
+    frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+    angles = torch.outer(torch.arange(places, dtype=torch.float64), frequencies)
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+
+
+def rotate(x_BTGE: Tensor, rotations_BTJ: Tensor) -> Tensor:
+    """Turn pairs of neighbouring channels of every head by the angles of their places, in at least float32.
+
+    One complex product: on a CPU five times faster, forward and backward, than the form with halves and sines.
+    """
+    wide = x_BTGE if x_BTGE.dtype == torch.float64 else x_BTGE.float()
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotations_BTJ[..., None, :]).flatten(-2).to(x_BTGE.dtype)

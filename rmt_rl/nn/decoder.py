@@ -1,0 +1,142 @@
+"""A pre-norm decoder layer with rotary positions inside the segment, and the decoder made of such layers.
+
+Dimensions: B lanes, L tokens of a segment, T tokens of a step call, C capacity of a cache, D width, H heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rmt_rl.config import Frozen
+from rmt_rl.nn.attention import Backend, backend, causal_mask, rotary_table, rotate
+from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, Tree, put_tokens_
+
+
+class DecoderConfig(Frozen):
+    """Size and shape of a decoder."""
+
+    layers: int = Field(2, ge=1, description="decoder layers")
+    width: int = Field(64, ge=2, description="width of a token")
+    heads: int = Field(4, ge=1, description="attention heads")
+    head_width: int | None = Field(None, ge=2, multiple_of=2, description="width of a head; unset = width / heads")
+    hidden: int | None = Field(None, ge=1, description="hidden width of the feed-forward net; unset = 4 x width")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the embeddings and on each residual branch")
+    attention: Backend = Field("sdpa", description="attention kernel; flash needs flash-attn and CUDA")
+
+    @property
+    def head_size(self) -> int:
+        """E, the width of one head, even because rotary positions turn pairs of channels."""
+        return self.head_width or max(2, self.width // self.heads // 2 * 2)
+
+
+class KeyValues(NamedTuple):
+    """Keys and values of the open segment, and how many each lane has."""
+
+    keys_BCHE: Tensor
+    values_BCHE: Tensor
+    count_B: Tensor
+
+
+StateT = TypeVar("StateT", bound=Tree)
+CacheT = TypeVar("CacheT", bound=Tree)
+
+
+class Block(SegmentRecurrent[StateT, CacheT]):
+    """What all attention layers share: x + Attention(Norm(x)), then x + FeedForward(Norm(x)).
+
+    Args:
+        config: sizes.
+        prefix: the first `prefix` tokens of a segment see each other freely (0: purely causal, which fused kernels need).
+    """
+
+    rotations_PJ: Tensor
+
+    def __init__(self, config: DecoderConfig, prefix: int = 0) -> None:
+        super().__init__()
+        self.width, self.prefix = config.width, prefix
+        self.heads, self.head_width = config.heads, config.head_size
+        inner = self.heads * self.head_width
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.to_qkv = nn.Linear(config.width, 3 * inner, bias=False)
+        self.from_heads = nn.Linear(inner, config.width, bias=False)
+        hidden = config.hidden or 4 * config.width
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(config.width), nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.attend = backend(config.attention)
+        self.register_buffer("rotations_PJ", rotary_table(self.head_width, 64), persistent=False)
+
+    def rotations(self, places: int) -> Tensor:
+        """The rotary table for at least this many places; grows by doubling."""
+        if places > self.rotations_PJ.shape[0]:
+            table = rotary_table(self.head_width, max(places, 2 * self.rotations_PJ.shape[0]))
+            self.rotations_PJ = table.to(self.rotations_PJ.device)
+        return self.rotations_PJ
+
+    def project(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys (both turned to their places) and values, each (B, L, H, E)."""
+        qkv = self.to_qkv(self.attention_norm(x_BLD)).unflatten(-1, (3, self.heads, self.head_width))
+        qk = rotate(qkv[:, :, :2].flatten(2, 3), rotations).unflatten(2, (2, self.heads))
+        return qk[:, :, 0], qk[:, :, 1], qkv[:, :, 2]
+
+    def finish(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
+        """Add the attention's branch, then the feed-forward net's."""
+        x_BLD = x_BLD + self.dropout(self.from_heads(attended_BLHE.flatten(-2)))
+        return x_BLD + self.dropout(self.feed_forward(x_BLD))
+
+    def open(self, batch_size: int, capacity: int) -> KeyValues:
+        """An empty key-value cache."""
+        weight = self.to_qkv.weight
+        shape = (batch_size, capacity, self.heads, self.head_width)
+        count = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
+        return KeyValues(weight.new_zeros(shape), weight.new_zeros(shape), count)
+
+    def extend(self, x_BTD: Tensor, cache: KeyValues, lengths_B: Tensor | None) -> tuple[Tensor, KeyValues]:
+        """Feed T tokens behind those in the cache, lane by lane."""
+        capacity = cache.keys_BCHE.shape[1]
+        places_BT = cache.count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        q, k, v = self.project(x_BTD, self.rotations(capacity)[places_BT])
+        keys, values = put_tokens_(cache.keys_BCHE, places_BT, k), put_tokens_(cache.values_BCHE, places_BT, v)
+        mask = causal_mask(places_BT, capacity, self.prefix)
+        attended = self.attend(q, keys.to(q.dtype), values.to(q.dtype), mask)
+        added = x_BTD.shape[1] if lengths_B is None else lengths_B
+        return self.finish(x_BTD, attended), KeyValues(keys, values, cache.count_B + added)
+
+
+class DecoderLayer(Block[tuple[()], KeyValues]):
+    """A decoder layer that sees its own segment only; its state is empty."""
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def forward(self, x_BLD: Tensor, state: tuple[()], lengths_B: Tensor | None = None) -> tuple[Tensor, tuple[()]]:
+        length = x_BLD.shape[1]
+        q, k, v = self.project(x_BLD, self.rotations(length)[:length])
+        places = torch.arange(length, device=x_BLD.device)[None]
+        mask = causal_mask(places, length, self.prefix) if self.prefix else None
+        return self.finish(x_BLD, self.attend(q, k, v, mask)), ()
+
+    def begin(self, state: tuple[()], batch_size: int, capacity: int) -> KeyValues:
+        return self.open(batch_size, capacity)
+
+    def step(self, x_BTD: Tensor, cache: KeyValues, lengths_B: Tensor | None = None) -> tuple[Tensor, KeyValues]:
+        return self.extend(x_BTD, cache, lengths_B)
+
+    def end(self, cache: KeyValues) -> tuple[()]:
+        return ()
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        yield cls(DecoderConfig(width=width, heads=2))
+        yield cls(DecoderConfig(width=width, heads=2, dropout=0.2, hidden=width))
+
+
+def decoder(config: DecoderConfig, layers: list[SegmentRecurrent[Any, Any]]) -> Stack:
+    """The layers with the final norm that pre-norm residual streams need."""
+    return Stack([*layers, Pointwise(nn.LayerNorm(config.width), config.width)])

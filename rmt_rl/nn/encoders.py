@@ -1,0 +1,150 @@
+"""Encoders from Gymnasium spaces: a value of the space becomes one token of width D.
+
+Any leading dimensions: the shape (..., *space.shape) becomes (..., D).
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rmt_rl.errors import UsageError
+
+
+@singledispatch
+def encoder(space: spaces.Space[Any], width: int) -> nn.Module:
+    """The encoder for this space: Box (vectors, uint8 images), Discrete, MultiDiscrete, MultiBinary, Dict, Tuple.
+
+    Raises:
+        UsageError: the space is of another kind.
+    """
+    raise UsageError(
+        f"space={space} has no encoder; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple of these "
+        "(a gymnasium.wrappers.TransformObservation can turn it into one)"
+    )
+
+
+@encoder.register
+def _(space: spaces.Box, width: int) -> nn.Module:
+    return Image(space, width) if is_image(space) else Vector(space, width)
+
+
+@encoder.register
+def _(space: spaces.MultiBinary, width: int) -> nn.Module:
+    return Vector(space, width)
+
+
+@encoder.register
+def _(space: spaces.Discrete, width: int) -> nn.Module:
+    return Categories(np.array([space.n]), np.array([space.start]), width)
+
+
+@encoder.register
+def _(space: spaces.MultiDiscrete, width: int) -> nn.Module:
+    return Categories(space.nvec.ravel(), space.start.ravel(), width)
+
+
+@encoder.register
+def _(space: spaces.Dict, width: int) -> nn.Module:
+    return Sum({key: encoder(part, width) for key, part in space.spaces.items()})
+
+
+@encoder.register
+def _(space: spaces.Tuple, width: int) -> nn.Module:
+    return Sum({str(index): encoder(part, width) for index, part in enumerate(space.spaces)})
+
+
+def is_image(space: spaces.Box) -> bool:
+    """Whether a Box is a picture: uint8, three dimensions."""
+    return space.dtype == np.uint8 and len(space.shape) == 3
+
+
+class Vector(nn.Module):
+    """A linear map of the flattened numbers."""
+
+    def __init__(self, space: spaces.Box | spaces.MultiBinary, width: int) -> None:
+        super().__init__()
+        self.dims = len(space.shape)
+        self.linear = nn.Linear(int(np.prod(space.shape)), width)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """(..., *shape), any real dtype -> (..., D)."""
+        flat = value.flatten(value.ndim - self.dims) if self.dims else value[..., None]
+        out: Tensor = self.linear(flat.to(self.linear.weight.dtype))
+        return out
+
+
+class Categories(nn.Module):
+    """The sum of one embedding for each category."""
+
+    offsets: Tensor
+
+    def __init__(self, sizes: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], width: int) -> None:
+        super().__init__()
+        self.single = len(sizes) == 1
+        self.embedding = nn.Embedding(int(sizes.sum()), width)
+        offsets = torch.as_tensor(np.cumsum(sizes) - sizes - starts)
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Integers (...) or (..., *shape) -> (..., D)."""
+        if self.single:
+            out: Tensor = self.embedding(value.long().reshape(value.shape) + self.offsets[0])
+            return out
+        total: Tensor = self.embedding(value.long().reshape(*value.shape[:-1], -1) + self.offsets).sum(-2)
+        return total
+
+
+class Image(nn.Module):
+    """Three strided convolutions, pooled to 4 x 4, then linear; channels first or last."""
+
+    def __init__(self, space: spaces.Box, width: int) -> None:
+        super().__init__()
+        self.channels_last = space.shape[-1] <= min(space.shape[0], 4)
+        channels = space.shape[-1] if self.channels_last else space.shape[0]
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 16, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(512, width),
+        )
+
+    def forward(self, value: Tensor) -> Tensor:
+        """uint8 (..., H, W, C) or (..., C, H, W) -> (..., D)."""
+        lead = value.shape[:-3]
+        images = value.reshape(-1, *value.shape[-3:])
+        if self.channels_last:
+            images = images.permute(0, 3, 1, 2)
+        out: Tensor = self.convolutions(images.to(self.convolutions[0].weight.dtype) / 255 - 0.5)
+        return out.reshape(*lead, -1)
+
+
+class Sum(nn.Module):
+    """The sum of the encodings of a Dict's or Tuple's parts."""
+
+    def __init__(self, parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.names = list(parts)
+        self.parts = nn.ModuleList(parts.values())
+
+    def forward(self, value: dict[str, Any] | tuple[Any, ...]) -> Tensor:
+        """A tree like the space's -> (..., D)."""
+        leaves = value if isinstance(value, tuple) else [value[name] for name in self.names]
+        return torch.stack([part(leaf) for part, leaf in zip(self.parts, leaves, strict=True)]).sum(0)
+
+
+def return_encoder(width: int) -> nn.Module:
+    """The encoder of a return-to-go (...,) already divided by the data's scale."""
+    return Vector(spaces.Box(-np.inf, np.inf, ()), width)
+
+

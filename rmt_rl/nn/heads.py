@@ -1,0 +1,165 @@
+"""Action heads from Gymnasium spaces: numbers from the core become a distribution over actions.
+
+A head says how many numbers P it needs (`size`); the agent maps its output to (..., P) by one linear layer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from torch import Tensor
+
+from rmt_rl.errors import UsageError
+
+
+class Head(ABC):
+    """A family of distributions over an action space, given by `size` = P numbers."""
+
+    size: int
+
+    @abstractmethod
+    def loss(self, numbers: Tensor, action: Any) -> Tensor:
+        """Negative log-likelihood (...,) in nats of actions, given numbers (..., P)."""
+
+    @abstractmethod
+    def correct(self, numbers: Tensor, action: Any) -> Tensor:
+        """Accuracy of the mode (...,) in 0 ... 1 (float)."""
+
+    @abstractmethod
+    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+        """Actions for numbers (B, P) as NumPy values of the space: the mode, or samples drawn with the generator."""
+
+
+@singledispatch
+def head(space: spaces.Space[Any]) -> Head:
+    """The head for this action space: Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple of these.
+
+    Raises:
+        UsageError: the space is of another kind.
+    """
+    raise UsageError(f"action space={space} has no head; use Discrete, MultiDiscrete, Box, Dict or Tuple of these")
+
+
+class Categorical(Head):
+    """One softmax for each category."""
+
+    def __init__(self, sizes: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
+        self.sizes, self.shape = [int(size) for size in sizes], shape
+        self.starts = torch.as_tensor(starts, dtype=torch.long)
+        self.size = sum(self.sizes)
+
+    def _parts(self, numbers: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
+        lead = numbers.shape[:-1]
+        flat = action.long().reshape(*lead, len(self.sizes)) - self.starts.to(action.device)
+        return list(zip(numbers.split(self.sizes, -1), flat.unbind(-1), strict=True))
+
+    def loss(self, numbers: Tensor, action: Any) -> Tensor:
+        losses = [
+            F.cross_entropy(logits.flatten(0, -2), index.flatten(), reduction="none").view(index.shape)
+            for logits, index in self._parts(numbers, action)
+        ]
+        return torch.stack(losses).sum(0)
+
+    def correct(self, numbers: Tensor, action: Any) -> Tensor:
+        hits = [logits.argmax(-1) == index for logits, index in self._parts(numbers, action)]
+        return torch.stack(hits).float().mean(0)
+
+    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+        picks = [
+            logits.argmax(-1)
+            if generator is None
+            else torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
+            for logits in numbers.split(self.sizes, -1)
+        ]
+        chosen = torch.stack(picks, -1) + self.starts.to(numbers.device)
+        result: np.ndarray[Any, Any] = chosen.reshape(len(numbers), *self.shape).cpu().numpy()
+        return result
+
+
+class Gaussian(Head):
+    """An independent normal for each number: mean and log standard deviation (kept in -5 ... 2)."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        self.space, self.count = space, int(np.prod(space.shape))
+        self.size = 2 * self.count
+
+    def _moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = numbers.split(self.count, -1)
+        return mean, raw.clamp(-5, 2)
+
+    def loss(self, numbers: Tensor, action: Any) -> Tensor:
+        mean, log_std = self._moments(numbers)
+        errors = (action.reshape(mean.shape).to(mean.dtype) - mean) * torch.exp(-log_std)
+        return (0.5 * errors**2 + log_std + 0.5 * float(np.log(2 * np.pi))).sum(-1)
+
+    def correct(self, numbers: Tensor, action: Any) -> Tensor:
+        """The share of numbers whose mean is within a tenth of the action's unit."""
+        mean, _ = self._moments(numbers)
+        return ((action.reshape(mean.shape) - mean).abs() < 0.1).float().mean(-1)
+
+    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+        mean, log_std = self._moments(numbers)
+        if generator is not None:
+            mean = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
+        action = mean.float().cpu().numpy().reshape(-1, *self.space.shape)
+        return np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
+
+
+class Joint(Head):
+    """The parts of a Dict or Tuple, independent given the numbers."""
+
+    def __init__(self, parts: dict[Any, Head], make: type) -> None:
+        self.parts, self.make = parts, make
+        self.sizes = [part.size for part in parts.values()]
+        self.size = sum(self.sizes)
+
+    def _each(self, numbers: Tensor) -> list[tuple[Any, Head, Tensor]]:
+        split = numbers.split(self.sizes, -1)
+        return [(key, part, own) for (key, part), own in zip(self.parts.items(), split, strict=True)]
+
+    def loss(self, numbers: Tensor, action: Any) -> Tensor:
+        return torch.stack([part.loss(own, action[key]) for key, part, own in self._each(numbers)]).sum(0)
+
+    def correct(self, numbers: Tensor, action: Any) -> Tensor:
+        return torch.stack([part.correct(own, action[key]) for key, part, own in self._each(numbers)]).mean(0)
+
+    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+        actions = {key: part.act(own, generator) for key, part, own in self._each(numbers)}
+        return actions if self.make is dict else tuple(actions.values())
+
+
+@head.register
+def _(space: spaces.Discrete) -> Head:
+    return Categorical(np.array([space.n]), np.array([space.start]), ())
+
+
+@head.register
+def _(space: spaces.MultiDiscrete) -> Head:
+    return Categorical(space.nvec.ravel(), space.start.ravel(), space.shape)
+
+
+@head.register
+def _(space: spaces.MultiBinary) -> Head:
+    count = int(np.prod(space.shape))
+    return Categorical(np.full(count, 2), np.zeros(count), space.shape)
+
+
+@head.register
+def _(space: spaces.Box) -> Head:
+    return Gaussian(space)
+
+
+@head.register
+def _(space: spaces.Dict) -> Head:
+    return Joint({key: head(part) for key, part in space.spaces.items()}, dict)
+
+
+@head.register
+def _(space: spaces.Tuple) -> Head:
+    return Joint({index: head(part) for index, part in enumerate(space.spaces)}, tuple)

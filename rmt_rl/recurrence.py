@@ -1,0 +1,217 @@
+"""The one model interface: a function from a segment and a state to outputs and the next state.
+
+Dimensions in names: B lanes of a batch, L tokens of a segment, T tokens of one step call, D width.
+
+States and caches are values: plain (named) tuples of tensors, every tensor with the lanes first. Detaching,
+moving, saving, and picking or replacing lanes are therefore written once, here, for every mechanism.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+Tree = Tensor | tuple[Any, ...]
+TreeT = TypeVar("TreeT", bound=Tree)
+StateT = TypeVar("StateT", bound=Tree)
+CacheT = TypeVar("CacheT", bound=Tree)
+
+
+def tree_map(function: Callable[..., Tensor], tree: TreeT, *others: TreeT) -> TreeT:
+    """The tree of `function(leaf, *leaves of the others at the same place)`, named tuples kept."""
+    if isinstance(tree, Tensor):
+        return cast(TreeT, function(tree, *others))
+    parts = [tree_map(function, *branch) for branch in zip(tree, *others, strict=True)]
+    return cast(TreeT, type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts))
+
+
+def tree_leaves(tree: Tree) -> list[Tensor]:
+    """All tensors of the tree, in order."""
+    return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in tree_leaves(part)]
+
+
+def tree_fill(tree: TreeT, leaves: Iterable[Tensor]) -> TreeT:
+    """The same tree with other tensors: the inverse of `tree_leaves`."""
+    remaining = iter(leaves)
+    return tree_map(lambda _: next(remaining), tree)
+
+
+def detach(tree: TreeT) -> TreeT:
+    """The tree cut off from the graph that made it."""
+    return tree_map(Tensor.detach, tree)
+
+
+def select_lanes(tree: TreeT, lanes: Tensor) -> TreeT:
+    """The lanes with these indices (int64) as a tree of their own (a copy)."""
+    return tree_map(lambda leaf: leaf.index_select(0, lanes), tree)
+
+
+def put_lanes_(tree: TreeT, lanes: Tensor, values: TreeT) -> TreeT:
+    """Write `values` into these lanes (int64 indices) of `tree`, in place."""
+    return tree_map(lambda leaf, new: leaf.index_copy_(0, lanes, new.to(leaf.dtype)), tree, values)
+
+
+def where_lanes(mask_B: Tensor, tree: TreeT, other: TreeT) -> TreeT:
+    """Lanes of `tree` where the bool mask holds, of `other` elsewhere."""
+    return tree_map(lambda a, b: torch.where(mask_B.view(-1, *[1] * (a.ndim - 1)), a, b), tree, other)
+
+
+class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
+    """Anything with a memory: a map from one segment and a state to outputs and the next state.
+
+        state = core.initial_state(batch_size)
+        for x_BLD in segments:
+            y_BLD, state = core(x_BLD, state)
+
+    `begin, step ..., end` computes the same, a few tokens at a time, for acting. This base class gives them by
+    running the open segment anew at each step, which is right for every causal mechanism and slow; a mechanism
+    overrides all three with a cache of its own, and the contract tests hold it to the same results.
+
+    `lengths_B` (int64) tells how many tokens of each lane are real; they come first, and what follows is padding
+    that changes nothing: a lane's outputs and next state are those of its first `lengths_B` tokens alone, while
+    outputs at padding are arbitrary. None means that all tokens are real.
+
+    Attributes:
+        width: D, the width of a token.
+    """
+
+    width: int
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> StateT:
+        """The state before the first segment, for `batch_size` lanes."""
+
+    @abstractmethod
+    def forward(self, x_BLD: Tensor, state: StateT, lengths_B: Tensor | None = None) -> tuple[Tensor, StateT]:
+        """One segment: outputs (B, L, D) and the next state. Output i depends on the state and tokens 0 ... i."""
+
+    def begin(self, state: StateT, batch_size: int, capacity: int) -> CacheT:
+        """Open a segment of at most `capacity` tokens a lane (padding of a step call needs room too)."""
+        leaf = next(self.parameters())
+        tokens = leaf.new_zeros(batch_size, capacity, self.width)
+        return cast(CacheT, OpenSegment(state, tokens, torch.zeros(batch_size, dtype=torch.long, device=leaf.device)))
+
+    def step(self, x_BTD: Tensor, cache: CacheT, lengths_B: Tensor | None = None) -> tuple[Tensor, CacheT]:
+        """Feed T more tokens (lanes may stand at different places): outputs (B, T, D) and the cache to go on with.
+
+        The cache that was passed in may be written over: go on with the returned one.
+        """
+        state, tokens, count_B = cast(OpenSegment, cache)
+        places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        tokens = put_tokens_(tokens.clone(), places_BT, x_BTD)
+        y_BLD, _ = self(tokens, state, count_B + x_BTD.shape[1])
+        y_BTD = take_tokens(y_BLD, places_BT)
+        added = x_BTD.shape[1] if lengths_B is None else lengths_B
+        return y_BTD, cast(CacheT, OpenSegment(state, tokens, count_B + added))
+
+    def end(self, cache: CacheT) -> StateT:
+        """Close the segment: the next state."""
+        state, tokens, count_B = cast(OpenSegment, cache)
+        return cast(StateT, self(tokens, state, count_B)[1])
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        """Small instances, one for each variant, for the contract tests."""
+        return iter(())
+
+
+class Stack(SegmentRecurrent[tuple[Tree, ...], tuple[Tree, ...]]):
+    """Layers one after the other; the state is the tuple of theirs."""
+
+    def __init__(self, layers: Sequence[SegmentRecurrent[Any, Any]]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.width = layers[0].width
+
+    def initial_state(self, batch_size: int) -> tuple[Tree, ...]:
+        return tuple(layer.initial_state(batch_size) for layer in self._layers())
+
+    def forward(
+        self, x_BLD: Tensor, state: tuple[Tree, ...], lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tree, ...]]:
+        states = []
+        for layer, layer_state in zip(self._layers(), state, strict=True):
+            x_BLD, new = layer(x_BLD, layer_state, lengths_B)
+            states.append(new)
+        return x_BLD, tuple(states)
+
+    def begin(self, state: tuple[Tree, ...], batch_size: int, capacity: int) -> tuple[Tree, ...]:
+        return tuple(
+            layer.begin(layer_state, batch_size, capacity)
+            for layer, layer_state in zip(self._layers(), state, strict=True)
+        )
+
+    def step(
+        self, x_BTD: Tensor, cache: tuple[Tree, ...], lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tree, ...]]:
+        caches = []
+        for layer, layer_cache in zip(self._layers(), cache, strict=True):
+            x_BTD, new = layer.step(x_BTD, layer_cache, lengths_B)
+            caches.append(new)
+        return x_BTD, tuple(caches)
+
+    def end(self, cache: tuple[Tree, ...]) -> tuple[Tree, ...]:
+        return tuple(layer.end(layer_cache) for layer, layer_cache in zip(self._layers(), cache, strict=True))
+
+    def _layers(self) -> Iterator[SegmentRecurrent[Any, Any]]:
+        return cast(Iterator[SegmentRecurrent[Any, Any]], iter(self.layers))
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        yield cls([Pointwise(nn.Linear(width, width), width), Pointwise(nn.Tanh(), width)])
+
+
+class Pointwise(SegmentRecurrent[tuple[()], tuple[()]]):
+    """A map of each token alone (a norm, an MLP) as a core without memory."""
+
+    def __init__(self, module: nn.Module, width: int) -> None:
+        super().__init__()
+        self.module = module
+        self.width = width
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def forward(
+        self, x_BLD: Tensor, state: tuple[()], lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, tuple[()]]:
+        return self.module(x_BLD), ()
+
+    def begin(self, state: tuple[()], batch_size: int, capacity: int) -> tuple[()]:
+        return ()
+
+    def step(
+        self, x_BTD: Tensor, cache: tuple[()], lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, tuple[()]]:
+        return self.module(x_BTD), ()
+
+    def end(self, cache: tuple[()]) -> tuple[()]:
+        return ()
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        yield cls(nn.LayerNorm(width), width)
+
+
+class OpenSegment(NamedTuple):
+    """The base class's cache: the state at the segment's start and the tokens since."""
+
+    state: Tree
+    tokens_BLD: Tensor
+    count_B: Tensor
+
+
+def put_tokens_(tokens_BLx: Tensor, places_BT: Tensor, values_BTx: Tensor) -> Tensor:
+    """Write token t of lane b at place `places_BT[b, t]`, in place."""
+    lanes = torch.arange(tokens_BLx.shape[0], device=tokens_BLx.device)[:, None]
+    return tokens_BLx.index_put_((lanes, places_BT), values_BTx.to(tokens_BLx.dtype))
+
+
+def take_tokens(tokens_BLx: Tensor, places_BT: Tensor) -> Tensor:
+    """Token `places_BT[b, t]` of each lane b."""
+    lanes = torch.arange(tokens_BLx.shape[0], device=tokens_BLx.device)[:, None]
+    return tokens_BLx[lanes, places_BT]

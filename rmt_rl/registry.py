@@ -1,0 +1,127 @@
+"""Finds environments, agents and memory mechanisms by name: a file's stem is its name.
+
+Adding one is adding a file. Files are read, not run, until one is asked for by name, so what one of them needs
+(an optional dependency, a slow import) costs only whoever names it.
+"""
+
+from __future__ import annotations
+
+import ast
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Literal, cast
+
+import gymnasium
+
+from rmt_rl.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    from rmt_rl.agent import Agent
+    from rmt_rl.task import Task
+
+Kind = Literal["envs", "agents", "memory"]
+_NOUNS: dict[Kind, str] = {"envs": "env", "agents": "agent", "memory": "memory mechanism"}
+
+
+def names(kind: Kind) -> list[str]:
+    """Return the names of everything of a kind, sorted: file stems without a leading underscore."""
+    package = import_module(f"rmt_rl.{kind}")
+    return sorted(module.name for module in iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def summary(kind: Kind, name: str) -> str:
+    """Return the first line of a file's docstring, without importing it.
+
+    Raises:
+        UsageError: no file has this name.
+    """
+    docstring = ast.get_docstring(_source(kind, name)) or ""
+    return docstring.partition("\n")[0]
+
+
+def constant(kind: Kind, name: str, key: str) -> str | None:
+    """Return a file's top-level literal string `key = "..."`, without importing it; None when it has none.
+
+    Raises:
+        UsageError: no file has this name.
+    """
+    value = _top_level(kind, name).get(key)
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
+
+
+def load_task(name: str) -> Task:
+    """Import an environment's file.
+
+    Raises:
+        UsageError: no environment has this name, or a package that it needs is not installed.
+    """
+    return cast("Task", _load("envs", name))
+
+
+def load_agent(name: str) -> type[Agent]:
+    """Import an agent's file and return its agent class, which it names `AGENT`.
+
+    Raises:
+        UsageError: no agent has this name, or a package that it needs is not installed.
+    """
+    return cast("type[Agent]", _load("agents", name).AGENT)
+
+
+def register_envs() -> None:
+    """Register every environment with Gymnasium under its `ID`; once is enough, again is harmless."""
+    for name in names("envs"):
+        env_id = constant("envs", name, "ID")
+        if env_id is None or env_id in gymnasium.registry:
+            continue
+        vector_entry_point = f"rmt_rl.envs.{name}:make_vec" if "make_vec" in _top_level("envs", name) else None
+        gymnasium.register(env_id, entry_point=f"rmt_rl.envs.{name}:make", vector_entry_point=vector_entry_point)
+
+
+def _load(kind: Kind, name: str) -> ModuleType:
+    _check(kind, name)
+    try:
+        return import_module(f"rmt_rl.{kind}.{name}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "rmt_rl"):
+            raise
+        extra = constant(kind, name, "EXTRA")
+        requirement = f"'rmt-rl[{extra}]'" if extra else missing
+        raise UsageError(
+            f"{_NOUNS[kind]} {name!r} needs {missing!r}, which is not installed: pip install {requirement}"
+        ) from error
+
+
+def _check(kind: Kind, name: str) -> None:
+    known = names(kind)
+    if name not in known:
+        raise UsageError(f"unknown {_NOUNS[kind]} {name!r} (known: {', '.join(known)}){nearest(name, known)}")
+
+
+def _source(kind: Kind, name: str) -> ast.Module:
+    _check(kind, name)
+    spec = find_spec(f"rmt_rl.{kind}.{name}")
+    source = Path(cast("str", cast("ModuleSpec", spec).origin))  # there is a file, since its name is known
+    try:
+        return ast.parse(source.read_bytes())
+    except SyntaxError:  # hurts only whoever asks for this file by name: importing it then reports the error
+        return ast.Module(body=[], type_ignores=[])
+
+
+def _top_level(kind: Kind, name: str) -> dict[str, ast.expr | None]:
+    """Return what a file defines at its top level: each name with the expression assigned to it, if any."""
+    defined: dict[str, ast.expr | None] = {}
+    for statement in _source(kind, name).body:
+        match statement:
+            case ast.FunctionDef(name=target) | ast.ClassDef(name=target):
+                defined[target] = None
+            case ast.Assign(targets=targets, value=value):
+                defined |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=target), value=value):
+                defined[target] = value
+    return defined

@@ -1,0 +1,66 @@
+"""What is installed is whole, imports lightly, and is imported under its own name only."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["envs", "agents"])
+def test_a_bare_import_is_refused_with_one_clear_line(name: str) -> None:
+    refused = python("-c", f"import {name}")
+    assert refused.returncode == 1
+    message = refused.stderr.splitlines()[-1]
+    assert message == f"ImportError: {name!r} is not a package of its own: import it as 'rmt_rl.{name}'"
+
+
+def test_importing_the_library_imports_neither_torch_nor_any_file_found_by_name() -> None:
+    listed = python("-c", "import sys, rmt_rl; print(*sys.modules)")
+    assert listed.returncode == 0, listed.stderr
+    modules = listed.stdout.split()
+    assert "rmt_rl.registry" in modules
+    by_name = re.compile(r"(torch|lightning_fabric|stable_baselines3|matplotlib|rmt_rl\.(envs|agents|memory)\.\w+)$")
+    assert not [module for module in modules if by_name.match(module)]
+
+
+def test_every_dependency_is_pinned_inside_its_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pins.items()}
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        requirement = Requirement(text)
+        assert versions[canonicalize_name(requirement.name)] in requirement.specifier, text
+
+
+def test_the_wheel_holds_every_file_of_the_library(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ["pyproject.toml", "README.md", "LICENSE"]:
+        shutil.copy(ROOT / name, tree)
+    for name in ["rmt_rl", "envs", "agents"]:
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "."]
+    built = python(*build, str(tree), cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    files = [ROOT / "rmt_rl" / "py.typed", *(ROOT / "rmt_rl").rglob("*.py")]
+    files += [file for name in ["envs", "agents"] for file in (ROOT / "rmt_rl" / name).rglob("*.py")]
+    expected = {str(file.relative_to(ROOT)) for file in files}
+    assert {"rmt_rl/envs/__init__.py", "rmt_rl/agents/__init__.py"} <= expected
+    assert expected <= held
+    assert any(name.endswith("licenses/LICENSE") for name in held)

@@ -1,0 +1,122 @@
+"""The registry finds files by name, reads them without running them, and explains what it can't load."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from rmt_rl import registry
+from rmt_rl.errors import UsageError, nearest
+
+AddFile = Callable[[registry.Kind, str, str], None]
+
+
+@pytest.fixture
+def add_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddFile]:
+    """Add a real file to one of the packages, from a folder outside the tree."""
+    before = set(sys.modules)
+
+    def add(kind: registry.Kind, name: str, text: str) -> None:
+        folder = tmp_path / kind
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.py").write_text(text)
+        package = importlib.import_module(f"rmt_rl.{kind}")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+        importlib.invalidate_caches()
+
+    yield add
+    for name in set(sys.modules) - before:
+        if name.endswith("_on_trial"):
+            del sys.modules[name]
+
+
+def test_a_new_file_is_found_and_read_without_being_run(add_file: AddFile) -> None:
+    add_file(
+        "envs", "maze_on_trial", '"""A maze.\n\nMore."""\nID: str = "rmt_rl/Trial-v0"\nEXTRA = 3\nraise SystemExit\n'
+    )
+    add_file("envs", "_hidden_on_trial", "raise SystemExit\n")
+    names = registry.names("envs")
+    assert names == sorted(names)
+    assert "maze_on_trial" in names
+    assert not [name for name in names if name.startswith("_")]
+    assert registry.summary("envs", "maze_on_trial") == "A maze."
+    assert registry.constant("envs", "maze_on_trial", "ID") == "rmt_rl/Trial-v0"
+    assert registry.constant("envs", "maze_on_trial", "EXTRA") is None  # not a string
+    assert registry.constant("envs", "maze_on_trial", "ABSENT") is None
+    assert "rmt_rl.envs.maze_on_trial" not in sys.modules
+
+
+def test_tasks_and_agents_are_loaded(add_file: AddFile) -> None:
+    add_file("envs", "maze_on_trial", 'ID = "rmt_rl/Trial-v0"\n')
+    add_file("agents", "agent_on_trial", "class Trial: ...\nAGENT = Trial\n")
+    assert registry.load_task("maze_on_trial").ID == "rmt_rl/Trial-v0"
+    assert registry.load_agent("agent_on_trial").__name__ == "Trial"
+
+
+def test_an_unknown_name_gets_the_nearest_and_the_list(add_file: AddFile) -> None:
+    add_file("envs", "maze_on_trial", "")
+    with pytest.raises(UsageError, match=r"unknown env 'mase_on_trail' .*did you mean 'maze_on_trial'\?"):
+        registry.load_task("mase_on_trail")
+    with pytest.raises(UsageError, match=r"unknown agent 'qqqqqq' \(known: .*\)$"):
+        registry.load_agent("qqqqqq")
+    with pytest.raises(UsageError, match="unknown memory mechanism 'qqqqqq'"):
+        registry.summary("memory", "qqqqqq")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "tmaze.py", "os.path", "__init__", "_private", "../envs/tmaze"])
+def test_a_name_that_is_no_name_is_unknown(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown env"):
+        registry.load_task(name)
+
+
+def test_a_missing_extra_gives_the_pip_command(add_file: AddFile) -> None:
+    add_file("envs", "needy_on_trial", 'EXTRA = "mazes"\nimport absent_mazes.small\n')
+    with pytest.raises(UsageError, match=r"env 'needy_on_trial' needs 'absent_mazes'.*pip install 'rmt-rl\[mazes\]'"):
+        registry.load_task("needy_on_trial")
+
+
+def test_a_missing_package_without_an_extra_gives_the_pip_command(add_file: AddFile) -> None:
+    add_file("agents", "needy_on_trial", "import absent_agents\n")
+    with pytest.raises(UsageError, match=r"agent 'needy_on_trial' needs .*: pip install absent_agents$"):
+        registry.load_agent("needy_on_trial")
+
+
+def test_a_missing_file_of_ours_is_a_bug_not_a_missing_extra(add_file: AddFile) -> None:
+    add_file("envs", "broken_on_trial", 'EXTRA = "mazes"\nimport rmt_rl.absent\n')
+    with pytest.raises(ModuleNotFoundError, match=r"rmt_rl\.absent"):
+        registry.load_task("broken_on_trial")
+
+
+def test_a_broken_file_hurts_only_who_names_it(add_file: AddFile) -> None:
+    add_file("envs", "broken_on_trial", "ID = (\n")
+    registry.register_envs()
+    assert registry.summary("envs", "broken_on_trial") == ""
+    with pytest.raises(SyntaxError):
+        registry.load_task("broken_on_trial")
+
+
+@pytest.mark.filterwarnings("error")
+def test_environments_are_registered_once_and_made_only_when_asked_for(add_file: AddFile) -> None:
+    add_file("envs", "single_on_trial", 'ID = "rmt_rl/SingleTrial-v0"\ndef make(): ...\n')
+    add_file("envs", "vector_on_trial", 'ID = "rmt_rl/VectorTrial-v0"\nclass Trial: ...\nmake = make_vec = Trial\n')
+    add_file("envs", "helper_on_trial", "")
+    try:
+        registry.register_envs()
+        registry.register_envs()
+        single, vector = gymnasium.spec("rmt_rl/SingleTrial-v0"), gymnasium.spec("rmt_rl/VectorTrial-v0")
+    finally:
+        gymnasium.registry.pop("rmt_rl/SingleTrial-v0", None)
+        gymnasium.registry.pop("rmt_rl/VectorTrial-v0", None)
+    assert (single.entry_point, single.vector_entry_point) == ("rmt_rl.envs.single_on_trial:make", None)
+    assert vector.vector_entry_point == "rmt_rl.envs.vector_on_trial:make_vec"
+    assert "rmt_rl.envs.vector_on_trial" not in sys.modules
+
+
+def test_nearest_ignores_case_and_stays_silent_when_nothing_is_near() -> None:
+    assert nearest("RAET", ["rate", "dt"]) == "; did you mean 'rate'?"
+    assert nearest("learning-rte", ["batch_size", "learning_rate"]) == "; did you mean 'learning_rate'?"
+    assert nearest("zzz", ["rate", "dt"]) == ""
+    assert nearest("rate", []) == ""
