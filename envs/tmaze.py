@@ -229,9 +229,9 @@ class TMazeVector(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]
         assert self._streams is not None
         self._streams[lanes] += np.uint64(0x9E3779B97F4A7C15)
         z = self._streams[lanes]
-        z = (z ^ (z >> 30)) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> 27)) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> 31)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
 
     def _start(self, lanes: NDArray[np.int64]) -> None:
         """Put lanes before their next episode; the step that follows, in place, makes the first observation."""
@@ -289,7 +289,7 @@ class TMazeVector(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]
         cells[2, columns == oracle] = _ORACLE
         cells[2 - goal, columns == length], cells[2 + goal, columns == length] = _GOAL, _OTHER
         edges = cells[:, [0, -1]]
-        cells[:, [0, -1]] = np.where((edges == _WALL).all(-1, keepdims=True), edges, np.uint8(_FADED))
+        cells[:, [0, -1]] = np.where((edges == _WALL).all(-1, keepdims=True), edges, np.array(_FADED, np.uint8))
         image = cells.repeat(_CELL, 0).repeat(_CELL, 1)
         image[::_CELL] = image[:, ::_CELL] = _WALL
         top, side = (2 - y) * _CELL, (x - left + 1) * _CELL

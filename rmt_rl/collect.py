@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
-import minari
 import numpy as np
 from gymnasium.vector.utils import batch_space
+from minari.storage import get_dataset_path
 
 from rmt_rl.data.store import write_dataset
 from rmt_rl.data.trajectory import Trajectory
@@ -64,7 +64,7 @@ def collect(task_name: str, options: Mapping[str, Any], episodes: int, seed: int
     """
     task = load_task(task_name)
     identity = dataset_id(task_name, options, episodes, seed)
-    if identity in minari.list_local_datasets():
+    if get_dataset_path(identity).exists():  # it was moved there in one piece
         return identity
     expert = make_expert(task, options, seed)
     env = make_vec_env(task, options, max(1, min(LANES, episodes)))
@@ -159,7 +159,7 @@ def _trajectory(steps: Sequence[Step], lane: int) -> Trajectory:
     )
 
 
-def _column(batches: Sequence[Arrays], lane: int) -> Arrays:
+def _column(batches: Sequence[Any], lane: int) -> Arrays:
     """Stack one lane of successive batches: (N, ...) each, together (T, ...)."""
     first = batches[0]
     if isinstance(first, dict):

@@ -45,6 +45,11 @@ def detach(tree: TreeT) -> TreeT:
     return tree_map(Tensor.detach, tree)
 
 
+def clone(tree: TreeT) -> TreeT:
+    """A copy, each tensor with memory of its own."""
+    return tree_map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), tree)
+
+
 def select_lanes(tree: TreeT, lanes: Tensor) -> TreeT:
     """The lanes with these indices (int64) as a tree of their own (a copy)."""
     return tree_map(lambda leaf: leaf.index_select(0, lanes), tree)
@@ -90,10 +95,13 @@ class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
         """One segment: outputs (B, L, D) and the next state. Output i depends on the state and tokens 0 ... i."""
 
     def begin(self, state: StateT, batch_size: int, capacity: int) -> CacheT:
-        """Open a segment of at most `capacity` tokens a lane (padding of a step call needs room too)."""
+        """Open a segment of at most `capacity` tokens a lane (padding of a step call needs room too).
+
+        The cache shares no memory with the state, since its lanes will be written over.
+        """
         leaf = next(self.parameters())
         tokens = leaf.new_zeros(batch_size, capacity, self.width)
-        return cast(CacheT, OpenSegment(state, tokens, torch.zeros(batch_size, dtype=torch.long, device=leaf.device)))
+        return cast(CacheT, OpenSegment(clone(state), tokens, leaf.new_zeros(batch_size, dtype=torch.long)))
 
     def step(self, x_BTD: Tensor, cache: CacheT, lengths_B: Tensor | None = None) -> tuple[Tensor, CacheT]:
         """Feed T more tokens (lanes may stand at different places): outputs (B, T, D) and the cache to go on with.

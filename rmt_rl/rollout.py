@@ -69,17 +69,19 @@ def task_config(task: Task, options: Mapping[str, Any]) -> BaseModel:
     Raises:
         UsageError: an option is unknown or its value is out of range.
     """
+    fields = task.Config.model_fields
+    unknown = [name for name in options if name not in fields]
+    if unknown:
+        known = f"(known: {', '.join(fields)}){nearest(unknown[0], fields)}"
+        raise UsageError(f"{task.ID} has no option {unknown[0]!r} {known}")
     try:
         return task.Config.model_validate(dict(options))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "options"
-        if first["type"] != "extra_forbidden":
-            raise UsageError(f"{task.ID}: {name} = {first['input']!r}: {first['msg']}") from error
-        known = sorted(task.Config.model_fields)
-        raise UsageError(
-            f"{task.ID} has no option {name!r} (known: {', '.join(known)}){nearest(name, known)}"
-        ) from error
+        name = next((str(part["loc"][0]) for part in error.errors() if part["loc"]), None)
+        reasons = " or ".join(part["msg"] for part in error.errors() if name is None or part["loc"][:1] == (name,))
+        what = f"{name} = {options[name]!r}" if name else f"options {dict(options)}"
+        expected = f"; expected {fields[name].description}" if name else ""
+        raise UsageError(f"{task.ID}: {what}: {reasons}{expected}") from error
 
 
 def make_vec_env(task: Task, options: Mapping[str, Any], num_envs: int) -> VectorEnv[Any, Any, Any]:

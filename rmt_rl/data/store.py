@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from bisect import bisect_right
 from collections import OrderedDict
@@ -12,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import minari
 import numpy as np
 import numpy.typing as npt
@@ -113,12 +113,17 @@ class EpisodeStore:
         dataset = self._datasets[number]
         with _reading(dataset.id, f", episode {index - self._firsts[number]}"):
             (raw,) = dataset.storage.get_episodes([index - self._firsts[number]])
-            return Trajectory(
+            trajectory = Trajectory(
                 conform(raw["observations"], self.observation_space, "observations"),
                 conform(raw["actions"], self.action_space, "actions"),
-                *(raw[key] for key in ("rewards", "terminations", "truncations")),
-                seed=self._seeds[index],
+                raw["rewards"],
+                raw["terminations"],
+                raw["truncations"],
+                self._seeds[index],
             )
+            if len(trajectory) != self.lengths[index]:
+                raise ValueError(f"{len(trajectory)} steps, of {self.lengths[index]}")
+            return trajectory
 
 
 def write_dataset(
@@ -171,7 +176,7 @@ def write_dataset(
         "ref_min_score": ref_min_score,
         "ref_max_score": ref_max_score,
     }
-    facts = {key: value for key, value in facts.items() if value is not None} | dict(metadata or {})
+    facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
     with _building(dataset_id) as folder:
         storage = MinariStorage.new(
             folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False
@@ -226,8 +231,7 @@ def _building(dataset_id: str) -> Iterator[Path]:
             if namespace:
                 with suppress(ValueError):  # exists already
                     create_namespace(namespace)
-            with suppress(FileExistsError) if _finished(dataset_id) else suppress():
-                built.rename(get_dataset_path(dataset_id))
+            _move(built, get_dataset_path(dataset_id))
     except OSError as error:
         raise UsageError(
             f"can't write data set {dataset_id!r} below {get_dataset_path()}: {error.strerror or error}; "
@@ -235,8 +239,12 @@ def _building(dataset_id: str) -> Iterator[Path]:
         ) from error
 
 
-def _finished(dataset_id: str) -> bool:
-    return (get_dataset_path(dataset_id) / "data" / METADATA_FILE_NAME).exists()
+def _move(built: Path, place: Path) -> None:
+    try:
+        built.rename(place)
+    except OSError:
+        if not (place / "data" / METADATA_FILE_NAME).exists():  # else another process was first, which is as good
+            raise
 
 
 @contextmanager
@@ -246,7 +254,9 @@ def _reading(dataset_id: str, place: str = "") -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError(f"data set {dataset_id!r}{place}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+    except ImportError as error:  # of the package that its storage format needs
+        raise UsageError(f"data set {dataset_id!r}{place} can't be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error) as error:
         raise UsageError(
             f"data set {dataset_id!r}{place} is damaged ({error}); remove it with `minari delete {dataset_id}` and "
             "collect or download it again"
@@ -256,11 +266,39 @@ def _reading(dataset_id: str, place: str = "") -> Iterator[None]:
 def _open(dataset_id: str) -> minari.MinariDataset:
     if not (get_dataset_path(dataset_id) / "data").exists():
         raise UsageError(
-            f"data set {dataset_id!r} is not below {get_dataset_path()}{nearest(dataset_id, _local_ids())}; make it with "
-            f"`rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
+            f"data set {dataset_id!r} is not below {get_dataset_path()}{nearest(dataset_id, _local_ids())}; make it "
+            f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
         )
     with _reading(dataset_id):
         dataset = minari.load_dataset(dataset_id)
     if len(dataset) == 0:
         raise UsageError(f"data set {dataset_id!r} is empty; collect or download it again")
     return dataset
+
+
+def _read_index(dataset: minari.MinariDataset) -> list[tuple[int, int | None]]:
+    """Length and seed of every episode, without reading its data."""
+    with _reading(dataset.id):
+        entries = dataset.storage.get_episode_metadata(range(len(dataset)))
+        return [(int(entry["total_steps"]), entry.get("seed")) for entry in entries]
+
+
+def _check_same_spaces(first: minari.MinariDataset, other: minari.MinariDataset) -> None:
+    for field in ("observation_space", "action_space"):
+        if getattr(first, field) != getattr(other, field):
+            raise UsageError(
+                f"data sets {first.id!r} and {other.id!r} have different {field}s, {getattr(first, field)} and "
+                f"{getattr(other, field)}; train on each by itself"
+            )
+
+
+def _local_ids() -> list[str]:
+    """Ids below Minari's root: its own list stops at the first folder with an unfitting name."""
+    root = get_dataset_path()
+    return [path.parents[1].relative_to(root).as_posix() for path in root.glob(f"**/data/{METADATA_FILE_NAME}")]
+
+
+def _cost(trajectory: Trajectory) -> int:
+    """Bytes of memory that a trajectory takes up."""
+    leaves = sum(1 for tree in (trajectory.observations, trajectory.actions) for _ in named_leaves(tree, ""))
+    return trajectory.nbytes + _OBJECTS + 256 * leaves

@@ -106,17 +106,17 @@ def conform(tree: Arrays, space: Space[Any], name: str) -> Arrays:
 def _conform_leaf(
     leaf: Arrays, space: spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary, name: str
 ) -> Array:
-    assert space.dtype is not None and space.shape is not None  # of every kind named in the signature
     if not isinstance(leaf, np.ndarray) or leaf.shape[1:] != space.shape:
-        raise UsageError(f"{name} holds {_kind(leaf)}; its space asks for (T, {str(space.shape)[1:]}")
-    if not np.can_cast(leaf.dtype, space.dtype, "same_kind"):
-        raise UsageError(f"{name} has dtype {leaf.dtype}; its space asks for {space.dtype}")
+        raise UsageError(f"{name} holds {_kind(leaf)}; its space asks for the shape {space.shape} a step")
+    dtype = np.dtype(space.dtype)
+    if not np.can_cast(leaf.dtype, dtype, "same_kind"):
+        raise UsageError(f"{name} has dtype {leaf.dtype}; its space asks for {dtype}")
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         count = space.n if isinstance(space, spaces.Discrete) else space.nvec
         outside = leaf[(leaf < space.start) | (leaf >= space.start + count)]
         if len(outside):
             raise UsageError(f"{name} holds {outside[0]}, which is not in {space}")
-    return leaf.astype(space.dtype, copy=False)
+    return leaf.astype(dtype, copy=False)
 
 
 def _check(name: str, leaf: Array, length: int) -> None:

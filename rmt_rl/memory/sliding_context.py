@@ -68,7 +68,7 @@ class SlidingContext(SegmentRecurrent[Context, OpenContext]):
         if int(state.count_B.max()):
             _, inner = self.inner.step(state.tokens_BND, inner, state.count_B)
         room = state.tokens_BND.new_zeros(batch_size, capacity, self.width)
-        return OpenContext(torch.cat((state.tokens_BND, room), 1), state.count_B, inner)
+        return OpenContext(torch.cat((state.tokens_BND, room), 1), state.count_B.clone(), inner)
 
     def step(self, x_BTD: Tensor, cache: OpenContext, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenContext]:
         tokens, count_B, inner = cache

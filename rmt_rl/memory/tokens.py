@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rmt_rl.memory.valve import VALVES, ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.recurrence import SegmentRecurrent, Tree, take_tokens
+from rmt_rl.recurrence import SegmentRecurrent, Tree, clone, take_tokens
 
 
 class MemoryState(NamedTuple):
@@ -86,7 +86,7 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
     def begin(self, state: MemoryState, batch_size: int, capacity: int) -> OpenMemory:
         cache = self.inner.begin(state.inner, batch_size, capacity + 2 * self.count)
         _, cache = self.inner.step(state.memory_BMD, cache)
-        return OpenMemory(state.memory_BMD, state.valve, cache)
+        return OpenMemory(clone(state.memory_BMD), clone(state.valve), cache)
 
     def step(self, x_BTD: Tensor, cache: OpenMemory, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenMemory]:
         y_BTD, inner = self.inner.step(x_BTD, cache.inner, lengths_B)

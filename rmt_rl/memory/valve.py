@@ -58,7 +58,7 @@ class Gate(Valve):
 
     def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
         gate = self.gate(torch.cat((old_BMD, new_BMD), -1)).sigmoid()
-        return torch.lerp(old_BMD, new_BMD, gate), state
+        return old_BMD + gate * (new_BMD - old_BMD), state
 
 
 class GRU(Valve):

@@ -1,0 +1,233 @@
+"""Which steps of which episodes make up a training batch: a pure function of the seed and the update's number.
+
+So a run resumes from the update's number alone; samplers remember only what saves them computing it again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, Field
+
+from rmt_rl.data.segment import Batch, Segment, Span, collate, cut
+from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.errors import UsageError
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+_ORDER, _SHUFFLE, _FILLERS = range(3)  # what a generator is for: the second word of its seed
+
+
+class Episodes(Protocol):
+    """Where trajectories come from, such as an `EpisodeStore`."""
+
+    @property
+    def lengths(self) -> Ints:
+        """Steps of every episode, int64 (N,)."""
+
+    def episode(self, index: int) -> Trajectory:
+        """The episode of this index."""
+
+
+class SamplerConfig(BaseModel, frozen=True, extra="forbid"):
+    """How training batches are drawn from the data."""
+
+    feed: Literal["episodes", "windows", "streams"] = Field(
+        "episodes",
+        description="episodes: the first steps of an episode; windows: any consecutive steps of one, state fresh; "
+        "streams: each lane goes on where its last update stopped, its state carried along",
+    )
+    segments: int = Field(3, ge=1, description="segments of one update, which the gradient may cross")
+    batch_size: int = Field(64, ge=1, description="lanes of a batch")
+    bucket_batches: int = Field(
+        8, ge=1, description="batches drawn together and sorted by length, for less padding; 1: no sorting"
+    )
+
+
+class Picks(NamedTuple):
+    """The steps `start <= step < stop` of an episode for each lane, and the lanes whose state is fresh."""
+
+    episodes: Ints  # (B,)
+    start: Ints  # (B,)
+    stop: Ints  # (B,)
+    fresh: npt.NDArray[np.bool_]  # (B,)
+
+
+class Sampler(ABC):
+    """Draws the batch of any update.
+
+    Args:
+        episodes: where the trajectories come from.
+        config: how to draw.
+        segment_length: steps of a full segment.
+        seed: not negative; everything drawn follows from it.
+    """
+
+    def __init__(self, episodes: Episodes, config: SamplerConfig, segment_length: int, seed: int) -> None:
+        self._episodes = episodes
+        self._lengths = episodes.lengths
+        self._config = config
+        self._segment_length = segment_length
+        self._span = config.segments * segment_length  # steps of one lane in one update, at most
+        self._seed = seed
+        self._computed_steps = self._real_steps = 0
+
+    @abstractmethod
+    def picks(self, update: int) -> Picks:
+        """What the batch of an update (counted from 0) consists of."""
+
+    def batch(self, update: int) -> Batch:
+        """The batch of an update, counted from 0; a lane without steps left is padding in the later segments."""
+        picks = self.picks(update)
+        segments = cut(self._spans(picks.episodes, picks.start, picks.stop), self._segment_length)
+        steps = int((picks.stop - picks.start).sum())
+        self._real_steps += steps
+        self._computed_steps += sum(segment.returns_to_go.numel() for segment in segments)
+        return Batch(segments, torch.from_numpy(picks.fresh), steps)
+
+    @property
+    def padding(self) -> float:
+        """Fraction of the steps in all batches so far that were padding."""
+        return 1 - self._real_steps / max(1, self._computed_steps)
+
+    def fillers(self, update: int, count: int, lanes: int) -> tuple[Segment, ...]:
+        """`count` full segments, each lane of each from the middle of an episode drawn at random.
+
+        None holds an episode's first or last step: what is shown at a start or asked for at an end stays out.
+
+        Raises:
+            UsageError: no episode has two steps more than a segment.
+        """
+        long_enough = np.flatnonzero(self._lengths >= self._segment_length + 2)
+        if len(long_enough) == 0:
+            raise UsageError(
+                f"segment_length is {self._segment_length}, but the longest episode has {self._lengths.max()} steps: a "
+                "filler leaves out the first and the last; shorten the segments or turn memory ageing off"
+            )
+        generator = np.random.default_rng([self._seed, _FILLERS, update])
+        episodes = generator.choice(long_enough, (count, lanes))
+        start = generator.integers(1, self._lengths[episodes] - self._segment_length)
+        stop = start + self._segment_length
+        return tuple(collate(self._spans(episodes[i], start[i], stop[i])) for i in range(count))
+
+    def _spans(self, episodes: Ints, start: Ints, stop: Ints) -> list[Span]:
+        triples = zip(episodes.tolist(), start.tolist(), stop.tolist(), strict=True)
+        return [Span(self._episodes.episode(episode), a, b) for episode, a, b in triples]
+
+
+class WindowSampler(Sampler):
+    """Windows of `segments * segment_length` steps with a fresh state; a shorter episode is one window.
+
+    All windows are put in a random order, anew each time all were used; the endless sequence of these orders is
+    cut into pools, a pool is sorted by length and cut into batches, and its batches are shuffled.
+    """
+
+    def __init__(self, episodes: Episodes, config: SamplerConfig, segment_length: int, seed: int) -> None:
+        super().__init__(episodes, config, segment_length, seed)
+        self._firsts = np.concatenate([[0], np.cumsum(self._window_counts())])  # first window of each episode
+        self._order = _Orders(int(self._firsts[-1]), seed)
+        # A pool larger than the data set would put an episode several times into one batch.
+        self._pool_batches = max(1, min(config.bucket_batches, self._order.size // config.batch_size))
+
+    def _window_counts(self) -> Ints:
+        return np.maximum(self._lengths - self._span + 1, 1)
+
+    def picks(self, update: int) -> Picks:
+        """What the batch of an update (counted from 0) consists of."""
+        pool, number = divmod(update, self._pool_batches)
+        size = self._pool_batches * self._config.batch_size
+        items = self._order[pool * size + np.arange(size)]
+        episodes = np.searchsorted(self._firsts, items, side="right") - 1
+        start = items - self._firsts[episodes]
+        stop = np.minimum(start + self._span, self._lengths[episodes])
+        by_length = np.argsort(stop - start, kind="stable").reshape(self._pool_batches, -1)
+        shuffled = np.random.default_rng([self._seed, _SHUFFLE, pool]).permutation(self._pool_batches)
+        chosen = by_length[shuffled[number]]
+        return Picks(episodes[chosen], start[chosen], stop[chosen], np.ones(len(chosen), np.bool_))
+
+
+class EpisodeSampler(WindowSampler):
+    """The first `segments * segment_length` steps of every episode, with a fresh state."""
+
+    def _window_counts(self) -> Ints:
+        return np.ones_like(self._lengths)
+
+
+class StreamSampler(Sampler):
+    """Lanes that go through whole episodes, a few segments an update, and take up the next one when through.
+
+    Episodes are dealt out in a random order, anew each time all were dealt, to whichever lane is through.
+    """
+
+    def __init__(self, episodes: Episodes, config: SamplerConfig, segment_length: int, seed: int) -> None:
+        super().__init__(episodes, config, segment_length, seed)
+        self._order = _Orders(len(self._lengths), seed)
+        self._restart()
+
+    def picks(self, update: int) -> Picks:
+        """What the batch of an update (counted from 0) consists of; the time grows with the distance from the last."""
+        if update < self._update:
+            self._restart()
+        while self._update < update:
+            self._advance()
+        stop = np.minimum(self._start + self._span, self._lengths[self._lane_episodes])
+        return Picks(self._lane_episodes.copy(), self._start.copy(), stop, self._start == 0)
+
+    def _restart(self) -> None:
+        lanes = np.arange(self._config.batch_size)
+        self._update = 0
+        self._dealt = len(lanes)
+        self._lane_episodes = self._order[lanes]
+        self._start = np.zeros_like(lanes)
+
+    def _advance(self) -> None:
+        self._update += 1
+        self._start += self._span
+        through = np.flatnonzero(self._start >= self._lengths[self._lane_episodes])
+        self._lane_episodes[through] = self._order[self._dealt + np.arange(len(through))]
+        self._start[through] = 0
+        self._dealt += len(through)
+
+
+class _Orders:
+    """The endless sequence of random orders of `size` items, one order after another, indexed by place."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+
+        @lru_cache(maxsize=2)  # a pool rarely crosses more than one border
+        def order(epoch: int) -> Ints:
+            return np.random.default_rng([seed, _ORDER, epoch]).permutation(size)
+
+        self._order = order
+
+    def __getitem__(self, places: Ints) -> Ints:
+        """The items at these places, ascending int64."""
+        epochs = places // self.size
+        parts = [self._order(int(epoch))[places[epochs == epoch] % self.size] for epoch in np.unique(epochs)]
+        return np.concatenate(parts) if parts else places
+
+
+_FEEDS: dict[str, type[Sampler]] = {"episodes": EpisodeSampler, "windows": WindowSampler, "streams": StreamSampler}
+
+
+def make_sampler(episodes: Episodes, config: SamplerConfig, segment_length: int, seed: int) -> Sampler:
+    """The sampler of the configured feed.
+
+    Args:
+        episodes: where the trajectories come from, at least one.
+        config: how to draw.
+        segment_length: steps of a full segment, at least 1.
+        seed: not negative; everything drawn follows from it.
+
+    Raises:
+        UsageError: the segment length or the seed is out of range.
+    """
+    for field, value, least in (("segment_length", segment_length, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UsageError(f"{field} is {value}; give at least {least}")
+    return _FEEDS[config.feed](episodes, config, segment_length, seed)

@@ -1,0 +1,203 @@
+"""Runs side by side, from their files alone: a picture and a table, with 95% intervals over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
+from math import log10
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rmt_rl.aggregate import (
+    Cells,
+    Estimate,
+    Group,
+    evaluation_cells,
+    is_number,
+    measure,
+    metric_curve,
+    read_groups,
+    varied_option,
+)
+from rmt_rl.errors import UsageError
+from rmt_rl.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divisor: 63 styles
+CURVES = {"eval/success_rate": "success rate", "eval/mean_return": "mean return"}
+MEASURES = {"success_rate": "success rate", "mean_return": "mean return"}
+LOG_SPAN = 20  # values further apart than this are drawn on a logarithmic axis
+
+
+class Style(NamedTuple):
+    """How one group is drawn in both panels."""
+
+    color: str
+    marker: str
+
+
+def plot(runs: Sequence[Path], out: Path) -> Path:
+    """Draw learning curves and, where runs were evaluated, success against the varied option; return `out`.
+
+    Args:
+        runs: folders of training runs; those whose configs differ only in seed and data form a group.
+        out: the PNG file to write.
+
+    Raises:
+        UsageError: a folder holds no run, no run has anything to draw, or `out` can't be written.
+    """
+    groups = read_groups(runs)
+    metric = next((name for name in CURVES if any(name in run.metrics for group in groups for run in group.runs)), None)
+    option, value = varied_option(groups), measure(groups)
+    cells = evaluation_cells(groups, option, value) if option else {}
+    if metric is None and not cells:
+        raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
+    count = (metric is not None) + bool(cells)
+    figure = Figure(figsize=(1 + 4.6 * count, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(1, count, squeeze=False)[0])
+    labels = dict.fromkeys([*(group.label for group in groups), *cells])
+    styles = dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS)), strict=False))
+    if metric is not None:
+        _draw_curves(panels[0], groups, metric, styles)
+    if option and cells:
+        _draw_cells(panels[-1], cells, option, value, styles)
+    _legend(figure, panels, groups)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, format="png", dpi=160)
+    return out
+
+
+def table(runs: Sequence[Path]) -> str:
+    """Return a Markdown table: groups by values of the varied option; mean ± half the 95% interval over seeds.
+
+    A single seed has the interval of its episodes in brackets. A cell of fewer seeds than its row's says so.
+
+    Raises:
+        UsageError: a folder holds no run, or no run was evaluated.
+    """
+    groups = read_groups(runs)
+    option, value = varied_option(groups), measure(groups)
+    cells = evaluation_cells(groups, option, value)
+    if not cells:
+        raise UsageError("none of these runs was evaluated; do so with `rmt-rl evaluate RUN --vary ...`")
+    columns = _values(cells)
+    title = f"{MEASURES[value]} at {option}" if option else MEASURES[value]
+    rows = [[title, *(_format(at) if option else "" for at in columns), "seeds"]]
+    rows.append(["---", *("---:" for _ in columns), "---:"])
+    for label, row in cells.items():
+        seeds = max(estimate.count for estimate in row.values())
+        rows.append([label, *(_cell(row.get(at), seeds) for at in columns), str(seeds)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styles: Mapping[str, Style]) -> None:
+    for group in groups:
+        curve = metric_curve(group, metric)
+        style, updates = styles[group.label], list(curve)
+        few = len(updates) <= 25
+        axes.plot(
+            updates,
+            [estimate.mean for estimate in curve.values()],
+            color=style.color,
+            marker=style.marker if few else "",
+            markersize=4,
+            label=group.label,
+        )
+        banded = {update: estimate.interval for update, estimate in curve.items() if estimate.interval}
+        lows, highs = [low for low, _ in banded.values()], [high for _, high in banded.values()]
+        axes.fill_between(list(banded), lows, highs, color=style.color, alpha=0.15, linewidth=0)
+    axes.set_xlabel("update")
+    _finish(axes, "While training", CURVES[metric])
+
+
+def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styles: Mapping[str, Style]) -> None:
+    values = _values(cells)
+    numeric = all(map(is_number, values))
+    places = {at: float(at) if numeric else float(index) for index, at in enumerate(values)}
+    logarithmic = numeric and values[0] > 0 and values[-1] / values[0] > LOG_SPAN
+    for index, (label, row) in enumerate(cells.items()):
+        shift = 0.012 * (index - (len(cells) - 1) / 2)  # so that bars of equal results lie side by side
+        xs = [_shifted(places[at], shift, list(places.values()), logarithmic) for at in row]
+        means = [estimate.mean for estimate in row.values()]
+        axes.plot(xs, means, color=styles[label].color, marker=styles[label].marker, label=label, clip_on=False)
+        for x, estimate in zip(xs, row.values(), strict=True):
+            if estimate.interval:
+                axes.vlines(x, *estimate.interval, color=styles[label].color, linewidth=1.5, alpha=0.7)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.minorticks_off()
+    ticks = _ticks(list(places.values()), logarithmic)
+    axes.set_xticks(ticks, [_format(at) for at, place in places.items() if place in ticks])
+    axes.set_xlabel(option.replace("_", " "))
+    _finish(axes, "After training", MEASURES[value])
+
+
+def _finish(axes: Axes, title: str, quantity: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_ylabel(quantity)
+    if quantity == "success rate":
+        axes.set_ylim(0, 1.05)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]) -> None:
+    """Put one legend for all panels below them, where it covers nothing."""
+    handles: dict[Any, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    seeds = {group.label: f" (n = {len(group.runs)})" for group in groups}
+    figure.legend(
+        list(handles.values()),
+        [f"{label}{seeds.get(label, '')}" for label in handles],
+        loc="outside lower center",
+        ncols=min(len(handles), 4),
+        frameon=False,
+        title="mean and 95% interval over n seeds (of a single seed: over its episodes)",
+        title_fontsize=9,
+    )
+
+
+def _values(cells: Cells) -> list[Any]:
+    """Return the varied option's values, in order."""
+    values = {at for row in cells.values() for at in row}
+    return sorted(values, key=lambda at: (not is_number(at), at if is_number(at) else str(at)))
+
+
+def _shifted(place: float, shift: float, places: Sequence[float], logarithmic: bool) -> float:
+    low, high = min(places), max(places)
+    return float(place * (high / low) ** shift) if logarithmic else place + (high - low) * shift
+
+
+def _ticks(places: Sequence[float], logarithmic: bool) -> list[float]:
+    """Choose places to label: the ends, and between them those far enough apart to be read."""
+    scale = log10 if logarithmic else float
+    gap = 0.08 * (scale(places[-1]) - scale(places[0]))
+    ticks = list(places[:1])
+    for place in places[1:-1]:
+        if min(scale(place) - scale(ticks[-1]), scale(places[-1]) - scale(place)) >= gap:
+            ticks.append(place)
+    return ticks + list(places[1:][-1:])
+
+
+def _format(value: Any) -> str:
+    return f"{value:,}" if is_number(value) else str(value)
+
+
+def _cell(estimate: Estimate | None, seeds: int) -> str:
+    if estimate is None:
+        return ""
+    text = f"{estimate.mean:.2f}"
+    if estimate.interval:
+        low, high = estimate.interval
+        text += f" ± {(high - low) / 2:.2f}" if estimate.count > 1 else f" [{low:.2f}, {high:.2f}]"
+    return text if estimate.count == seeds else f"{text} (n = {estimate.count})"

@@ -1,0 +1,55 @@
+"""Episodes for the tests of this folder: every number in them tells where it came from."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from rmt_rl.data.store import write_dataset
+from rmt_rl.data.trajectory import Arrays, Trajectory
+
+SPACE = spaces.Dict({"image": spaces.Box(0, 255, (32, 32, 3), np.uint8), "place": spaces.Box(-1e6, 1e6, (2,))})
+ACTIONS = spaces.Tuple((spaces.Discrete(5), spaces.Box(-1, 1, (1,))))
+
+
+def episode(number: int, length: int) -> Trajectory:
+    """Observation t is (number, t + 1), action t is t % 4 + 1, reward t is t + 1: nothing is zero."""
+    ends = np.arange(length) == length - 1
+    places = np.stack([np.full(length + 1, number + 1), np.arange(length + 1) + 1], axis=1).astype(np.float32)
+    steps = np.arange(length)
+    return Trajectory(places, steps % 4 + 1, steps + 1.0, ends, np.zeros(length, np.bool_), seed=number)
+
+
+def tree_episode(number: int, length: int) -> Trajectory:
+    """An episode whose observations and actions are trees of `SPACE` and `ACTIONS`."""
+    flat = episode(number, length)
+    generator = np.random.default_rng(number)
+    image = generator.integers(0, 256, (length + 1, 32, 32, 3), dtype=np.uint8)
+    observations: Arrays = {"place": flat.observations, "image": image}
+    actions: Arrays = (flat.actions, generator.random((length, 1), np.float32))
+    return Trajectory(observations, actions, flat.rewards, flat.terminations, flat.truncations)
+
+
+class InMemory:
+    """Episodes of these lengths, as a sampler wants them."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)
+        self._episodes = [episode(number, length) for number, length in enumerate(lengths)]
+
+    def episode(self, index: int) -> Trajectory:
+        return self._episodes[index]
+
+
+def write(dataset_id: str, episodes: Iterable[Trajectory]) -> None:
+    """Write episodes made by `episode`."""
+    write_dataset(
+        dataset_id,
+        episodes,
+        env_spec=None,
+        observation_space=spaces.Box(-1e6, 1e6, (2,)),
+        action_space=spaces.Discrete(5),
+        algorithm_name="counting",
+        description="Numbers that tell where they came from.",
+    )

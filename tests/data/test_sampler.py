@@ -1,0 +1,185 @@
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmt_rl.data.sampler import Sampler, SamplerConfig, make_sampler
+from rmt_rl.data.segment import Batch, Segment
+from rmt_rl.errors import UsageError
+from tests.data.episodes import InMemory
+
+FEEDS = ["episodes", "windows", "streams"]
+many_lengths = st.lists(st.integers(1, 30), min_size=1, max_size=30)
+
+
+def sampler(
+    lengths: list[int], feed: str = "episodes", seed: int = 0, segment_length: int = 4, **options: Any
+) -> Sampler:
+    config = SamplerConfig.model_validate({"feed": feed, "batch_size": 4} | options)
+    return make_sampler(InMemory(lengths), config, segment_length, seed)
+
+
+def tensors(batch: Batch) -> list[torch.Tensor]:
+    parts = [(s.observations, s.actions, s.returns_to_go, s.lengths) for s in batch.segments]
+    return [*(t for part in parts for t in part if isinstance(t, torch.Tensor)), batch.starts]
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
+
+
+def steps(segment: Segment, lane: int) -> list[list[int]]:
+    """(episode, step), both counted from 0, of the lane's real steps."""
+    assert isinstance(segment.observations, torch.Tensor)
+    return (segment.observations[lane, : segment.lengths[lane]].long() - 1).tolist()  # type: ignore[no-any-return]
+
+
+def lane_steps(batch: Batch, lane: int) -> list[list[int]]:
+    return [step for segment in batch.segments for step in steps(segment, lane)]
+
+
+@given(many_lengths, st.sampled_from(["episodes", "windows"]), st.integers(1, 5), st.integers(0, 5), st.integers(1, 5))
+def test_every_item_appears_once_an_epoch(
+    lengths: list[int], feed: str, batch_size: int, seed: int, bucket_batches: int
+) -> None:
+    made = sampler(lengths, feed, seed, batch_size=batch_size, bucket_batches=bucket_batches, segments=2)
+    span = 8
+    expected = {
+        (number, start)
+        for number, length in enumerate(lengths)
+        for start in range(1 if feed == "episodes" else max(1, length - span + 1))
+    }
+    epochs_per_run = batch_size * bucket_batches  # so that the run ends with a pool and with an epoch
+    batches = len(expected) * epochs_per_run // batch_size
+    count: Counter[tuple[int, int]] = Counter()
+    for update in range(batches):
+        batch = made.batch(update)
+        assert batch.starts.all()
+        for lane in range(batch_size):
+            seen = lane_steps(batch, lane)
+            number, start = seen[0]
+            assert seen == [[number, step] for step in range(start, min(start + span, lengths[number]))]
+            count[number, start] += 1
+    assert count == dict.fromkeys(expected, epochs_per_run)
+
+
+@pytest.mark.parametrize("bucket_batches", [1, 4])
+def test_a_whole_number_of_pools_shows_every_episode_once(bucket_batches: int) -> None:
+    made = sampler(list(range(1, 33)), bucket_batches=bucket_batches)
+    numbers = [lane_steps(made.batch(update), lane)[0][0] for update in range(8) for lane in range(4)]
+    assert sorted(numbers) == list(range(32))
+    assert numbers != sorted(numbers)
+
+
+@given(many_lengths, st.integers(1, 5), st.integers(1, 3), st.integers(0, 5))
+def test_streams_keep_the_order_of_steps_and_mark_starts(
+    lengths: list[int], batch_size: int, segments: int, seed: int
+) -> None:
+    made = sampler(lengths, "streams", seed, batch_size=batch_size, segments=segments)
+    expected_next: list[list[int] | None] = [None] * batch_size
+    begun: Counter[int] = Counter()
+    for update in range(30):
+        batch = made.batch(update)
+        for lane in range(batch_size):
+            seen = lane_steps(batch, lane)
+            assert bool(batch.starts[lane]) == (expected_next[lane] is None)
+            number, first = seen[0]
+            assert seen[0] == (expected_next[lane] or [number, 0])
+            begun[number] += first == 0
+            last = min(first + segments * 4, lengths[number])
+            assert seen == [[number, step] for step in range(first, last)]
+            expected_next[lane] = None if last == lengths[number] else [number, last]
+    assert max(begun.values()) - min(begun[number] for number in range(len(lengths))) <= 1  # dealt out evenly
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_a_batch_depends_on_nothing_but_seed_and_update(feed: str) -> None:
+    lengths = list(range(1, 60, 3))
+    first = [sampler(lengths, feed).batch(update) for update in range(30)]
+    made = sampler(lengths, feed)
+    for update in [7, 3, 29, 29, 0, 16]:
+        made.fillers(update, 2, 3)
+        assert equal(made.batch(update), first[update])
+    assert not all(equal(sampler(lengths, feed, seed=1).batch(update), first[update]) for update in range(3))
+
+
+DIGEST = """
+import sys
+from tests.data.test_sampler import digest
+print(digest(sys.argv[1]))
+"""
+
+
+def digest(feed: str) -> str:
+    made = sampler(list(range(6, 40)), feed, seed=5)
+    both = [*tensors(made.batch(41)), *(part.returns_to_go for part in made.fillers(3, 2, 4))]
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in both)).hexdigest()
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_another_process_draws_the_same(feed: str) -> None:
+    other = subprocess.run([sys.executable, "-c", DIGEST, feed], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == digest(feed)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(0, 9))
+def test_fillers_are_full_and_leave_out_first_and_last_steps(lengths: list[int], update: int) -> None:
+    made = sampler([*lengths, 6])
+    segments = made.fillers(update, count=3, lanes=5)
+    assert len(segments) == 3
+    for segment in segments:
+        assert segment.lengths.tolist() == [4] * 5
+        for lane in range(5):
+            seen = steps(segment, lane)
+            number, first = seen[0]
+            assert seen == [[number, first + offset] for offset in range(4)]
+            assert first > 0
+            assert first + 4 < [*lengths, 6][number]
+
+
+def test_fillers_reach_every_place_that_is_allowed() -> None:
+    made = sampler([7, 6, 3])
+    drawn = {tuple(steps(part, lane)[0]) for part in made.fillers(0, 20, 5) for lane in range(5)}
+    assert drawn == {(0, 1), (0, 2), (1, 1)}
+    assert made.fillers(0, 0, 5) == ()
+
+
+def test_fillers_say_when_no_episode_is_long_enough() -> None:
+    with pytest.raises(UsageError, match="segment_length is 4, but the longest episode has 5 steps"):
+        sampler([2, 5]).fillers(0, 1, 1)
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_fewer_episodes_than_lanes_fill_a_batch_by_repetition(feed: str) -> None:
+    batch = sampler([5, 9], feed, batch_size=7, bucket_batches=4).batch(3)
+    assert batch.starts.shape == (7,)
+    assert {number for lane in range(7) for number, _ in lane_steps(batch, lane)} == {0, 1}
+
+
+def test_sorting_by_length_leaves_less_padding() -> None:
+    lengths = np.random.default_rng(0).integers(2, 90, 2000).tolist()
+    padding = {}
+    for bucket_batches in (1, 4, 8, 16):
+        made = sampler(lengths, segment_length=30, batch_size=64, bucket_batches=bucket_batches)
+        batches = [made.batch(update) for update in range(32)]
+        real = sum(int(segment.mask.sum()) for batch in batches for segment in batch.segments)
+        computed = sum(segment.mask.numel() for batch in batches for segment in batch.segments)
+        assert made.padding == pytest.approx(1 - real / computed)
+        assert real == sum(batch.steps for batch in batches)
+        padding[bucket_batches] = made.padding
+    assert padding[1] > 0.4
+    assert padding[8] < 0.1
+    assert padding[1] > padding[4] > padding[8] > padding[16]
+
+
+@pytest.mark.parametrize(("segment_length", "seed", "message"), [(0, 0, "segment_length is 0"), (4, -1, "seed is -1")])
+def test_values_out_of_range_are_named(segment_length: int, seed: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sampler([5], segment_length=segment_length, seed=seed)

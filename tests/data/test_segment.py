@@ -1,0 +1,71 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rmt_rl.data.segment import Batch, Segment, Span, Tree, collate, cut
+from tests.data.episodes import episode, tree_episode
+
+spans = st.lists(
+    st.tuples(st.integers(1, 40), st.integers(0, 39), st.integers(0, 40)).map(
+        lambda drawn: (drawn[0], min(drawn[1], drawn[0]), min(drawn[1], drawn[0]) + drawn[2] % (drawn[0] + 1))
+    ),
+    min_size=1,
+    max_size=6,
+).filter(lambda all_spans: any(stop > start for _, start, stop in all_spans))
+
+
+def real_steps(segments: tuple[Segment, ...], name: str, lane: int) -> torch.Tensor:
+    parts = [(getattr(segment, name)[lane], segment.lengths[lane]) for segment in segments]
+    return torch.cat([steps[:length] for steps, length in parts])
+
+
+@given(spans, st.integers(1, 15))
+def test_real_steps_put_together_are_the_episode_and_the_rest_is_zero(
+    drawn: list[tuple[int, int, int]], segment_length: int
+) -> None:
+    given_spans = [
+        Span(episode(lane, length), start, min(stop, length)) for lane, (length, start, stop) in enumerate(drawn)
+    ]
+    segments = cut(given_spans, segment_length)
+    for lane, (trajectory, start, stop) in enumerate(given_spans):
+        for name in ("observations", "actions", "returns_to_go"):
+            whole = np.asarray(getattr(trajectory, name))[start:stop]
+            assert np.array_equal(real_steps(segments, name, lane).numpy(), whole), name
+    for segment in segments:
+        assert segment.lengths.max() == segment.mask.shape[1] <= segment_length
+        assert torch.equal(segment.mask.sum(1), segment.lengths)
+        for tensor in (segment.observations, segment.actions, segment.returns_to_go):
+            assert isinstance(tensor, torch.Tensor)
+            nonzero = tensor.flatten(2).all(2) if tensor.ndim > 2 else tensor != 0
+            assert torch.equal(nonzero, segment.mask), "exactly the padding is zero"
+
+
+def test_trees_keep_their_shape_and_dtypes() -> None:
+    trajectory = tree_episode(0, 5)
+    segment = collate([Span(trajectory, 0, 5), Span(trajectory, 2, 4)])
+    assert isinstance(segment.observations, dict)
+    assert isinstance(segment.actions, tuple)
+
+    def dtype(tree: Tree) -> torch.dtype:
+        assert isinstance(tree, torch.Tensor)
+        return tree.dtype
+
+    assert dtype(segment.observations["image"]) == torch.uint8
+    assert dtype(segment.observations["place"]) == torch.float32
+    assert [dtype(part) for part in segment.actions] == [torch.int64, torch.float32]
+    image = segment.observations["image"]
+    assert isinstance(image, torch.Tensor)
+    assert isinstance(trajectory.observations, dict)
+    assert np.array_equal(image[1, :2].numpy(), np.asarray(trajectory.observations["image"])[2:4])
+
+
+def test_moving_a_batch_moves_every_tensor() -> None:
+    segment = collate([Span(tree_episode(0, 5), 0, 5)])
+    moved = Batch((segment,), torch.ones(1, dtype=torch.bool), 5).to("meta")
+    observations, actions = moved.segments[0].observations, moved.segments[0].actions
+    assert isinstance(observations, dict)
+    assert isinstance(actions, tuple)
+    everything = [*observations.values(), *actions, moved.segments[0].lengths, moved.segments[0].mask, moved.starts]
+    assert {tensor.device.type for tensor in everything if isinstance(tensor, torch.Tensor)} == {"meta"}
+    assert moved.steps == 5

@@ -1,0 +1,298 @@
+import gc
+import os
+import subprocess
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import minari
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from rmt_rl.data.sampler import SamplerConfig, make_sampler
+from rmt_rl.data.store import EpisodeStore, write_dataset
+from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.errors import UsageError
+from tests.data.episodes import ACTIONS, SPACE, episode, tree_episode, write
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+def write_trees(dataset_id: str, episodes: list[Trajectory]) -> None:
+    write_dataset(
+        dataset_id,
+        episodes,
+        env_spec=EnvSpec("Trees-v0", entry_point="trees:Trees", kwargs={"height": 3}),
+        observation_space=SPACE,
+        action_space=ACTIONS,
+        algorithm_name="counting",
+        description="Trees.",
+        ref_min_score=-1.5,
+        ref_max_score=10.0,
+        metadata={"source": "tests"},
+    )
+
+
+def data_file(root: Path, dataset_id: str) -> Path:
+    return root / dataset_id / "data" / "main_data.hdf5"
+
+
+def test_what_was_written_is_read_back_exactly() -> None:
+    written = [tree_episode(number, length) for number, length in enumerate([3, 1, 6])]
+    write_trees("wood/trees-v0", written)
+    store = EpisodeStore("wood/trees-v0")
+    assert store.lengths.tolist() == [3, 1, 6]
+    assert (store.observation_space, store.action_space) == (SPACE, ACTIONS)
+    assert store.env_spec is not None
+    assert store.env_spec.kwargs == {"height": 3}
+    for number, trajectory in enumerate(written):
+        read: Any = store.episode(number)
+        wanted: Any = trajectory
+        assert isinstance(read.actions, tuple)
+        for one, other in [
+            *((read.observations[key], wanted.observations[key]) for key in ("image", "place")),
+            *zip(read.actions, wanted.actions, strict=True),
+            *((getattr(read, key), getattr(wanted, key)) for key in ("rewards", "terminations", "truncations")),
+        ]:
+            assert one.dtype == other.dtype
+            assert np.array_equal(one, other)
+
+
+def test_plain_minari_lists_and_loads_it_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_trees("wood/deep/trees-v0", [tree_episode(0, 3)])
+        write("count-v2", [episode(number, 4) for number in range(3)])
+        listed = minari.list_local_datasets()
+        loaded = minari.load_dataset("wood/deep/trees-v0")
+    assert list(listed) == ["count-v2", "wood/deep/trees-v0"]
+    assert loaded.total_steps == 3
+    assert loaded.storage.metadata["source"] == "tests"
+    assert minari.get_normalized_score(loaded, np.array([10.0])) == 1
+    assert minari.namespace.list_local_namespaces() == ["wood", os.path.join("wood", "deep")]
+    assert next(iter(loaded.storage.get_episode_metadata([0])))["total_steps"] == 3
+
+
+def test_several_data_sets_are_one_after_another() -> None:
+    write("a-v0", [episode(0, 3), episode(1, 5)])
+    write("b-v0", [episode(7, 4)])
+    store = EpisodeStore(["a-v0", "b-v0", "a-v0"])
+    assert store.lengths.tolist() == [3, 5, 4, 3, 5]
+    assert [store.episode(index).seed for index in range(5)] == [0, 1, 7, 0, 1]
+
+
+def test_largest_returns_of_our_data_and_of_others() -> None:
+    def rewarded(rewards: list[float]) -> Trajectory:
+        made = episode(0, len(rewards))
+        return Trajectory(made.observations, made.actions, np.array(rewards), made.terminations, made.truncations)
+
+    write("a-v0", [rewarded([1.0, -5.0]), rewarded([0.5, 0.25])])
+    store = EpisodeStore("a-v0")
+    assert (store.max_return, store.best_return) == (5.0, 0.75)
+    foreign = minari.load_dataset("a-v0")
+    minari.create_dataset_from_buffers(
+        "b-v0",
+        [minari.data_collector.EpisodeBuffer(**vars(episode(0, 3)))],
+        observation_space=foreign.observation_space,
+        action_space=foreign.action_space,
+    )
+    store = EpisodeStore(["a-v0", "b-v0"])
+    assert (store.max_return, store.best_return) == (6.0, 6.0)
+
+
+def test_the_note_of_returns_is_not_trusted_after_episodes_were_added() -> None:
+    write("a-v0", [episode(0, 2)])
+    added = minari.data_collector.EpisodeBuffer(**vars(episode(0, 4)))
+    minari.load_dataset("a-v0").update_dataset_from_buffer([added])
+    assert EpisodeStore("a-v0").best_return == 10
+
+
+def test_reading_stays_within_the_cache() -> None:
+    write("long-v0", [episode(number, 20_000) for number in range(12)])
+    size = episode(0, 20_000).nbytes
+    gc.collect()
+    tracemalloc.start()
+    store = EpisodeStore("long-v0", cache_bytes=3 * size + size // 2)
+    before = tracemalloc.get_traced_memory()[0] - store.cached_bytes
+    for index in [*range(12), *range(12)]:
+        number = store.episode(index).seed
+        assert number == index
+        assert store.cached_bytes <= 3 * size + size // 2
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 4 * size
+    tracemalloc.stop()
+    assert store.cached_bytes > 3 * size
+
+
+def test_a_cached_episode_is_not_read_again_and_the_least_used_goes_first() -> None:
+    write("a-v0", [episode(number, 100) for number in range(3)])
+    store = EpisodeStore("a-v0", cache_bytes=2 * episode(0, 100).nbytes + 4000)
+    zero, _ = store.episode(0), store.episode(1)
+    assert store.episode(0) is zero
+    store.episode(2)
+    assert store.episode(0) is zero
+    assert store.cached_bytes <= 2 * episode(0, 100).nbytes + 4000
+
+
+def test_an_episode_larger_than_the_cache_is_read_all_the_same() -> None:
+    write("a-v0", [episode(number, 100) for number in range(3)])
+    store = EpisodeStore("a-v0", cache_bytes=100)
+    assert [store.episode(index).seed for index in (2, 1)] == [2, 1]
+    assert store.cached_bytes == 0
+
+
+def test_a_sampler_draws_from_a_store_too_small_to_hold_it() -> None:
+    write("a-v0", [episode(number, 9 + number) for number in range(20)])
+    config = SamplerConfig(feed="windows", segments=2, batch_size=4)
+    whole, scarce = (make_sampler(EpisodeStore("a-v0", cache_bytes=size), config, 3, 0) for size in (1 << 20, 3000))
+    for update in range(4):
+        one, other = whole.batch(update).segments[0], scarce.batch(update).segments[0]
+        assert (one.returns_to_go == other.returns_to_go).all()
+
+
+def broken(error: Exception) -> Iterator[Trajectory]:
+    yield from (episode(number, 5) for number in range(3))
+    raise error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("in the expert"), UsageError("no")])
+def test_an_interrupted_write_leaves_nothing(root: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        write("wood/half-v0", broken(error))
+    assert raised.value is error
+    assert list(root.rglob("*.hdf5")) == []
+    assert minari.list_local_datasets() == {}
+    write("wood/half-v0", [episode(0, 5)])
+    assert list(minari.list_local_datasets()) == ["wood/half-v0"]
+
+
+KILLED = """
+import os
+from tests.data.episodes import episode, write
+def episodes():
+    for number in range(200):
+        if number == 150:
+            os._exit(9)
+        yield episode(number, 5)
+write("wood/half-v0", episodes())
+"""
+
+
+def test_a_killed_write_leaves_nothing_that_minari_lists() -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED], check=False).returncode == 9
+    assert minari.list_local_datasets() == {}
+    with pytest.raises(UsageError, match="is not below"):
+        EpisodeStore("wood/half-v0")
+    write("wood/half-v0", [episode(0, 5)])
+    assert EpisodeStore("wood/half-v0").lengths.tolist() == [5]
+
+
+def test_of_two_writers_the_first_to_finish_stays() -> None:
+    def slow() -> Iterator[Trajectory]:
+        yield episode(1, 5)
+        write("a-v0", [episode(0, 3)])
+
+    write("a-v0", slow())
+    assert EpisodeStore("a-v0").lengths.tolist() == [3]
+
+
+FULL = """
+import resource
+from tests.data.episodes import episode, write
+from rmt_rl.errors import UsageError
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+try:
+    write("a-v0", (episode(number, 500) for number in range(200)))
+except UsageError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_named(root: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, check=False)
+    assert "can't write data set 'a-v0'" in done.stdout, done.stderr
+    assert "free space" in done.stdout
+    assert list(root.rglob("*.hdf5")) == []
+
+
+def test_a_root_that_is_a_file_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "file").write_text("")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root / "file" / "below"))
+    with pytest.raises(UsageError, match="can't write data set 'a-v0'.*MINARI_DATASETS_PATH"):
+        write("a-v0", [episode(0, 3)])
+
+
+@pytest.mark.parametrize("dataset_id", ["noversion", "a b-v0", "", "/a-v0"])
+def test_a_malformed_id_is_named(dataset_id: str) -> None:
+    with pytest.raises(UsageError, match="malformed"):
+        write(dataset_id, [episode(0, 3)])
+
+
+def test_bad_writes_are_named() -> None:
+    with pytest.raises(UsageError, match="no episode to write"):
+        write("a-v0", [])
+    with pytest.raises(UsageError, match="observations holds the keys"):
+        write("a-v0", [tree_episode(0, 3)])
+    write("a-v0", [episode(0, 3)])
+    with pytest.raises(UsageError, match="exists already"):
+        write("a-v0", [episode(0, 3)])
+
+
+def test_a_missing_data_set_names_the_nearest() -> None:
+    write("wood/trees-v0", [episode(0, 3)])
+    with pytest.raises(UsageError, match=r"'wood/tree-v0' is not below .*did you mean 'wood/trees-v0'.*rmt-rl collect"):
+        EpisodeStore("wood/tree-v0")
+    with pytest.raises(UsageError, match="no id was given"):
+        EpisodeStore([])
+
+
+def test_an_empty_data_set_is_named(root: Path) -> None:
+    (root / "empty-v0").mkdir()
+    storage = minari.dataset.minari_storage.MinariStorage.new(
+        root / "empty-v0" / "data", spaces.Box(0, 1, (2,)), spaces.Discrete(2)
+    )
+    storage.update_metadata({"dataset_id": "empty-v0", "minari_version": minari.__version__})
+    with pytest.raises(UsageError, match="'empty-v0' is empty"):
+        EpisodeStore("empty-v0")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_a_truncated_file_is_named(root: Path, keep: float) -> None:
+    write("a-v0", [episode(number, 30) for number in range(20)])
+    file = data_file(root, "a-v0")
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(UsageError, match="'a-v0'.* is damaged .*minari delete a-v0"):
+        EpisodeStore("a-v0")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"dataset_id": "a-v0"}'])
+def test_damaged_metadata_are_named(root: Path, content: str) -> None:
+    write("a-v0", [episode(0, 3)])
+    (root / "a-v0" / "data" / "metadata.json").write_text(content)
+    with pytest.raises(UsageError, match="'a-v0' is damaged"):
+        EpisodeStore("a-v0")
+
+
+def test_a_file_that_lost_its_episodes_is_named(root: Path) -> None:
+    write("a-v0", [episode(number, 3) for number in range(5)])
+    write("b-v0", [episode(number, 3) for number in range(2)])
+    data_file(root, "b-v0").replace(data_file(root, "a-v0"))
+    with pytest.raises(UsageError, match="'a-v0' is damaged .*episode_2"):
+        EpisodeStore("a-v0")
+
+
+def test_differing_spaces_are_named() -> None:
+    write("a-v0", [episode(0, 3)])
+    write_trees("b-v0", [tree_episode(0, 3)])
+    with pytest.raises(UsageError, match="'a-v0' and 'b-v0' have different observation_space"):
+        EpisodeStore(["a-v0", "b-v0"])

@@ -1,0 +1,69 @@
+"""The smallest memory task: the first observation shows a cue, the last action must repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, model_validator
+
+from rmt_rl.rollout import Policy
+
+
+class Recall(gymnasium.Env[NDArray[np.float32], np.int64]):
+    """Observes (cue, time), the cue at time 0 only; reward 1 for the cue as last action, `length` steps long."""
+
+    def __init__(self, length: int = 5, span: tuple[int, int] = (1, 2)) -> None:
+        self.observation_space = spaces.Box(-1, 1000, (2,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.length, self.time, self.cue = length, 0, 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.cue = 0, int(self.np_random.integers(2))
+        return np.array([self.cue, 0], np.float32), {}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        over, right = self.time == self.length, int(action) == self.cue
+        info = {"is_success": right} if over else {}
+        return np.array([-1, self.time], np.float32), float(over and right), over, False, info
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    length: int = Field(5, ge=1, description="steps of an episode")
+    span: tuple[int, int] = Field((1, 2), description="not used")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Config:
+        if self.span[0] > self.span[1]:
+            raise ValueError("the shorter one comes first")
+        return self
+
+
+class Expert:
+    """Recalls the cue."""
+
+    def __init__(self, config: Config, seed: int = 0) -> None:
+        self.config = config
+
+    def predict(
+        self, observation: NDArray[Any], state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[NDArray[np.int64], Any]:
+        cue = observation[:, 0] if state is None else np.where(episode_start, observation[:, 0], state)
+        return cue.astype(np.int64), cue
+
+
+class RecallTask:
+    """What a task's module offers, as an object."""
+
+    ID = "Recall-v0"
+    Config: type[BaseModel] = Config
+    make: Callable[..., gymnasium.Env[Any, Any]] = Recall
+    Expert: Callable[..., Policy] = Expert

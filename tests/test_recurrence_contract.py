@@ -1,0 +1,205 @@
+"""The contract of every SegmentRecurrent, found by discovery, in float64 where equality is claimed.
+
+Dimensions: B = 3 lanes, segments of L = 6 tokens, width D = 8.
+"""
+
+import copy
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import rmt_rl.memory
+import rmt_rl.nn
+from rmt_rl.backprop import full, replay, truncated
+from rmt_rl.memory.tokens import MemoryTokens
+from rmt_rl.recurrence import SegmentRecurrent, put_lanes_, select_lanes, tree_leaves, tree_map
+
+LANES, LENGTH, WIDTH = 3, 6, 8
+Core = SegmentRecurrent[Any, Any]
+
+
+def subclasses(cls: type[Core]) -> Iterator[type[Core]]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from subclasses(sub)
+
+
+def discovered() -> list[Any]:
+    for package in (rmt_rl.memory, rmt_rl.nn):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    torch.manual_seed(0)
+    return [
+        pytest.param(core, id=f"{cls.__name__}-{index}")
+        for cls in dict.fromkeys(subclasses(SegmentRecurrent))
+        if cls.__module__.startswith("rmt_rl")
+        for index, core in enumerate(cls.examples(WIDTH))
+    ]
+
+
+@pytest.fixture(params=discovered())
+def core(request: pytest.FixtureRequest) -> Core:
+    return copy.deepcopy(request.param).double().eval()
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(LANES, 4 * LENGTH, WIDTH, dtype=torch.float64)
+
+
+def run(core: Core, tokens: Tensor, state: Any = None, length: int = LENGTH) -> tuple[Tensor, Any]:
+    state = core.initial_state(len(tokens)) if state is None else state
+    outputs = []
+    for segment in tokens.split(length, 1):
+        y, state = core(segment, state)
+        outputs.append(y)
+    return torch.cat(outputs, 1), state
+
+
+def assert_trees_close(a: Any, b: Any, **tolerance: float) -> None:
+    for left, right in zip(tree_leaves(a), tree_leaves(b), strict=True):
+        torch.testing.assert_close(left, right, **tolerance)
+
+
+def test_every_mechanism_has_examples() -> None:
+    concrete = {cls for cls in subclasses(SegmentRecurrent) if not cls.__abstractmethods__}
+    without = [cls for cls in concrete if cls.__module__.startswith("rmt_rl") and not list(cls.examples(WIDTH))]
+    assert not without
+
+
+@torch.no_grad()
+def test_stepwise_equals_segmentwise(core: Core, tokens: Tensor) -> None:
+    expected, final = run(core, tokens)
+    state, outputs = core.initial_state(LANES), []
+    for segment in tokens.split(LENGTH, 1):
+        cache = core.begin(state, LANES, LENGTH)
+        for part in segment.split([1, 3, 2], 1):
+            y, cache = core.step(part, cache)
+            outputs.append(y)
+        state = core.end(cache)
+    torch.testing.assert_close(torch.cat(outputs, 1), expected)
+    assert_trees_close(state, final)
+
+
+@torch.no_grad()
+def test_lanes_at_mixed_places(core: Core, tokens: Tensor) -> None:
+    """Lane b feeds b tokens fewer in its first call, so that lanes stand apart and end their segments apart."""
+    expected, _ = run(core, tokens)
+    first = torch.tensor([3, 2, 1])
+    cache = core.begin(core.initial_state(LANES), LANES, LENGTH)
+    y, cache = core.step(tokens[:, :3], cache, first)
+    for lane, count in enumerate(first.tolist()):
+        torch.testing.assert_close(y[lane, :count], expected[lane, :count])
+    places = first.clone()
+    for _ in range(8):
+        ended = places % LENGTH == 0
+        if ended.any():
+            lanes = ended.nonzero()[:, 0]
+            state = core.end(select_lanes(cache, lanes))
+            put_lanes_(cache, lanes, core.begin(state, len(lanes), LENGTH))
+        y, cache = core.step(tokens[torch.arange(LANES), places][:, None], cache)
+        torch.testing.assert_close(y[:, 0], expected[torch.arange(LANES), places])
+        places += 1
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(core: Core, tokens: Tensor) -> None:
+    lengths = torch.tensor([6, 2, 0])
+    _, state = run(core, tokens[:, :LENGTH])
+    poisoned = tokens[:, LENGTH : 2 * LENGTH].clone()
+    for lane, length in enumerate(lengths.tolist()):
+        poisoned[lane, length:] = 1e6
+    y, after = core(poisoned, state, lengths)
+    y_next, _ = core(tokens[:, 2 * LENGTH : 3 * LENGTH], after)
+    for lane, length in enumerate(lengths.tolist()):
+        alone = tree_map(lambda leaf, lane=lane: leaf[lane : lane + 1], state)
+        y_alone, alone = core(tokens[lane : lane + 1, LENGTH : LENGTH + length], alone)
+        torch.testing.assert_close(y[lane : lane + 1, :length], y_alone)
+        y_next_alone, _ = core(tokens[lane : lane + 1, 2 * LENGTH : 3 * LENGTH], alone)
+        torch.testing.assert_close(y_next[lane : lane + 1], y_next_alone)
+
+
+@torch.no_grad()
+def test_lanes_are_independent(core: Core, tokens: Tensor) -> None:
+    expected, final = run(core, tokens)
+    order = torch.tensor([2, 0])
+    y, state = run(core, tokens[order])
+    torch.testing.assert_close(y, expected[order])
+    assert_trees_close(state, select_lanes(final, order))
+
+
+def test_no_output_depends_on_a_later_token(core: Core, tokens: Tensor) -> None:
+    x = tokens.clone().requires_grad_()
+    y, _ = run(core, x)
+    for place in (0, 3, LENGTH - 1, LENGTH, 2 * LENGTH + 1):
+        (gradient,) = torch.autograd.grad(y[:, place].square().sum(), x, retain_graph=True)
+        assert gradient[:, place + 1 :].abs().max() == 0
+        assert gradient[:, place].abs().max() > 0
+
+
+def loss_step(core: Core, segments: list[Tensor]) -> Any:
+    def step(index: int, state: Any) -> tuple[Tensor, Any]:
+        y, state = core(segments[index], state)
+        return y.square().mean() + (y[:, -1] * torch.linspace(-1, 1, WIDTH, dtype=y.dtype)).sum(), state
+
+    return step
+
+
+def gradients(core: Core, how: Any, tokens: Tensor, **options: Any) -> tuple[list[Tensor], Any]:
+    core.zero_grad()
+    torch.manual_seed(7)
+    segments = list(tokens.split(LENGTH, 1))
+    loss, state = how(loss_step(core, segments), len(segments), core.initial_state(LANES), Tensor.backward, **options)
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in core.parameters()]
+    return [loss, *grads, torch.rand(1)], state
+
+
+def test_replayed_gradient_is_the_full_gradient(core: Core, tokens: Tensor) -> None:
+    """With dropout on; the same losses, gradients (learned initial memory included), states and random stream."""
+    core.train()
+    expected, final = gradients(core, full, tokens)
+    replayed, state = gradients(core, replay, tokens)
+    for a, b in zip(replayed, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert_trees_close(state, final, rtol=1e-10, atol=1e-10)
+
+
+def reach(core: Core, tokens: Tensor, depth: int) -> int:
+    """How many segments, the last one included, the last segment's loss sends gradient to."""
+    segments = [part.clone().requires_grad_() for part in tokens.split(LENGTH, 1)]
+
+    def last_only(index: int, state: Any) -> tuple[Tensor, Any]:
+        y, state = core(segments[index], state)
+        return y.square().sum() * (index == len(segments) - 1), state
+
+    truncated(last_only, len(segments), core.initial_state(LANES), Tensor.backward, depth=depth)
+    reached = [part.grad is not None and bool(part.grad.abs().max() > 0) for part in segments]
+    assert reached == sorted(reached)
+    return sum(reached)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_gradient_crosses_exactly_the_segments_asked_for(core: Core, tokens: Tensor, depth: int) -> None:
+    own = reach(core, tokens, depth=4)
+    assert reach(core, tokens, depth) == min(depth, own)
+    if isinstance(core, MemoryTokens):
+        assert own == 4
+
+
+@torch.no_grad()
+def test_runs_under_bf16_autocast(core: Core, tokens: Tensor) -> None:
+    core = core.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = run(core, tokens.float())
+        cache = core.begin(state, LANES, LENGTH)
+        y_step, cache = core.step(tokens[:, :2].float(), cache)
+        core.end(cache)
+    assert y.isfinite().all() and y_step.isfinite().all()
+    exact, _ = run(core, tokens.float())
+    torch.testing.assert_close(y.float(), exact, rtol=0.1, atol=0.1)
