@@ -9,7 +9,7 @@ from rmt_rl.agent import Agent, AgentConfig
 from rmt_rl.recurrence import Pointwise
 
 
-class Config(AgentConfig):
+class BCConfig(AgentConfig):
     """Options of behaviour cloning."""
 
     hidden: int = Field(256, ge=1, description="hidden width")
@@ -19,10 +19,10 @@ class Config(AgentConfig):
 class BC(Agent):
     """An MLP on the encoded observation; not conditioned on returns."""
 
-    Config = Config
+    Config = BCConfig
     tokens = ("observation",)
 
-    def build_core(self, config: Config) -> Pointwise:
+    def build_core(self, config: BCConfig) -> Pointwise:
         """Two hidden layers."""
         return Pointwise(
             nn.Sequential(

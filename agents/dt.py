@@ -9,7 +9,7 @@ from rmt_rl.memory.sliding_context import SlidingContext
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 
 
-class Config(DecoderConfig, AgentConfig):
+class DTConfig(DecoderConfig, AgentConfig):
     """Options of the Decision Transformer."""
 
     context: int = Field(90, ge=1, description="steps in view at most; the view slides by one segment at a time")
@@ -18,9 +18,9 @@ class Config(DecoderConfig, AgentConfig):
 class DT(Agent):
     """Decision Transformer with rotary positions."""
 
-    Config = Config
+    Config = DTConfig
 
-    def build_core(self, config: Config) -> SlidingContext:
+    def build_core(self, config: DTConfig) -> SlidingContext:
         """A decoder over the segments before and the open one, `context` steps together."""
         before = max(0, config.context - config.segment_length) * len(self.tokens)
         return SlidingContext(decoder(config, [DecoderLayer(config) for _ in range(config.layers)]), before)

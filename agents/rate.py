@@ -1,8 +1,10 @@
-"""RATE: Recurrent Action Transformer with Memory (arXiv 2306.09459): memory tokens, retention valve, optional XL cache."""
+"""RATE, Recurrent Action Transformer with Memory (arXiv 2306.09459): memory tokens, valve, optional XL cache."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from rmt_rl.agent import Agent, AgentConfig
 from rmt_rl.memory.tokens import MemoryTokens
@@ -11,22 +13,28 @@ from rmt_rl.memory.valve import ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 
 
-class Config(DecoderConfig, AgentConfig):
+class RATEConfig(DecoderConfig, AgentConfig):
     """Options of RATE."""
 
     memory_tokens: int = Field(5, ge=1, description="memory tokens")
     valve: ValveName = Field("ca-2", description="memory retention valve; none = plain memory tokens (RMT)")
     valve_heads: int = Field(2, ge=1, description="attention heads of the valves ca-1 and ca-2")
-    reads: str = Field("causal", pattern="^(causal|free)$", description="whether read tokens see each other freely")
+    reads: Literal["causal", "free"] = Field("causal", description="free: read tokens all see each other (no XL cache)")
     cached: int = Field(0, ge=0, description="tokens of the Transformer-XL cache of hidden states; 0 = none")
+
+    @model_validator(mode="after")
+    def _one_layout(self) -> Self:
+        if self.cached and self.reads == "free":
+            raise ValueError("reads=free has no Transformer-XL cache: choose reads=causal or cached=0")
+        return self
 
 
 class RATE(Agent):
     """Recurrent Action Transformer with Memory."""
 
-    Config = Config
+    Config = RATEConfig
 
-    def build_core(self, config: Config) -> MemoryTokens:
+    def build_core(self, config: RATEConfig) -> MemoryTokens:
         """Memory tokens around a decoder."""
         prefix = config.memory_tokens if config.reads == "free" else 0
         layers = [

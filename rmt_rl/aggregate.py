@@ -13,7 +13,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.statistics import Interval, mean, mean_interval
 
-UNGROUPED = ("seed", "dataset", "out")  # what runs of one group may differ in
+UNGROUPED = ("seed", "data.dataset", "data.collect_seed")  # what runs of one group may differ in
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_run(path: Path) -> Run:
         raise UsageError(f"{path} is no run: it has no config.toml; name folders that `rmt-rl train` made") from error
     except ValueError as error:
         raise UsageError(f"{config} is damaged: {error}") from error
-    grouped = {name: value for name, value in settings.items() if name.partition(".")[0] not in UNGROUPED}
+    grouped = {name: value for name, value in settings.items() if name not in UNGROUPED}
     return Run(
         path, grouped, _read_metrics(path / "metrics.jsonl"), (read_evaluation(path) or {"results": []})["results"]
     )

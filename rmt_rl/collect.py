@@ -15,18 +15,18 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from minari.storage import get_dataset_path
 
+from rmt_rl.config import validated
 from rmt_rl.data.store import write_dataset
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.registry import load_task
-from rmt_rl.rollout import Policy, Step, make_vec_env, rollout, task_config
+from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
     from pydantic import BaseModel
 
-    from rmt_rl.data.trajectory import Arrays
     from rmt_rl.task import Task
 
 LANES = 64  # what the episodes are depends on it, since every lane draws its own random numbers
@@ -96,7 +96,7 @@ def make_expert(task: Task, options: Mapping[str, Any], seed: int) -> Policy:
     expert = getattr(task, "Expert", None)
     if expert is None:
         raise UsageError(f"{task.ID} has no expert to collect data from; name an existing data set with --dataset")
-    policy: Policy = expert(task_config(task, options), seed=seed)
+    policy: Policy = expert(validated(task.Config, options), seed=seed)
     return policy
 
 
@@ -107,7 +107,7 @@ def env_spec(task: Task, options: Mapping[str, Any]) -> EnvSpec:
         UsageError: an option doesn't fit the task.
     """
     spec = copy.deepcopy(gymnasium.spec(task.ID))
-    spec.kwargs = _plain(task_config(task, options))
+    spec.kwargs = _plain(validated(task.Config, options))
     return spec
 
 
@@ -159,7 +159,7 @@ def _trajectory(steps: Sequence[Step], lane: int) -> Trajectory:
     )
 
 
-def _column(batches: Sequence[Any], lane: int) -> Arrays:
+def _column(batches: Sequence[Any], lane: int) -> Any:
     """Stack one lane of successive batches: (N, ...) each, together (T, ...)."""
     first = batches[0]
     if isinstance(first, dict):
@@ -173,7 +173,7 @@ def _makers(task: Task, options: Mapping[str, Any], episodes: int, seed: int) ->
     """Return all that the data depend on, fit for JSON."""
     return {
         "env": task.ID,
-        "options": _plain(task_config(task, options)),
+        "options": _plain(validated(task.Config, options)),
         "episodes": episodes,
         "seed": seed,
         "lanes": LANES,

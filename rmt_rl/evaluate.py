@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
-from rmt_rl.files import replacing
-from rmt_rl.rollout import Policy, Step, make_vec_env, rollout, task_config
+from rmt_rl.files import write_atomically
+from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -168,7 +169,7 @@ def sweep(
     """
     combinations = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
     for combination in combinations:
-        task_config(task, {**options, **combination})
+        validated(task.Config, {**options, **combination})
     return (
         replace(
             evaluate(
@@ -219,8 +220,7 @@ def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: s
     renewed = [result["options"] for result in results]
     kept = [result for result in _previous(run, checkpoint) if result["options"] not in renewed]
     record = {"format": FORMAT, "checkpoint": checkpoint, "results": kept + results}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(record, indent=1).encode())
     return path
 
 
@@ -228,13 +228,15 @@ def read_evaluation(run: Path) -> dict[str, Any] | None:
     """Return what `evaluation.json` of a run holds; None when it was never evaluated.
 
     Raises:
-        UsageError: the file is damaged or of another format.
+        UsageError: the file is damaged, of another format or can't be read.
     """
     path = run / FILE
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); evaluate the run again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:

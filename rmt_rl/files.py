@@ -1,31 +1,31 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Writing files so that a reader sees the old one or the new one, whole, whenever the writer dies."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from rmt_rl.errors import UsageError
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there takes the place of `path` on leaving.
-
-    An error inside the block leaves an earlier `path` as it was. The folder is made when it is missing.
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write under a temporary name, flush to disk, then rename; the folder is made when it is missing.
 
     Raises:
-        UsageError: the folder can't be written, or the disk is full.
+        UsageError: the folder can't be written to, or the disk is full; what stood at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UsageError(f"can't write {path}: {error.strerror}; free it or choose another place") from error
-    finally:
-        with suppress(OSError):  # e.g. the folder is a file: the error above says so
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # e.g. the folder is a file
+            temporary.unlink()
+        raise UsageError(
+            f"{path} can't be written: {error.strerror}; free some space or choose another folder"
+        ) from error

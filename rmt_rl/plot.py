@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from itertools import cycle
-from math import log10
+from math import ceil, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +24,8 @@ from rmt_rl.aggregate import (
     varied_option,
 )
 from rmt_rl.errors import UsageError
-from rmt_rl.files import replacing
+from rmt_rl.files import write_atomically
+from rmt_rl.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 # Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divisor: 63 styles
+DASHES = ("-", "--", "-.", ":")  # so that lines that coincide, as at 1.00, all show
 CURVES = {"eval/success_rate": "success rate", "eval/mean_return": "mean return"}
 MEASURES = {"success_rate": "success rate", "mean_return": "mean return"}
 LOG_SPAN = 20  # values further apart than this are drawn on a logarithmic axis
@@ -41,6 +44,7 @@ class Style(NamedTuple):
 
     color: str
     marker: str
+    linestyle: str
 
 
 def plot(runs: Sequence[Path], out: Path) -> Path:
@@ -64,14 +68,15 @@ def plot(runs: Sequence[Path], out: Path) -> Path:
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(1, count, squeeze=False)[0])
     labels = dict.fromkeys([*(group.label for group in groups), *cells])
-    styles = dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS)), strict=False))
+    styles = dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)), strict=False))
     if metric is not None:
         _draw_curves(panels[0], groups, metric, styles)
     if option and cells:
         _draw_cells(panels[-1], cells, option, value, styles)
     _legend(figure, panels, groups)
-    with replacing(out) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=160)
+    write_atomically(out, picture.getvalue())
     return out
 
 
@@ -107,15 +112,17 @@ def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styles: Mappi
             updates,
             [estimate.mean for estimate in curve.values()],
             color=style.color,
+            linestyle=style.linestyle,
             marker=style.marker if few else "",
-            markersize=4,
+            markersize=5,
+            markeredgecolor="white",
             label=group.label,
         )
-        banded = {update: estimate.interval for update, estimate in curve.items() if estimate.interval}
-        lows, highs = [low for low, _ in banded.values()], [high for _, high in banded.values()]
-        axes.fill_between(list(banded), lows, highs, color=style.color, alpha=0.15, linewidth=0)
+        bands = {at: _within(one.interval, CURVES[metric]) for at, one in curve.items() if one.interval}
+        lows, highs = [low for low, _ in bands.values()], [high for _, high in bands.values()]
+        axes.fill_between(list(bands), lows, highs, color=style.color, alpha=0.15, linewidth=0)
     axes.set_xlabel("update")
-    _finish(axes, "While training", CURVES[metric])
+    _finish(axes, "During training", CURVES[metric])
 
 
 def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styles: Mapping[str, Style]) -> None:
@@ -127,15 +134,28 @@ def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styles: Mappi
         shift = 0.012 * (index - (len(cells) - 1) / 2)  # so that bars of equal results lie side by side
         xs = [_shifted(places[at], shift, list(places.values()), logarithmic) for at in row]
         means = [estimate.mean for estimate in row.values()]
-        axes.plot(xs, means, color=styles[label].color, marker=styles[label].marker, label=label, clip_on=False)
+        style = styles[label]
+        axes.plot(
+            xs,
+            means,
+            color=style.color,
+            linestyle=style.linestyle,
+            marker=style.marker,
+            markersize=7,
+            markeredgecolor="white",
+            label=label,
+            clip_on=False,
+        )
         for x, estimate in zip(xs, row.values(), strict=True):
             if estimate.interval:
-                axes.vlines(x, *estimate.interval, color=styles[label].color, linewidth=1.5, alpha=0.7)
+                axes.vlines(
+                    x, *_within(estimate.interval, MEASURES[value]), color=styles[label].color, linewidth=1.5, alpha=0.7
+                )
     if logarithmic:
         axes.set_xscale("log")
     axes.minorticks_off()
-    ticks = _ticks(list(places.values()), logarithmic)
-    axes.set_xticks(ticks, [_format(at) for at, place in places.items() if place in ticks])
+    ticks = _ticks({_format(at): place for at, place in places.items()}, logarithmic)
+    axes.set_xticks(list(ticks.values()), list(ticks), fontsize=8)
     axes.set_xlabel(option.replace("_", " "))
     _finish(axes, "After training", MEASURES[value])
 
@@ -151,20 +171,29 @@ def _finish(axes: Axes, title: str, quantity: str) -> None:
 
 def _legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]) -> None:
     """Put one legend for all panels below them, where it covers nothing."""
-    handles: dict[Any, Any] = {}
+    handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+            handles.setdefault(str(label), handle)
     seeds = {group.label: f" (n = {len(group.runs)})" for group in groups}
+    labels = [f"{label}{seeds.get(label, '')}" for label in handles]
+    longest = 0.8 + 0.08 * max(map(len, labels))  # inches, the line sample included
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / longest)))
+    figure.set_figheight(4.2 + 0.22 * ceil(len(labels) / columns))
     figure.legend(
         list(handles.values()),
-        [f"{label}{seeds.get(label, '')}" for label in handles],
+        labels,
         loc="outside lower center",
-        ncols=min(len(handles), 4),
+        ncols=columns,
         frameon=False,
         title="mean and 95% interval over n seeds (of a single seed: over its episodes)",
         title_fontsize=9,
     )
+
+
+def _within(interval: Interval, quantity: str) -> Interval:
+    """Cut an interval of a rate at 0 and 1: Student's may reach beyond."""
+    return (max(0.0, interval[0]), min(1.0, interval[1])) if quantity == "success rate" else interval
 
 
 def _values(cells: Cells) -> list[Any]:
@@ -178,15 +207,20 @@ def _shifted(place: float, shift: float, places: Sequence[float], logarithmic: b
     return float(place * (high / low) ** shift) if logarithmic else place + (high - low) * shift
 
 
-def _ticks(places: Sequence[float], logarithmic: bool) -> list[float]:
-    """Choose places to label: the ends, and between them those far enough apart to be read."""
+def _ticks(places: Mapping[str, float], logarithmic: bool) -> dict[str, float]:
+    """Choose the labels that have room: the last one, and from the left all that touch neither it nor their left."""
     scale = log10 if logarithmic else float
-    gap = 0.08 * (scale(places[-1]) - scale(places[0]))
-    ticks = list(places[:1])
-    for place in places[1:-1]:
-        if min(scale(place) - scale(ticks[-1]), scale(places[-1]) - scale(place)) >= gap:
-            ticks.append(place)
-    return ticks + list(places[1:][-1:])
+    span = scale(max(places.values())) - scale(min(places.values()))
+
+    def apart(one: str, other: str) -> bool:
+        return abs(scale(places[one]) - scale(places[other])) > 0.018 * span * (len(one) + len(other)) / 2
+
+    last = max(places, key=lambda label: places[label])
+    kept: list[str] = []
+    for label in places:
+        if label != last and apart(label, last) and all(apart(label, other) for other in kept):
+            kept.append(label)
+    return {label: places[label] for label in [*kept, last]}
 
 
 def _format(value: Any) -> str:

@@ -184,17 +184,13 @@ class Pointwise(SegmentRecurrent[tuple[()], tuple[()]]):
     def initial_state(self, batch_size: int) -> tuple[()]:
         return ()
 
-    def forward(
-        self, x_BLD: Tensor, state: tuple[()], lengths_B: Tensor | None = None
-    ) -> tuple[Tensor, tuple[()]]:
+    def forward(self, x_BLD: Tensor, state: tuple[()], lengths_B: Tensor | None = None) -> tuple[Tensor, tuple[()]]:
         return self.module(x_BLD), ()
 
     def begin(self, state: tuple[()], batch_size: int, capacity: int) -> tuple[()]:
         return ()
 
-    def step(
-        self, x_BTD: Tensor, cache: tuple[()], lengths_B: Tensor | None = None
-    ) -> tuple[Tensor, tuple[()]]:
+    def step(self, x_BTD: Tensor, cache: tuple[()], lengths_B: Tensor | None = None) -> tuple[Tensor, tuple[()]]:
         return self.module(x_BTD), ()
 
     def end(self, cache: tuple[()]) -> tuple[()]:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
 
-from rmt_rl.errors import UsageError, nearest
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
-    from rmt_rl.data.trajectory import Arrays
     from rmt_rl.task import Task
 
 Bools = NDArray[np.bool_]
@@ -48,40 +47,20 @@ class Policy(Protocol):
 class Step(NamedTuple):
     """What happened in every lane when a vector environment made one step.
 
-    Where `counted` is False nothing else holds: the lane was only being reset, or had played its share before.
+    Observations and actions are arrays, or dicts and tuples of them. Where `counted` is False nothing else holds: the
+    lane was only being reset, or had played its share before.
     """
 
-    observations: Arrays  # (N, ...) what the policy saw
-    actions: Arrays  # (N, ...)
+    observations: Any  # (N, ...) what the policy saw
+    actions: Any  # (N, ...)
     rewards: NDArray[Any]  # (N,)
     terminations: Bools  # (N,)
     truncations: Bools  # (N,)
-    next_observations: Arrays  # (N, ...) where an episode ends: its last observation
+    next_observations: Any  # (N, ...) where an episode ends: its last observation
     starts: Bools  # (N,) the step is an episode's first
     ends: Bools  # (N,) the step is a counted episode's last
     counted: Bools  # (N,) the step belongs to an episode that counts
     infos: dict[str, Any]
-
-
-def task_config(task: Task, options: Mapping[str, Any]) -> BaseModel:
-    """Return the task's options, checked and with its defaults filled in.
-
-    Raises:
-        UsageError: an option is unknown or its value is out of range.
-    """
-    fields = task.Config.model_fields
-    unknown = [name for name in options if name not in fields]
-    if unknown:
-        known = f"(known: {', '.join(fields)}){nearest(unknown[0], fields)}"
-        raise UsageError(f"{task.ID} has no option {unknown[0]!r} {known}")
-    try:
-        return task.Config.model_validate(dict(options))
-    except ValidationError as error:
-        name = next((str(part["loc"][0]) for part in error.errors() if part["loc"]), None)
-        reasons = " or ".join(part["msg"] for part in error.errors() if name is None or part["loc"][:1] == (name,))
-        what = f"{name} = {options[name]!r}" if name else f"options {dict(options)}"
-        expected = f"; expected {fields[name].description}" if name else ""
-        raise UsageError(f"{task.ID}: {what}: {reasons}{expected}") from error
 
 
 def make_vec_env(task: Task, options: Mapping[str, Any], num_envs: int) -> VectorEnv[Any, Any, Any]:
@@ -90,7 +69,7 @@ def make_vec_env(task: Task, options: Mapping[str, Any], num_envs: int) -> Vecto
     Raises:
         UsageError: an option is unknown or its value is out of range.
     """
-    task_config(task, options)
+    validated(task.Config, options)
     make_vec = getattr(task, "make_vec", None)
     env: VectorEnv[Any, Any, Any]
     if make_vec is not None:

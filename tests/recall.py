@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from rmt_rl.rollout import Policy
 
@@ -17,16 +17,16 @@ from rmt_rl.rollout import Policy
 class Recall(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Observes (cue, time), the cue at time 0 only; reward 1 for the cue as last action, `length` steps long."""
 
-    def __init__(self, length: int = 5, span: tuple[int, int] = (1, 2)) -> None:
+    def __init__(self, length: int = 5, cues: int = 2) -> None:
         self.observation_space = spaces.Box(-1, 1000, (2,), np.float32)
-        self.action_space = spaces.Discrete(2)
-        self.length, self.time, self.cue = length, 0, 0
+        self.action_space = spaces.Discrete(cues)
+        self.length, self.cues, self.time, self.cue = length, cues, 0, 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
-        self.time, self.cue = 0, int(self.np_random.integers(2))
+        self.time, self.cue = 0, int(self.np_random.integers(self.cues))
         return np.array([self.cue, 0], np.float32), {}
 
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -38,13 +38,7 @@ class Recall(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 class Config(BaseModel, frozen=True, extra="forbid"):
     length: int = Field(5, ge=1, description="steps of an episode")
-    span: tuple[int, int] = Field((1, 2), description="not used")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Config:
-        if self.span[0] > self.span[1]:
-            raise ValueError("the shorter one comes first")
-        return self
+    cues: int = Field(2, ge=2, le=9, description="cues to tell apart")
 
 
 class Expert:

@@ -23,7 +23,7 @@ LANES, LENGTH, WIDTH = 3, 6, 8
 Core = SegmentRecurrent[Any, Any]
 
 
-def subclasses(cls: type[Core]) -> Iterator[type[Core]]:
+def subclasses(cls: Any) -> Iterator[type[Core]]:
     for sub in cls.__subclasses__():
         yield sub
         yield from subclasses(sub)
@@ -44,7 +44,8 @@ def discovered() -> list[Any]:
 
 @pytest.fixture(params=discovered())
 def core(request: pytest.FixtureRequest) -> Core:
-    return copy.deepcopy(request.param).double().eval()
+    core: Core = copy.deepcopy(request.param).double().eval()
+    return core
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def run(core: Core, tokens: Tensor, state: Any = None, length: int = LENGTH) -> 
     return torch.cat(outputs, 1), state
 
 
-def assert_trees_close(a: Any, b: Any, **tolerance: float) -> None:
+def assert_trees_close(a: Any, b: Any, **tolerance: Any) -> None:
     for left, right in zip(tree_leaves(a), tree_leaves(b), strict=True):
         torch.testing.assert_close(left, right, **tolerance)
 
@@ -200,6 +201,7 @@ def test_runs_under_bf16_autocast(core: Core, tokens: Tensor) -> None:
         cache = core.begin(state, LANES, LENGTH)
         y_step, cache = core.step(tokens[:, :2].float(), cache)
         core.end(cache)
-    assert y.isfinite().all() and y_step.isfinite().all()
+    assert y.isfinite().all()
+    assert y_step.isfinite().all()
     exact, _ = run(core, tokens.float())
     torch.testing.assert_close(y.float(), exact, rtol=0.1, atol=0.1)

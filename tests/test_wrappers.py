@@ -18,7 +18,7 @@ class Noisy(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Gives rewards that differ from step to step."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, _, terminated, truncated, info = self.env.step(action)
         return observation, float(observation[0]) * 7, terminated, truncated, info
 
 
@@ -74,6 +74,7 @@ def test_other_autoreset_modes_are_refused() -> None:
         VectorReturnToGo(SyncVectorEnv([make] * 2, autoreset_mode=AutoresetMode.SAME_STEP), target_return=10.0)
 
 
+@pytest.mark.filterwarnings("ignore:.*(unwrapped version|is -?infinity)")
 def test_passes_the_checkers_and_stable_baselines3s_own_evaluation() -> None:
     env = ReturnToGo(gymnasium.make("CartPole-v1").unwrapped, target_return=10.0)
     check_env(env, skip_render_check=True)

@@ -5,7 +5,7 @@ Dimensions in names: B lanes of a batch, K steps of a segment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -45,11 +45,18 @@ class Segment:
 
     def to(self, device: torch.device | str) -> Segment:
         """The same segment on a device."""
+        return self._map(lambda leaf: leaf.to(device, non_blocking=True))
+
+    def select(self, lanes: torch.Tensor) -> Segment:
+        """The segment of these lanes alone (int64 indices)."""
+        return self._map(lambda leaf: leaf[lanes])
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Segment:
         return Segment(
-            _to(self.observations, device),
-            _to(self.actions, device),
-            self.returns_to_go.to(device, non_blocking=True),
-            self.lengths.to(device, non_blocking=True),
+            _map(function, self.observations),
+            _map(function, self.actions),
+            function(self.returns_to_go),
+            function(self.lengths),
         )
 
 
@@ -65,6 +72,10 @@ class Batch:
         """The same batch on a device."""
         segments = tuple(segment.to(device) for segment in self.segments)
         return Batch(segments, self.starts.to(device, non_blocking=True), self.steps)
+
+    def select(self, lanes: torch.Tensor) -> Batch:
+        """These lanes alone (int64 indices); `steps` stays that of all, by which losses are averaged."""
+        return Batch(tuple(segment.select(lanes) for segment in self.segments), self.starts[lanes], self.steps)
 
 
 def cut(spans: Sequence[Span], segment_length: int) -> tuple[Segment, ...]:
@@ -121,9 +132,9 @@ def _tensor_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int64) if dtype.kind in "iu" and dtype != np.uint8 else dtype
 
 
-def _to(tree: Tree, device: torch.device | str) -> Tree:
+def _map(function: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
     if isinstance(tree, dict):
-        return {key: _to(branch, device) for key, branch in tree.items()}
+        return {key: _map(function, branch) for key, branch in tree.items()}
     if isinstance(tree, tuple):
-        return tuple(_to(branch, device) for branch in tree)
-    return tree.to(device, non_blocking=True)
+        return tuple(_map(function, branch) for branch in tree)
+    return function(tree)

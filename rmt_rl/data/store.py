@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import tempfile
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from rmt_rl.data.trajectory import Trajectory, conform, named_leaves
 from rmt_rl.errors import UsageError, nearest
 
 _OBJECTS = 1024  # bytes of Python objects around an episode, and around each of its arrays 256 (measured)
+_RESERVE = 64 << 20  # bytes of disk left free: HDF5 holds back some of what it's given, and crashes on a full disk
 _SUMMARY = "rmt_rl_returns"  # metadata of ours that spares reading every episode for its rewards
 
 
@@ -157,14 +162,15 @@ def write_dataset(
         metadata: more facts to note beside these.
 
     Raises:
-        UsageError: the id is malformed or taken, there is no episode, one doesn't fit the spaces, or the disk is full
-            or not writeable.
+        UsageError: the id is malformed or taken, there is no episode, one doesn't fit the spaces, or Minari's root
+            can't be written or is on a disk that is (nearly) full.
     """
     match = DATASET_ID_RE.fullmatch(dataset_id)
     if not match or match["version"] is None:
-        raise UsageError(f"dataset id {dataset_id!r} is malformed; give namespace/name-v0")
-    if get_dataset_path(dataset_id).exists():
-        raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
+        raise UsageError(
+            f"dataset id {dataset_id!r} is malformed; give namespace/name-v0, of letters, digits, - and _, two or "
+            "more in the namespace"
+        )
     facts = {
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
@@ -178,11 +184,10 @@ def write_dataset(
     }
     facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
     with _building(dataset_id) as folder:
-        storage = MinariStorage.new(
-            folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False
-        )  # JPEG would change the images
+        # JPEG would change the images.
+        storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False)
         returns = _Returns()
-        storage.update_episodes(_buffers(episodes, observation_space, action_space, returns))
+        storage.update_episodes(map(_buffer, _watched(episodes, storage, returns)))
         if returns.episodes == 0:
             raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
         storage.update_metadata(facts | {_SUMMARY: vars(returns)})
@@ -202,26 +207,41 @@ class _Returns:
         self.best = max(self.best, float(trajectory.returns_to_go[0]))
 
 
-def _buffers(
-    episodes: Iterable[Trajectory], observation_space: Space[Any], action_space: Space[Any], returns: _Returns
-) -> Iterator[EpisodeBuffer]:
+def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: _Returns) -> Iterator[Trajectory]:
+    """The episodes, fitted to the storage's spaces, their returns noted, while the disk has room for them."""
     for episode in episodes:
+        if shutil.disk_usage(storage.data_path).free < episode.nbytes + _RESERVE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         returns.add(episode)
-        yield EpisodeBuffer(
-            seed=episode.seed,
-            observations=conform(episode.observations, observation_space, "observations"),
-            actions=conform(episode.actions, action_space, "actions"),
-            rewards=episode.rewards,
-            terminations=episode.terminations,
-            truncations=episode.truncations,
+        yield replace(
+            episode,
+            observations=conform(episode.observations, storage.observation_space, "observations"),
+            actions=conform(episode.actions, storage.action_space, "actions"),
         )
+
+
+def _buffer(episode: Trajectory) -> EpisodeBuffer:
+    return EpisodeBuffer(**{field.name: getattr(episode, field.name) for field in fields(episode)})
+
+
+def _root() -> Path:
+    """Minari's folder of all data sets."""
+    try:
+        return Path(get_dataset_path()).absolute()
+    except OSError as error:
+        raise UsageError(
+            f"MINARI_DATASETS_PATH is {os.environ.get('MINARI_DATASETS_PATH')!r}, which can't be made "
+            f"({error.strerror}); set it to a folder that can be written"
+        ) from error
 
 
 @contextmanager
 def _building(dataset_id: str) -> Iterator[Path]:
     """Yield a folder to build the data set in, which takes its place when the block is left without an error."""
     try:
-        root = get_dataset_path().absolute()
+        root = _root()
+        if (root / dataset_id).exists():
+            raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
         # Minari lists no folder whose name starts with a dot.
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as hidden:
             built = Path(hidden, "dataset")
@@ -231,10 +251,10 @@ def _building(dataset_id: str) -> Iterator[Path]:
             if namespace:
                 with suppress(ValueError):  # exists already
                     create_namespace(namespace)
-            _move(built, get_dataset_path(dataset_id))
+            _move(built, root / dataset_id)
     except OSError as error:
         raise UsageError(
-            f"can't write data set {dataset_id!r} below {get_dataset_path()}: {error.strerror or error}; "
+            f"can't write data set {dataset_id!r} below {_root()}: {error.strerror or error}; "
             "free space there or set MINARI_DATASETS_PATH to another folder"
         ) from error
 
@@ -264,9 +284,9 @@ def _reading(dataset_id: str, place: str = "") -> Iterator[None]:
 
 
 def _open(dataset_id: str) -> minari.MinariDataset:
-    if not (get_dataset_path(dataset_id) / "data").exists():
+    if not (_root() / dataset_id / "data").exists():
         raise UsageError(
-            f"data set {dataset_id!r} is not below {get_dataset_path()}{nearest(dataset_id, _local_ids())}; make it "
+            f"data set {dataset_id!r} is not below {_root()}{nearest(dataset_id, _local_ids())}; make it "
             f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
         )
     with _reading(dataset_id):
@@ -294,7 +314,7 @@ def _check_same_spaces(first: minari.MinariDataset, other: minari.MinariDataset)
 
 def _local_ids() -> list[str]:
     """Ids below Minari's root: its own list stops at the first folder with an unfitting name."""
-    root = get_dataset_path()
+    root = _root()
     return [path.parents[1].relative_to(root).as_posix() for path in root.glob(f"**/data/{METADATA_FILE_NAME}")]
 
 

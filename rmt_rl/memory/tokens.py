@@ -59,10 +59,8 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
         memory_BMD = self.memory_MD.expand(batch_size, -1, -1)
         return MemoryState(memory_BMD, self.valve.initial_state(memory_BMD), self.inner.initial_state(batch_size))
 
-    def forward(
-        self, x_BLD: Tensor, state: MemoryState, lengths_B: Tensor | None = None
-    ) -> tuple[Tensor, MemoryState]:
-        (lanes, length, _), memory_BMD = x_BLD.shape, state.memory_BMD.to(x_BLD.dtype)
+    def forward(self, x_BLD: Tensor, state: MemoryState, lengths_B: Tensor | None = None) -> tuple[Tensor, MemoryState]:
+        length, memory_BMD = x_BLD.shape[1], state.memory_BMD.to(x_BLD.dtype)
         row = torch.cat((memory_BMD, x_BLD, memory_BMD), 1)
         if lengths_B is None:
             y, inner = self.inner(row, state.inner)
@@ -75,7 +73,7 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
         return y[:, self.count : self.count + length], MemoryState(memory_BMD, valve, inner)
 
     def _order(self, length: int, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Which token of [read, x, write] comes at each place of [read, real x, write, padding], and where it writes."""
+        """Which of [read, x, write] comes at each place of [read, real x, write, padding], and the places of writing."""
         places = torch.arange(length + 2 * self.count, device=lengths_B.device)
         writes_from = (lengths_B + self.count)[:, None]
         behind = places >= writes_from + self.count

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ def flash(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | Non
     if mask_BTS is not None or not q_BTHE.is_cuda or q_BTHE.dtype not in (torch.float16, torch.bfloat16):
         return sdpa(q_BTHE, k_BSHE, v_BSHE, mask_BTS)
     kernel = importlib.import_module("flash_attn").flash_attn_func
-    return cast(Tensor, kernel(q_BTHE, k_BSHE, v_BSHE, causal=True))
+    attended: Tensor = kernel(q_BTHE, k_BSHE, v_BSHE, causal=True)
+    return attended
 
 
 def flex(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
@@ -44,7 +45,8 @@ def flex(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None
 
     kernel = torch.compile(flex_attention) if q_BTHE.is_cuda else flex_attention
     q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BSHE, v_BSHE))
-    return cast(Tensor, kernel(q, k, v, score_mod=score)).transpose(1, 2)
+    attended: Tensor = kernel(q, k, v, score_mod=score)
+    return attended.transpose(1, 2)
 
 
 _BACKENDS: dict[Backend, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {

@@ -1,6 +1,7 @@
 """A pre-norm decoder layer with rotary positions inside the segment, and the decoder made of such layers.
 
-Dimensions: B lanes, L tokens of a segment, T tokens of a step call, C capacity of a cache, D width, H heads, E head width.
+Dimensions: B lanes, L tokens of a segment, T tokens of a step call, C capacity of a cache, D width, H heads,
+E width of a head.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Block(SegmentRecurrent[StateT, CacheT]):
 
     Args:
         config: sizes.
-        prefix: the first `prefix` tokens of a segment see each other freely (0: purely causal, which fused kernels need).
+        prefix: the first `prefix` tokens of a segment see each other freely; 0, purely causal, suits fused kernels.
     """
 
     rotations_PJ: Tensor
@@ -88,7 +89,8 @@ class Block(SegmentRecurrent[StateT, CacheT]):
     def finish(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
         """Add the attention's branch, then the feed-forward net's."""
         x_BLD = x_BLD + self.dropout(self.from_heads(attended_BLHE.flatten(-2)))
-        return x_BLD + self.dropout(self.feed_forward(x_BLD))
+        finished: Tensor = x_BLD + self.dropout(self.feed_forward(x_BLD))
+        return finished
 
     def open(self, batch_size: int, capacity: int) -> KeyValues:
         """An empty key-value cache."""

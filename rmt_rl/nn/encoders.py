@@ -55,7 +55,7 @@ def _(space: spaces.Dict, width: int) -> nn.Module:
 
 
 @encoder.register
-def _(space: spaces.Tuple, width: int) -> nn.Module:
+def _(space: spaces.Tuple[Any], width: int) -> nn.Module:
     return Sum({str(index): encoder(part, width) for index, part in enumerate(space.spaces)})
 
 
@@ -125,7 +125,7 @@ class Image(nn.Module):
         images = value.reshape(-1, *value.shape[-3:])
         if self.channels_last:
             images = images.permute(0, 3, 1, 2)
-        out: Tensor = self.convolutions(images.to(self.convolutions[0].weight.dtype) / 255 - 0.5)
+        out: Tensor = self.convolutions(images.float() / 255 - 0.5)
         return out.reshape(*lead, -1)
 
 
@@ -146,5 +146,3 @@ class Sum(nn.Module):
 def return_encoder(width: int) -> nn.Module:
     """The encoder of a return-to-go (...,) already divided by the data's scale."""
     return Vector(spaces.Box(-np.inf, np.inf, ()), width)
-
-

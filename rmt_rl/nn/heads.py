@@ -95,13 +95,14 @@ class Gaussian(Head):
 
     def loss(self, numbers: Tensor, action: Any) -> Tensor:
         mean, log_std = self._moments(numbers)
-        errors = (action.reshape(mean.shape).to(mean.dtype) - mean) * torch.exp(-log_std)
+        errors: Tensor = (action.reshape(mean.shape).to(mean.dtype) - mean) * torch.exp(-log_std)
         return (0.5 * errors**2 + log_std + 0.5 * float(np.log(2 * np.pi))).sum(-1)
 
     def correct(self, numbers: Tensor, action: Any) -> Tensor:
         """The share of numbers whose mean is within a tenth of the action's unit."""
         mean, _ = self._moments(numbers)
-        return ((action.reshape(mean.shape) - mean).abs() < 0.1).float().mean(-1)
+        errors: Tensor = (action.reshape(mean.shape) - mean).abs()
+        return (errors < 0.1).float().mean(-1)
 
     def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
         mean, log_std = self._moments(numbers)
@@ -161,5 +162,5 @@ def _(space: spaces.Dict) -> Head:
 
 
 @head.register
-def _(space: spaces.Tuple) -> Head:
+def _(space: spaces.Tuple[Any]) -> Head:
     return Joint({index: head(part) for index, part in enumerate(space.spaces)}, tuple)

@@ -99,12 +99,13 @@ def test_largest_returns_of_our_data_and_of_others() -> None:
     store = EpisodeStore("a-v0")
     assert (store.max_return, store.best_return) == (5.0, 0.75)
     foreign = minari.load_dataset("a-v0")
-    minari.create_dataset_from_buffers(
-        "b-v0",
-        [minari.data_collector.EpisodeBuffer(**vars(episode(0, 3)))],
-        observation_space=foreign.observation_space,
-        action_space=foreign.action_space,
-    )
+    with warnings.catch_warnings(action="ignore"):  # of facts left out
+        minari.create_dataset_from_buffers(
+            "b-v0",
+            [minari.data_collector.EpisodeBuffer(**vars(episode(0, 3)))],
+            observation_space=foreign.observation_space,
+            action_space=foreign.action_space,
+        )
     store = EpisodeStore(["a-v0", "b-v0"])
     assert (store.max_return, store.best_return) == (6.0, 6.0)
 
@@ -117,8 +118,8 @@ def test_the_note_of_returns_is_not_trusted_after_episodes_were_added() -> None:
 
 
 def test_reading_stays_within_the_cache() -> None:
-    write("long-v0", [episode(number, 20_000) for number in range(12)])
-    size = episode(0, 20_000).nbytes
+    write("long-v0", [episode(number, 5_000) for number in range(12)])
+    size = episode(0, 5_000).nbytes
     gc.collect()
     tracemalloc.start()
     store = EpisodeStore("long-v0", cache_bytes=3 * size + size // 2)
@@ -127,7 +128,6 @@ def test_reading_stays_within_the_cache() -> None:
         number = store.episode(index).seed
         assert number == index
         assert store.cached_bytes <= 3 * size + size // 2
-        gc.collect()
         assert tracemalloc.get_traced_memory()[0] - before < 4 * size
     tracemalloc.stop()
     assert store.cached_bytes > 3 * size
@@ -205,30 +205,19 @@ def test_of_two_writers_the_first_to_finish_stays() -> None:
     assert EpisodeStore("a-v0").lengths.tolist() == [3]
 
 
-FULL = """
-import resource
-from tests.data.episodes import episode, write
-from rmt_rl.errors import UsageError
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-try:
-    write("a-v0", (episode(number, 500) for number in range(200)))
-except UsageError as error:
-    print(error)
-"""
-
-
-def test_a_full_disk_is_named(root: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, check=False)
-    assert "can't write data set 'a-v0'" in done.stdout, done.stderr
-    assert "free space" in done.stdout
-    assert list(root.rglob("*.hdf5")) == []
+def test_a_disk_with_too_little_room_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rmt_rl.data.store._RESERVE", 1 << 62)
+    with pytest.raises(UsageError, match=r"can't write data set 'a-v0' below .*No space left.*free space"):
+        write("a-v0", [episode(0, 3)])
+    assert list(root.iterdir()) == []
 
 
 def test_a_root_that_is_a_file_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "file").write_text("")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root / "file" / "below"))
-    with pytest.raises(UsageError, match="can't write data set 'a-v0'.*MINARI_DATASETS_PATH"):
-        write("a-v0", [episode(0, 3)])
+    for use in (lambda: write("a-v0", [episode(0, 3)]), lambda: EpisodeStore("a-v0")):
+        with pytest.raises(UsageError, match=r"MINARI_DATASETS_PATH is '.*/file/below'.*\(Not a directory\)"):
+            use()
 
 
 @pytest.mark.parametrize("dataset_id", ["noversion", "a b-v0", "", "/a-v0"])
@@ -271,7 +260,7 @@ def test_a_truncated_file_is_named(root: Path, keep: float) -> None:
     file = data_file(root, "a-v0")
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(UsageError, match="'a-v0'.* is damaged .*minari delete a-v0"):
+    with pytest.raises(UsageError, match=r"'a-v0'.* is damaged .*minari delete a-v0"):
         EpisodeStore("a-v0")
 
 
@@ -287,7 +276,7 @@ def test_a_file_that_lost_its_episodes_is_named(root: Path) -> None:
     write("a-v0", [episode(number, 3) for number in range(5)])
     write("b-v0", [episode(number, 3) for number in range(2)])
     data_file(root, "b-v0").replace(data_file(root, "a-v0"))
-    with pytest.raises(UsageError, match="'a-v0' is damaged .*episode_2"):
+    with pytest.raises(UsageError, match=r"'a-v0' is damaged .*episode_2"):
         EpisodeStore("a-v0")
 
 

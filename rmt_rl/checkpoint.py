@@ -1,0 +1,152 @@
+"""Checkpoints: one safetensors file with weights, optimiser and carried state, and a header of JSON. Never pickle.
+
+Being one file it is replaced at once: whenever a run is killed, the folder holds a whole checkpoint. All random
+numbers of a run follow from its seed and the update's number, so that number is all there is to save of them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from minari.serialization import deserialize_space, serialize_space
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from rmt_rl.agent import Agent, AgentSpec
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
+from rmt_rl.files import write_atomically
+from rmt_rl.recurrence import tree_fill, tree_leaves
+from rmt_rl.registry import load_agent as agent_class
+
+_KEY, _FORMAT = "rmt_rl", 1
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds."""
+
+    path: Path
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a group (`model`, `optimizer`, `state`) by their names in it."""
+        prefix = name + "/"
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def path_of(run: str | Path, name: str = "last") -> Path:
+    """Where a run keeps its checkpoint `last` or `best`."""
+    return Path(run) / f"{name}.safetensors"
+
+
+def save_checkpoint(
+    path: Path,
+    agent: Agent,
+    name: str,
+    update: int,
+    *,
+    progress: dict[str, Any] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    state: Any = (),
+) -> None:
+    """Write an agent, and what resuming needs besides.
+
+    Args:
+        path: the file.
+        agent: its weights, options and spec are saved.
+        name: the agent's name.
+        update: how many updates have been made.
+        progress: JSON values to resume with.
+        optimizer: its state, if the run is to be resumed.
+        state: the core's state that the lanes of a stream carry along.
+
+    Raises:
+        UsageError: the file can't be written; an older one at the same path is untouched.
+    """
+    tensors = {f"model/{key}": value for key, value in agent.state_dict().items()}
+    if optimizer is not None:
+        for index, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in values.items()}
+    tensors |= {f"state/{index}": leaf for index, leaf in enumerate(tree_leaves(state))}
+    spec = agent.spec
+    header = {
+        "format": _FORMAT,
+        "agent": name,
+        "agent_options": agent.config.model_dump(mode="json"),
+        "observation_space": serialize_space(spec.observation_space),
+        "action_space": serialize_space(spec.action_space),
+        "target_return": spec.target_return,
+        "return_scale": spec.return_scale,
+        "update": update,
+        "progress": progress or {},
+    }
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    write_atomically(path, save(plain, {_KEY: json.dumps(header)}))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; nothing of it is ever executed.
+
+    Raises:
+        UsageError: the file is missing, damaged, or none of ours.
+    """
+    if not path.is_file():
+        raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"checkpoint {path} is damaged ({error}); use another one or train again") from None
+    if header.get("format") != _FORMAT:
+        raise UsageError(f"checkpoint {path} isn't of this toolkit's format {_FORMAT}; train with rmt-rl train")
+    return Checkpoint(path, header, tensors)
+
+
+def restore_agent(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Agent:
+    """Make the agent that a checkpoint holds.
+
+    Raises:
+        UsageError: the checkpoint's options or weights fit no agent of ours.
+    """
+    header = checkpoint.header
+    cls = agent_class(header["agent"])
+    spec = AgentSpec(
+        deserialize_space(header["observation_space"]),
+        deserialize_space(header["action_space"]),
+        header["target_return"],
+        header["return_scale"],
+    )
+    agent = cls(validated(cls.Config, header["agent_options"]), spec)
+    try:
+        agent.load_state_dict(checkpoint.group("model"))
+    except RuntimeError as error:
+        raise UsageError(f"checkpoint {checkpoint.path} doesn't fit agent {header['agent']!r}: {error}") from None
+    return agent.to(device).eval()
+
+
+def restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimiser the state it was saved with."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in checkpoint.group("optimizer").items():
+        index, _, name = key.partition("/")
+        entries.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def restore_state(checkpoint: Checkpoint, like: Any) -> Any:
+    """The carried state, in the shape of the tree `like`."""
+    saved = checkpoint.group("state")
+    return tree_fill(like, [saved[str(index)] for index in range(len(saved))])
+
+
+def load_agent(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> Agent:
+    """See `rmt_rl.load`."""
+    if not Path(run).is_dir():
+        raise UsageError(f"run {run} doesn't exist; name the folder of a training run (rmt-rl train ... --out)")
+    return restore_agent(read_checkpoint(path_of(run, checkpoint)), device)

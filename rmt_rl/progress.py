@@ -1,0 +1,58 @@
+"""What a terminal shows of a training and of an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rmt_rl.evaluate import Evaluation
+
+
+class TrainingProgress:
+    """A bar with loss and accuracy, and a line for each evaluation; called with (updates made, metrics)."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+        self.task = self.progress.add_task(str(run), total=None, note="")
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def __call__(self, update: int, metrics: dict[str, float]) -> None:
+        """Show how far the run is."""
+        if self.progress.tasks[0].total is None:
+            from rmt_rl.run import read_config
+
+            self.progress.update(self.task, total=read_config(self.run).training.updates)
+        self.progress.update(self.task, completed=update)
+        if "train/loss" in metrics:
+            note = f"loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.3f}"
+            self.progress.update(self.task, note=note)
+        shown = {key.removeprefix("eval/"): value for key, value in metrics.items() if key.startswith("eval/")}
+        if shown:
+            text = "  ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in shown.items())
+            self.progress.console.print(f"update {update}: {text}", highlight=False)
+
+
+def evaluation_line(evaluation: Evaluation) -> str:
+    """One line: the varied options, success or return with its interval, length, time."""
+    what = " ".join(f"{name}={value}" for name, value in evaluation.options.items()) or "the training task"
+    if evaluation.success_rate is not None and evaluation.success_interval is not None:
+        low, high = evaluation.success_interval
+        score = f"success {evaluation.success_rate:.2f} [{low:.2f}, {high:.2f}]"
+    else:
+        score = f"return {evaluation.mean_return:.2f}"
+    count = len(evaluation.episodes)
+    return f"{what}: {score}, {count} episodes of {evaluation.mean_length:.0f} steps, {evaluation.seconds:.1f} s"

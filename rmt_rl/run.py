@@ -1,0 +1,132 @@
+"""A run: its config, and the files of its folder.
+
+config.toml           everything that made it, enough to make it again
+metrics.jsonl         one JSON object a line, as logged
+events.out.tfevents*  the same for TensorBoard
+last.safetensors      the newest checkpoint, to resume from
+best.safetensors      the checkpoint of the best evaluation during training
+evaluation.json       what `rmt-rl evaluate` found
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import tomli_w
+import tyro
+from pydantic import Field, create_model
+
+from rmt_rl.backprop import Gradient
+from rmt_rl.config import Frozen, validated
+from rmt_rl.data.sampler import SamplerConfig
+from rmt_rl.errors import UsageError
+from rmt_rl.files import write_atomically
+from rmt_rl.registry import load_agent, load_task
+
+CONFIG = "config.toml"
+
+
+class DataConfig(SamplerConfig):
+    """Where training data come from and how batches are drawn."""
+
+    dataset: tuple[str, ...] = Field((), description="Minari data sets to train on; none: the env's expert collects")
+    collect_episodes: int = Field(
+        4000, ge=1, description="episodes that the expert collects where no data set is named"
+    )
+    collect_seed: int = Field(0, ge=0, description="seed of that collection")
+    cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
+
+
+class TrainingConfig(Frozen):
+    """How the weights are learnt."""
+
+    updates: int = Field(400, ge=1, description="optimiser steps")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    warmup: int = Field(20, ge=0, description="updates of linear warm-up")
+    decay_from: float = Field(0.5, ge=0, le=1, description="share of the updates after which cosine decay begins")
+    final_rate: float = Field(0.05, ge=0, le=1, description="learning rate at the end, as a share of the peak")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    gradient: Gradient = Field("full", description="backpropagation through segments")
+    depth: int = Field(1, ge=1, description="segments that a truncated gradient reaches")
+    ageing: int = Field(0, ge=0, description="memory ageing: at most so many filler segments after the first; 0: none")
+    ageing_from: int = Field(150, ge=0, description="update from which on memories are aged")
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="number format")
+    accelerator: str = Field("auto", description="auto, cpu, cuda, mps: see lightning-fabric")
+    devices: int = Field(1, ge=1, description="devices for data parallel training")
+    log_every: int = Field(10, ge=1, description="updates between two lines of metrics")
+    save_every: int = Field(100, ge=1, description="updates between two checkpoints")
+
+
+class EvaluationConfig(Frozen):
+    """Evaluation during training, in the training task, on seeds of its own."""
+
+    eval_every: int = Field(100, ge=1, description="updates between two evaluations")
+    eval_episodes: int = Field(50, ge=0, description="episodes of each; 0: none")
+    eval_seed: int = Field(1_000_000, ge=0, description="seed of these episodes")
+
+
+class RunConfig(Frozen):
+    """All of a run. `env_options` and `agent_options` have the classes that the named env and agent define."""
+
+    env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
+    agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
+    seed: int = Field(0, ge=0, description="seed of weights, batches and dropout")
+    env_options: Annotated[Any, tyro.conf.arg(name="env")] = None
+    agent_options: Annotated[Any, tyro.conf.arg(name="agent")] = None
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
+    training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
+    evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
+
+
+def run_config_class(env: str, agent: str) -> type[RunConfig]:
+    """The `RunConfig` for this environment and agent, their options' classes filled in.
+
+    Raises:
+        UsageError: no env or agent has this name, or it needs a package that isn't installed.
+    """
+    env_class, agent_class = load_task(env).Config, load_agent(agent).Config
+    fields: dict[str, Any] = {
+        "env_options": (Annotated[env_class, tyro.conf.arg(name="env")], env_class()),
+        "agent_options": (Annotated[agent_class, tyro.conf.arg(name="agent")], agent_class()),
+    }
+    return cast(type[RunConfig], create_model(f"RunConfig[{env}, {agent}]", __base__=RunConfig, **fields))
+
+
+def make_config(values: Mapping[str, Any], source: str = "the config") -> RunConfig:
+    """Check the values of a run's config.
+
+    Raises:
+        UsageError: a field is missing, unknown or out of range.
+    """
+    for name in ("env", "agent"):
+        if not isinstance(values.get(name), str):
+            raise UsageError(f'{source} names no {name}: add {name} = "..." (rmt-rl list shows them)')
+    return validated(run_config_class(values["env"], values["agent"]), values)
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a `config.toml`, or that of a run's folder.
+
+    Raises:
+        UsageError: there is none, or it isn't valid.
+    """
+    path = path / CONFIG if path.is_dir() else path
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(
+            f"config {path} can't be read ({error.strerror}); name a config.toml or a run's folder"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"config {path} isn't valid TOML: {error}") from None
+    return make_config(values, str(path))
+
+
+def write_config(config: RunConfig, run: Path) -> None:
+    """Write `config.toml` into a run's folder; options that are unset are left out, as TOML has no null."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    write_atomically(run / CONFIG, tomli_w.dumps(values).encode())

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
+from numpy.typing import NDArray
+
+from rmt_rl import collect as collecting
+from rmt_rl.collect import RandomPolicy, collect, dataset_id, trajectories
+from rmt_rl.data.store import EpisodeStore
+from rmt_rl.errors import UsageError
+from rmt_rl.rollout import Step, rollout
+from tests.recall import Config, Expert, Recall
+
+OPTIONS = {"corridor_length": [2, 9]}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_the_experts_episodes_are_all_there_and_all_right() -> None:
+    identity = collect("tmaze", OPTIONS, episodes=150, seed=3)
+    store = EpisodeStore(identity)
+    assert len(store) == 150
+    assert set(store.lengths) == set(range(3, 11)), "every corridor, one more step to the goal"
+    for index in range(len(store)):
+        episode = store.episode(index)
+        assert episode.rewards.sum() == episode.rewards[-1] == 1.0
+        assert episode.terminations[-1]
+        observations = np.asarray(episode.observations)
+        hints = observations[:, 1]
+        assert abs(hints[0]) == 1, "each episode begins with its hint, not within a neighbour's episode"
+        assert not hints[1:].any()
+        assert episode.actions[-1] == (1 if hints[0] > 0 else 3)  # type: ignore[index]
+        assert observations[-1, 0] == hints[0], "the last observation is the one at the goal"
+
+
+def test_it_opens_in_plain_minari_and_recovers_the_environment() -> None:
+    identity = collect("tmaze", OPTIONS, episodes=5, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = minari.load_dataset(identity)
+        env = dataset.recover_environment()
+    assert env.unwrapped.config.corridor_length == (2, 9)
+    facts = dataset.storage.metadata
+    assert facts["ref_max_score"] == 1.0
+    assert 0 <= facts["ref_min_score"] < 0.5
+    assert json.loads(facts["options"])["corridor_length"] == [2, 9]
+    assert json.loads(facts["seed"]) == 0
+
+
+def test_the_same_request_gives_the_same_data_and_another_seed_others(root: Path) -> None:
+    def data(identity: str) -> list[NDArray[Any]]:
+        store = EpisodeStore(identity)
+        return [np.asarray(store.episode(index).observations) for index in range(len(store))]
+
+    identity = collect("tmaze", OPTIONS, 20, seed=0)
+    first, other = data(identity), data(collect("tmaze", OPTIONS, 20, seed=1))
+    minari.delete_dataset(identity)
+    assert collect("tmaze", OPTIONS, 20, seed=0) == identity
+    again = data(identity)
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not all(np.array_equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+def test_data_that_are_there_are_not_made_again(root: Path) -> None:
+    identity = collect("tmaze", OPTIONS, 5, seed=0)
+    file = root / identity / "data" / "main_data.hdf5"
+    before = file.stat().st_mtime_ns
+    assert collect("tmaze", OPTIONS, 5, seed=0) == identity
+    assert file.stat().st_mtime_ns == before
+
+
+def test_the_id_says_all_that_made_the_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    identity = dataset_id("tmaze", {}, 4000, 0)
+    assert identity.startswith("tmaze/expert-4000-seed0-")
+    assert identity.endswith("-v0")
+    assert dataset_id("tmaze", {"corridor_length": [1, 88]}, 4000, 0) == identity, "a default, spelt out"
+    changed = tmp_path / "tmaze.py"
+    changed.write_text("changed")
+    monkeypatch.setattr(collecting, "_file", lambda task: str(changed))
+    others = [dataset_id("tmaze", {}, 4000, 0)]
+    monkeypatch.undo()
+    monkeypatch.setattr(collecting, "LANES", 65)
+    others.append(dataset_id("tmaze", {}, 4000, 0))
+    monkeypatch.undo()
+    others += [dataset_id("tmaze", {"corridor_length": 5}, 4000, 0), dataset_id("tmaze", {}, 4000, 1)]
+    assert len({identity, *others}) == 5
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "episodes", "message"),
+    [
+        ("tmase", {}, 5, "did you mean 'tmaze'"),
+        ("tmaze", {"coridor_length": 5}, 5, "did you mean 'corridor_length'"),
+        ("tmaze", {"corridor_length": 0}, 5, "corridor_length=0"),
+        ("tmaze", {}, 0, "episodes = 0"),
+    ],
+)
+def test_bad_requests_are_refused(root: Path, task: str, options: dict[str, Any], episodes: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        collect(task, options, episodes, seed=0)
+    assert not [path for path in root.rglob("*") if path.is_file()], "nothing is left behind"
+
+
+class Trees(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Observations and actions that are trees."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(Recall(length))
+        self.observation_space = spaces.Dict({"a": spaces.Tuple([self.env.observation_space, spaces.Discrete(99)])})
+        self.action_space = spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, (2,))])
+
+    def reset(self, **settings: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(**settings)
+        return {"a": (observation, 0)}, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, *rest = self.env.step(action[0])
+        return {"a": (observation, int(observation[1]))}, *rest  # type: ignore[return-value]
+
+
+def test_trees_are_cut_lane_by_lane() -> None:
+    lengths = (2, 3, 11)
+    env = SyncVectorEnv([lambda length=length: Trees(length) for length in lengths])  # type: ignore[misc]
+    policy = RandomPolicy(env.single_action_space, seed=0)
+    episodes = list(trajectories(rollout(policy, env, 9, seed=0), env.num_envs))
+    assert sorted(map(len, episodes)) == [2, 2, 2, 3, 3, 3, 11, 11, 11]
+    for episode in episodes:
+        observations: Any = episode.observations
+        actions: Any = episode.actions
+        vector, count = observations["a"]
+        assert count.tolist() == vector[:, 1].tolist() == list(range(len(episode) + 1))
+        assert [action.shape for action in actions] == [(len(episode),), (len(episode), 2)]
+        right = actions[0][-1] == vector[0, 0]
+        assert episode.rewards[-1] == right, "actions, rewards and observations are of the same lane"
+
+
+def test_steps_are_held_no_longer_than_an_open_episode_needs() -> None:
+    env = SyncVectorEnv([lambda: Recall(2), lambda: Recall(11)])
+    seen: list[weakref.ref[NDArray[Any]]] = []
+
+    def watched() -> Iterator[Step]:
+        for step in rollout(Expert(Config()), env, 80, seed=0):
+            seen.append(weakref.ref(step.rewards))
+            yield step
+
+    most = max(sum(reward() is not None for reward in seen) for _ in trajectories(watched(), env.num_envs))
+    assert len(seen) > 400
+    assert most <= 12
+
+
+def test_random_actions_are_seeded_and_spread() -> None:
+    def draw(seed: int) -> NDArray[Any]:
+        policy, state, drawn = RandomPolicy(spaces.Discrete(4), seed), None, []
+        for _ in range(100):
+            actions, state = policy.predict(None, state, np.zeros(10, bool))
+            drawn.append(actions)
+        return np.array(drawn)
+
+    np.testing.assert_array_equal(draw(1), draw(1))
+    counts = np.bincount(draw(1).ravel(), minlength=4)
+    assert (abs(counts - 250) < 60).all()

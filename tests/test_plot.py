@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from rmt_rl.aggregate import evaluation_cells, metric_curve, read_groups, varied_option
+from rmt_rl.errors import UsageError
+from rmt_rl.plot import COLOURS, plot, table
+from rmt_rl.statistics import mean_interval, success_interval
+
+
+def make_run(
+    path: Path,
+    agent: str = "rate",
+    seed: int = 0,
+    valve: str = "ca-2",
+    curve: Mapping[int, float] | None = None,
+    results: Mapping[Any, int] | None = None,
+    option: str = "length",
+    env: str = "maze",
+) -> Path:
+    """Write the files of a run; `results` are successes of 100 episodes by the varied option's value."""
+    path.mkdir(parents=True)
+    (path / "config.toml").write_text(
+        f'env = "{env}"\nagent = "{agent}"\nseed = {seed}\n[agent_options]\nvalve = "{valve}"\nwidth = 64\n'
+        f'[data]\ndataset = ["{path.name}"]\nbatch_size = 8\n'
+    )
+    if curve is not None:
+        lines = [{"update": at, "train/loss": 1.0, "eval/success_rate": rate} for at, rate in curve.items()]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if results is not None:
+        written = [
+            {
+                "options": {option: value},
+                "success_rate": count / 100,
+                "success_interval": success_interval(count, 100),
+                "mean_return": count / 100,
+                "return_interval": None,
+            }
+            for value, count in results.items()
+        ]
+        (path / "evaluation.json").write_text(json.dumps({"format": 1, "checkpoint": "best", "results": written}))
+    return path
+
+
+def width(picture: Path) -> int:
+    return int(imread(picture).shape[1])
+
+
+def holds(picture: Path, colour: str) -> bool:
+    wanted = np.array([int(colour[index : index + 2], 16) for index in (1, 3, 5)])
+    pixels = np.round(imread(picture)[..., :3] * 255)
+    return bool((np.abs(pixels - wanted).max(-1) <= 2).any())
+
+
+def test_runs_are_grouped_by_all_but_seed_and_data(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"{valve}-{seed}", seed=seed, valve=valve) for valve in ("gru", "ca-2") for seed in (0, 1)
+    ]
+    runs.append(make_run(tmp_path / "dt", agent="dt", valve="none"))
+    groups = read_groups([*runs, runs[0]])
+    assert [group.label for group in groups] == ["rate, valve=gru", "rate, valve=ca-2", "dt"]
+    assert [len(group.runs) for group in groups] == [2, 2, 1], "a folder that is named twice counts once"
+
+
+def test_labels_say_no_more_than_tells_groups_apart(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two", agent="dt")
+    assert [group.label for group in read_groups([one, two])] == ["rate", "dt"]
+    other = make_run(tmp_path / "other", agent="dt", env="cube")
+    assert [group.label for group in read_groups([one, other])] == ["rate, env=maze", "dt, env=cube"]
+
+
+def test_curves_are_means_with_intervals_over_seeds_at_shared_updates(tmp_path: Path) -> None:
+    curves = [{0: 0.5, 100: 0.8, 200: 1.0}, {0: 0.4, 100: 0.9}, {0: 0.6, 100: 0.7, 200: 1.0}]
+    runs = [make_run(tmp_path / str(seed), seed=seed, curve=curve) for seed, curve in enumerate(curves)]
+    runs.append(make_run(tmp_path / "young", seed=9))  # has no line yet
+    curve = metric_curve(read_groups(runs)[0], "eval/success_rate")
+    assert list(curve) == [0, 100]
+    assert curve[100].mean == pytest.approx(0.8)
+    assert curve[100].interval == mean_interval([0.8, 0.9, 0.7])
+    assert curve[100].count == 3
+
+
+def test_cells_are_over_seeds_or_for_one_seed_over_its_episodes(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(seed), seed=seed, results={90: 100, 900: 60 + seed}) for seed in range(3)]
+    runs.append(make_run(tmp_path / "dt", agent="dt", results={900: 50}))
+    groups = read_groups(runs)
+    assert varied_option(groups) == "length"
+    cells = evaluation_cells(groups, "length", "success_rate")
+    assert cells["rate"][90].interval == (1.0, 1.0)
+    assert cells["rate"][900].interval == mean_interval([0.60, 0.61, 0.62])
+    assert cells["dt"][900].interval == pytest.approx(success_interval(50, 100))
+
+
+def test_the_table_is_markdown_in_the_order_of_values(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / str(seed), seed=seed, results={9600: 90 + seed, 90: 100}) for seed in range(2)]
+    runs.append(make_run(tmp_path / "third", seed=2, results={90: 100}))
+    runs.append(make_run(tmp_path / "dt", agent="dt", results={90: 50}))
+    assert table(runs).splitlines() == [
+        "| success rate at length | 90 | 9,600 | seeds |",
+        "| --- | ---: | ---: | ---: |",
+        "| rate | 1.00 ± 0.00 | 0.91 ± 0.06 (n = 2) | 3 |",
+        "| dt | 0.50 [0.40, 0.60] |  | 1 |",
+    ]
+
+
+def test_a_second_varied_option_joins_the_label(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", results={})
+    results = [
+        {"options": {"length": length, "penalty": penalty}, "success_rate": None, "mean_return": length + penalty}
+        | {"success_interval": None, "return_interval": [0, 1]}
+        for penalty in (0, -1)
+        for length in (3, 5, 7)
+    ]
+    (run / "evaluation.json").write_text(json.dumps({"format": 1, "checkpoint": "best", "results": results}))
+    assert table([run]).splitlines()[2:] == [
+        "| rate, penalty=0 | 3.00 [0.00, 1.00] | 5.00 [0.00, 1.00] | 7.00 [0.00, 1.00] | 1 |",
+        "| rate, penalty=-1 | 2.00 [0.00, 1.00] | 4.00 [0.00, 1.00] | 6.00 [0.00, 1.00] | 1 |",
+    ]
+    assert table([run]).startswith("| mean return at length |")
+    assert holds(plot([run], tmp_path / "out.png"), COLOURS[1])
+
+
+def test_the_picture_has_a_panel_for_what_there_is(tmp_path: Path) -> None:
+    both = make_run(tmp_path / "both", curve={0: 0.4, 5: 0.9}, results={90: 100, 9600: 70})
+    trained = make_run(tmp_path / "trained", agent="dt", curve={0: 0.4, 5: 0.5})
+    evaluated = make_run(tmp_path / "evaluated", agent="bc", results={90: 50})
+    two = plot([both, trained], tmp_path / "deep" / "two.png")
+    one, other = plot([trained], tmp_path / "one.png"), plot([evaluated], tmp_path / "other.png")
+    assert width(two) > width(one) == width(other)
+    assert holds(two, COLOURS[0])
+    assert holds(two, COLOURS[1])
+    assert not holds(one, COLOURS[1])
+
+
+@pytest.mark.parametrize("values", [["easy", "hard"], [[1, 30], [1, 90]], [True, False], [3], [-1, 0, 1]])
+def test_any_kind_of_value_can_be_drawn(tmp_path: Path, values: list[Any]) -> None:
+    run = make_run(tmp_path / "run", results={})
+    results = [
+        {"options": {"mode": value}, "success_rate": 0.5, "success_interval": [0.4, 0.6], "mean_return": 0.5}
+        | {"return_interval": None}
+        for value in values
+    ]
+    (run / "evaluation.json").write_text(json.dumps({"format": 1, "checkpoint": "best", "results": results}))
+    assert holds(plot([run], tmp_path / "out.png"), COLOURS[0])
+    assert table([run]).splitlines()[2].count("0.50 [0.40, 0.60]") == len(values)
+
+
+def test_a_half_written_last_line_is_left_out_and_a_repeated_update_counts_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", curve={0: 0.1, 50: 0.2})
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 50, "eval/success_rate": 0.7}\n{"update": 100, "eval/succ')
+    curve = metric_curve(read_groups([run])[0], "eval/success_rate")
+    assert {update: estimate.mean for update, estimate in curve.items()} == {0: 0.1, 50: 0.7}
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty is no run"):
+        plot([tmp_path / "empty"], out)
+    with pytest.raises(UsageError, match="no runs were given"):
+        plot([], out)
+    untouched = make_run(tmp_path / "untouched")
+    with pytest.raises(UsageError, match="no evaluation to draw"):
+        plot([untouched], out)
+    with pytest.raises(UsageError, match="none of these runs was evaluated"):
+        table([untouched])
+    (untouched / "metrics.jsonl").write_text("{\n{}\n")
+    with pytest.raises(UsageError, match=r"metrics\.jsonl, line 1, is damaged"):
+        plot([untouched], out)
+    (untouched / "config.toml").write_text("agent = ")
+    with pytest.raises(UsageError, match=r"config\.toml is damaged"):
+        plot([untouched], out)
+    assert not out.exists()
