@@ -29,32 +29,32 @@ def encoder(space: spaces.Space[Any], width: int) -> nn.Module:
     )
 
 
-@encoder.register
+@encoder.register(spaces.Box)
 def _(space: spaces.Box, width: int) -> nn.Module:
     return Image(space, width) if is_image(space) else Vector(space, width)
 
 
-@encoder.register
+@encoder.register(spaces.MultiBinary)
 def _(space: spaces.MultiBinary, width: int) -> nn.Module:
     return Vector(space, width)
 
 
-@encoder.register
+@encoder.register(spaces.Discrete)
 def _(space: spaces.Discrete, width: int) -> nn.Module:
     return Categories(np.array([space.n]), np.array([space.start]), width)
 
 
-@encoder.register
+@encoder.register(spaces.MultiDiscrete)
 def _(space: spaces.MultiDiscrete, width: int) -> nn.Module:
     return Categories(space.nvec.ravel(), space.start.ravel(), width)
 
 
-@encoder.register
+@encoder.register(spaces.Dict)
 def _(space: spaces.Dict, width: int) -> nn.Module:
     return Sum({key: encoder(part, width) for key, part in space.spaces.items()})
 
 
-@encoder.register
+@encoder.register(spaces.Tuple)
 def _(space: spaces.Tuple[Any], width: int) -> nn.Module:
     return Sum({str(index): encoder(part, width) for index, part in enumerate(space.spaces)})
 

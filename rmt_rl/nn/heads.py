@@ -135,32 +135,32 @@ class Joint(Head):
         return actions if self.make is dict else tuple(actions.values())
 
 
-@head.register
+@head.register(spaces.Discrete)
 def _(space: spaces.Discrete) -> Head:
     return Categorical(np.array([space.n]), np.array([space.start]), ())
 
 
-@head.register
+@head.register(spaces.MultiDiscrete)
 def _(space: spaces.MultiDiscrete) -> Head:
     return Categorical(space.nvec.ravel(), space.start.ravel(), space.shape)
 
 
-@head.register
+@head.register(spaces.MultiBinary)
 def _(space: spaces.MultiBinary) -> Head:
     count = int(np.prod(space.shape))
     return Categorical(np.full(count, 2), np.zeros(count), space.shape)
 
 
-@head.register
+@head.register(spaces.Box)
 def _(space: spaces.Box) -> Head:
     return Gaussian(space)
 
 
-@head.register
+@head.register(spaces.Dict)
 def _(space: spaces.Dict) -> Head:
     return Joint({key: head(part) for key, part in space.spaces.items()}, dict)
 
 
-@head.register
+@head.register(spaces.Tuple)
 def _(space: spaces.Tuple[Any]) -> Head:
     return Joint({index: head(part) for index, part in enumerate(space.spaces)}, tuple)
