@@ -147,7 +147,8 @@ class Agent(nn.Module, ABC):
         Returns:
             Actions (B, ...), without B where the observation had none, and the state for the next call.
         """
-        self.eval()
+        if self.training:
+            self.eval()
         values, single = self._values(observation)
         lanes = values["return_to_go"].shape[0]
         if state is None:

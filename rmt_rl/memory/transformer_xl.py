@@ -43,7 +43,7 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
         self.cached = cached
 
     def initial_state(self, batch_size: int) -> Hidden:
-        weight = self.to_qkv.weight
+        weight = self.to_values.weight
         hidden = weight.new_zeros(batch_size, self.cached, self.width)
         return Hidden(hidden, torch.zeros(batch_size, dtype=torch.long, device=weight.device))
 

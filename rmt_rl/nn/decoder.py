@@ -63,7 +63,8 @@ class Block(SegmentRecurrent[StateT, CacheT]):
         self.heads, self.head_width = config.heads, config.head_size
         inner = self.heads * self.head_width
         self.attention_norm = nn.LayerNorm(config.width)
-        self.to_qkv = nn.Linear(config.width, 3 * inner, bias=False)
+        self.to_queries_keys = nn.Linear(config.width, 2 * inner, bias=False)
+        self.to_values = nn.Linear(config.width, inner, bias=False)
         self.from_heads = nn.Linear(inner, config.width, bias=False)
         hidden = config.hidden or 4 * config.width
         self.feed_forward = nn.Sequential(
@@ -82,9 +83,10 @@ class Block(SegmentRecurrent[StateT, CacheT]):
 
     def project(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both turned to their places) and values, each (B, L, H, E)."""
-        qkv = self.to_qkv(self.attention_norm(x_BLD)).unflatten(-1, (3, self.heads, self.head_width))
-        qk = rotate(qkv[:, :, :2].flatten(2, 3), rotations).unflatten(2, (2, self.heads))
-        return qk[:, :, 0], qk[:, :, 1], qkv[:, :, 2]
+        normed = self.attention_norm(x_BLD)
+        queries_keys = self.to_queries_keys(normed).unflatten(-1, (-1, self.head_width))
+        queries, keys = rotate(queries_keys, rotations).chunk(2, 2)
+        return queries, keys, self.to_values(normed).unflatten(-1, (-1, self.head_width))
 
     def finish(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
         """Add the attention's branch, then the feed-forward net's."""
@@ -94,7 +96,7 @@ class Block(SegmentRecurrent[StateT, CacheT]):
 
     def open(self, batch_size: int, capacity: int) -> KeyValues:
         """An empty key-value cache."""
-        weight = self.to_qkv.weight
+        weight = self.to_values.weight
         shape = (batch_size, capacity, self.heads, self.head_width)
         count = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
         return KeyValues(weight.new_zeros(shape), weight.new_zeros(shape), count)
