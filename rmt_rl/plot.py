@@ -7,7 +7,7 @@ from io import BytesIO
 from itertools import cycle
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -36,6 +36,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divi
 DASHES = ("-", "--", "-.", ":")  # so that lines that coincide, as at 1.00, all show
 CURVES = {"eval/success_rate": "success rate", "eval/mean_return": "mean return"}
 MEASURES = {"success_rate": "success rate", "mean_return": "mean return"}
+Panel = Literal["learning", "evaluation"]
 LOG_SPAN = 20  # values further apart than this are drawn on a logarithmic axis
 
 
@@ -47,33 +48,35 @@ class Style(NamedTuple):
     linestyle: str
 
 
-def plot(runs: Sequence[Path], out: Path) -> Path:
+def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Panel)) -> Path:
     """Draw learning curves and, where runs were evaluated, success against the varied option; return `out`.
 
     Args:
         runs: folders of training runs; those whose configs differ only in seed and data form a group.
         out: the PNG file to write.
+        panels: what to draw, of what the runs have.
 
     Raises:
         UsageError: a folder holds no run, no run has anything to draw, or `out` can't be written.
     """
     groups = read_groups(runs)
-    metric = next((name for name in CURVES if any(name in run.metrics for group in groups for run in group.runs)), None)
+    logged = (name for name in CURVES if any(name in run.metrics for group in groups for run in group.runs))
+    metric = next(logged, None) if "learning" in panels else None
     option, value = varied_option(groups), measure(groups)
-    cells = evaluation_cells(groups, option, value) if option else {}
+    cells = evaluation_cells(groups, option, value) if option and "evaluation" in panels else {}
     if metric is None and not cells:
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
     count = (metric is not None) + bool(cells)
     figure = Figure(figsize=(1 + 4.6 * count, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(1, count, squeeze=False)[0])
+    axes = list(figure.subplots(1, count, squeeze=False)[0])
     labels = dict.fromkeys([*(group.label for group in groups), *cells])
     styles = dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)), strict=False))
     if metric is not None:
-        _draw_curves(panels[0], groups, metric, styles)
+        _draw_curves(axes[0], groups, metric, styles)
     if option and cells:
-        _draw_cells(panels[-1], cells, option, value, styles)
-    _legend(figure, panels, groups)
+        _draw_cells(axes[-1], cells, option, value, styles)
+    _legend(figure, axes, groups)
     picture = BytesIO()
     figure.savefig(picture, format="png", dpi=160)
     write_atomically(out, picture.getvalue())
