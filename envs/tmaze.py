@@ -1,4 +1,4 @@
-"""T-Maze: recall, at the end of a corridor of 1-88 cells (3-90 steps), the side hinted in the first observation.
+"""T-Maze: recall, at a corridor's end (1-88 cells, 3-90 steps), the side hinted in the first observation.
 
 The defaults are the passive T-Maze of RATE (Cherepanov et al., 2023, arXiv:2306.09459); the options add the variants of
 Ni et al. (2023, "When Do Transformers Shine in RL?", arXiv:2307.03864). Positions count cells from the start:
@@ -13,7 +13,7 @@ The rules stand once, in `TMazeVector`; `TMaze` is one lane of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
@@ -23,9 +23,10 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field
 
-from rmt_rl.errors import UsageError, nearest
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
 
 ID = "rmt_rl/TMaze-v0"
 
@@ -37,8 +38,6 @@ _DY = np.array([0, 1, 0, -1, 0])
 _CELL, _VIEW = 16, 41  # of a picture: pixels a cell, most columns shown
 _WALL, _FLOOR, _FADED = (40, 44, 52), (235, 235, 230), (130, 132, 134)
 _ORACLE, _GOAL, _OTHER, _AGENT = (86, 180, 233), (0, 158, 115), (213, 94, 0), (20, 20, 20)
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def _ordered(lengths: tuple[int, int]) -> tuple[int, int]:
@@ -72,26 +71,6 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         """The shortest and the longest corridor."""
         length = self.corridor_length
         return (length, length) if isinstance(length, int) else length
-
-
-def validated(model: type[Model], options: dict[str, Any]) -> Model:
-    """Return `model(**options)`.
-
-    Raises:
-        UsageError: an option is unknown or has a bad value; names the option, the value and what is allowed.
-    """
-    try:
-        return model(**options)
-    except ValidationError as error:
-        field = str(error.errors()[0]["loc"][0])
-        if field not in model.model_fields:
-            known = ", ".join(model.model_fields)
-            message = f"unknown option {field}={options[field]!r} (known: {known}){nearest(field, model.model_fields)}"
-        else:
-            expected = model.model_fields[field].description
-            reasons = [each["msg"] for each in error.errors() if each["loc"][0] == field]
-            message = f"{field}={options[field]!r}: {' or '.join(reasons)}; expected {expected}"
-        raise UsageError(message) from None
 
 
 class TMazeVector(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):

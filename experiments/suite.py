@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmt_rl.checkpoint import path_of
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.plot import plot, table
 
@@ -53,13 +52,13 @@ class Suite:
 
     def _one(self, config: Path, seed: int) -> Path:
         run = self.runs / f"{config.stem}-{seed}"
+        due = [sweep for sweep in self.configs[config] if not _evaluated(run, sweep)]
         if not (run / "config.toml").exists():
             rmt_rl("train", "--config", str(config), "--seed", str(seed), "--out", str(run))
-        elif not path_of(run).exists():
+        elif due:  # it may have been stopped; a finished run makes no more updates
             rmt_rl("train", "--resume", str(run))
-        for sweep in self.configs[config]:
-            if not _evaluated(run, sweep):
-                rmt_rl("evaluate", str(run), "--vary", sweep.vary, "--episodes", str(sweep.episodes))
+        for sweep in due:
+            rmt_rl("evaluate", str(run), "--vary", sweep.vary, "--episodes", str(sweep.episodes))
         return run
 
 
@@ -96,5 +95,5 @@ def _evaluated(run: Path, sweep: Sweep) -> bool:
     """Whether all values of a sweep stand in the run's evaluation already."""
     record = read_evaluation(run) or {"results": []}
     name, _, values = sweep.vary.partition("=")
-    done = {str(result["options"].get(name)) for result in record["results"] if len(result["episodes"]) == sweep.episodes}
-    return set(values.split(",")) <= done
+    results = [result for result in record["results"] if len(result["episodes"]) == sweep.episodes]
+    return set(values.split(",")) <= {str(result["options"].get(name)) for result in results}

@@ -130,10 +130,10 @@ class Agent(nn.Module, ABC):
     def predict(
         self,
         observation: Any,
-        state: ActingState | None = None,
+        state: Any = None,
         episode_start: np.ndarray[Any, Any] | None = None,
         deterministic: bool = True,
-    ) -> tuple[Any, ActingState]:
+    ) -> tuple[Any, Any]:
         """Choose actions, as Stable-Baselines3's recurrent policies do.
 
         Args:

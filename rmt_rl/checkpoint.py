@@ -7,17 +7,21 @@ numbers of a run follow from its seed and the update's number, so that number is
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from textwrap import shorten
+from typing import Any, Literal, NamedTuple
 
 import torch
 from minari.serialization import deserialize_space, serialize_space
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from rmt_rl.agent import Agent, AgentSpec
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.recurrence import tree_fill, tree_leaves
@@ -26,11 +30,25 @@ from rmt_rl.registry import load_agent as agent_class
 _KEY, _FORMAT = "rmt_rl", 1
 
 
+class Header(Frozen):
+    """What a checkpoint says besides its tensors, as JSON."""
+
+    format: Literal[1] = Field(description=f"{_FORMAT}, that of this version")
+    agent: str
+    agent_options: dict[str, Any]
+    observation_space: str  # as Minari writes spaces
+    action_space: str
+    target_return: float
+    return_scale: float
+    update: int = Field(ge=0, description="updates made")
+    progress: dict[str, Any]  # of the training run; empty in a checkpoint that isn't to be resumed
+
+
 class Checkpoint(NamedTuple):
     """What a file holds."""
 
     path: Path
-    header: dict[str, Any]
+    header: Header
     tensors: dict[str, Tensor]
 
     def group(self, name: str) -> dict[str, Tensor]:
@@ -74,19 +92,19 @@ def save_checkpoint(
             tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in values.items()}
     tensors |= {f"state/{index}": leaf for index, leaf in enumerate(tree_leaves(state))}
     spec = agent.spec
-    header = {
-        "format": _FORMAT,
-        "agent": name,
-        "agent_options": agent.config.model_dump(mode="json"),
-        "observation_space": serialize_space(spec.observation_space),
-        "action_space": serialize_space(spec.action_space),
-        "target_return": spec.target_return,
-        "return_scale": spec.return_scale,
-        "update": update,
-        "progress": progress or {},
-    }
+    header = Header(
+        format=_FORMAT,
+        agent=name,
+        agent_options=agent.config.model_dump(mode="json"),
+        observation_space=serialize_space(spec.observation_space),
+        action_space=serialize_space(spec.action_space),
+        target_return=spec.target_return,
+        return_scale=spec.return_scale,
+        update=update,
+        progress=progress or {},
+    )
     plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    write_atomically(path, save(plain, {_KEY: json.dumps(header)}))
+    write_atomically(path, save(plain, {_KEY: header.model_dump_json()}))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -99,50 +117,79 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-        tensors = load_file(path)
+            header = (file.metadata() or {}).get(_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file is no mapping
+        values = None if header is None else json.loads(header)
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(f"checkpoint {path} is damaged ({error}); use another one or train again") from None
-    if header.get("format") != _FORMAT:
-        raise UsageError(f"checkpoint {path} isn't of this toolkit's format {_FORMAT}; train with rmt-rl train")
-    return Checkpoint(path, header, tensors)
+    if not isinstance(values, dict) or values.get("format") != _FORMAT:
+        raise UsageError(f"checkpoint {path} isn't of this toolkit's format {_FORMAT}; make one with rmt-rl train")
+    with _about(path):
+        return Checkpoint(path, validated(Header, values), tensors)
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Say of an error in which checkpoint it is."""
+    try:
+        yield
+    except (UsageError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, NotImplementedError) as error:
+        what = shorten(str(error), 400)  # of every weight that doesn't fit, PyTorch names each
+        raise UsageError(f"checkpoint {path} can't be used: {what}") from error
 
 
 def restore_agent(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Agent:
     """Make the agent that a checkpoint holds.
 
     Raises:
-        UsageError: the checkpoint's options or weights fit no agent of ours.
+        UsageError: the checkpoint's options or weights fit no agent of ours, or there is no such device.
     """
     header = checkpoint.header
-    cls = agent_class(header["agent"])
-    spec = AgentSpec(
-        deserialize_space(header["observation_space"]),
-        deserialize_space(header["action_space"]),
-        header["target_return"],
-        header["return_scale"],
-    )
-    agent = cls(validated(cls.Config, header["agent_options"]), spec)
-    try:
+    with _about(checkpoint.path):
+        cls = agent_class(header.agent)
+        spec = AgentSpec(
+            deserialize_space(header.observation_space),
+            deserialize_space(header.action_space),
+            header.target_return,
+            header.return_scale,
+        )
+        agent = cls(validated(cls.Config, header.agent_options), spec)
         agent.load_state_dict(checkpoint.group("model"))
-    except RuntimeError as error:
-        raise UsageError(f"checkpoint {checkpoint.path} doesn't fit agent {header['agent']!r}: {error}") from None
-    return agent.to(device).eval()
+    try:
+        return agent.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device={str(device)!r} can't be used: {shorten(str(error), 200)}; choose cpu") from error
 
 
 def restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimiser the state it was saved with."""
+    """Give an optimiser the state it was saved with.
+
+    Raises:
+        UsageError: the checkpoint holds none.
+    """
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in checkpoint.group("optimizer").items():
         index, _, name = key.partition("/")
         entries.setdefault(int(index), {})[name] = value
+    if checkpoint.header.update and not entries:
+        raise UsageError(f"checkpoint {checkpoint.path} holds no optimiser state; only a run's last one can be resumed")
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def restore_state(checkpoint: Checkpoint, like: Any) -> Any:
-    """The carried state, in the shape of the tree `like`."""
-    saved = checkpoint.group("state")
-    return tree_fill(like, [saved[str(index)] for index in range(len(saved))])
+    """The carried state, in the shape and on the device of the tree `like`.
+
+    Raises:
+        UsageError: it has another shape, e.g. another number of lanes.
+    """
+    saved, leaves = checkpoint.group("state"), tree_leaves(like)
+    tensors = [saved[str(index)] for index in range(len(saved))]
+    if [len(tensor) for tensor in tensors] != [len(leaf) for leaf in leaves]:
+        raise UsageError(
+            f"checkpoint {checkpoint.path} holds the states of other lanes; resume with the feed and batch_size it "
+            "was made with"
+        )
+    return tree_fill(like, [tensor.to(leaf.device) for tensor, leaf in zip(tensors, leaves, strict=True)])
 
 
 def load_agent(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> Agent:

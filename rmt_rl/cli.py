@@ -6,19 +6,20 @@ Heavy imports stand inside the commands, so that help and errors come at once.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-from pydantic import ValidationError
+from pydantic import Field
+from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl import registry
-from rmt_rl.config import explain
+from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError, nearest
+from rmt_rl.flags import parse, with_options
 
 if TYPE_CHECKING:
     from rmt_rl.run import RunConfig
@@ -38,10 +39,10 @@ def main(arguments: Arguments | None = None) -> int:
                 f"unknown command {arguments[0]!r} (known: {', '.join(COMMANDS)})" + nearest(arguments[0], COMMANDS)
             )
         return COMMANDS[arguments[0]](arguments[1:])
-    except ValidationError as error:
-        return _complain(explain(error))
     except UsageError as error:
-        return _complain(str(error))
+        if _speaks():
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -51,9 +52,9 @@ def _usage() -> str:
     return "usage: rmt-rl COMMAND ...\n\n" + "\n".join(lines) + "\n\nrmt-rl COMMAND --help tells more."
 
 
-def _complain(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+def _speaks() -> bool:
+    """False in the further processes of data parallel training, which run the same command as the first."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def list_command(arguments: Arguments) -> int:
@@ -61,10 +62,20 @@ def list_command(arguments: Arguments) -> int:
     argparse.ArgumentParser("rmt-rl list", description=list_command.__doc__).parse_args(arguments)
     kinds: dict[registry.Kind, str] = {"envs": "environments", "agents": "agents", "memory": "memory mechanisms"}
     for kind, title in kinds.items():
+        names = registry.names(kind)
+        width = max(map(len, names), default=0)
         print(f"{title}:")
-        for name in registry.names(kind):
-            print(f"  {name:<16} {registry.summary(kind, name)}")
+        for name in names:
+            print(f"  {name:<{width}} {registry.summary(kind, name)}")
     return 0
+
+
+class Collection(Frozen):
+    """Episodes of an environment's expert."""
+
+    episodes: int = Field(4000, ge=1, description="episodes to collect")
+    seed: int = Field(0, ge=0, description="seed of the episodes")
+    env_options: Any = None
 
 
 def collect_command(arguments: Arguments) -> int:
@@ -72,19 +83,11 @@ def collect_command(arguments: Arguments) -> int:
     names, rest = _positionals(arguments, ("ENV",), "collect")
     if not names:
         return 0
-    options_class = registry.load_task(names[0]).Config
-
-    @dataclass
-    class Collect:
-        episodes: Annotated[int, tyro.conf.arg(help="episodes to collect")] = 4000
-        seed: Annotated[int, tyro.conf.arg(help="seed of the episodes")] = 0
-        env: Annotated[Any, tyro.conf.arg(help="options of the environment")] = field(default_factory=options_class)
-
-    Collect.__annotations__["env"] = options_class
-    given = tyro.cli(Collect, args=rest, prog=f"rmt-rl collect {names[0]}", description=collect_command.__doc__)
+    model = with_options(Collection, env=registry.load_task(names[0]).Config)
+    given = parse(model, rest, f"rmt-rl collect {names[0]}", collect_command.__doc__ or "")
     from rmt_rl.collect import collect
 
-    print(collect(names[0], given.env.model_dump(), given.episodes, given.seed))
+    print(collect(names[0], given.env_options.model_dump(), given.episodes, given.seed))
     return 0
 
 
@@ -96,16 +99,16 @@ def train_command(arguments: Arguments) -> int:
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     own, rest = parser.parse_known_args(arguments)
     from rmt_rl import train
+    from rmt_rl.run import read_config
 
     if own.resume is not None:
         if rest or own.config or own.out:
             raise UsageError(f"--resume {own.resume} takes no other options; the run's config.toml holds them")
-        return _watched(lambda report, stop: train.resume(own.resume, report, stop), own.resume)
+        return _watched(lambda _, *rest: train.resume(*rest), read_config(own.resume), own.resume)
     config = _train_config(own.config, rest, parser.format_help())
     if config is None:
         return 0
-    run = own.out or Path("runs") / f"{config.env}-{config.agent}-{config.seed}"
-    return _watched(lambda report, stop: train.train(config, run, report, stop), run)
+    return _watched(train.train, config, own.out or Path("runs", f"{config.env}-{config.agent}-{config.seed}"))
 
 
 def _train_config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | None:
@@ -121,14 +124,13 @@ def _train_config(file: Path | None, rest: Arguments, own_help: str) -> RunConfi
         default = make_config({"env": names[0], "agent": names[1]})
     if {"-h", "--help"} & set(rest):
         print(own_help)
-    prog = f"rmt-rl train {default.env} {default.agent}"
-    return tyro.cli(type(default), args=rest, default=default, prog=prog, description="Options of the run:")
+    return parse(type(default), rest, f"rmt-rl train {default.env} {default.agent}", "Options of the run:", default)
 
 
-def _watched(train: Callable[[Any, Any], int], run: Path) -> int:
+def _watched(train: Callable[[RunConfig, Path, Any, Any], int], config: RunConfig, run: Path) -> int:
     """Train with a progress bar; Ctrl-C ends after the update under way, its checkpoint saved."""
     from rmt_rl.progress import TrainingProgress
-    from rmt_rl.run import read_config
+    from rmt_rl.run import CONFIG
 
     stopped = False
 
@@ -136,48 +138,56 @@ def _watched(train: Callable[[Any, Any], int], run: Path) -> int:
         nonlocal stopped
         stopped = True
         signal.signal(number, signal.default_int_handler)  # a second one stops at once
+        if _speaks():  # by os.write, since what is under way may itself be a print
+            os.write(2, b"\nstopping after this update; once more to stop at once\n")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    made = 0
     try:
-        with TrainingProgress(run) as progress:
-            made = train(progress, lambda: stopped)
+        with TrainingProgress(str(run), config.training.updates) as progress:
+            made = train(config, run, progress, lambda: stopped)
+    except KeyboardInterrupt:
+        pass
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if made < read_config(run).training.updates:
-        print(f"stopped after {made} updates; go on with: rmt-rl train --resume {run}", file=sys.stderr)
-        return 130
-    print(run)
-    return 0
+    done = made == config.training.updates
+    if _speaks() and done:
+        print(run)
+    elif _speaks():
+        hint = f"; go on with: rmt-rl train --resume {run}" if (run / CONFIG).exists() else ""
+        print(f"stopped{f' after {made} updates' * bool(made)}{hint}", file=sys.stderr)
+    return 0 if done else 130
 
 
-@dataclass(frozen=True)
-class Evaluate:
+class Evaluate(Frozen):
     """Roll out a run's agent in its environment, and write evaluation.json."""
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="folder of the run")]
-    vary: Annotated[tuple[str, ...], tyro.conf.arg(help="an env option and its values: corridor_length=90,300")] = ()
-    episodes: Annotated[int, tyro.conf.arg(help="episodes for each value")] = 100
-    seed: Annotated[int, tyro.conf.arg(help="seed of the episodes")] = 1000
-    lanes: Annotated[int, tyro.conf.arg(help="environments played at once, at most")] = 100
-    checkpoint: Annotated[str, tyro.conf.arg(help="last or best")] = "last"
-    target_return: Annotated[float | None, tyro.conf.arg(help="return to aim at (default: the data's best)")] = None
-    sample: Annotated[bool, tyro.conf.arg(help="sample actions; otherwise the likeliest is taken")] = False
-    device: Annotated[str, tyro.conf.arg(help="where the agent runs, e.g. cpu or cuda")] = "cpu"
+    run: Positional[Path] = Field(description="folder of the run")
+    vary: UseAppendAction[tuple[str, ...]] = Field(
+        (), description="an env option and its values: corridor_length=90,300; give it again for a grid"
+    )
+    episodes: int = Field(100, ge=1, description="episodes for each value")
+    seed: int = Field(1000, ge=0, description="seed of the episodes")
+    lanes: int = Field(100, ge=1, description="environments played at once, at most")
+    checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
+    target_return: float | None = Field(None, description="return to aim at (unset: the data's best)")
+    sample: bool = Field(False, description="sample actions; otherwise the likeliest is taken")
+    device: str = Field("cpu", description="where the agent runs, e.g. cpu or cuda")
 
 
 def evaluate_command(arguments: Arguments) -> int:
     """Roll out a run's agent, over a range of an environment's option too, and write evaluation.json."""
-    given = tyro.cli(Evaluate, args=arguments, prog="rmt-rl evaluate")
-    from rmt_rl.checkpoint import load_agent
+    given = parse(Evaluate, arguments, "rmt-rl evaluate", evaluate_command.__doc__ or "")
+    from rmt_rl.checkpoint import path_of, read_checkpoint, restore_agent
     from rmt_rl.evaluate import parse_vary, sweep, write_evaluation
     from rmt_rl.progress import evaluation_line
     from rmt_rl.run import read_config
 
-    agent = load_agent(given.run, given.checkpoint, given.device)
-    agent.set_random_seed(given.seed)
     config = read_config(given.run)
-    target = agent.spec.target_return if given.target_return is None else given.target_return
+    saved = read_checkpoint(path_of(given.run, given.checkpoint))
+    agent = restore_agent(saved, given.device)
+    agent.set_random_seed(given.seed)
     evaluations = sweep(
         agent,
         registry.load_task(config.env),
@@ -186,57 +196,55 @@ def evaluate_command(arguments: Arguments) -> int:
         given.episodes,
         given.seed,
         deterministic=not given.sample,
-        target_return=target,
+        target_return=agent.spec.target_return if given.target_return is None else given.target_return,
         max_lanes=given.lanes,
     )
     done = []
     for evaluation in evaluations:
         print(evaluation_line(evaluation), flush=True)
         done.append(evaluation)
-        write_evaluation(given.run, done, given.checkpoint)
+        # With its update, so that results of a run that was trained further since aren't kept beside new ones.
+        write_evaluation(given.run, done, f"{given.checkpoint}, update {saved.header.update}")
     return 0
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(Frozen):
     """Draw learning curves, and success over what was varied; mean and 95% interval over seeds."""
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(help="folders of runs")]
-    out: Annotated[Path, tyro.conf.arg(help="the picture, PNG")] = Path("curves.png")
+    runs: Positional[tuple[Path, ...]] = Field((), description="folders of runs")
+    out: Path = Field(Path("curves.png"), description="the picture, PNG")
 
 
 def plot_command(arguments: Arguments) -> int:
     """Draw learning curves, and success over what was varied, from the files of runs."""
-    given = tyro.cli(Plot, args=arguments, prog="rmt-rl plot")
+    given = parse(Plot, arguments, "rmt-rl plot", plot_command.__doc__ or "")
+    from rmt_rl.evaluate import read_evaluation
     from rmt_rl.plot import plot, table
 
     plot(given.runs, given.out)
-    print(table(given.runs))
+    if any(map(read_evaluation, given.runs)):
+        print(table(given.runs))
     print(given.out)
     return 0
 
 
 def _positionals(
     arguments: Arguments, wanted: tuple[str, ...], command: str, more: str = ""
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], Arguments]:
     """Split off the leading names; none where help is asked for without them.
 
     Raises:
         UsageError: there are fewer or more names than wanted.
     """
-    names = []
-    for argument in arguments:
-        if argument.startswith("-"):
-            break
-        names.append(argument)
-    rest = list(arguments[len(names) :])
+    count = next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    names, rest = list(arguments[:count]), arguments[count:]
     if not names and {"-h", "--help"} & set(rest):
         docs = COMMANDS[command].__doc__
         print(f"{docs}\n\n{more}\nrmt-rl {command} {' '.join(wanted)} --help shows the options, rmt-rl list the names.")
-        return [], rest
-    if len(names) != len(wanted):
+    elif len(names) != len(wanted):
         raise UsageError(
-            f"rmt-rl {command} takes {' '.join(wanted)}, not {' '.join(names) or 'nothing'}; see rmt-rl list"
+            f"rmt-rl {command} takes {' '.join(wanted)} before any options, not {' '.join(names) or 'nothing'}; "
+            "see rmt-rl list"
         )
     return names, rest
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 from gymnasium.vector.utils import batch_space
-from minari.storage import get_dataset_path
 
 from rmt_rl.config import validated
-from rmt_rl.data.store import write_dataset
+from rmt_rl.data.store import data_root, write_dataset
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
@@ -64,7 +63,7 @@ def collect(task_name: str, options: Mapping[str, Any], episodes: int, seed: int
     """
     task = load_task(task_name)
     identity = dataset_id(task_name, options, episodes, seed)
-    if get_dataset_path(identity).exists():  # it was moved there in one piece
+    if (data_root() / identity).exists():  # it was moved there in one piece
         return identity
     expert = make_expert(task, options, seed)
     env = make_vec_env(task, options, max(1, min(LANES, episodes)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,7 +13,7 @@ from rmt_rl.errors import UsageError, nearest
 class Frozen(BaseModel):
     """Base of all configs: fields can't change, unknown ones are refused, defaults are validated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -28,31 +28,44 @@ def validated(model: type[Model], options: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        raise UsageError(explain(error, model)) from None
+        message = _explain([(each["type"], each["loc"], each["msg"]) for each in error.errors()], model, options)
+        raise UsageError(message) from None
 
 
-def explain(error: ValidationError, model: type[BaseModel] = BaseModel) -> str:
-    """One line for pydantic's first complaint: the field, its value, what is wrong and what was expected."""
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    fields, depth = model.model_fields, 0
-    while depth < len(path) - 1 and _section(fields, path[depth]):
-        fields, depth = fields[path[depth]].annotation.model_fields, depth + 1  # type: ignore[union-attr]
-    if not path:
-        return str(first["msg"])
-    name = ".".join(path[: depth + 1])
-    if first["type"] != "extra_forbidden" and path[depth] not in fields:  # the model isn't known
-        return f"{name}={first['input']!r}: {first['msg']}"
-    if path[depth] not in fields:
-        return f"unknown option {name}={first['input']!r} (known: {', '.join(fields)}){nearest(path[depth], fields)}"
-    same = [each for each in error.errors() if [str(part) for part in each["loc"][: depth + 1]] == path[: depth + 1]]
-    reasons = " or ".join(dict.fromkeys(each["msg"] for each in same))
-    expected = fields[path[depth]].description
-    return f"{name}={first['input']!r}: {reasons}" + (f"; expected {expected}" if expected else "")
+class _Place(NamedTuple):
+    """Where an error is."""
+
+    names: Sequence[Any]  # from the config down to the field
+    value: Any
+    section: type[BaseModel]  # the config that the field is in; where no field is at fault, the config itself
+    inside: bool  # a field of the section is at fault
 
 
-def _section(fields: Mapping[str, Any], name: str) -> bool:
-    """Whether a field is itself a config."""
-    return (
-        name in fields and isinstance(fields[name].annotation, type) and issubclass(fields[name].annotation, BaseModel)
-    )
+def _explain(errors: Sequence[tuple[str, Sequence[Any], str]], model: type[BaseModel], options: Any) -> str:
+    """One line for the first error (type, location, message): field, value, what is wrong and what was expected."""
+    place = _locate(errors[0][1], model, options)
+    name, fields = ".".join(map(str, place.names)), place.section.model_fields
+    # The alternatives of a union each have their say about one field.
+    about = [message for _, location, message in errors if list(location[: len(place.names)]) == place.names]
+    reasons = " or ".join(dict.fromkeys(message.removeprefix("Value error, ") for message in about))
+    if not place.inside:
+        return f"{name}: {reasons}" if name else reasons
+    field = fields.get(place.names[-1])
+    if field is None:
+        known = ", ".join(fields)
+        return f"unknown option {name}={place.value!r} (known: {known}){nearest(str(place.names[-1]), fields)}"
+    what = f"{name} is missing" if errors[0][0] == "missing" else f"{name}={place.value!r}: {reasons}"
+    return f"{what}; expected {field.description}" if field.description else what
+
+
+def _locate(location: Sequence[Any], section: type[BaseModel], value: Any) -> _Place:
+    """Follow a location through nested configs as far as a field that is none."""
+    names: list[Any] = []
+    for part in location:
+        names.append(part)
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, str(part), None)
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping)):
+            return _Place(names, value, section, inside=True)
+        section = annotation
+    return _Place(names, value, section, inside=False)

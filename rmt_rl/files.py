@@ -24,8 +24,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):  # e.g. the folder is a file
-            temporary.unlink()
         raise UsageError(
             f"{path} can't be written: {error.strerror}; free some space or choose another folder"
         ) from error
+    finally:
+        with suppress(OSError):  # there is none, as it should be; or not even a folder
+            temporary.unlink()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rmt_rl.evaluate import Evaluation
 
@@ -15,27 +14,26 @@ from rmt_rl.evaluate import Evaluation
 class TrainingProgress:
     """A bar with loss and accuracy, and a line for each evaluation; called with (updates made, metrics)."""
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, title: str, updates: int) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-        self.task = self.progress.add_task(str(run), total=None, note="")
+        self.title, self.updates = title, updates
+        self.task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self.progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        if self.task is not None:
+            self.progress.stop()
 
     def __call__(self, update: int, metrics: dict[str, float]) -> None:
-        """Show how far the run is."""
-        if self.progress.tasks[0].total is None:
-            from rmt_rl.run import read_config
-
-            self.progress.update(self.task, total=read_config(self.run).training.updates)
+        """Show how far the run is; the bar appears with the first update."""
+        if self.task is None:
+            self.progress.start()
+            self.task = self.progress.add_task(self.title, total=self.updates, completed=update, note="")
         self.progress.update(self.task, completed=update)
         if "train/loss" in metrics:
             note = f"loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.3f}"

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import tyro
-from pydantic import Field, create_model
+from pydantic import Field, model_validator
 
 from rmt_rl.backprop import Gradient
 from rmt_rl.config import Frozen, validated
 from rmt_rl.data.sampler import SamplerConfig
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.flags import with_options
 from rmt_rl.registry import load_agent, load_task
 
 CONFIG = "config.toml"
@@ -43,7 +45,7 @@ class DataConfig(SamplerConfig):
 class TrainingConfig(Frozen):
     """How the weights are learnt."""
 
-    updates: int = Field(400, ge=1, description="optimiser steps")
+    updates: int = Field(500, ge=1, description="optimiser steps")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     warmup: int = Field(20, ge=0, description="updates of linear warm-up")
     decay_from: float = Field(0.5, ge=0, le=1, description="share of the updates after which cosine decay begins")
@@ -75,25 +77,30 @@ class RunConfig(Frozen):
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
     seed: int = Field(0, ge=0, description="seed of weights, batches and dropout")
-    env_options: Annotated[Any, tyro.conf.arg(name="env")] = None
-    agent_options: Annotated[Any, tyro.conf.arg(name="agent")] = None
+    env_options: Any = None
+    agent_options: Any = None
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
     evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        lanes, devices = self.data.batch_size, self.training.devices
+        if lanes % devices:
+            raise ValueError(f"devices={devices} can't share batch_size={lanes}: choose a multiple of {devices}")
+        if self.training.ageing and self.data.segments < 2:
+            raise ValueError(f"ageing={self.training.ageing} comes between segments: choose segments=2 or more")
+        return self
 
+
+@cache  # one class, so that equal configs are equal
 def run_config_class(env: str, agent: str) -> type[RunConfig]:
     """The `RunConfig` for this environment and agent, their options' classes filled in.
 
     Raises:
         UsageError: no env or agent has this name, or it needs a package that isn't installed.
     """
-    env_class, agent_class = load_task(env).Config, load_agent(agent).Config
-    fields: dict[str, Any] = {
-        "env_options": (Annotated[env_class, tyro.conf.arg(name="env")], env_class()),
-        "agent_options": (Annotated[agent_class, tyro.conf.arg(name="agent")], agent_class()),
-    }
-    return cast(type[RunConfig], create_model(f"RunConfig[{env}, {agent}]", __base__=RunConfig, **fields))
+    return with_options(RunConfig, env=load_task(env).Config, agent=load_agent(agent).Config)
 
 
 def make_config(values: Mapping[str, Any], source: str = "the config") -> RunConfig:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +19,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.tensorboard import SummaryWriter
 
 from rmt_rl import backprop, checkpoint
@@ -29,12 +33,13 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.files import write_atomically
-from rmt_rl.recurrence import detach, tree_leaves, where_lanes
+from rmt_rl.recurrence import detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.run import CONFIG, RunConfig, TrainingConfig, read_config, write_config
 
 METRICS = "metrics.jsonl"
-Report = Callable[[int, dict[str, float]], None]
+Metrics = dict[str, float]
+Report = Callable[[int, Metrics], None]
 
 
 def train(
@@ -49,7 +54,7 @@ def train(
         config: the run.
         run: its folder, which must not hold a run yet.
         report: called with the number of updates made and whatever was logged then, after every update.
-        should_stop: asked after every update; on True a checkpoint is saved and training ends early.
+        should_stop: asked before every update; on True a checkpoint is saved and training ends early.
 
     Returns:
         How many updates were made.
@@ -57,17 +62,16 @@ def train(
     Raises:
         UsageError: the data don't fit, the folder can't be written to, or the loss became NaN or infinite.
     """
-    if (run / CONFIG).exists():
+    # The other processes of data parallel training, which Fabric starts by the same command, find the folder made.
+    first = config.training.devices == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
+    if first and (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
-    store = _open_data(config)
-    torch.manual_seed(config.seed)
-    agent = load_agent(config.agent)(config.agent_options, _spec(store))
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"out={run} can't be made: {error.strerror}; choose another folder") from None
-    write_config(config, run)
-    return Trainer(config, run, store, agent).run_updates(report, should_stop)
+    store = open_data(config)
+    trainer = Trainer(config, run, store, _new_agent(config, store))
+    if first:
+        write_config(config, run)
+    trainer.start()
+    return trainer.run_updates(report, should_stop)
 
 
 def resume(
@@ -75,123 +79,150 @@ def resume(
     report: Report = lambda update, metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Go on with a run from its last checkpoint, or from its config if it had saved none yet; see `train`."""
+    """Go on with a run from its last checkpoint, or from its start if it had saved none yet; see `train`."""
     config = read_config(run)
-    store = _open_data(config)
-    if not checkpoint.path_of(run).exists():
-        torch.manual_seed(config.seed)
-        agent = load_agent(config.agent)(config.agent_options, _spec(store))
-        return Trainer(config, run, store, agent).run_updates(report, should_stop)
-    saved = checkpoint.read_checkpoint(checkpoint.path_of(run))
-    trainer = Trainer(config, run, store, checkpoint.restore_agent(saved))
-    trainer.restore(saved)
+    store = open_data(config)
+    path = checkpoint.path_of(run)
+    saved = checkpoint.read_checkpoint(path) if path.exists() else None
+    agent = checkpoint.restore_agent(saved) if saved else _new_agent(config, store)
+    if agent.config != config.agent_options:
+        raise UsageError(f"checkpoint {path} is of another agent than {run / CONFIG} says; undo what was changed there")
+    trainer = Trainer(config, run, store, agent)
+    trainer.start(saved)
     return trainer.run_updates(report, should_stop)
 
 
 class Trainer:
-    """The loop, and what it carries from update to update."""
+    """The loop, and what it carries from update to update.
+
+    Data parallel training runs it in several processes, each with every n-th lane of the batch; what they log and
+    save is the whole batch's.
+    """
 
     def __init__(self, config: RunConfig, run: Path, store: EpisodeStore, agent: Agent) -> None:
         self.config, self.run, self.agent = config, run, agent
-        options = config.training
-        strategy = "ddp" if options.devices > 1 else "auto"
-        self.fabric = Fabric(
-            accelerator=options.accelerator, devices=options.devices, precision=options.precision, strategy=strategy
-        )
+        self.fabric = _fabric(config.training)
+        self.sampler: Sampler = make_sampler(store, config.data, config.agent_options.segment_length, config.seed)
+        if config.training.ageing:
+            self.sampler.fillers(0, count=1, lanes=1)  # fails now, and not when ageing begins
+        self.update = 0
+        self.saved: int | None = None  # the update of the last checkpoint
+        self.best: float | None = None  # score of the best evaluation
+        self.unlogged: list[Metrics] = []  # of the updates since the last line of metrics
+
+    def start(self, saved: checkpoint.Checkpoint | None = None) -> None:
+        """Get ready for the first update, or for the one after a checkpoint."""
+        options, agent = self.config.training, self.agent
         self.fabric.launch()
-        self.module = self.fabric.setup_module(agent)
+        agent.to(self.fabric.device)
         self.optimizer = torch.optim.AdamW(
             agent.parameters(), options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay, fused=True
         )
-        self.sampler: Sampler = make_sampler(store, config.data, config.agent_options.segment_length, config.seed)
-        self.update, self.best = 0, -math.inf
-        self.carried: Any = agent.initial_state(self._lanes().numel()) if config.data.feed == "streams" else ()
-        self.carried = detach(self.carried)
-
-    def restore(self, saved: checkpoint.Checkpoint) -> None:
-        """Go back to where a checkpoint was saved."""
-        checkpoint.restore_optimizer(saved, self.optimizer)
-        self.carried = checkpoint.restore_state(saved, self.carried)
-        self.update = int(saved.header["update"])
-        self.best = float(saved.header["progress"]["best"])
+        self.carried: Any = detach(agent.initial_state(self.config.data.batch_size)) if self._streams else ()
+        if saved is not None:
+            checkpoint.restore_optimizer(saved, self.optimizer)
+            self.carried = checkpoint.restore_state(saved, self.carried)
+            self.update = self.saved = saved.header.update
+            self.best, self.unlogged = saved.header.progress["best"], saved.header.progress["unlogged"]
+        self.carried = select_lanes(self.carried, self._lanes())
 
     def run_updates(self, report: Report, should_stop: Callable[[], bool]) -> int:
         """Make the updates that are left; see `train`."""
-        options, log = self.config.training, Log(self.run, self.update)
-        while self.update < options.updates and not should_stop():
-            log.add(self._update(self.update))
-            self.update += 1
-            saving = self._due(options.save_every)
-            metrics = log.average() if saving or self._due(options.log_every) else {}
-            if self._due(self.config.evaluation.eval_every) and self.config.evaluation.eval_episodes:
-                metrics |= self._evaluate()
-            if metrics and self.fabric.is_global_zero:
-                log.write(self.update, metrics | {"data/padding": self.sampler.padding})
-            if saving:
-                self._save("last")
-            report(self.update, metrics)
-        self._save("last")
+        options = self.config.training
+        with self._log() as log:
+            while self.update < options.updates and not self._any(should_stop()):
+                self.unlogged.append(self._update())
+                self.update += 1
+                metrics = self._means() if self._due(options.log_every) else {}
+                if self.config.evaluation.eval_episodes and self._due(self.config.evaluation.eval_every):
+                    metrics |= self._evaluate()
+                if log and metrics:
+                    log.write(self.update, metrics)
+                if self._due(options.save_every):
+                    self._save_last()
+                if self.fabric.is_global_zero:
+                    report(self.update, metrics)
+            if self.saved != self.update:
+                self._save_last()
         return self.update
+
+    def _log(self) -> AbstractContextManager[Log | None]:
+        return closing(Log(self.run, self.update)) if self.fabric.is_global_zero else nullcontext()
 
     def _due(self, every: int) -> bool:
         return self.update % every == 0 or self.update == self.config.training.updates
 
+    def _means(self) -> Metrics:
+        entries, self.unlogged = self.unlogged, []
+        return {key: float(np.mean([entry[key] for entry in entries])) for key in entries[0]}
+
+    def _any(self, here: bool) -> bool:
+        """Whether it is true in any process."""
+        return bool(self._sum(torch.tensor(float(here), device=self.fabric.device)))
+
+    def _sum(self, here: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return cast(Tensor, self.fabric.all_reduce(here, reduce_op="sum"))
+
     # One update
 
-    def _update(self, update: int) -> dict[str, float]:
+    def _update(self) -> Metrics:
         """Draw a batch, backpropagate, step; returns what to log."""
         began = time.perf_counter()
-        options = self.config.training
-        torch.manual_seed(_seed(self.config.seed, update, self.fabric.global_rank))
-        batch = self._batch(update)
-        sums = {"loss": 0.0, "accuracy": 0.0}
+        rate = learning_rate(self.config.training, self.update)
+        torch.manual_seed(_seed(self.config.seed, self.update, self.fabric.global_rank))
+        batch, computed_steps = self._batch()
+        fillers, correct = self._fillers(len(batch.segments)), torch.zeros((), device=self.fabric.device)
+        step = partial(self._segment, batch, fillers, correct)
         self.agent.train()
         self.optimizer.zero_grad()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(options, update)
-        step = partial(self._segment, batch, self._fillers(update, batch), sums)
-        with self.fabric.no_backward_sync(self.module, enabled=self.fabric.world_size > 1):
-            state = self._initial_state(batch)
-            loss, state = self._gradient()(step, len(batch.segments), state, self.fabric.backward)
-        norm = self._clip()
+        state = self._initial_state(batch)
+        loss, state = self._gradient()(step, len(batch.segments), state, self.fabric.backward)
+        loss, norm = self._sum(loss), self._clip()
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise self._diverged(float(loss), float(norm))
+            raise self._diverged(f"the loss is {float(loss)} (gradient norm {float(norm)}) at update {self.update + 1}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.optimizer.step()
-        if self.config.data.feed == "streams":
-            self.carried = state
+        self.carried = state if self._streams else ()
         return {
             "train/loss": float(loss),
-            "train/accuracy": sums["accuracy"] / batch.steps,
-            "train/learning_rate": learning_rate(options, update),
+            "train/accuracy": float(self._sum(correct)) / batch.steps,
+            "train/learning_rate": rate,
             "train/gradient_norm": float(norm),
-            "train/state_norm": _rms(state),
+            "train/state_norm": math.sqrt(self._sum(_mean_square(state)) / self.fabric.world_size),
+            "data/padding": 1 - batch.steps / computed_steps,
             "time/steps_per_second": batch.steps / (time.perf_counter() - began),
         }
 
+    @property
+    def _streams(self) -> bool:
+        return self.config.data.feed == "streams"
+
     def _lanes(self) -> Tensor:
         """This process's lanes of a batch."""
-        return torch.arange(self.fabric.global_rank, self.config.data.batch_size, self.fabric.world_size)
+        fabric = self.fabric
+        lanes = torch.arange(fabric.global_rank, self.config.data.batch_size, fabric.world_size)
+        return lanes.to(fabric.device)
 
-    def _batch(self, update: int) -> Batch:
-        batch = self.sampler.batch(update)
-        if self.fabric.world_size > 1:
-            batch = batch.select(self._lanes())
-        return batch.to(self.fabric.device)
+    def _batch(self) -> tuple[Batch, int]:
+        """This process's lanes of the batch, and how many steps the whole batch computes, padding included."""
+        batch = self.sampler.batch(self.update).to(self.fabric.device)
+        computed_steps = sum(segment.returns_to_go.numel() for segment in batch.segments)
+        return batch.select(self._lanes()) if self.fabric.world_size > 1 else batch, computed_steps
 
-    def _fillers(self, update: int, batch: Batch) -> tuple[Segment, ...]:
+    def _fillers(self, segments: int) -> tuple[Segment, ...]:
         """The segments that age this update's memories, none before `ageing_from`."""
         options = self.config.training
-        if not options.ageing or update < options.ageing_from or len(batch.segments) < 2:
+        if not options.ageing or self.update < options.ageing_from or segments < 2:
             return ()
-        count = int(np.random.default_rng([self.config.seed, update]).integers(0, options.ageing + 1))
-        fillers = self.sampler.fillers(update, count, self.config.data.batch_size)
-        if self.fabric.world_size > 1:
-            fillers = tuple(filler.select(self._lanes()) for filler in fillers)
-        return tuple(filler.to(self.fabric.device) for filler in fillers)
+        count = int(np.random.default_rng([self.config.seed, self.update]).integers(0, options.ageing + 1))
+        fillers = self.sampler.fillers(self.update, count, self.config.data.batch_size)
+        return tuple(filler.to(self.fabric.device).select(self._lanes()) for filler in fillers)
 
     def _initial_state(self, batch: Batch) -> Any:
         fresh = self.agent.initial_state(len(batch.starts))
-        return fresh if self.carried == () else where_lanes(batch.starts, fresh, self.carried)
+        return where_lanes(batch.starts, fresh, self.carried) if self._streams else fresh
 
     def _gradient(self) -> Callable[..., tuple[Tensor, Any]]:
         options = self.config.training
@@ -203,14 +234,17 @@ class Trainer:
         return choices[options.gradient]
 
     def _segment(
-        self, batch: Batch, fillers: tuple[Segment, ...], sums: dict[str, float], index: int, state: Any
+        self, batch: Batch, fillers: tuple[Segment, ...], correct: Tensor, index: int, state: Any
     ) -> tuple[Tensor, Any]:
-        """One segment's share of the batch's mean loss per real step, and the next state."""
+        """One segment's share of the batch's mean loss per real step, and the next state.
+
+        Adds right actions to `correct`, once: replay's first pass, without gradients, doesn't count.
+        """
         segment = batch.segments[index]
-        numbers, state = self.module(segment, state)
-        loss, correct = self.agent.losses(numbers, segment)
+        numbers, state = self._forward(segment, state)
+        loss, right = self.agent.losses(numbers, segment)
         if torch.is_grad_enabled():
-            sums["accuracy"] += float(correct.sum())
+            correct += right.sum()
         if index == 0 and fillers:
             state = backprop.straight_through(state, self._aged(state, fillers))
         return loss.sum() / batch.steps, state
@@ -220,27 +254,33 @@ class Trainer:
         """The state after the fillers."""
         state = detach(state)
         for filler in fillers:
-            _, state = self.module(filler, state)
+            _, state = self._forward(filler, state)
         return state
 
+    def _forward(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
+        with self.fabric.autocast():  # left after each segment, since it keeps weights that it cast without gradient
+            numbers, state = self.agent(segment, state)
+        return numbers, state
+
     def _clip(self) -> Tensor:
+        """Sum the gradients of all processes and clip their norm, which is returned."""
         parameters = [parameter for parameter in self.agent.parameters() if parameter.grad is not None]
         if self.fabric.world_size > 1:
-            for parameter in parameters:
-                parameter.grad = cast(Tensor, self.fabric.all_reduce(cast(Tensor, parameter.grad), reduce_op="sum"))
+            gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+            vector_to_parameters(self._sum(parameters_to_vector(gradients)), gradients)
         return torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip)
 
-    def _diverged(self, loss: float, norm: float) -> UsageError:
+    def _diverged(self, what: str) -> UsageError:
         kept = checkpoint.path_of(self.run)
         where = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint had been saved yet"
         return UsageError(
-            f"the loss is {loss} (gradient norm {norm}) at update {self.update + 1}; {where}. Try a lower "
-            "--learning-rate, a smaller --clip, a longer --warmup, or --precision 32-true; and look for NaN in the data"
+            f"{what}; {where}. Try a lower --learning-rate, a smaller --clip, a longer --warmup, or --precision "
+            "32-true; and look for huge numbers in the data"
         )
 
     # Evaluation and checkpoints
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> Metrics:
         """Roll out in the training task; keep the best agent. Every process does, so that none waits for another."""
         options = self.config.evaluation
         result = evaluate(
@@ -253,57 +293,77 @@ class Trainer:
         )
         success = {} if result.success_rate is None else {"eval/success_rate": result.success_rate}
         score = result.mean_return if result.success_rate is None else result.success_rate
-        if score >= self.best:
+        if self.best is None or score >= self.best:
             self.best = score
             self._save("best")
         return success | {"eval/mean_return": result.mean_return, "eval/mean_length": result.mean_length}
 
-    def _save(self, name: str) -> None:
-        if not self.fabric.is_global_zero:
-            return
-        resumable = {"optimizer": self.optimizer, "state": self.carried} if name == "last" else {}
-        checkpoint.save_checkpoint(
-            checkpoint.path_of(self.run, name),
-            self.agent,
-            self.config.agent,
-            self.update,
-            progress={"best": self.best},
-            **resumable,
-        )
+    def _save_last(self) -> None:
+        """Save all that resuming needs."""
+        state = self.carried
+        if self.fabric.world_size > 1:
+            state = tree_map(self._of_all_lanes, state)
+        progress = {"best": self.best, "unlogged": self.unlogged}
+        self._save("last", progress=progress, optimizer=self.optimizer, state=state)
+        self.saved = self.update
+
+    def _of_all_lanes(self, leaf: Tensor) -> Tensor:
+        """The lanes of all processes, in order."""
+        lanes = leaf.new_zeros(self.config.data.batch_size, *leaf.shape[1:])
+        return self._sum(lanes.index_copy(0, self._lanes(), leaf))
+
+    def _save(self, name: str, **resumable: Any) -> None:
+        if not all(torch.isfinite(parameter).all() for parameter in self.agent.parameters()):
+            raise self._diverged(f"the weights are NaN or infinite after update {self.update}")
+        if self.fabric.is_global_zero:
+            path = checkpoint.path_of(self.run, name)
+            checkpoint.save_checkpoint(path, self.agent, self.config.agent, self.update, **resumable)
 
 
 class Log:
-    """Averages of what each update reports, as lines of `metrics.jsonl` and in TensorBoard."""
+    """Lines of `metrics.jsonl`, and the same in TensorBoard.
+
+    Raises:
+        UsageError: what an earlier process logged is damaged, or the disk is full.
+    """
 
     def __init__(self, run: Path, update: int) -> None:
         self.path = run / METRICS
-        kept = [line for line in self._lines() if json.loads(line)["update"] <= update]
-        write_atomically(self.path, "".join(kept).encode())  # drops what a killed run did after its checkpoint
-        self.board = SummaryWriter(str(run), purge_step=update + 1)
-        self.entries: list[dict[str, float]] = []
+        # Without what a killed run logged after its last checkpoint.
+        write_atomically(self.path, "".join(self._lines(update)).encode())
+        with self._writing():
+            self.board = SummaryWriter(str(run), purge_step=update + 1)
 
-    def _lines(self) -> Iterator[str]:
-        """The whole lines of the file; a last one cut short by a kill is dropped."""
-        if self.path.exists():
-            yield from (line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n"))
+    def _lines(self, update: int) -> list[str]:
+        """The lines up to an update; a last one cut short by a kill is dropped."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        try:
+            return [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{self.path} is damaged ({error}); mend or remove it") from None
 
-    def add(self, entry: dict[str, float]) -> None:
-        """Take up one update's numbers."""
-        self.entries.append(entry)
-
-    def average(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {key: float(np.mean([entry[key] for entry in self.entries])) for key in self.entries[0]}
-        self.entries = []
-        return means
-
-    def write(self, update: int, metrics: dict[str, float]) -> None:
+    def write(self, update: int, metrics: Metrics) -> None:
         """Append one line."""
-        with self.path.open("a") as file:
+        with self._writing(), self.path.open("a") as file:
             file.write(json.dumps({"update": update, **metrics}) + "\n")
-        for key, value in metrics.items():
-            self.board.add_scalar(key, value, update)
-        self.board.flush()
+            for key, value in metrics.items():
+                self.board.add_scalar(key, value, update)
+            self.board.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            run = self.path.parent
+            raise UsageError(
+                f"{run} can't be written: {error.strerror}; free some space, then go on with --resume {run}"
+            ) from error
+
+    def close(self) -> None:
+        """End the TensorBoard file."""
+        with suppress(OSError):  # of a full disk, which was told already
+            self.board.close()
 
 
 def learning_rate(options: TrainingConfig, update: int) -> float:
@@ -315,33 +375,52 @@ def learning_rate(options: TrainingConfig, update: int) -> float:
     return options.learning_rate * warm * decay
 
 
+def open_data(config: RunConfig) -> EpisodeStore:
+    """The data set, collected first where none is named; its spaces must be the environment's.
+
+    Raises:
+        UsageError: a data set is missing or damaged, can't be collected, or is of another environment.
+    """
+    data, options = config.data, config.env_options.model_dump()
+    ids = data.dataset or (collect(config.env, options, data.collect_episodes, data.collect_seed),)
+    store = EpisodeStore(ids, cache_bytes=data.cache_mb << 20)
+    with closing(load_task(config.env).make(**options)) as env:
+        for name in ("observation_space", "action_space"):
+            theirs, ours = getattr(store, name), getattr(env, name)
+            if theirs != ours:
+                raise UsageError(
+                    f"dataset={', '.join(ids)} has {name} {theirs}, but env {config.env!r} has {ours}; "
+                    "train in the environment that the data come from, with the same options"
+                )
+    return store
+
+
+def _new_agent(config: RunConfig, store: EpisodeStore) -> Agent:
+    torch.manual_seed(config.seed)
+    spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0)
+    return load_agent(config.agent)(config.agent_options, spec)
+
+
+def _fabric(options: TrainingConfig) -> Fabric:
+    try:
+        return Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            precision=options.precision,
+            strategy="ddp" if options.devices > 1 else "auto",
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"accelerator={options.accelerator!r}, devices={options.devices}: {error}; choose --accelerator auto "
+            "or cpu, or fewer --devices"
+        ) from error
+
+
 def _seed(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
-@torch.no_grad()
-def _rms(state: Any) -> float:
-    """Root mean square of all numbers of a state; 0 for an empty one."""
-    leaves = [leaf for leaf in tree_leaves(state) if leaf.is_floating_point() and leaf.numel()]
-    return float(torch.cat([leaf.flatten().float() for leaf in leaves]).square().mean().sqrt()) if leaves else 0.0
-
-
-def _open_data(config: RunConfig) -> EpisodeStore:
-    """The data set, collected first where none is named; its spaces must be the environment's."""
-    data, options = config.data, config.env_options.model_dump()
-    ids = data.dataset or (collect(config.env, options, data.collect_episodes, data.collect_seed),)
-    store = EpisodeStore(ids, cache_bytes=data.cache_mb << 20)
-    env = load_task(config.env).make(**options)
-    for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(store, name), getattr(env, name)
-        if theirs != ours:
-            raise UsageError(
-                f"dataset={', '.join(ids)} has {name} {theirs}, but env {config.env!r} has {ours}; "
-                "train in the environment that the data come from, with the same options"
-            )
-    env.close()
-    return store
-
-
-def _spec(store: EpisodeStore) -> AgentSpec:
-    return AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0)
+def _mean_square(state: Any) -> Tensor:
+    """The mean square of all numbers of a state; 0 for an empty one."""
+    leaves = [leaf.flatten().float() for leaf in tree_leaves(state) if leaf.is_floating_point() and leaf.numel()]
+    return torch.cat(leaves).square().mean() if leaves else torch.zeros(())

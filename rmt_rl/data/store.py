@@ -224,8 +224,12 @@ def _buffer(episode: Trajectory) -> EpisodeBuffer:
     return EpisodeBuffer(**{field.name: getattr(episode, field.name) for field in fields(episode)})
 
 
-def _root() -> Path:
-    """Minari's folder of all data sets."""
+def data_root() -> Path:
+    """Minari's folder of all data sets, which is made when it is missing.
+
+    Raises:
+        UsageError: it can't be made.
+    """
     try:
         return Path(get_dataset_path()).absolute()
     except OSError as error:
@@ -239,7 +243,7 @@ def _root() -> Path:
 def _building(dataset_id: str) -> Iterator[Path]:
     """Yield a folder to build the data set in, which takes its place when the block is left without an error."""
     try:
-        root = _root()
+        root = data_root()
         if (root / dataset_id).exists():
             raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
         # Minari lists no folder whose name starts with a dot.
@@ -254,7 +258,7 @@ def _building(dataset_id: str) -> Iterator[Path]:
             _move(built, root / dataset_id)
     except OSError as error:
         raise UsageError(
-            f"can't write data set {dataset_id!r} below {_root()}: {error.strerror or error}; "
+            f"can't write data set {dataset_id!r} below {data_root()}: {error.strerror or error}; "
             "free space there or set MINARI_DATASETS_PATH to another folder"
         ) from error
 
@@ -284,9 +288,9 @@ def _reading(dataset_id: str, place: str = "") -> Iterator[None]:
 
 
 def _open(dataset_id: str) -> minari.MinariDataset:
-    if not (_root() / dataset_id / "data").exists():
+    if not (data_root() / dataset_id / "data").exists():
         raise UsageError(
-            f"data set {dataset_id!r} is not below {_root()}{nearest(dataset_id, _local_ids())}; make it "
+            f"data set {dataset_id!r} is not below {data_root()}{nearest(dataset_id, _local_ids())}; make it "
             f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
         )
     with _reading(dataset_id):
@@ -314,7 +318,7 @@ def _check_same_spaces(first: minari.MinariDataset, other: minari.MinariDataset)
 
 def _local_ids() -> list[str]:
     """Ids below Minari's root: its own list stops at the first folder with an unfitting name."""
-    root = _root()
+    root = data_root()
     return [path.parents[1].relative_to(root).as_posix() for path in root.glob(f"**/data/{METADATA_FILE_NAME}")]
 
 

@@ -1,4 +1,4 @@
-"""No memory but a longer view: the last n tokens before the segment are read again (Decision Transformer).
+"""No memory but a longer view: the last n tokens before it are read again (Decision Transformer).
 
 Decision Transformer (arXiv 2106.01345) sees the last C steps and nothing before. Here the state is the raw tokens
 before the segment, and the inner core runs over [these, segment] with positions that start at the oldest: the view

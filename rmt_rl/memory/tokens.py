@@ -73,7 +73,7 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
         return y[:, self.count : self.count + length], MemoryState(memory_BMD, valve, inner)
 
     def _order(self, length: int, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of [read, x, write] comes at each place of [read, real x, write, padding], and the places of writing."""
+        """Which of [read, x, write] comes at each place of [read, real x, write, padding]; and where it writes."""
         places = torch.arange(length + 2 * self.count, device=lengths_B.device)
         writes_from = (lengths_B + self.count)[:, None]
         behind = places >= writes_from + self.count

@@ -1,4 +1,4 @@
-"""Transformer-XL cache: a layer also attends to the hidden states of the last n tokens before the segment.
+"""Transformer-XL cache: a layer also attends to hidden states of the n tokens before the segment.
 
 Transformer-XL (arXiv 1901.02860), equation of section 3.2: keys and values come from [SG(cache), segment], queries
 from the segment. Gradient rule: stopped (SG) at the segment's start, so a cache carries information and no gradient.

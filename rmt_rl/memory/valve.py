@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import Tree
 
 ValveName = Literal["none", "ca-2", "ca-1", "gate", "gru", "lstm"]
@@ -32,10 +33,19 @@ class Valve(nn.Module):
 
 
 class CrossAttention2(Valve):
-    """CA-2, RATE's default: the old memory asks (queries), the new one answers (keys, values)."""
+    """CA-2, RATE's default: the old memory asks (queries), the new one answers (keys, values).
+
+    A property of the formula: tokens that are nearly equal ask nearly the same and are answered the same, so from the
+    second or third segment on the M tokens hold one vector: the room of a single token. `none`, `gate`, `gru` and `lstm` keep their tokens apart.
+
+    Raises:
+        UsageError: the heads don't divide the width.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
+        if width % heads:
+            raise UsageError(f"valve_heads={heads} must divide width={width}")
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Literal, get_args
+from functools import cache
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -37,16 +38,21 @@ def flash(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | Non
 
 def flex(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
     """PyTorch's flex_attention, compiled on CUDA; same arguments and result as `sdpa`."""
-    from torch.nn.attention.flex_attention import flex_attention
 
     def score(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         allowed = t >= s if mask_BTS is None else mask_BTS[b if mask_BTS.shape[0] > 1 else 0 * b, t, s]
         return torch.where(allowed, score, -float("inf"))
 
-    kernel = torch.compile(flex_attention) if q_BTHE.is_cuda else flex_attention
     q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BSHE, v_BSHE))
-    attended: Tensor = kernel(q, k, v, score_mod=score)
+    attended: Tensor = _flex_kernel(compiled=q_BTHE.is_cuda)(q, k, v, score_mod=score)
     return attended.transpose(1, 2)
+
+
+@cache
+def _flex_kernel(compiled: bool) -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return cast(Callable[..., Tensor], torch.compile(flex_attention) if compiled else flex_attention)
 
 
 _BACKENDS: dict[Backend, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {

@@ -77,8 +77,9 @@ class Block(SegmentRecurrent[StateT, CacheT]):
     def rotations(self, places: int) -> Tensor:
         """The rotary table for at least this many places; grows by doubling."""
         if places > self.rotations_PJ.shape[0]:
-            table = rotary_table(self.head_width, max(places, 2 * self.rotations_PJ.shape[0]))
-            self.rotations_PJ = table.to(self.rotations_PJ.device)
+            with torch.inference_mode(False):  # a table that acting makes serves in training too
+                table = rotary_table(self.head_width, max(places, 2 * self.rotations_PJ.shape[0]))
+                self.rotations_PJ = table.to(self.rotations_PJ.device)
         return self.rotations_PJ
 
     def project(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -41,17 +41,18 @@ def _(space: spaces.MultiBinary, width: int) -> nn.Module:
 
 @encoder.register(spaces.Discrete)
 def _(space: spaces.Discrete, width: int) -> nn.Module:
-    return Categories(np.array([space.n]), np.array([space.start]), width)
+    return Categories(np.array([space.n]), np.array([space.start]), 0, width)
 
 
 @encoder.register(spaces.MultiDiscrete)
 def _(space: spaces.MultiDiscrete, width: int) -> nn.Module:
-    return Categories(space.nvec.ravel(), space.start.ravel(), width)
+    return Categories(space.nvec.ravel(), space.start.ravel(), len(space.shape), width)
 
 
 @encoder.register(spaces.Dict)
 def _(space: spaces.Dict, width: int) -> nn.Module:
-    return Sum({key: encoder(part, width) for key, part in space.spaces.items()})
+    # Sorted, since the order of the keys isn't part of the space: equal spaces must give the same weights.
+    return Sum({key: encoder(space[key], width) for key in sorted(space)})
 
 
 @encoder.register(spaces.Tuple)
@@ -80,24 +81,29 @@ class Vector(nn.Module):
 
 
 class Categories(nn.Module):
-    """The sum of one embedding for each category."""
+    """The sum of one embedding for each category.
 
+    Padding is zeros, which a space need not hold: what lies outside counts as the nearest category.
+    """
+
+    starts: Tensor
+    last: Tensor
     offsets: Tensor
 
-    def __init__(self, sizes: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], width: int) -> None:
+    def __init__(self, sizes: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], dims: int, width: int) -> None:
         super().__init__()
-        self.single = len(sizes) == 1
+        self.dims = dims
         self.embedding = nn.Embedding(int(sizes.sum()), width)
-        offsets = torch.as_tensor(np.cumsum(sizes) - sizes - starts)
-        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("starts", torch.as_tensor(starts, dtype=torch.long), persistent=False)
+        self.register_buffer("last", torch.as_tensor(sizes - 1, dtype=torch.long), persistent=False)
+        self.register_buffer("offsets", torch.as_tensor(np.cumsum(sizes) - sizes, dtype=torch.long), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Integers (...) or (..., *shape) -> (..., D)."""
-        if self.single:
-            out: Tensor = self.embedding(value.long().reshape(value.shape) + self.offsets[0])
-            return out
-        total: Tensor = self.embedding(value.long().reshape(*value.shape[:-1], -1) + self.offsets).sum(-2)
-        return total
+        """Integers (..., *shape) -> (..., D)."""
+        flat = value.flatten(value.ndim - self.dims) if self.dims else value[..., None]
+        index = torch.minimum((flat.long() - self.starts).clamp(min=0), self.last)
+        embedded: Tensor = self.embedding(index + self.offsets)
+        return embedded[..., 0, :] if len(self.last) == 1 else embedded.sum(-2)
 
 
 class Image(nn.Module):

@@ -43,7 +43,9 @@ def head(space: spaces.Space[Any]) -> Head:
     Raises:
         UsageError: the space is of another kind.
     """
-    raise UsageError(f"action space={space} has no head; use Discrete, MultiDiscrete, Box, Dict or Tuple of these")
+    raise UsageError(
+        f"action space={space} has no head; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple of these"
+    )
 
 
 class Categorical(Head):
@@ -55,9 +57,11 @@ class Categorical(Head):
         self.size = sum(self.sizes)
 
     def _parts(self, numbers: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Logits and index of each category; padding, zeros, may lie outside the space and is clamped into it."""
         lead = numbers.shape[:-1]
         flat = action.long().reshape(*lead, len(self.sizes)) - self.starts.to(action.device)
-        return list(zip(numbers.split(self.sizes, -1), flat.unbind(-1), strict=True))
+        indices = (index.clamp(0, size - 1) for index, size in zip(flat.unbind(-1), self.sizes, strict=True))
+        return list(zip(numbers.split(self.sizes, -1), indices, strict=True))
 
     def loss(self, numbers: Tensor, action: Any) -> Tensor:
         losses = [
@@ -158,7 +162,7 @@ def _(space: spaces.Box) -> Head:
 
 @head.register(spaces.Dict)
 def _(space: spaces.Dict) -> Head:
-    return Joint({key: head(part) for key, part in space.spaces.items()}, dict)
+    return Joint({key: head(space[key]) for key in sorted(space)}, dict)  # sorted: see the encoder of a Dict
 
 
 @head.register(spaces.Tuple)

@@ -1,0 +1,111 @@
+"""Small instances of every agent, found by discovery, and data of any space to feed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
+from pydantic import ValidationError
+from torch import Tensor
+
+from rmt_rl import registry
+from rmt_rl.agent import Agent, AgentConfig, AgentSpec
+from rmt_rl.data.segment import Segment, Span, cut
+from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.errors import UsageError
+from rmt_rl.recurrence import tree_leaves
+
+SMALL = {"segment_length": 4, "width": 12}
+VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+MIXED = spaces.Tuple((spaces.Discrete(3, start=5), spaces.Box(-1, 1, (2,), np.float32)))
+
+
+def agents() -> list[Any]:
+    """Every agent's class; those whose package isn't installed are skipped."""
+    params = []
+    for name in registry.names("agents"):
+        try:
+            params.append(pytest.param(registry.load_agent(name), id=name))
+        except UsageError as missing:
+            params.append(pytest.param(None, id=name, marks=pytest.mark.skip(reason=str(missing))))
+    return params
+
+
+def variants() -> list[Any]:
+    """Every agent's class and config: the default at small size, and each option changed alone."""
+    return [
+        pytest.param(cls, config, id=f"{param.id}-{label}", marks=param.marks)
+        for param in agents()
+        for cls in param.values
+        for label, config in (_configs(cls.Config) if cls else [("", None)])
+    ]
+
+
+def _configs(model: type[AgentConfig]) -> Iterator[tuple[str, AgentConfig]]:
+    """A choice takes each of its values, a whole number becomes 6; what the config refuses is left out.
+
+    Attention kernels have tests of their own, and not all can run or train here.
+    """
+    yield "default", model.model_validate(SMALL)
+    for option, field in model.model_fields.items():
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        numbers = (6,) if field.annotation in (int, int | None) and option not in SMALL else ()
+        for value in (*choices, *numbers):
+            if value == field.default or option == "attention":
+                continue
+            try:
+                yield f"{option}={value}", model.model_validate(SMALL | {option: value})
+            except ValidationError:
+                continue
+
+
+def make(
+    cls: type[Agent],
+    config: AgentConfig,
+    observations: spaces.Space[Any] = VECTOR,
+    actions: spaces.Space[Any] = MIXED,
+    seed: int = 0,
+) -> Agent:
+    """An agent with random weights, ready to act."""
+    torch.manual_seed(seed)
+    return cls(config, AgentSpec(observations, actions, target_return=2.0, return_scale=2.0)).eval()
+
+
+def has_memory(agent: Agent) -> bool:
+    """Whether anything at all is carried from segment to segment."""
+    return bool(tree_leaves(agent.initial_state(1)))
+
+
+def trajectory(observations: spaces.Space[Any], actions: spaces.Space[Any], steps: int) -> Trajectory:
+    """An episode of random values of the spaces."""
+    ends = np.arange(steps) == steps - 1
+    rewards = np.random.default_rng(steps).normal(size=steps)
+    return Trajectory(
+        draw(observations, steps + 1), draw(actions, steps), rewards, terminations=ends, truncations=np.zeros_like(ends)
+    )
+
+
+def draw(space: spaces.Space[Any], count: int) -> Any:
+    """Random values of a space, stacked."""
+    out: Any = create_empty_array(space, count)
+    return concatenate(space, [space.sample() for _ in range(count)], out)
+
+
+def segments(trajectories: list[Trajectory], segment_length: int) -> tuple[Segment, ...]:
+    """Whole episodes, one a lane, cut as in training."""
+    return cut([Span(each, 0, len(each)) for each in trajectories], segment_length)
+
+
+def forward(agent: Agent, parts: tuple[Segment, ...]) -> tuple[Tensor, Tensor, Any]:
+    """The action head's numbers (B, T, P), the losses (B, T) and the last state."""
+    state, numbers, losses = agent.initial_state(len(parts[0].lengths)), [], []
+    for part in parts:
+        out, state = agent(part, state)
+        numbers.append(out)
+        losses.append(agent.losses(out, part)[0])
+    return torch.cat(numbers, 1), torch.cat(losses, 1), state

@@ -1,0 +1,177 @@
+"""The contract of every agent, found by discovery, with each of its options; in float64 where equality is claimed.
+
+Dimensions: T steps, B lanes, P numbers of the action head; segments of 4 steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rmt_rl.agent import Agent, AgentConfig
+from rmt_rl.data.segment import Segment, Span, collate
+from tests.agents.examples import MIXED, SMALL, VECTOR, agents, forward, has_memory, make, trajectory, variants
+
+LENGTH, STEPS = SMALL["segment_length"], 23
+STARTS = ((0,), (0, 9), (0, 2, 13))  # the steps at which each lane's episodes begin: lanes stand at mixed places
+
+every_agent = pytest.mark.parametrize("cls", agents())
+every_variant = pytest.mark.parametrize(("cls", "config"), variants())
+
+
+class Played:
+    """What an agent was shown and did, step by step."""
+
+    def __init__(self, agent: Agent, observations_TB3: Any, returns_TB: Any, starts_TB: Any) -> None:
+        numbers: list[Tensor] = []
+        hook = agent.to_action.register_forward_hook(lambda module, inputs, output: numbers.append(output.clone()))
+        state, actions = None, []
+        for observation, to_go, start in zip(observations_TB3, returns_TB, starts_TB, strict=True):
+            action, state = agent.predict({"observation": observation, "return_to_go": to_go}, state, start)
+            actions.append(action)
+        hook.remove()
+        self.observations_TB3, self.returns_TB = observations_TB3, returns_TB
+        self.actions = [np.stack(part) for part in zip(*actions, strict=True)]
+        self.numbers_TBP = torch.stack(numbers)
+
+    def segments(self, lane: int, start: int, stop: int) -> tuple[Segment, ...]:
+        """These steps of a lane as training would see them."""
+
+        def cut(leaf: Any) -> tuple[Tensor, ...]:
+            return tuple(torch.from_numpy(leaf[start:stop, lane].copy())[None].split(LENGTH, 1))
+
+        parts = zip(*(cut(leaf) for leaf in (self.observations_TB3, self.returns_TB, *self.actions)), strict=True)
+        return tuple(Segment(seen, tuple(did), to_go, torch.tensor([seen.shape[1]])) for seen, to_go, *did in parts)
+
+
+def scene() -> tuple[Any, Any, Any]:
+    """Random observations and returns-to-go, and the steps at which episodes start."""
+    random = np.random.default_rng(0)
+    starts_TB = np.zeros((STEPS, len(STARTS)), bool)
+    for lane, starts in enumerate(STARTS):
+        starts_TB[list(starts), lane] = True
+    observations = random.normal(size=(*starts_TB.shape, 3)).astype(np.float32)
+    return observations, random.normal(size=starts_TB.shape).astype(np.float32), starts_TB
+
+
+@every_variant
+def test_acting_is_the_training_forward(cls: type[Agent], config: AgentConfig) -> None:
+    """Over several segments, each lane's episodes beginning at steps of their own."""
+    agent = make(cls, config).double()
+    played = Played(agent, *scene())
+    for lane, starts in enumerate(STARTS):
+        for start, stop in zip(starts, (*starts[1:], STEPS), strict=True):
+            with torch.no_grad():
+                numbers_1TP, _, _ = forward(agent, played.segments(lane, start, stop))
+            torch.testing.assert_close(played.numbers_TBP[start:stop, lane], numbers_1TP[0])
+
+
+@every_variant
+def test_a_lane_that_restarts_is_like_one_that_began(cls: type[Agent], config: AgentConfig) -> None:
+    agent = make(cls, config).double()
+    observations, returns, starts_TB = scene()
+    together = Played(agent, observations, returns, starts_TB)
+    for lane, starts in enumerate(STARTS):
+        here = slice(starts[-1], STEPS), slice(lane, lane + 1)
+        alone = Played(agent, observations[here], returns[here], starts_TB[here])
+        torch.testing.assert_close(alone.numbers_TBP, together.numbers_TBP[here])
+        for own, shared in zip(alone.actions, together.actions, strict=True):
+            np.testing.assert_allclose(own, shared[here], rtol=1e-6)
+
+
+@every_variant
+def test_no_action_depends_on_what_comes_later(cls: type[Agent], config: AgentConfig) -> None:
+    """Nor on the action of its own step, which training shows."""
+    agent = make(cls, config, actions=spaces.Box(-1, 1, (2,))).double()
+    shapes = {"observation": (2, 12, 3), "action": (2, 12, 2), "return_to_go": (2, 12)}
+    given = {token: torch.randn(shape, dtype=torch.float64, requires_grad=True) for token, shape in shapes.items()}
+    cuts = zip(*(value.split(LENGTH, 1) for value in given.values()), strict=True)
+    parts = tuple(Segment(seen, did, to_go, torch.tensor([LENGTH] * 2)) for seen, did, to_go in cuts)
+    numbers_BTP, _, _ = forward(agent, parts)
+    inputs = [given[token] for token in cls.tokens]
+    for place in (0, 2, LENGTH - 1, LENGTH, 2 * LENGTH + 1):
+        loss = numbers_BTP[:, place].square().sum()
+        gradients = dict(zip(cls.tokens, torch.autograd.grad(loss, inputs, retain_graph=True), strict=True))
+        assert gradients["observation"][:, place].abs().min() > 0
+        for token, gradient in gradients.items():
+            assert gradient[:, place if token == "action" else place + 1 :].abs().sum() == 0
+
+
+def spoil(leaf: Any, mask_BK: Tensor) -> Any:
+    """Large numbers in the floats of the padding."""
+    mask = mask_BK.view(*mask_BK.shape, *[1] * (leaf.ndim - 2))
+    return torch.where(mask, leaf, 1e3) if leaf.is_floating_point() else leaf
+
+
+@every_variant
+def test_padding_changes_nothing(cls: type[Agent], config: AgentConfig) -> None:
+    """Neither losses of real steps nor what follows nor gradients; also where zero isn't a value of the space."""
+    agent = make(cls, config, spaces.Tuple((VECTOR, spaces.Discrete(2, start=-7)))).double()
+    episodes = [trajectory(agent.spec.observation_space, MIXED, 3 * LENGTH) for _ in range(3)]
+    cuts = [(0, 4, 8, 12), (0, 4, 6, 10), (0, 4, 4, 4)]  # the second segment has 4, 2 and 0 steps; the last lane ends
+    spans = [[Span(each, *cut[i : i + 2]) for each, cut in zip(episodes, cuts, strict=True)] for i in range(3)]
+    padded = tuple(collate(lanes) for lanes in spans)
+    tampered = tuple(
+        replace(
+            part,
+            observations=tuple(spoil(leaf, part.mask) for leaf in part.observations),
+            actions=tuple(spoil(leaf, part.mask) for leaf in part.actions),
+            returns_to_go=spoil(part.returns_to_go, part.mask),
+        )
+        for part in padded
+    )
+    _, losses_BT, _ = forward(agent, padded)
+    _, tampered_BT, _ = forward(agent, tampered)
+    torch.testing.assert_close(tampered_BT, losses_BT)
+    alone = []
+    for lane, own in enumerate(zip(*spans, strict=True)):
+        _, losses_1T, _ = forward(agent, tuple(collate([span]) for span in own if span.stop > span.start))
+        mask_T = torch.cat([part.mask[lane] for part in padded])
+        torch.testing.assert_close(losses_BT[lane, mask_T], losses_1T[0])
+        assert (losses_BT[lane, ~mask_T] == 0).all()
+        alone.append(losses_1T.sum())
+    expected = torch.autograd.grad(torch.stack(alone).sum(), list(agent.parameters()))
+    for loss in (losses_BT, tampered_BT):
+        for gradient, other in zip(torch.autograd.grad(loss.sum(), list(agent.parameters())), expected, strict=True):
+            torch.testing.assert_close(gradient, other)
+
+
+CUES, WAIT, ASK = 4, 4, 5
+
+
+def recall(cues_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Five steps: the cue is shown in the first; asked in the last, two segments later, it's the right action."""
+    waits = torch.full((len(cues_B), 3), WAIT)
+    observations = torch.cat((cues_B[:, None], waits, torch.full((len(cues_B), 1), ASK)), 1)
+    return observations, torch.where(observations == ASK, cues_B[:, None], 0)
+
+
+@every_agent
+def test_what_has_a_memory_learns_to_recall(cls: type[Agent]) -> None:
+    """And what carries nothing from segment to segment stays at chance: it gives every cue the same answer."""
+    config = cls.Config.model_validate({"segment_length": 2, "width": 32})
+    agent = make(cls, config, spaces.Discrete(CUES + 2), spaces.Discrete(CUES)).train()
+    observations, actions = recall(torch.arange(CUES).repeat(8))
+    parts = tuple(
+        Segment(seen, did, torch.ones(did.shape), torch.full((len(did),), did.shape[1]))
+        for seen, did in zip(observations.split(2, 1), actions.split(2, 1), strict=True)
+    )
+    optimizer = torch.optim.AdamW(agent.parameters(), 3e-3)
+    for _ in range(150):
+        loss = forward(agent, parts)[1].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.01:
+            break
+    state: Any = None
+    for observation in observations.T:
+        answers, state = agent.predict(observation.numpy(), state)
+    accuracy = float((answers == actions[:, -1].numpy()).mean())
+    assert accuracy > 0.95 if has_memory(agent) else accuracy == 1 / CUES

@@ -1,0 +1,206 @@
+"""The commands of the README, as a user types them; what goes wrong is in test_bad_input.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rmt_rl
+from rmt_rl.cli import main
+from rmt_rl.registry import names
+from rmt_rl.run import read_config
+from tests.tiny import assert_same_run, header, metrics
+
+TINY = [
+    *("--agent.width", "16", "--agent.segment-length", "4", "--env.corridor-length", "1", "10"),
+    *("--collect-episodes", "40", "--batch-size", "8", "--eval-episodes", "4", "--eval-every", "4"),
+    *("--log-every", "2", "--save-every", "4", "--accelerator", "cpu"),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to work in, with data sets and a run of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("work")
+        patch.chdir(folder)
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "data"))
+        assert main(["train", "tmaze", "bc", *TINY, "--updates", "6", "--seed", "0", "--out", "runs/bc-0"]) == 0
+        yield folder
+
+
+def test_list_shows_everything_in_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    everything = [name for kind in ("envs", "agents", "memory") for name in names(kind)]
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == everything
+    assert all(len(line) <= 120 for line in lines)
+    assert all(len(line.split()) > 3 for line in lines if line.startswith("  ")), "each has a summary"
+
+
+def test_collect_prints_the_id_of_the_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--episodes", "5", "--seed", "3", "--env.corridor-length", "4"]
+    assert main(["collect", "tmaze", *flags]) == 0
+    identity = capsys.readouterr().out.strip()
+    assert identity.startswith("tmaze/expert-5-seed3-")
+    assert Path("data", identity).is_dir()
+    train = ["train", "tmaze", "bc", *TINY, "--dataset", identity, "--env.corridor-length", "4", "--updates", "1"]
+    assert main([*train, "--out", "runs/from-data"]) == 0
+
+
+def test_train_writes_a_run_and_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tmaze", "rate", *TINY, "--agent.heads", "2", "--updates", "5", "--seed", "3"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "runs/tmaze-rate-3\n"
+    assert "5/5" in shown.err
+    assert "update 4: success rate" in shown.err
+    files = {path.name.partition("tfevents")[0] for path in Path("runs/tmaze-rate-3").iterdir()}
+    assert files == {"config.toml", "metrics.jsonl", "events.out.", "last.safetensors", "best.safetensors"}
+    config = read_config(Path("runs/tmaze-rate-3"))
+    assert (config.seed, config.training.updates, config.agent_options.heads) == (3, 5, 2)
+    agent = rmt_rl.load("runs/tmaze-rate-3")
+    assert agent.config == config.agent_options
+
+
+def test_a_run_is_made_again_from_its_config_with_another_seed_and_options() -> None:
+    assert main(["train", "--config", "runs/bc-0/config.toml", "--seed", "1", "--out", "runs/bc-1"]) == 0
+    first, second = read_config(Path("runs/bc-0")), read_config(Path("runs/bc-1"))
+    assert second == first.model_copy(update={"seed": 1})
+    assert main(["train", "--config", "runs/bc-0", "--seed", "0", "--out", "runs/bc-again"]) == 0
+    assert_same_run(Path("runs/bc-0"), Path("runs/bc-again"))
+    flags = ["--updates", "1", "--agent.width", "8", "--env.corridor-length", "1", "9"]
+    assert main(["train", "--config", "runs/bc-0", *flags, "--out", "runs/other"]) == 0
+    other = read_config(Path("runs/other"))
+    assert (other.training.updates, other.agent_options.width, other.env_options.lengths) == (1, 8, (1, 9))
+    assert other.data == first.data
+
+
+def interrupt_after_lines(run: Path, count: int) -> None:
+    def watch() -> None:
+        for _ in range(2000):
+            file = run / "metrics.jsonl"
+            if file.exists() and len(file.read_text().splitlines()) >= count:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            time.sleep(0.005)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(capfd: pytest.CaptureFixture[str]) -> None:
+    train = ["train", "tmaze", "bc", *TINY, "--updates", "300", "--eval-episodes", "0"]
+    assert main([*train, "--out", "runs/whole"]) == 0
+    interrupt_after_lines(Path("runs/stopped"), 3)
+    capfd.readouterr()
+    assert main([*train, "--out", "runs/stopped"]) == 130
+    made = header(Path("runs/stopped/last.safetensors"))["update"]
+    assert 6 <= made < 300
+    text = capfd.readouterr().err
+    assert f"stopped after {made} updates; go on with: rmt-rl train --resume runs/stopped" in text
+    assert "Traceback" not in text
+    assert main(["train", "--resume", "runs/stopped"]) == 0
+    assert capfd.readouterr().out == "runs/stopped\n"
+    assert metrics(Path("runs/whole")) == metrics(Path("runs/stopped"))
+    assert header(Path("runs/whole/last.safetensors")) == header(Path("runs/stopped/last.safetensors"))
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    train = ["train", "tmaze", "bc", *TINY, "--updates", "100000", "--eval-episodes", "100000", "--eval-every", "1"]
+    command = [sys.executable, "-m", "rmt_rl.cli", *train, "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)  # now in an evaluation of hours
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline() == "stopping after this update; once more to stop at once\n"
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"stopped; go on with: rmt-rl train --resume {tmp_path / 'run'}" in text
+    assert "Traceback" not in text
+
+
+def test_evaluate_varies_an_option_and_writes_every_episode(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--vary", "corridor_length=4,90", "--episodes", "6", "--seed", "5"]
+    assert main(["evaluate", "runs/bc-0", *flags]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["corridor_length=4", "corridor_length=90"]
+    assert "6 episodes" in lines[0]
+    record = json.loads(Path("runs/bc-0/evaluation.json").read_text())
+    assert record["checkpoint"] == "last, update 6"
+    assert [result["options"] for result in record["results"]] == [{"corridor_length": 4}, {"corridor_length": 90}]
+    assert [len(result["episodes"]) for result in record["results"]] == [6, 6]
+
+
+def test_evaluate_takes_several_options_and_the_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--vary", "corridor_length=3,4", "--vary", "penalty=0,-1", "--episodes", "2", "--checkpoint", "best"]
+    assert main(["evaluate", "runs/bc-0", *flags, "--sample", "--target-return", "0.5", "--lanes", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"corridor_length={length} penalty={penalty}" for length in (3, 4) for penalty in (0, -1)
+    ]
+    assert json.loads(Path("runs/bc-0/evaluation.json").read_text())["checkpoint"].startswith("best, update")
+
+
+def test_plot_draws_runs_with_and_without_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in ("0", "1"):
+        assert main(["train", "--config", "runs/bc-0", "--seed", seed, "--out", f"runs/plot-{seed}"]) == 0
+    capsys.readouterr()
+    assert main(["plot", "runs/plot-0", "runs/plot-1", "--out", "curves.png"]) == 0
+    assert capsys.readouterr().out == "curves.png\n"
+    assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
+    for seed in ("0", "1"):
+        assert main(["evaluate", f"runs/plot-{seed}", "--vary", "corridor_length=4,9", "--episodes", "2"]) == 0
+    capsys.readouterr()
+    assert main(["plot", "runs/plot-0", "runs/plot-1", "--out", "pictures/both.png"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].startswith("| success rate at corridor_length |")
+    assert table[2].startswith("| bc |")
+    assert table[-1] == "pictures/both.png"
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("list", "collect", "train", "evaluate", "plot"))
+    assert main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(part in text for part in ("--config FILE", "--resume RUN", "--out RUN", "ENV AGENT"))
+    assert main(["collect", "-h"]) == 0
+    capsys.readouterr()
+    options = {
+        ("train", "tmaze", "rate"): "--updates --learning-rate --env.corridor-length --agent.valve --dataset --out",
+        ("collect", "tmaze"): "--episodes --seed --env.corridor-length",
+        ("evaluate",): "--vary --episodes --checkpoint --device",
+        ("plot",): "--out",
+    }
+    for command, flags in options.items():
+        with pytest.raises(SystemExit) as caught:
+            main([*command, "--help"])
+        assert caught.value.code == 0
+        text = capsys.readouterr().out
+        assert all(flag in text for flag in flags.split()), command
+
+
+@pytest.mark.parametrize(
+    "command", [[str(Path(sys.executable).with_name("rmt-rl"))], [sys.executable, "-m", "rmt_rl.cli"]]
+)
+def test_as_a_process(command: list[str]) -> None:
+    done = subprocess.run([*command, "list"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rate" in done.stdout
+    done = subprocess.run([*command, "lst"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: unknown command 'lst'")
+    assert "did you mean 'list'" in done.stderr

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import rmt_rl
+from rmt_rl.errors import UsageError
+from rmt_rl.evaluate import evaluate
+from rmt_rl.registry import load_task
+from rmt_rl.run import RunConfig, TrainingConfig, make_config, write_config
+from rmt_rl.train import learning_rate, resume, train
+from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+def killed(values: Values, run: Path, update: int) -> None:
+    def report(made: int, metrics: Any) -> None:
+        if made == update:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(make_config(values), run, report)
+
+
+DROPOUT = {"segment_length": 4, "width": 16, "heads": 2, "layers": 1, "dropout": 0.2}
+INTERRUPTED = {
+    "episodes with dropout and ageing": tiny(agent_options=DROPOUT, ageing=3, ageing_from=2),
+    "streams": tiny(data={"feed": "streams", "segments": 2}),
+    "replay with dropout": tiny(agent_options=DROPOUT, gradient="replay"),
+    "windows, truncated, no memory": tiny("dt", data={"feed": "windows"}, gradient="truncated"),
+}
+
+
+@pytest.mark.parametrize("config", INTERRUPTED.values(), ids=INTERRUPTED)
+def test_killed_and_resumed_is_as_if_never_killed(config: RunConfig, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(config, whole)
+    assert in_process(killed, config, run, 7) == -signal.SIGKILL
+    assert header(run / "last.safetensors")["update"] == 4
+    assert metrics(run)[-1]["update"] == 6, "logged after the checkpoint, to be dropped"
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 7, "train/lo')  # as if killed in the middle of a line
+    assert resume(run) == 10
+    assert_same_run(whole, run)
+    assert [line["update"] for line in metrics(run)] == [3, 4, 6, 8, 9, 10]
+
+
+@pytest.mark.slow
+def test_killed_at_300_of_600(tmp_path: Path) -> None:
+    config = tiny(updates=600, save_every=100, ageing=2, ageing_from=150)
+    train(config, tmp_path / "whole")
+    assert in_process(killed, config, tmp_path / "run", 300) == -signal.SIGKILL
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_killed_before_the_first_checkpoint(tmp_path: Path) -> None:
+    config = tiny("bc")
+    train(config, tmp_path / "whole")
+    assert in_process(killed, config, tmp_path / "run", 3) == -signal.SIGKILL
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("update", [0, 5])
+def test_stopped_anywhere_and_resumed_is_as_if_never_stopped(update: int, tmp_path: Path) -> None:
+    config, made = tiny(data={"feed": "streams"}), []
+    train(config, tmp_path / "whole")
+    stopped = train(config, tmp_path / "run", lambda n, _: made.append(n), lambda: len(made) == update)
+    assert stopped == header(tmp_path / "run" / "last.safetensors")["update"] == update
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    train(tiny("bc"), tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if "tfevents" not in path.name}
+    assert resume(tmp_path / "run", lambda *_: pytest.fail("an update was made")) == 10
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_seeds_repeat_and_differ(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        train(tiny("bc", run={"seed": seed}), tmp_path / name)
+    assert_same_run(tmp_path / "one", tmp_path / "again")
+    assert not torch.equal(weights(tmp_path / "one"), weights(tmp_path / "other"))
+
+
+def test_replay_and_deep_truncation_learn_what_full_backpropagation_does(tmp_path: Path) -> None:
+    depths = {"full": ("full", 1), "replay": ("replay", 1), "truncated": ("truncated", 3), "short": ("truncated", 1)}
+    for name, (gradient, depth) in depths.items():
+        train(tiny(gradient=gradient, depth=depth, ageing=2, ageing_from=3), tmp_path / name)
+    full = weights(tmp_path / "full")
+    torch.testing.assert_close(weights(tmp_path / "replay"), full, rtol=1e-3, atol=2e-4)
+    assert torch.equal(weights(tmp_path / "truncated"), full)
+    assert (weights(tmp_path / "short") - full).abs().max() > 1e-3
+    accuracies = [metrics(tmp_path / name)[0]["train/accuracy"] for name in ("full", "replay")]
+    assert accuracies[0] == pytest.approx(accuracies[1]), "replay's first pass isn't counted"
+
+
+@pytest.mark.parametrize("gradient", ["full", "replay"])
+def test_bf16(gradient: str, tmp_path: Path) -> None:
+    options = {"gradient": gradient, "data": {"feed": "streams"}, "ageing": 2, "ageing_from": 0}
+    train(tiny(**options), tmp_path / "fp32")
+    train(tiny(**options, precision="bf16-mixed"), tmp_path / "bf16")
+    exact, mixed = weights(tmp_path / "fp32"), weights(tmp_path / "bf16")
+    assert mixed.dtype == torch.float32
+    assert not torch.equal(exact, mixed)
+    losses = [metrics(tmp_path / name)[0]["train/loss"] for name in ("fp32", "bf16")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert all(parameter.isfinite().all() for parameter in rmt_rl.load(tmp_path / "bf16").parameters())
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    options = {"data": {"feed": "streams"}, "ageing": 2, "ageing_from": 0}
+    train(tiny(**options), tmp_path / "one")
+    write_config(tiny(**options, devices=2), tmp_path)
+    command = [sys.executable, "-m", "rmt_rl.cli", "train", "--config", "config.toml", "--out", "two"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "two\n"), done.stderr
+    one, two = (tensors(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=2e-4)
+    assert len(metrics(tmp_path / "one")) == len(metrics(tmp_path / "two"))
+    for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert other == pytest.approx(line, rel=1e-3)
+
+
+def test_learning_rate_warms_up_stays_and_decays() -> None:
+    options = TrainingConfig(updates=100, learning_rate=2.0, warmup=10, decay_from=0.5, final_rate=0.1)
+    rates = [learning_rate(options, update) for update in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * step for step in range(1, 11)])
+    assert rates[9:51] == [2.0] * 42
+    assert rates[75] == pytest.approx(2.0 * 0.55), "half-way down the cosine"
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[99] == pytest.approx(0.2, rel=0.01)
+    constant = TrainingConfig(updates=5, learning_rate=2.0, warmup=0, decay_from=1.0)
+    assert [learning_rate(constant, update) for update in range(5)] == [2.0] * 5
+
+
+def test_evaluation_has_seeds_of_its_own_and_leaves_training_alone(tmp_path: Path) -> None:
+    dropout = {"segment_length": 4, "width": 16, "dropout": 0.3}
+    config = tiny("bc", agent_options=dropout, evaluation={"eval_every": 3, "eval_seed": 77})
+    train(config, tmp_path / "with")
+    train(tiny("bc", agent_options=dropout, evaluation={"eval_episodes": 0}), tmp_path / "without")
+    assert torch.equal(weights(tmp_path / "with"), weights(tmp_path / "without"))
+    assert not any(key.startswith("eval") for line in metrics(tmp_path / "without") for key in line)
+    assert [line["update"] for line in metrics(tmp_path / "with") if "eval/mean_return" in line] == [3, 6, 9, 10]
+    agent, options = rmt_rl.load(tmp_path / "with"), config.env_options.model_dump()
+    again = evaluate(agent, load_task("tmaze"), options, 4, seed=77, target_return=agent.spec.target_return)
+    last = metrics(tmp_path / "with")[-1]
+    assert (last["eval/success_rate"], last["eval/mean_length"]) == (again.success_rate, again.mean_length)
+
+
+def test_the_best_agent_is_kept(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    evaluation = {"eval_every": 1, "eval_episodes": 20}
+    corridor = {"corridor_length": [1, 3]}
+    train(tiny("bc", updates=20, learning_rate=0.1, evaluation=evaluation, env_options=corridor), run)
+    scores = {line["update"]: line["eval/success_rate"] for line in metrics(run)}
+    best = max(scores.values())
+    assert min(scores.values()) < best, "else this tests nothing"
+    assert header(run / "best.safetensors")["update"] == max(update for update in scores if scores[update] == best)
+    agent = rmt_rl.load(run, "best")
+    again = evaluate(agent, load_task("tmaze"), corridor, 20, 1_000_000, target_return=agent.spec.target_return)
+    assert again.success_rate == best
+
+
+def test_tensorboard_holds_the_metrics_once_after_a_kill_too(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    in_process(killed, tiny(), run, 7)
+    resume(run)
+    board = EventAccumulator(str(run)).Reload()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert set(board.Tags()["scalars"]) == {
+        "train/loss",
+        "train/accuracy",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/state_norm",
+        "data/padding",
+        "time/steps_per_second",
+        "eval/success_rate",
+        "eval/mean_return",
+        "eval/mean_length",
+    }
+    for tag in board.Tags()["scalars"]:
+        shown = [(event.step, event.value) for event in board.Scalars(tag)]
+        logged = [(line["update"], line[tag]) for line in lines if tag in line]
+        assert [step for step, _ in shown] == [update for update, _ in logged]
+        assert [value for _, value in shown] == pytest.approx([value for _, value in logged])
+
+
+def test_metrics_are_means_over_the_updates_since_the_last_line(tmp_path: Path) -> None:
+    train(tiny("bc", log_every=1), tmp_path / "each")
+    train(tiny("bc", log_every=5), tmp_path / "five")
+    each, five = metrics(tmp_path / "each"), [line for line in metrics(tmp_path / "five") if "train/loss" in line]
+    assert [line["update"] for line in five] == [5, 10]
+    for key in ("train/loss", "train/accuracy", "data/padding", "train/state_norm"):
+        assert five[1][key] == pytest.approx(sum(line[key] for line in each[5:]) / 5)
+    assert each[0]["train/state_norm"] == 0, "no memory"
+    assert 0 < five[0]["data/padding"] < 0.5
+
+
+@pytest.mark.parametrize("rate", [1e38, 1e40])
+def test_divergence_stops_the_run_and_keeps_finite_weights(rate: float, tmp_path: Path) -> None:
+    run, seen = tmp_path / "run", []
+    config = tiny("bc", updates=8, learning_rate=1e-3, save_every=1)
+    train(config, run, lambda update, _: seen.append(update), lambda: len(seen) == 5)
+    write_config(tiny("bc", updates=8, learning_rate=rate, save_every=1), run)
+    with pytest.raises(UsageError) as caught:
+        resume(run)
+    message = str(caught.value)
+    assert "update" in message
+    assert "--learning-rate" in message
+    assert f"the last good checkpoint is {run / 'last.safetensors'}" in message
+    assert weights(run).isfinite().all()
+    assert header(run / "last.safetensors")["update"] >= 5
+    assert not list(run.glob(".*")), "no half-written file"
+
+
+def full(values: Values, run: Path, limit: int) -> None:
+    import resource
+
+    def report(update: int, metrics: Any) -> None:
+        if update == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    try:
+        train(make_config(values), run, report)
+    except UsageError as error:
+        sys.exit(2 if str(run) in str(error) and "File too large" in str(error) else 1)
+
+
+@pytest.mark.parametrize("limit", [100, 8000], ids=["metrics", "checkpoint"])
+def test_a_disk_that_is_full_stops_the_run_and_leaves_it_resumable(limit: int, tmp_path: Path) -> None:
+    config = tiny(log_every=1)
+    train(config, tmp_path / "whole")
+    assert in_process(full, config, tmp_path / "run", limit) == 2
+    assert header(tmp_path / "run" / "last.safetensors")["update"] == 4
+    assert not list((tmp_path / "run").glob(".*")), "no half-written file"
+    resume(tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_run_learns(tmp_path: Path) -> None:
+    train(tiny(updates=60, learning_rate=1e-2, log_every=10), tmp_path / "run")
+    losses = [line["train/loss"] for line in metrics(tmp_path / "run") if "train/loss" in line]
+    assert losses[-1] < 0.3 * losses[0]
+    assert losses[0] < 2 * math.log(4), "nats an action of four"
