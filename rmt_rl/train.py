@@ -6,12 +6,11 @@ one that was never interrupted.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +21,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.utils.tensorboard import SummaryWriter
 
 from rmt_rl import backprop, checkpoint
 from rmt_rl.agent import Agent, AgentSpec
@@ -32,13 +30,11 @@ from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
-from rmt_rl.files import write_atomically
+from rmt_rl.metrics import Log, Metrics
 from rmt_rl.recurrence import detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.run import CONFIG, RunConfig, TrainingConfig, read_config, write_config
 
-METRICS = "metrics.jsonl"
-Metrics = dict[str, float]
 Report = Callable[[int, Metrics], None]
 
 
@@ -318,52 +314,6 @@ class Trainer:
         if self.fabric.is_global_zero:
             path = checkpoint.path_of(self.run, name)
             checkpoint.save_checkpoint(path, self.agent, self.config.agent, self.update, **resumable)
-
-
-class Log:
-    """Lines of `metrics.jsonl`, and the same in TensorBoard.
-
-    Raises:
-        UsageError: what an earlier process logged is damaged, or the disk is full.
-    """
-
-    def __init__(self, run: Path, update: int) -> None:
-        self.path = run / METRICS
-        # Without what a killed run logged after its last checkpoint.
-        write_atomically(self.path, "".join(self._lines(update)).encode())
-        with self._writing():
-            self.board = SummaryWriter(str(run), purge_step=update + 1)
-
-    def _lines(self, update: int) -> list[str]:
-        """The lines up to an update; a last one cut short by a kill is dropped."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        try:
-            return [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{self.path} is damaged ({error}); mend or remove it") from None
-
-    def write(self, update: int, metrics: Metrics) -> None:
-        """Append one line."""
-        with self._writing(), self.path.open("a") as file:
-            file.write(json.dumps({"update": update, **metrics}) + "\n")
-            for key, value in metrics.items():
-                self.board.add_scalar(key, value, update)
-            self.board.flush()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            run = self.path.parent
-            raise UsageError(
-                f"{run} can't be written: {error.strerror}; free some space, then go on with --resume {run}"
-            ) from error
-
-    def close(self) -> None:
-        """End the TensorBoard file."""
-        with suppress(OSError):  # of a full disk, which was told already
-            self.board.close()
 
 
 def learning_rate(options: TrainingConfig, update: int) -> float:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,7 @@ def test_the_best_agent_is_kept(tmp_path: Path) -> None:
 def test_tensorboard_holds_the_metrics_once_after_a_kill_too(tmp_path: Path) -> None:
     run = tmp_path / "run"
     in_process(killed, tiny(), run, 7)
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which tell seconds
     resume(run)
     board = EventAccumulator(str(run)).Reload()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

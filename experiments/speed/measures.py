@@ -145,13 +145,13 @@ def walking(size: Size, lanes: int, corridor_length: Any) -> Iterator[Step]:
 def acting(size: Size, effort: Effort, lanes: int, mixed: bool) -> Result:
     """Environment steps a CPU second of a rollout through several segments.
 
-    Lanes of one corridor length go in lock-step. With lengths drawn from a range they stand, after two episodes' time,
-    at unlike places of their segments.
+    Lanes of one corridor length go in lock-step. With lengths drawn from a range they stand, once the longest episode's
+    time has passed, at unlike places of their segments.
     """
     longest = size.longest_corridor
     steps = walking(size, lanes, (1, longest) if mixed else longest)
     episode = longest + 3  # and the reset
-    _played(steps, 2 * episode if mixed else episode)
+    _played(steps, episode)
     vector_steps = -(-effort.vector_steps // episode) * episode
     speeds = []
     for _ in range(repeats_of(size, effort)):
@@ -271,9 +271,9 @@ def profile_training(size: Size, effort: Effort) -> Result:
 
 
 def profile_acting(size: Size, effort: Effort, lanes: int) -> Result:
-    """Where a vector step's time goes, in lock-step."""
+    """Where a vector step's time goes, in lock-step, over one segment and its end."""
     steps = walking(size, lanes, size.longest_corridor)
-    count = SEGMENTS * size.segment_length + 1
+    count = size.segment_length
     _played(steps, count)
 
     def run() -> int:

@@ -36,7 +36,8 @@ class CrossAttention2(Valve):
     """CA-2, RATE's default: the old memory asks (queries), the new one answers (keys, values).
 
     A property of the formula: tokens that are nearly equal ask nearly the same and are answered the same, so from the
-    second or third segment on the M tokens hold one vector: the room of a single token. `none`, `gate`, `gru` and `lstm` keep their tokens apart.
+    second or third segment on the M tokens hold one vector: the room of a single token. `none`, `gate`, `gru` and
+    `lstm` keep their tokens apart.
 
     Raises:
         UsageError: the heads don't divide the width.
