@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from experiments.suite import Suite, Sweep, write_results
+from rmt_rl.checkpoint import path_of, read_checkpoint
+from rmt_rl.evaluate import read_evaluation
+from rmt_rl.run import read_config
+
+CONFIG = """
+env = "tmaze"
+agent = "bc"
+env_options = { corridor_length = [1, 4] }
+agent_options = { segment_length = 3 }
+data = { collect_episodes = 20, batch_size = 4 }
+training = { updates = 3 }
+evaluation = { eval_episodes = 4 }
+"""
+
+
+def test_a_suite_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    config = tmp_path / "bc.toml"
+    config.write_text(CONFIG)
+    suite = Suite({config: [Sweep("corridor_length=1,6", episodes=5)]}, seeds=[0], runs=tmp_path / "runs")
+    (run,) = suite.run()
+    results = (read_evaluation(run) or {})["results"]
+    assert [result["options"] for result in results] == [{"corridor_length": 1}, {"corridor_length": 6}]
+    assert "bc" in write_results([run], tmp_path)
+    assert all((tmp_path / name).stat().st_size > 0 for name in ("table.md", "learning.png", "success.png"))
+
+    # Stopped in the middle: no evaluation, and updates left to make.
+    written = path_of(run).read_bytes()
+    (run / "evaluation.json").unlink()
+    text = (run / "config.toml").read_text().replace("updates = 3", "updates = 5")
+    (run / "config.toml").write_text(text)
+    suite.run()
+    assert read_checkpoint(path_of(run)).header.update == 5
+    assert path_of(run).read_bytes() != written
+    assert read_evaluation(run) is not None
+
+    # Finished: nothing is done again.
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    suite.run()
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
+
+
+def test_every_config_of_an_experiment_is_valid() -> None:
+    configs = list((Path(__file__).parent.parent / "experiments").glob("*/*.toml"))
+    assert configs
+    for config in configs:
+        read_config(config)
