@@ -70,7 +70,7 @@ class Block(SegmentRecurrent[StateT, CacheT]):
         self.feed_forward = nn.Sequential(
             nn.LayerNorm(config.width), nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.attend = backend(config.attention)
         self.register_buffer("rotations_PJ", rotary_table(self.head_width, 64), persistent=False)
 
