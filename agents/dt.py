@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from rmt_rl.agent import Agent, AgentConfig
 from rmt_rl.memory.sliding_context import SlidingContext
@@ -12,7 +14,13 @@ from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 class DTConfig(DecoderConfig, AgentConfig):
     """Options of the Decision Transformer."""
 
-    context: int = Field(90, ge=1, description="steps in view at most; the view slides by one segment at a time")
+    context: int = Field(90, ge=1, description="steps in view at most, at a segment's end; at its start a segment less")
+
+    @model_validator(mode="after")
+    def _whole_segment_in_view(self) -> Self:
+        if self.context < self.segment_length:
+            raise ValueError(f"context={self.context} is less than segment_length={self.segment_length}; raise it")
+        return self
 
 
 class DT(Agent):

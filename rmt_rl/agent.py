@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Segment
+from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
 from rmt_rl.nn.heads import head
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
@@ -75,7 +76,8 @@ class Agent(nn.Module, ABC):
         self.head = head(spec.action_space)
         self.to_action = nn.Linear(config.width, self.head.size)
         self.at_observation = self.tokens.index("observation")
-        self.generator: torch.Generator | None = None
+        self.generator: torch.Generator | None = None  # of sampled actions, made where the first of them is drawn
+        self.random_seed: int | None = None
 
     @abstractmethod
     def build_core(self, config: Any) -> SegmentRecurrent[Any, Any]:
@@ -105,8 +107,7 @@ class Agent(nn.Module, ABC):
             "action": segment.actions,
         }
         x_BKND = torch.stack([self.encoders[token](values[token]) for token in self.tokens], 2)
-        full = bool((segment.lengths == x_BKND.shape[1]).all())
-        lengths = None if full else segment.lengths * len(self.tokens)
+        lengths = None if segment.full else segment.lengths * len(self.tokens)
         y_BLD, state = self.core(x_BKND.flatten(1, 2), state, lengths)
         return self.to_action(y_BLD[:, self.at_observation :: len(self.tokens)]), state
 
@@ -121,10 +122,8 @@ class Agent(nn.Module, ABC):
     # Acting (Stable-Baselines3's interface)
 
     def set_random_seed(self, seed: int | None) -> None:
-        """Seed the sampling of actions (`deterministic=False`)."""
-        self.generator = torch.Generator(self.device)
-        if seed is not None:
-            self.generator.manual_seed(seed)
+        """Seed the sampling of actions (`deterministic=False`); None draws a fresh seed."""
+        self.random_seed, self.generator = seed, None
 
     @torch.inference_mode()
     def predict(
@@ -146,6 +145,9 @@ class Agent(nn.Module, ABC):
 
         Returns:
             Actions (B, ...), without B where the observation had none, and the state for the next call.
+
+        Raises:
+            UsageError: the observation's shape isn't the space's, or the arguments are of different numbers of lanes.
         """
         if self.training:
             self.eval()
@@ -153,15 +155,22 @@ class Agent(nn.Module, ABC):
         lanes = values["return_to_go"].shape[0]
         if state is None:
             state = self._fresh(lanes)
-        elif episode_start is not None and np.any(episode_start):
-            state = self._restart(state, np.flatnonzero(episode_start))
+        _check_lanes("state", len(state.steps), lanes)
+        if episode_start is not None:
+            starting = np.atleast_1d(episode_start)
+            _check_lanes("episode_start", len(starting), lanes)
+            state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
         numbers, cache = self._advance(values, state)
-        if not deterministic and self.generator is None:
-            self.set_random_seed(None)
-        actions = self.head.act(numbers, None if deterministic else self.generator)
+        actions = self.head.act(numbers, None if deterministic else self._generator())
         following = ActingState(cache, state.steps + 1, actions)
         return _map_arrays(lambda part: part[0], actions) if single else actions, following
+
+    def _generator(self) -> torch.Generator:
+        if self.generator is None or self.generator.device != self.device:
+            self.generator = torch.Generator(self.device)
+            self.generator.seed() if self.random_seed is None else self.generator.manual_seed(self.random_seed)
+        return self.generator
 
     def _values(self, observation: Any) -> tuple[dict[str, Any], bool]:
         """Observation and return-to-go as batched tensors, and whether they came without the batch dimension."""
@@ -172,7 +181,10 @@ class Agent(nn.Module, ABC):
         while isinstance(leaf, dict | tuple):
             key = next(iter(leaf)) if isinstance(leaf, dict) else 0
             leaf, leaf_space = leaf[key], cast(Any, leaf_space)[key]
-        single = np.ndim(leaf) == len(leaf_space.shape or ())
+        shape, expected = np.shape(leaf), leaf_space.shape or ()
+        single = shape == expected
+        if not single and (len(shape) != len(expected) + 1 or shape[1:] != expected):
+            raise UsageError(f"observation has shape {shape}; give one of shape {expected}, or a batch of them")
         if single:
             observation = _map_arrays(lambda part: np.asarray(part)[None], observation)
         lanes = 1 if single else len(leaf)
@@ -195,6 +207,8 @@ class Agent(nn.Module, ABC):
         return ActingState(cache, np.zeros(lanes, np.int64), None)
 
     def _restart(self, state: ActingState, starting: np.ndarray[Any, Any]) -> ActingState:
+        if not len(starting) or not state.steps.any():  # a state that is fresh is none to restart
+            return state
         fresh = self._fresh(len(starting))
         if len(starting) == len(state.steps):
             return fresh
@@ -236,6 +250,11 @@ class Agent(nn.Module, ABC):
         lengths = len(known) + inside_B.long()
         y, cache = self.core.step(x_BTD, state.cache, lengths)
         return self.to_action(y.take_along_dim((lengths - 1)[:, None, None], 1)[:, 0]), cache
+
+
+def _check_lanes(name: str, given: int, lanes: int) -> None:
+    if given != lanes:
+        raise UsageError(f"{name} is of {given} lanes, the observation of {lanes}; begin anew with state=None")
 
 
 def _map_arrays(function: Any, tree: Any) -> Any:

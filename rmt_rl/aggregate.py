@@ -13,7 +13,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.statistics import Interval, mean, mean_interval
 
-UNGROUPED = ("seed", "data.dataset", "data.collect_seed")  # what runs of one group may differ in
+UNGROUPED = ("seed", "data.collect_seed")  # what runs of one group may differ in
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Run:
     """The files of one training run."""
 
     path: Path
+    seed: int
+    """Of its training."""
     settings: Mapping[str, Any]
     """Its config, nested names joined by dots, without what runs of one group may differ in."""
     metrics: Mapping[str, Mapping[int, float]]
@@ -64,18 +66,17 @@ def read_run(path: Path) -> Run:
     except ValueError as error:
         raise UsageError(f"{config} is damaged: {error}") from error
     grouped = {name: value for name, value in settings.items() if name not in UNGROUPED}
-    return Run(
-        path, grouped, _read_metrics(path / "metrics.jsonl"), (read_evaluation(path) or {"results": []})["results"]
-    )
+    results = (read_evaluation(path) or {"results": []})["results"]
+    return Run(path, settings.get("seed", 0), grouped, _read_metrics(path / "metrics.jsonl"), results)
 
 
 def read_groups(paths: Iterable[Path]) -> list[Group]:
-    """Read runs, each folder once, and group those that differ only in seed and data; in the order given.
+    """Read runs, each folder once, and group those that differ only in their seeds; in the order given.
 
     A group is labelled by its agent and by the settings in which it differs from other groups of that agent.
 
     Raises:
-        UsageError: there is no run, or a folder holds none.
+        UsageError: there is no run, a folder holds none, or two are of the same config and seed.
     """
     runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     if not runs:
@@ -83,8 +84,21 @@ def read_groups(paths: Iterable[Path]) -> list[Group]:
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)
+    for group in members.values():
+        _check_seeds_differ(group)
     labels = _labels([group[0].settings for group in members.values()])
     return [Group(label, group) for label, group in zip(labels, members.values(), strict=True)]
+
+
+def _check_seeds_differ(runs: Iterable[Run]) -> None:
+    """An interval over seeds would come out too narrow if one of them counted twice."""
+    seen: dict[int, Path] = {}
+    for run in runs:
+        if run.seed in seen:
+            raise UsageError(
+                f"{seen[run.seed]} and {run.path} are of the same config and the same seed, {run.seed}; leave one out"
+            )
+        seen[run.seed] = run.path
 
 
 def metric_curve(group: Group, metric: str) -> dict[int, Estimate]:
@@ -114,7 +128,7 @@ def evaluation_cells(groups: Sequence[Group], option: str | None, value: str) ->
 
     Args:
         groups: from `read_groups`.
-        option: which option's values to tell apart; None if evaluations varied none.
+        option: which option's values to tell apart, results without it being left out; None if none was varied.
         value: `success_rate` or `mean_return`.
     """
     interval = {"success_rate": "success_interval", "mean_return": "return_interval"}[value]
@@ -122,6 +136,8 @@ def evaluation_cells(groups: Sequence[Group], option: str | None, value: str) ->
     for group in groups:
         for run in group.runs:
             for result in run.results:
+                if option is not None and option not in result["options"]:
+                    continue
                 others = {name: setting for name, setting in result["options"].items() if name != option}
                 cells = found.setdefault(_label(group.label, others), {})
                 cells.setdefault(_hashable(result["options"].get(option)), []).append((result[value], result[interval]))
@@ -181,14 +197,20 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """Read `metrics.jsonl`; of an update logged twice, by a resumed run, the later line counts."""
     metrics: dict[str, dict[int, float]] = {}
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
+            update = record.pop("update")
         except ValueError as error:
             if number == len(lines):  # a run that was killed, or is running, may be in the middle of its last line
                 break
             raise UsageError(f"{path}, line {number}, is damaged: {error}") from error
-        for name in record.keys() - {"update"}:
-            metrics.setdefault(name, {})[record["update"]] = record[name]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}, line {number}, is damaged: no object with an update") from error
+        for name, value in record.items():
+            metrics.setdefault(name, {})[update] = value
     return metrics

@@ -77,8 +77,8 @@ def replay(step: Step[TreeT], segments: int, state: TreeT, backward: Backward) -
         loss, _, gradients = _segment(step, index, states.pop(), gradients, backward)
         total = total + loss
     _restore(after)
-    if any(leaf.requires_grad for leaf in tree_leaves(initial)):
-        backward(_dot(initial, gradients))
+    if (learned := _dot(initial, gradients)).requires_grad:
+        backward(learned)
     return total, last
 
 

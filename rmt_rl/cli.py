@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
-from rmt_rl import registry
+from rmt_rl import __version__, registry
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.flags import parse, with_options
@@ -34,11 +35,16 @@ def main(arguments: Arguments | None = None) -> int:
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
             return 0
+        if arguments[0] == "--version":
+            print(f"rmt-rl {__version__}")
+            return 0
         if arguments[0] not in COMMANDS:
             raise UsageError(
                 f"unknown command {arguments[0]!r} (known: {', '.join(COMMANDS)})" + nearest(arguments[0], COMMANDS)
             )
-        return COMMANDS[arguments[0]](arguments[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return COMMANDS[arguments[0]](arguments[1:])
     except UsageError as error:
         if _speaks():
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -47,9 +53,21 @@ def main(arguments: Arguments | None = None) -> int:
         return 130
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """One line, where the warning is meant for users; of the rest, developers want to know the place."""
+    if category is UserWarning:
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, *place[:2]), end="", file=sys.stderr)
+
+
 def _usage() -> str:
     lines = (f"  {name:<9} {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items())
-    return "usage: rmt-rl COMMAND ...\n\n" + "\n".join(lines) + "\n\nrmt-rl COMMAND --help tells more."
+    return (
+        "usage: rmt-rl COMMAND ...\n\n"
+        + "\n".join(lines)
+        + "\n\nrmt-rl COMMAND --help tells more, rmt-rl --version the version."
+    )
 
 
 def _speaks() -> bool:
@@ -95,7 +113,12 @@ def train_command(arguments: Arguments) -> int:
     """Train an agent: rmt-rl train ENV AGENT, or train --config FILE, or train --resume RUN."""
     parser = argparse.ArgumentParser("rmt-rl train", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path, metavar="FILE", help="take all options from a config.toml, or a run's")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go on with a run that was stopped; or prolong one: raise `updates` in its config.toml first",
+    )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     own, rest = parser.parse_known_args(arguments)
     from rmt_rl import train
@@ -181,30 +204,33 @@ def evaluate_command(arguments: Arguments) -> int:
     given = parse(Evaluate, arguments, "rmt-rl evaluate", evaluate_command.__doc__ or "")
     from rmt_rl.checkpoint import path_of, read_checkpoint, restore_agent
     from rmt_rl.evaluate import parse_vary, sweep, write_evaluation
-    from rmt_rl.progress import evaluation_line
+    from rmt_rl.progress import EvaluationProgress, evaluation_line
     from rmt_rl.run import read_config
 
     config = read_config(given.run)
     saved = read_checkpoint(path_of(given.run, given.checkpoint))
     agent = restore_agent(saved, given.device)
-    agent.set_random_seed(given.seed)
-    evaluations = sweep(
-        agent,
-        registry.load_task(config.env),
-        config.env_options.model_dump(),
-        parse_vary(given.vary),
-        given.episodes,
-        given.seed,
-        deterministic=not given.sample,
-        target_return=agent.spec.target_return if given.target_return is None else given.target_return,
-        max_lanes=given.lanes,
-    )
     done = []
-    for evaluation in evaluations:
-        print(evaluation_line(evaluation), flush=True)
-        done.append(evaluation)
-        # With its update, so that results of a run that was trained further since aren't kept beside new ones.
-        write_evaluation(given.run, done, f"{given.checkpoint}, update {saved.header.update}")
+    with EvaluationProgress(given.episodes) as progress:
+        evaluations = sweep(
+            agent,
+            registry.load_task(config.env),
+            config.env_options.model_dump(),
+            parse_vary(given.vary),
+            given.episodes,
+            given.seed,
+            deterministic=not given.sample,
+            target_return=agent.spec.target_return if given.target_return is None else given.target_return,
+            max_lanes=given.lanes,
+            progress=progress,
+            begin=lambda _: agent.set_random_seed(given.seed),
+        )
+        for evaluation in evaluations:
+            progress.hide()
+            print(evaluation_line(evaluation), flush=True)
+            done.append(evaluation)
+            # With its update, so that results of a run that was trained further since aren't kept beside new ones.
+            write_evaluation(given.run, done, f"{given.checkpoint}, update {saved.header.update}")
     return 0
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILE = "evaluation.json"
+_SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # all results of a file have them in common
+_READ = ("options", "success_rate", "success_interval", "mean_return", "return_interval")  # by tables and pictures
 Progress = Callable[[int, int], None]
 """Called after every step with the steps made and the episodes finished so far."""
 
@@ -55,6 +57,11 @@ class Evaluation:
     options: Mapping[str, Any]
     """The varied options; empty when none was."""
     seed: int
+    deterministic: bool
+    """The likeliest actions were taken; otherwise they were sampled."""
+    target_return: float | None
+    lanes: int
+    """Environments played at once, at most."""
     seconds: float
     """Wall-clock time of all lanes together."""
     episodes: tuple[EpisodeResult, ...]
@@ -91,7 +98,7 @@ class Evaluation:
         """Return the record of this evaluation in `evaluation.json`."""
         return {
             "options": dict(self.options),
-            "seed": self.seed,
+            **{name: getattr(self, name) for name in _SETTINGS},
             "success_rate": self.success_rate,
             "success_interval": self.success_interval,
             "mean_return": self.mean_return,
@@ -144,7 +151,7 @@ def evaluate(
         began = time.perf_counter()
         results = _summed(rollout(policy, env, episodes, seed, deterministic), env.num_envs, progress)
         seconds = time.perf_counter() - began
-    return Evaluation({}, seed, seconds, results)
+    return Evaluation({}, seed, deterministic, target_return, max_lanes, seconds, results)
 
 
 def sweep(
@@ -159,10 +166,13 @@ def sweep(
     target_return: float | None = None,
     max_lanes: int = 100,
     progress: Progress | None = None,
+    begin: Callable[[Mapping[str, Any]], None] = lambda combination: None,
 ) -> Iterator[Evaluation]:
     """Evaluate at every combination of the varied options' values, one after the other, as they are asked for.
 
-    Every combination is checked before the first is played. The other arguments are those of `evaluate`.
+    Every combination is checked before the first is played. `begin` is called with each before it is played, e.g.
+    to seed a policy that samples, so that no result depends on those before it. The other arguments are those of
+    `evaluate`.
 
     Raises:
         UsageError: as `evaluate` does; an unknown option names the nearest one.
@@ -170,23 +180,23 @@ def sweep(
     combinations = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
     for combination in combinations:
         validated(task.Config, {**options, **combination})
-    return (
-        replace(
-            evaluate(
-                policy,
-                task,
-                {**options, **combination},
-                episodes,
-                seed,
-                deterministic=deterministic,
-                target_return=target_return,
-                max_lanes=max_lanes,
-                progress=progress,
-            ),
-            options=combination,
+
+    def at(combination: Mapping[str, Any]) -> Evaluation:
+        begin(combination)
+        evaluation = evaluate(
+            policy,
+            task,
+            {**options, **combination},
+            episodes,
+            seed,
+            deterministic=deterministic,
+            target_return=target_return,
+            max_lanes=max_lanes,
+            progress=progress,
         )
-        for combination in combinations
-    )
+        return replace(evaluation, options=combination)
+
+    return map(at, combinations)
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
@@ -209,16 +219,16 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
 def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: str) -> Path:
     """Write evaluations into the run's `evaluation.json` and return its path.
 
-    Results of the same checkpoint at other settings are kept, so that a sweep can be written result by result, and
-    settings can be added later; results of another checkpoint are dropped.
+    Results of the same checkpoint at other options are kept, so that a sweep can be written result by result, and
+    options can be added later. Results that those can't be compared with are dropped: of another checkpoint, seed,
+    target return or number of lanes, or with sampled actions instead of the likeliest.
 
     Raises:
         UsageError: the file can't be written.
     """
     path = run / FILE
     results = [evaluation.to_json() for evaluation in evaluations]
-    renewed = [result["options"] for result in results]
-    kept = [result for result in _previous(run, checkpoint) if result["options"] not in renewed]
+    kept = [old for old in _previous(run, checkpoint) if all(_keeps(old, new) for new in results)]
     record = {"format": FORMAT, "checkpoint": checkpoint, "results": kept + results}
     write_atomically(path, json.dumps(record, indent=1).encode())
     return path
@@ -241,7 +251,19 @@ def read_evaluation(run: Path) -> dict[str, Any] | None:
         raise UsageError(f"{path} is damaged ({error}); evaluate the run again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UsageError(f"{path} is not of format {FORMAT}; evaluate the run again")
+    results = record.get("results")
+    if "checkpoint" not in record or not isinstance(results, list) or not all(map(_is_result, results)):
+        raise UsageError(f"{path} is damaged (results are missing or incomplete); evaluate the run again")
     return record
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, dict) and all(key in value for key in _READ) and isinstance(value["options"], dict)
+
+
+def _keeps(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether an earlier result may stand beside a new one: it is of other options, and made in the same way."""
+    return old["options"] != new["options"] and all(old.get(name) == new[name] for name in _SETTINGS)
 
 
 def _previous(run: Path, checkpoint: str) -> list[dict[str, Any]]:

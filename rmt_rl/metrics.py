@@ -35,8 +35,8 @@ class Log:
 
     def _lines(self, update: int) -> list[str]:
         """The lines up to an update; a last one cut short by a kill is dropped."""
-        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         try:
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
             return [line for line in lines if line.endswith("\n") and json.loads(line)["update"] <= update]
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{self.path} is damaged ({error}); mend or remove it") from None

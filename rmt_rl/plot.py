@@ -52,7 +52,7 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
     """Draw learning curves and, where runs were evaluated, success against the varied option; return `out`.
 
     Args:
-        runs: folders of training runs; those whose configs differ only in seed and data form a group.
+        runs: folders of training runs; those whose configs differ only in their seeds form a group.
         out: the PNG file to write.
         panels: what to draw, of what the runs have.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -42,6 +43,52 @@ class TrainingProgress:
         if shown:
             text = "  ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in shown.items())
             self.progress.console.print(f"update {update}: {text}", highlight=False)
+
+
+class EvaluationProgress:
+    """What an evaluation that takes long has done so far; called with (steps made, episodes finished).
+
+    Shown on a terminal only, and gone once `hide` is called: each result has a line of its own.
+    """
+
+    INTERVAL = 0.25  # seconds between two looks; the loop makes thousands of steps in one
+
+    def __init__(self, episodes: int) -> None:
+        columns = TextColumn("{task.fields[steps]:,} steps"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes")
+        console = Console(stderr=True)
+        # Results go to standard output as they are, even while this is shown.
+        self.progress = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            disable=not console.is_interactive,
+        )
+        self.task = self.progress.add_task("", total=episodes, steps=0)
+        self.shown = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.hide()
+
+    def __call__(self, steps: int, episodes: int) -> None:
+        """Show this if nothing was shown for a while."""
+        now = time.monotonic()
+        if now - self.shown < self.INTERVAL:
+            return
+        self.shown = now
+        self.progress.start()
+        self.progress.update(self.task, completed=episodes, steps=steps, refresh=True)
+
+    def hide(self) -> None:
+        """Clear the terminal of it, until the next call."""
+        if self.progress.live.is_started:
+            self.progress.stop()
 
 
 def evaluation_line(evaluation: Evaluation) -> str:

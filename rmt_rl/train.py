@@ -1,7 +1,8 @@
 """Offline training on segments: one loop for every agent, core and gradient.
 
 Everything random follows from (seed, update), so a run resumed from its last checkpoint makes the same weights as
-one that was never interrupted.
+one that was never interrupted: bit for bit on the CPU, which is what tests check. Some CUDA kernels aren't
+deterministic: there two runs of one seed may differ by rounding, interrupted or not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rmt_rl import backprop, checkpoint
 from rmt_rl.agent import Agent, AgentSpec
-from rmt_rl.collect import collect
+from rmt_rl.collect import collect, dataset_id
 from rmt_rl.data.sampler import Sampler, make_sampler
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
@@ -66,6 +68,8 @@ def train(
     trainer = Trainer(config, run, store, _new_agent(config, store))
     if first:
         write_config(config, run)
+        if unread := trainer.sampler.unread():
+            warnings.warn(unread, UserWarning, stacklevel=2)
     trainer.start()
     return trainer.run_updates(report, should_stop)
 
@@ -75,14 +79,24 @@ def resume(
     report: Report = lambda update, metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Go on with a run from its last checkpoint, or from its start if it had saved none yet; see `train`."""
+    """Go on with a run from its last checkpoint, or from its start if it had saved none yet.
+
+    Its config may have changed meanwhile in what only says how training goes on, such as `updates`, by which a run is
+    prolonged; see `train` for the rest.
+
+    Raises:
+        UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
+    """
     config = read_config(run)
-    store = open_data(config)
     path = checkpoint.path_of(run)
     saved = checkpoint.read_checkpoint(path) if path.exists() else None
+    if saved:
+        _check_origin(config, run, saved)  # first, since opening the data may collect others
+    store = open_data(config)
     agent = checkpoint.restore_agent(saved) if saved else _new_agent(config, store)
     if agent.config != config.agent_options:
         raise UsageError(f"checkpoint {path} is of another agent than {run / CONFIG} says; undo what was changed there")
+    _check_spaces(f"checkpoint {path}", agent.spec, store, "resume with the data that it was trained on")
     trainer = Trainer(config, run, store, agent)
     trainer.start(saved)
     return trainer.run_updates(report, should_stop)
@@ -97,6 +111,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, run: Path, store: EpisodeStore, agent: Agent) -> None:
         self.config, self.run, self.agent = config, run, agent
+        self.origin = _origin(config, store.ids)
         self.fabric = _fabric(config.training)
         self.sampler: Sampler = make_sampler(store, config.data, config.agent_options.segment_length, config.seed)
         if config.training.ageing:
@@ -186,7 +201,7 @@ class Trainer:
             "train/accuracy": float(self._sum(correct)) / batch.steps,
             "train/learning_rate": rate,
             "train/gradient_norm": float(norm),
-            "train/state_norm": math.sqrt(self._sum(_mean_square(state)) / self.fabric.world_size),
+            "train/state_norm": math.sqrt(self._sum(_mean_square(state, self.fabric.device)) / self.fabric.world_size),
             "data/padding": 1 - batch.steps / computed_steps,
             "time/steps_per_second": batch.steps / (time.perf_counter() - began),
         }
@@ -299,7 +314,7 @@ class Trainer:
         state = self.carried
         if self.fabric.world_size > 1:
             state = tree_map(self._of_all_lanes, state)
-        progress = {"best": self.best, "unlogged": self.unlogged}
+        progress = {"best": self.best, "unlogged": self.unlogged, "origin": self.origin}
         self._save("last", progress=progress, optimizer=self.optimizer, state=state)
         self.saved = self.update
 
@@ -334,15 +349,41 @@ def open_data(config: RunConfig) -> EpisodeStore:
     data, options = config.data, config.env_options.model_dump()
     ids = data.dataset or (collect(config.env, options, data.collect_episodes, data.collect_seed),)
     store = EpisodeStore(ids, cache_bytes=data.cache_mb << 20)
+    remedy = "train in the environment that the data come from, with the same options"
     with closing(load_task(config.env).make(**options)) as env:
-        for name in ("observation_space", "action_space"):
-            theirs, ours = getattr(store, name), getattr(env, name)
-            if theirs != ours:
-                raise UsageError(
-                    f"dataset={', '.join(ids)} has {name} {theirs}, but env {config.env!r} has {ours}; "
-                    "train in the environment that the data come from, with the same options"
-                )
+        _check_spaces(f"env {config.env!r}", env, store, remedy)
     return store
+
+
+def _check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:
+    for name in ("observation_space", "action_space"):
+        theirs, ours = getattr(store, name), getattr(of, name)
+        if theirs != ours:
+            raise UsageError(f"dataset={', '.join(store.ids)} has {name} {theirs}, but {what} has {ours}; {remedy}")
+
+
+def _origin(config: RunConfig, ids: Sequence[str]) -> dict[str, Any]:
+    """What a run can't be resumed with another of, as JSON."""
+    return {
+        "seed": config.seed,
+        "agent": config.agent,
+        "env": config.env,
+        "env_options": config.env_options.model_dump(mode="json"),
+        "dataset": list(ids),
+    }
+
+
+def _check_origin(config: RunConfig, run: Path, saved: checkpoint.Checkpoint) -> None:
+    data, options = config.data, config.env_options.model_dump()
+    # The id of a data set of ours tells the environment's source too.
+    ids = data.dataset or (dataset_id(config.env, options, data.collect_episodes, data.collect_seed),)
+    now = _origin(config, ids)
+    for name, before in saved.header.progress.get("origin", {}).items():
+        if now[name] != before:
+            raise UsageError(
+                f"{run} was started with {name}={before}, but would go on with {now[name]}; undo what was changed in "
+                f"{run / CONFIG} or in the environment, or start a new run"
+            )
 
 
 def _new_agent(config: RunConfig, store: EpisodeStore) -> Agent:
@@ -370,7 +411,7 @@ def _seed(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
 
 
-def _mean_square(state: Any) -> Tensor:
-    """The mean square of all numbers of a state; 0 for an empty one."""
+def _mean_square(state: Any, device: torch.device) -> Tensor:
+    """The mean square of all numbers of a state on a device; 0 for an empty one."""
     leaves = [leaf.flatten().float() for leaf in tree_leaves(state) if leaf.is_floating_point() and leaf.numel()]
-    return torch.cat(leaves).square().mean() if leaves else torch.zeros(())
+    return torch.cat(leaves).square().mean() if leaves else torch.zeros((), device=device)

@@ -71,7 +71,7 @@ class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
         self.single_observation_space = return_to_go_space(env.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self._target = target_return
-        self._to_go: NDArray[np.float64] = np.full(env.num_envs, target_return)
+        self._to_go: NDArray[np.float64] = np.full(env.num_envs, target_return, np.float64)
         self._resets = np.zeros(env.num_envs, bool)
 
     def reset(

@@ -273,6 +273,14 @@ def spoil_metrics(run: Path) -> None:
     (run / "metrics.jsonl").write_text("nonsense\n")
 
 
+def spoil_bytes_of_metrics(run: Path) -> None:
+    (run / "metrics.jsonl").write_bytes(b"\xff\xfe\n")
+
+
+def put_a_list_into_metrics(run: Path) -> None:
+    (run / "metrics.jsonl").write_text("[1]\n")
+
+
 def edit(run: Path, old: str, new: str) -> None:
     text = (run / "config.toml").read_text()
     assert old in text
@@ -287,6 +295,8 @@ def edit(run: Path, old: str, new: str) -> None:
         (change_batch, "holds the states of other lanes; resume with the feed and batch_size it was made with"),
         (spoil_config, "training.updates=-2: .*greater than or equal to 1"),
         (spoil_metrics, "metrics.jsonl is damaged .*mend or remove it"),
+        (spoil_bytes_of_metrics, "metrics.jsonl is damaged .*mend or remove it"),
+        (put_a_list_into_metrics, "metrics.jsonl is damaged .*mend or remove it"),
     ],
 )
 def test_resuming_a_spoilt_run(spoil: Callable[[Path], None], message: str, tmp_path: Path, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 import rmt_rl
 from rmt_rl.cli import main
+from rmt_rl.progress import EvaluationProgress
 from rmt_rl.registry import names
 from rmt_rl.run import read_config
 from tests.tiny import assert_same_run, header, metrics
@@ -153,6 +155,47 @@ def test_evaluate_takes_several_options_and_the_best_checkpoint(capsys: pytest.C
     assert json.loads(Path("runs/bc-0/evaluation.json").read_text())["checkpoint"].startswith("best, update")
 
 
+def test_a_sampled_result_does_not_depend_on_those_before_it() -> None:
+    def episodes(lengths: str) -> object:
+        flags = ["--vary", f"corridor_length={lengths}", "--vary", "penalty=-1", "--sample", "--episodes", "20"]
+        assert main(["evaluate", "runs/bc-0", *flags]) == 0
+        results = json.loads(Path("runs/bc-0/evaluation.json").read_text())["results"]
+        return next(result["episodes"] for result in results if result["options"]["corridor_length"] == 7)
+
+    assert episodes("7") == episodes("3,7")
+
+
+def test_an_evaluation_shows_on_a_terminal_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = ["evaluate", "runs/bc-0", "--vary", "corridor_length=3,9", "--episodes", "6", "--lanes", "2"]
+    monkeypatch.setattr(EvaluationProgress, "INTERVAL", 0.0)
+    assert main(evaluate) == 0
+    piped = capsys.readouterr()
+    assert piped.err == ""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert main(evaluate) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"[1-9]\d* steps .*4/6.* episodes", shown.err)
+    assert [line.rpartition(",")[0] for line in shown.out.splitlines()] == [
+        line.rpartition(",")[0] for line in piped.out.splitlines()
+    ]
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", "tmaze", "bc", *TINY, "--updates", "1", "--segments", "2", "--eval-episodes", "0"]
+    assert main([*train, "--out", "runs/cut"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line and "━" not in line]
+    assert len(lines) == 1
+    assert re.fullmatch(r"warning: \d+ of 40 episodes have more steps .* --feed windows or streams", lines[0])
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rmt-rl {rmt_rl.__version__}\n"
+
+
 def test_plot_draws_runs_with_and_without_evaluations(capsys: pytest.CaptureFixture[str]) -> None:
     for seed in ("0", "1"):
         assert main(["train", "--config", "runs/bc-0", "--seed", seed, "--out", f"runs/plot-{seed}"]) == 0
@@ -194,7 +237,12 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[str(Path(sys.executable).with_name("rmt-rl"))], [sys.executable, "-m", "rmt_rl.cli"]]
+    "command",
+    [
+        [str(Path(sys.executable).with_name("rmt-rl"))],
+        [sys.executable, "-m", "rmt_rl"],
+        [sys.executable, "-m", "rmt_rl.cli"],
+    ],
 )
 def test_as_a_process(command: list[str]) -> None:
     done = subprocess.run([*command, "list"], capture_output=True, text=True)

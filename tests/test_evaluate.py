@@ -136,8 +136,17 @@ def test_malformed_varied_values_are_refused(text: str) -> None:
         parse_vary(["length=3", text])
 
 
-def evaluated(vary: dict[str, list[Any]], seed: int = 0) -> list[Evaluation]:
-    return list(sweep(expert(), TASK, {}, vary, 3, seed))
+def test_a_sweep_says_what_it_begins() -> None:
+    begun: list[Any] = []
+    results = sweep(expert(), TASK, {}, {"length": [3, 9]}, 1, seed=1, begin=begun.append)
+    next(results)
+    assert begun == [{"length": 3}]
+    assert len(list(results)) == 1
+    assert begun == [{"length": 3}, {"length": 9}]
+
+
+def evaluated(vary: dict[str, list[Any]], seed: int = 0, **options: Any) -> list[Evaluation]:
+    return list(sweep(expert(), TASK, {}, vary, 3, seed, **options))
 
 
 def test_the_file_holds_every_result(tmp_path: Path) -> None:
@@ -158,10 +167,36 @@ def test_results_at_other_settings_are_kept_and_those_of_another_checkpoint_drop
         return [(result["options"]["length"], result["seed"]) for result in record["results"]]
 
     write_evaluation(tmp_path, evaluated({"length": [3, 4]}), "one")
-    write_evaluation(tmp_path, evaluated({"length": [4, 5]}, seed=1), "one")
-    assert settings() == [(3, 0), (4, 1), (5, 1)]
+    write_evaluation(tmp_path, evaluated({"length": [4, 5]}), "one")
+    assert settings() == [(3, 0), (4, 0), (5, 0)]
     write_evaluation(tmp_path, evaluated({"length": [6]}), "two")
     assert settings() == [(6, 0)]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"deterministic": False}, {"target_return": 0.5}, {"max_lanes": 2}])
+def test_results_made_in_another_way_are_dropped(tmp_path: Path, change: dict[str, Any]) -> None:
+    class Conditioned(Expert):
+        def predict(
+            self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+        ) -> tuple[Any, Any]:
+            plain = observation["observation"] if isinstance(observation, dict) else observation
+            return super().predict(plain, state, episode_start)
+
+    def write(length: int, **options: Any) -> list[Any]:
+        wanted: dict[str, Any] = {"seed": 0} | options
+        write_evaluation(tmp_path, sweep(Conditioned(Config()), TASK, {}, {"length": [length]}, 3, **wanted), "one")
+        return [result["options"]["length"] for result in (read_evaluation(tmp_path) or {})["results"]]
+
+    assert [write(3), write(4)] == [[3], [3, 4]]
+    assert write(5, **change) == [5]
+    assert write(6, **change) == [5, 6]
+
+
+def test_the_file_says_how_results_were_made(tmp_path: Path) -> None:
+    write_evaluation(tmp_path, [evaluate(expert(), TASK, {}, 3, 7, deterministic=False, max_lanes=5)], "one")
+    (result,) = (read_evaluation(tmp_path) or {})["results"]
+    made = {name: result[name] for name in ("seed", "deterministic", "target_return", "lanes")}
+    assert made == {"seed": 7, "deterministic": False, "target_return": None, "lanes": 5}
 
 
 def test_a_damaged_file_is_named_when_read_and_replaced_when_written(tmp_path: Path) -> None:

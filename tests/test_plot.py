@@ -24,12 +24,13 @@ def make_run(
     results: Mapping[Any, int] | None = None,
     option: str = "length",
     env: str = "maze",
+    dataset: str = "expert-v0",
 ) -> Path:
     """Write the files of a run; `results` are successes of 100 episodes by the varied option's value."""
     path.mkdir(parents=True)
     (path / "config.toml").write_text(
         f'env = "{env}"\nagent = "{agent}"\nseed = {seed}\n[agent_options]\nvalve = "{valve}"\nwidth = 64\n'
-        f'[data]\ndataset = ["{path.name}"]\nbatch_size = 8\n'
+        f'[data]\ndataset = ["{dataset}"]\ncollect_seed = {seed}\nbatch_size = 8\n'
     )
     if curve is not None:
         lines = [{"update": at, "train/loss": 1.0, "eval/success_rate": rate} for at, rate in curve.items()]
@@ -59,7 +60,7 @@ def holds(picture: Path, colour: str) -> bool:
     return bool((np.abs(pixels - wanted).max(-1) <= 2).any())
 
 
-def test_runs_are_grouped_by_all_but_seed_and_data(tmp_path: Path) -> None:
+def test_runs_are_grouped_by_all_but_their_seeds(tmp_path: Path) -> None:
     runs = [
         make_run(tmp_path / f"{valve}-{seed}", seed=seed, valve=valve) for valve in ("gru", "ca-2") for seed in (0, 1)
     ]
@@ -67,6 +68,21 @@ def test_runs_are_grouped_by_all_but_seed_and_data(tmp_path: Path) -> None:
     groups = read_groups([*runs, runs[0]])
     assert [group.label for group in groups] == ["rate, valve=gru", "rate, valve=ca-2", "dt"]
     assert [len(group.runs) for group in groups] == [2, 2, 1], "a folder that is named twice counts once"
+
+
+def test_runs_on_different_data_are_no_seeds_of_one_another(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / data, dataset=data, results={90: 50}) for data in ("expert-v0", "random-v0")]
+    assert [len(group.runs) for group in read_groups(runs)] == [1, 1]
+    assert [line.split("|")[1] for line in table(runs).splitlines()[2:]] == [
+        " rate, dataset=['expert-v0'] ",
+        " rate, dataset=['random-v0'] ",
+    ]
+
+
+def test_a_seed_counts_once(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, seed=seed) for name, seed in (("one", 3), ("other", 4), ("again", 3))]
+    with pytest.raises(UsageError, match=r"/one and .*/again are of the same config and the same seed, 3; leave one"):
+        read_groups(runs)
 
 
 def test_labels_say_no_more_than_tells_groups_apart(tmp_path: Path) -> None:
@@ -127,6 +143,22 @@ def test_a_second_varied_option_joins_the_label(tmp_path: Path) -> None:
     assert holds(plot([run], tmp_path / "out.png"), COLOURS[1])
 
 
+def test_results_without_the_varied_option_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", results={3: 50, 900: 50})
+    record = json.loads((run / "evaluation.json").read_text())
+    record["results"].insert(0, record["results"][0] | {"options": {}})
+    (run / "evaluation.json").write_text(json.dumps(record))
+    once = make_run(tmp_path / "once", agent="dt", results={3: 50})
+    (once / "evaluation.json").write_text(json.dumps(record | {"results": record["results"][:1]}))
+    assert table([run, once]).splitlines() == [
+        "| success rate at length | 3 | 900 | seeds |",
+        "| --- | ---: | ---: | ---: |",
+        "| rate | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 1 |",
+    ]
+    assert holds(plot([run, once], tmp_path / "out.png"), COLOURS[0])
+    assert table([once]).splitlines()[2] == "| dt | 0.50 [0.40, 0.60] | 1 |"
+
+
 def test_the_picture_has_a_panel_for_what_there_is(tmp_path: Path) -> None:
     both = make_run(tmp_path / "both", curve={0: 0.4, 5: 0.9}, results={90: 100, 9600: 70})
     trained = make_run(tmp_path / "trained", agent="dt", curve={0: 0.4, 5: 0.5})
@@ -158,6 +190,31 @@ def test_a_half_written_last_line_is_left_out_and_a_repeated_update_counts_once(
         file.write('{"update": 50, "eval/success_rate": 0.7}\n{"update": 100, "eval/succ')
     curve = metric_curve(read_groups([run])[0], "eval/success_rate")
     assert {update: estimate.mean for update, estimate in curve.items()} == {0: 0.1, 50: 0.7}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"update": 1}\n[1]\n', "line 2, is damaged: no object with an update"),
+        (b'{"loss": 1}\n{"update": 1}\n', "line 1, is damaged: no object with an update"),
+        (b'{"update": 1}\n\xff\xfe', "is damaged: 'utf-8' codec"),
+    ],
+)
+def test_damaged_metrics_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    run = make_run(tmp_path / "run", results={3: 50})
+    (run / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"metrics\.jsonl.* {message}"):
+        table([run])
+
+
+@pytest.mark.parametrize(
+    "content", ['{"format": 1}', '{"format": 1, "checkpoint": "last", "results": [{"options": {}}]}']
+)
+def test_a_damaged_evaluation_is_named(tmp_path: Path, content: str) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "evaluation.json").write_text(content)
+    with pytest.raises(UsageError, match=r"evaluation\.json is damaged \(results are missing or incomplete\)"):
+        table([run])
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:

@@ -7,17 +7,21 @@ import copy
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import rmt_rl.memory
 import rmt_rl.nn
 from rmt_rl.backprop import full, replay, truncated
+from rmt_rl.memory.sliding_context import SlidingContext
 from rmt_rl.memory.tokens import MemoryTokens
-from rmt_rl.recurrence import SegmentRecurrent, put_lanes_, select_lanes, tree_leaves, tree_map
+from rmt_rl.memory.transformer_xl import TransformerXLLayer
+from rmt_rl.recurrence import SegmentRecurrent, put_lanes_, select_lanes, tree_fill, tree_leaves, tree_map
 
 LANES, LENGTH, WIDTH = 3, 6, 8
 Core = SegmentRecurrent[Any, Any]
@@ -169,6 +173,35 @@ def test_replayed_gradient_is_the_full_gradient(core: Core, tokens: Tensor) -> N
     for a, b in zip(replayed, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     assert_trees_close(state, final, rtol=1e-10, atol=1e-10)
+
+
+def test_a_cast_changes_nothing_but_rounding(core: Core, tokens: Tensor) -> None:
+    with torch.no_grad():
+        expected, _ = run(core, tokens)
+        y, _ = run(core.float().to(torch.float64), tokens)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_state_survives_save_and_load(core: Core, tokens: Tensor, tmp_path: Path) -> None:
+    _, state = run(core, tokens[:, : 2 * LENGTH])
+    leaves = {str(index): leaf.contiguous() for index, leaf in enumerate(tree_leaves(state))}
+    save_file(leaves, tmp_path / "state.safetensors")
+    loaded = load_file(tmp_path / "state.safetensors")
+    restored = tree_fill(state, [loaded[str(index)] for index in range(len(leaves))])
+    expected, _ = run(core, tokens[:, 2 * LENGTH :], state)
+    y, _ = run(core, tokens[:, 2 * LENGTH :], restored)
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("promising", [TransformerXLLayer, SlidingContext])
+@torch.no_grad()
+def test_segments_chained_equal_the_unrolled_whole(promising: Any, tokens: Tensor) -> None:
+    """What sees all that came before, as these do while their cache isn't full, gives the same however it's cut."""
+    core = list(promising.examples(WIDTH))[-1].double().eval()
+    whole, _ = core(tokens[:, : 3 * LENGTH], core.initial_state(LANES))
+    chained, _ = run(core, tokens[:, : 3 * LENGTH])
+    torch.testing.assert_close(chained, whole)
 
 
 def reach(core: Core, tokens: Tensor, depth: int) -> int:

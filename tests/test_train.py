@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+import minari
 import pytest
 import torch
+from minari.serialization import serialize_space
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rmt_rl
@@ -20,7 +23,8 @@ from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.registry import load_task
 from rmt_rl.run import RunConfig, TrainingConfig, make_config, write_config
-from rmt_rl.train import learning_rate, resume, train
+from rmt_rl.train import _mean_square, learning_rate, resume, train
+from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
 
 
@@ -95,6 +99,67 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if "tfevents" not in path.name}
     assert resume(tmp_path / "run", lambda *_: pytest.fail("an update was made")) == 10
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"run": {"seed": 1}}, "seed=0, but would go on with 1; undo what was changed in .*config.toml"),
+        ({"data": {"collect_seed": 5}}, "dataset=.*expert-40-seed0-.* but would go on with .*expert-40-seed5-"),
+        ({"data": {"dataset": ["other/data-v0"]}}, "dataset=.*expert-40-seed0-.* but would go on with .*other/data-v0"),
+        ({"env_options": {"corridor_length": [1, 9]}}, "env_options=.*10.* but would go on with .*9"),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_with_what_it_was_started_with(change: Values, message: str, tmp_path: Path) -> None:
+    train(tiny("bc"), tmp_path)
+    before = minari.list_local_datasets().keys()
+    write_config(tiny("bc", updates=12, **change), tmp_path)
+    with pytest.raises(UsageError, match=message):
+        resume(tmp_path)
+    assert minari.list_local_datasets().keys() == before, "nothing is collected for it"
+
+
+def test_a_run_does_not_go_on_on_data_of_a_changed_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tiny("bc"), tmp_path / "run")
+    (identity,) = header(tmp_path / "run" / "last.safetensors")["progress"]["origin"]["dataset"]
+    task: Any = load_task("tmaze")
+    source = tmp_path / "tmaze.py"
+    source.write_text(Path(task.__file__).read_text() + "\n# changed\n")
+    monkeypatch.setattr(task, "__file__", str(source))
+    write_config(tiny("bc", updates=12), tmp_path / "run")
+    with pytest.raises(UsageError, match=f"was started with dataset=.*{identity}.* or in the environment"):
+        resume(tmp_path / "run")
+    write_config(tiny("bc", updates=12, data={"dataset": [identity]}), tmp_path / "run")
+    assert resume(tmp_path / "run") == 12, "it is the old data set that counts, however it is named"
+
+
+def test_a_run_does_not_go_on_on_data_of_other_spaces(tmp_path: Path) -> None:
+    train(tiny("bc"), tmp_path)
+    space = serialize_space(gymnasium.spaces.Box(-9, 9, (4,)))
+    edit(tmp_path / "last.safetensors", observation_space=space)
+    with pytest.raises(UsageError, match=r"has observation_space .* but checkpoint .*last\.safetensors has Box.-9"):
+        resume(tmp_path)
+
+
+def test_more_updates_prolong_a_run(tmp_path: Path) -> None:
+    train(tiny("bc"), tmp_path)
+    write_config(tiny("bc", updates=14), tmp_path)
+    assert resume(tmp_path) == 14
+    assert [line["update"] for line in metrics(tmp_path)][-2:] == [12, 14]
+
+
+def test_episodes_that_are_cut_are_told_at_the_start(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    train(tiny("bc", updates=2), tmp_path / "whole")
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"than the 8 that an update reads .*give --segments 3, or --feed") as told:
+        train(tiny("bc", updates=2, data={"segments": 2}), tmp_path / "cut")
+    assert len(told) == 1
+
+
+def test_the_norm_of_no_memory_is_on_the_device_of_the_others() -> None:
+    assert _mean_square((), torch.device("meta")).device.type == "meta"
+    assert _mean_square((torch.tensor([3.0, 1.0]),), torch.device("cpu")) == 5
 
 
 def test_seeds_repeat_and_differ(tmp_path: Path) -> None:

@@ -62,6 +62,14 @@ def test_lanes_of_the_vector_wrapper_equal_the_single_wrapper() -> None:
     assert (vector.reset()[0]["return_to_go"] == 10.0).all()
 
 
+def test_a_target_may_be_a_whole_number() -> None:
+    env = VectorReturnToGo(SyncVectorEnv([make] * 2), target_return=1)
+    env.reset(seed=0)
+    observations, rewards, *_ = env.step(np.ones(2, int))
+    assert (rewards % 1 != 0).all()
+    np.testing.assert_allclose(observations["return_to_go"][:, 0], 1 - rewards, rtol=1e-6)
+
+
 def test_earlier_observations_are_not_changed_by_later_steps() -> None:
     env = VectorReturnToGo(SyncVectorEnv([make] * 2), target_return=10.0)
     observations, _ = env.reset(seed=0)

@@ -74,7 +74,6 @@ class Sampler(ABC):
         self._segment_length = segment_length
         self._span = config.segments * segment_length  # steps of one lane in one update, at most
         self._seed = seed
-        self._computed_steps = self._real_steps = 0
 
     @abstractmethod
     def picks(self, update: int) -> Picks:
@@ -85,14 +84,11 @@ class Sampler(ABC):
         picks = self.picks(update)
         segments = cut(self._spans(picks.episodes, picks.start, picks.stop), self._segment_length)
         steps = int((picks.stop - picks.start).sum())
-        self._real_steps += steps
-        self._computed_steps += sum(segment.returns_to_go.numel() for segment in segments)
         return Batch(segments, torch.from_numpy(picks.fresh), steps)
 
-    @property
-    def padding(self) -> float:
-        """Fraction of the steps in all batches so far that were padding."""
-        return 1 - self._real_steps / max(1, self._computed_steps)
+    def unread(self) -> str | None:
+        """What of the data is never sampled, and the remedy; None where everything is."""
+        return None
 
     def fillers(self, update: int, count: int, lanes: int) -> tuple[Segment, ...]:
         """`count` full segments, each lane of each from the middle of an episode drawn at random.
@@ -155,6 +151,16 @@ class EpisodeSampler(WindowSampler):
 
     def _window_counts(self) -> Ints:
         return np.ones_like(self._lengths)
+
+    def unread(self) -> str | None:
+        longest, cut = int(self._lengths.max()), int((self._lengths > self._span).sum())
+        if not cut:
+            return None
+        return (
+            f"{cut} of {len(self._lengths)} episodes have more steps (up to {longest}) than the {self._span} that an "
+            f"update reads (segments={self._config.segments} of {self._segment_length} steps): what comes after is "
+            f"never trained on; give --segments {-(-longest // self._segment_length)}, or --feed windows or streams"
+        )
 
 
 class StreamSampler(Sampler):

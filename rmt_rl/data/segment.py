@@ -36,6 +36,7 @@ class Segment:
     actions: Tree  # (B, K, ...)
     returns_to_go: torch.Tensor  # (B, K) float32, of the whole episode
     lengths: torch.Tensor  # (B,) int64, real steps; 0 in a lane that has ended
+    full: bool = False  # True: every step is real, known without a look at `lengths` on its device
 
     @property
     def mask(self) -> torch.Tensor:
@@ -57,6 +58,7 @@ class Segment:
             _map(function, self.actions),
             function(self.returns_to_go),
             function(self.lengths),
+            self.full,
         )
 
 
@@ -99,6 +101,7 @@ def collate(spans: Sequence[Span]) -> Segment:
         actions=_pad([span.trajectory.actions for span in spans], spans, longest),
         returns_to_go=_pad_leaf([span.trajectory.returns_to_go for span in spans], spans, longest),
         lengths=torch.from_numpy(lengths),
+        full=bool((lengths == longest).all()),
     )
 
 

@@ -175,8 +175,6 @@ def write_dataset(
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
         "author": {"rmt-rl"},
-        "author_email": {"rmt-rl@users.noreply.github.com"},
-        "code_permalink": "https://github.com/rmt-rl/rmt-rl",
         "algorithm_name": algorithm_name,
         "description": description,
         "ref_min_score": ref_min_score,

@@ -89,11 +89,16 @@ def causal_mask(query_places_BT: Tensor, keys: int, prefix: int = 0) -> Tensor:
     return places_S <= places_BT1
 
 
-def rotary_table(head_width: int, places: int, base: float = 10_000.0) -> Tensor:
-    """Rotations exp(i p base^(-2j/E)) as complex64 (places, E/2): RoFormer (arXiv 2104.09864), section 3.2.2."""
-    frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
-    angles = torch.outer(torch.arange(places, dtype=torch.float64), frequencies)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+@cache
+def rotary_table(head_width: int, places: int, device: torch.device | None = None, base: float = 10_000.0) -> Tensor:
+    """Rotations exp(i p base^(-2j/E)) as complex64 (places, E/2): RoFormer (arXiv 2104.09864), section 3.2.2.
+
+    Made once and kept outside of modules: casting a module to another dtype would cast a buffer of it too.
+    """
+    with torch.inference_mode(False):  # a table that acting makes serves in training too
+        frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
+        angles = torch.outer(torch.arange(places, dtype=torch.float64), frequencies)
+        return torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
 
 
 def rotate(x_BTGE: Tensor, rotations_BTJ: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
@@ -24,15 +24,21 @@ class DecoderConfig(Frozen):
     layers: int = Field(2, ge=1, description="decoder layers")
     width: int = Field(64, ge=2, description="width of a token")
     heads: int = Field(4, ge=1, description="attention heads")
-    head_width: int | None = Field(None, ge=2, multiple_of=2, description="width of a head; unset = width / heads")
+    head_width: int | None = Field(
+        None, ge=2, multiple_of=2, description="width of a head, even; unset = width / heads"
+    )
     hidden: int | None = Field(None, ge=1, description="hidden width of the feed-forward net; unset = 4 x width")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the embeddings and on each residual branch")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each residual branch")
     attention: Backend = Field("sdpa", description="attention kernel; flash needs flash-attn and CUDA")
 
-    @property
-    def head_size(self) -> int:
-        """E, the width of one head, even because rotary positions turn pairs of channels."""
-        return self.head_width or max(2, self.width // self.heads // 2 * 2)
+    @model_validator(mode="after")
+    def _even_heads(self) -> Self:
+        if self.head_width is None and self.width % (2 * self.heads):
+            raise ValueError(
+                f"heads={self.heads} must divide width={self.width} into even widths, for rotary positions turn pairs; "
+                "choose others or set head_width"
+            )
+        return self
 
 
 class KeyValues(NamedTuple):
@@ -55,12 +61,10 @@ class Block(SegmentRecurrent[StateT, CacheT]):
         prefix: the first `prefix` tokens of a segment see each other freely; 0, purely causal, suits fused kernels.
     """
 
-    rotations_PJ: Tensor
-
     def __init__(self, config: DecoderConfig, prefix: int = 0) -> None:
         super().__init__()
         self.width, self.prefix = config.width, prefix
-        self.heads, self.head_width = config.heads, config.head_size
+        self.heads, self.head_width = config.heads, config.head_width or config.width // config.heads
         inner = self.heads * self.head_width
         self.attention_norm = nn.LayerNorm(config.width)
         self.to_queries_keys = nn.Linear(config.width, 2 * inner, bias=False)
@@ -72,15 +76,10 @@ class Block(SegmentRecurrent[StateT, CacheT]):
         )
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.attend = backend(config.attention)
-        self.register_buffer("rotations_PJ", rotary_table(self.head_width, 64), persistent=False)
 
     def rotations(self, places: int) -> Tensor:
-        """The rotary table for at least this many places; grows by doubling."""
-        if places > self.rotations_PJ.shape[0]:
-            with torch.inference_mode(False):  # a table that acting makes serves in training too
-                table = rotary_table(self.head_width, max(places, 2 * self.rotations_PJ.shape[0]))
-                self.rotations_PJ = table.to(self.rotations_PJ.device)
-        return self.rotations_PJ
+        """The rotary table for at least this many places, a power of two of them."""
+        return rotary_table(self.head_width, 1 << (places - 1).bit_length(), self.to_values.weight.device)
 
     def project(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both turned to their places) and values, each (B, L, H, E)."""

@@ -111,7 +111,7 @@ class Image(nn.Module):
 
     def __init__(self, space: spaces.Box, width: int) -> None:
         super().__init__()
-        self.channels_last = space.shape[-1] <= min(space.shape[0], 4)
+        self.channels_last = space.shape[-1] <= space.shape[0]  # there are fewer channels than pixels in a row
         channels = space.shape[-1] if self.channels_last else space.shape[0]
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 16, 5, stride=2, padding=2),

@@ -53,14 +53,14 @@ class Categorical(Head):
 
     def __init__(self, sizes: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
         self.sizes, self.shape = [int(size) for size in sizes], shape
-        self.starts = torch.as_tensor(starts, dtype=torch.long)
+        self.starts = [int(start) for start in starts]
         self.size = sum(self.sizes)
 
     def _parts(self, numbers: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Logits and index of each category; padding, zeros, may lie outside the space and is clamped into it."""
         lead = numbers.shape[:-1]
-        flat = action.long().reshape(*lead, len(self.sizes)) - self.starts.to(action.device)
-        indices = (index.clamp(0, size - 1) for index, size in zip(flat.unbind(-1), self.sizes, strict=True))
+        parts = zip(action.long().reshape(*lead, len(self.sizes)).unbind(-1), self.starts, self.sizes, strict=True)
+        indices = ((index - start).clamp(0, size - 1) for index, start, size in parts)
         return list(zip(numbers.split(self.sizes, -1), indices, strict=True))
 
     def loss(self, numbers: Tensor, action: Any) -> Tensor:
@@ -81,9 +81,8 @@ class Categorical(Head):
             else torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
             for logits in numbers.split(self.sizes, -1)
         ]
-        chosen = torch.stack(picks, -1) + self.starts.to(numbers.device)
-        result: np.ndarray[Any, Any] = chosen.reshape(len(numbers), *self.shape).cpu().numpy()
-        return result
+        chosen: np.ndarray[Any, Any] = torch.stack(picks, -1).cpu().numpy() + np.array(self.starts)
+        return chosen.reshape(len(numbers), *self.shape)
 
 
 class Gaussian(Head):

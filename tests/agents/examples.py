@@ -20,7 +20,7 @@ from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import tree_leaves
 
-SMALL = {"segment_length": 4, "width": 12}
+SMALL = {"segment_length": 4, "width": 24}
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 MIXED = spaces.Tuple((spaces.Discrete(3, start=5), spaces.Box(-1, 1, (2,), np.float32)))
 

@@ -155,7 +155,7 @@ def test_a_bad_entry_of_the_header_is_refused(key: str, value: Any, tmp_path: Pa
         load_agent(tmp_path)
 
 
-@pytest.mark.parametrize("options", [{"width": 24}, {"valve": "gru"}, {"layers": 3}, {"layers": 1}])
+@pytest.mark.parametrize("options", [{"width": 16}, {"valve": "gru"}, {"layers": 3}, {"layers": 1}])
 def test_weights_of_another_shape_are_refused(options: dict[str, Any], tmp_path: Path) -> None:
     _, path = saved(tmp_path)
     change(path, agent_options=SMALL | options)

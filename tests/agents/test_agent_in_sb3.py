@@ -30,10 +30,11 @@ def tmaze_with_returns() -> gymnasium.Env[Any, Any]:
 
 
 def agent_for_tmaze(cls: type[Agent]) -> Agent:
-    """Random weights, and a last layer that makes it try all actions."""
+    """Random weights, large at the observation and orthogonal at the end, which makes it try several actions."""
     env = tmaze()
     torch.manual_seed(0)
     agent = cls(cls.Config.model_validate(SMALL), AgentSpec(env.observation_space, env.action_space, target_return=1))
+    torch.nn.init.normal_(agent.encoders["observation"].get_parameter("linear.weight"), std=5)
     torch.nn.init.orthogonal_(agent.to_action.weight)
     torch.nn.init.zeros_(agent.to_action.bias)
     return agent

@@ -59,7 +59,7 @@ action_spaces = nested(st.one_of(boxes, whole, discrete, grids))
 def test_acts_in_and_learns_from_any_space(cls: type[Agent], observations: Space, actions: Space) -> None:
     for space in (observations, actions):
         space.seed(0)
-    agent = make(cls, cls.Config.model_validate({"segment_length": 2, "width": 12}), observations, actions)
+    agent = make(cls, cls.Config.model_validate({"segment_length": 2, "width": 16}), observations, actions)
     state: Any = None
     for step in range(5):
         action, state = agent.predict(draw(observations, 3), state, deterministic=step % 2 == 0)

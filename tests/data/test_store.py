@@ -82,6 +82,18 @@ def test_plain_minari_lists_and_loads_it_without_a_warning() -> None:
     assert next(iter(loaded.storage.get_episode_metadata([0])))["total_steps"] == 3
 
 
+def test_it_names_no_address_and_minari_shows_it() -> None:
+    write_trees("wood/trees-v0", [tree_episode(0, 3)])
+    facts = minari.load_dataset("wood/trees-v0").storage.metadata
+    assert facts["author"] == {"rmt-rl"}
+    assert facts.keys().isdisjoint({"author_email", "code_permalink"})
+    minari_command = Path(sys.executable).with_name("minari")
+    done = subprocess.run([minari_command, "show", "wood/trees-v0"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Total Episodes" in done.stdout
+    assert "@" not in done.stdout
+
+
 def test_several_data_sets_are_one_after_another() -> None:
     write("a-v0", [episode(0, 3), episode(1, 5)])
     write("b-v0", [episode(7, 4)])

@@ -1,0 +1,80 @@
+"""What an agent refuses, and the corners of its options."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rmt_rl.agent import Agent, AgentSpec
+from rmt_rl.backprop import full, replay
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
+from rmt_rl.nn.encoders import encoder
+from rmt_rl.registry import load_agent
+
+SPEC = AgentSpec(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3))
+
+
+def rate() -> Agent:
+    cls = load_agent("rate")
+    return cls(cls.Config.model_validate({"width": 16, "heads": 2, "segment_length": 3}), SPEC)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (2, 2, 4), ()])
+def test_an_observation_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"observation has shape .*\(4,\)"):
+        rate().predict(np.zeros(shape, np.float32))
+
+
+def test_lanes_that_do_not_agree_are_refused() -> None:
+    agent = rate()
+    _, state = agent.predict(np.zeros((3, 4), np.float32))
+    with pytest.raises(UsageError, match="state is of 3 lanes, the observation of 2"):
+        agent.predict(np.zeros((2, 4), np.float32), state)
+    with pytest.raises(UsageError, match="episode_start is of 1 lanes, the observation of 3"):
+        agent.predict(np.zeros((3, 4), np.float32), state, np.array([True]))
+
+
+def test_a_new_agent_samples_anew_unless_seeded() -> None:
+    observation = np.zeros((200, 4), np.float32)
+    draws = [rate().predict(observation, deterministic=False)[0] for _ in range(2)]
+    assert (draws[0] != draws[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("rate", {"heads": 5}, "heads=5 must divide width=64"),
+        ("rate", {"reads": "free", "cached": 10}, "reads=free has no Transformer-XL cache"),
+        ("dt", {"context": 10, "segment_length": 30}, "context=10 is less than segment_length=30"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        validated(load_agent(name).Config, options)
+
+
+@pytest.mark.parametrize("shape", [(84, 84, 12), (12, 84, 84), (36, 48, 3), (3, 48, 36), (1, 9, 9)])
+def test_the_channels_of_an_image_are_found(shape: tuple[int, ...]) -> None:
+    space = spaces.Box(0, 255, shape, np.uint8)
+    image = encoder(space, width=8)
+    assert image.convolutions[0].in_channels == min(shape[0], shape[-1])  # type: ignore[union-attr, index]
+    assert image(torch.as_tensor(space.sample())[None]).shape == (1, 8)
+
+
+@pytest.mark.parametrize("how", [full, replay])
+def test_a_loss_that_does_not_reach_the_learned_initial_state(how: Any) -> None:
+    """Its parameters get no gradient, and that is no error."""
+    learned, weight = torch.nn.Parameter(torch.ones(2, 1)), torch.nn.Parameter(torch.ones(1))
+
+    def step(index: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        return (weight * (index + 1)).sum(), state.detach()
+
+    loss, _ = how(step, 3, learned * 1, Tensor.backward)
+    assert float(loss) == 6
+    assert weight.grad is not None
+    assert float(weight.grad) == 6
+    assert learned.grad is None
