@@ -1,7 +1,8 @@
 """`make demo`: RATE and a Decision Transformer learn the T-Maze, and are tried far beyond what they were trained on.
 
 Both are trained on corridors of 1 to 88 cells (at most 3 segments of 30 steps) and rolled out in corridors of up to
-9,600. Prints the table and draws runs/demo/learning.png and runs/demo/success.png.
+9,600. Prints the table and draws runs/demo/learning.png and runs/demo/success.png. What is finished isn't done again:
+delete runs/demo to start anew.
 """
 
 from __future__ import annotations

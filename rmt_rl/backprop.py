@@ -60,8 +60,8 @@ def replay(step: Step[TreeT], segments: int, state: TreeT, backward: Backward) -
     """Memory replay (Memformer, arXiv 2010.06891, algorithm 1): the gradient of `full` in the memory of one segment.
 
     A first pass without graph keeps the state before each segment. The second goes back from the last segment,
-    runs each anew from its kept state with the random numbers of its first run (dropout replays exactly), and
-    carries dL/dstate to the segment before. Arguments and result as in `full`.
+    runs each anew from its kept state with the random numbers of its first run (dropout replays exactly, on CPU and
+    CUDA), and carries dL/dstate to the segment before. Arguments and result as in `full`.
     """
     initial, state = state, detach(state)
     states, generators = [], []

@@ -15,6 +15,7 @@ CONFIGS = {
     FOLDER / "rate.toml": [LENGTHS, LONGEST],
     FOLDER / "rate-ageing.toml": [LENGTHS, LONGEST],
     FOLDER / "rate-no-valve.toml": [LENGTHS],
+    FOLDER / "rate-no-valve-ageing.toml": [LENGTHS],
     FOLDER / "rate-free-reads.toml": [LENGTHS],
     FOLDER / "dt.toml": [LENGTHS],
 }
