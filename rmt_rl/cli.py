@@ -29,7 +29,7 @@ Arguments = Sequence[str]
 
 
 def main(arguments: Arguments | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 when interrupted, 1 for a broken pipe."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
@@ -49,6 +49,9 @@ def main(arguments: Arguments | None = None) -> int:
         if _speaks():
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has enough of it, as in `rmt-rl ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it closes it
+        return 1
     except KeyboardInterrupt:
         return 130
 
