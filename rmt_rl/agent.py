@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
-from rmt_rl.data.segment import Segment
+from rmt_rl.data.segment import Segment, map_leaves
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
 from rmt_rl.nn.heads import head
@@ -164,7 +164,7 @@ class Agent(nn.Module, ABC):
         numbers, cache = self._advance(values, state)
         actions = self.head.act(numbers, None if deterministic else self._generator())
         following = ActingState(cache, state.steps + 1, actions)
-        return _map_arrays(lambda part: part[0], actions) if single else actions, following
+        return map_leaves(lambda part: part[0], actions) if single else actions, following
 
     def _generator(self) -> torch.Generator:
         if self.generator is None or self.generator.device != self.device:
@@ -186,12 +186,12 @@ class Agent(nn.Module, ABC):
         if not single and (len(shape) != len(expected) + 1 or shape[1:] != expected):
             raise UsageError(f"observation has shape {shape}; give one of shape {expected}, or a batch of them")
         if single:
-            observation = _map_arrays(lambda part: np.asarray(part)[None], observation)
+            observation = map_leaves(lambda part: np.asarray(part)[None], observation)
         lanes = 1 if single else len(leaf)
         if returns is None:
             returns = np.full(lanes, self.spec.target_return)
         scaled = np.asarray(returns, np.float32).reshape(lanes) / self.spec.return_scale
-        tensors = {"observation": _map_arrays(self._tensor, observation), "return_to_go": self._tensor(scaled)}
+        tensors = {"observation": map_leaves(self._tensor, observation), "return_to_go": self._tensor(scaled)}
         return tensors, single
 
     def _is_wrapped(self, observation: dict[str, Any]) -> bool:
@@ -226,7 +226,7 @@ class Agent(nn.Module, ABC):
         every = len(lanes) == len(full)
         cache = state.cache if every else select_lanes(state.cache, lanes)
         if "action" in self.tokens:
-            actions = _map_arrays(lambda part: self._tensor(part[full]), state.actions)
+            actions = map_leaves(lambda part: self._tensor(part[full]), state.actions)
             _, cache = self.core.step(self.encoders["action"](actions)[:, None], cache)
         cache = self.core.begin(self.core.end(cache), len(lanes), self.capacity)
         cache = cache if every else put_lanes_(state.cache, lanes, cache)
@@ -239,7 +239,7 @@ class Agent(nn.Module, ABC):
         if "action" not in self.tokens or not inside.any():
             y, cache = self.core.step(torch.stack(known, 1), state.cache)
             return self.to_action(y[:, -1]), cache
-        action = self.encoders["action"](_map_arrays(self._tensor, state.actions))
+        action = self.encoders["action"](map_leaves(self._tensor, state.actions))
         x_BTD = torch.stack([action, *known], 1)
         if inside.all():
             y, cache = self.core.step(x_BTD, state.cache)
@@ -255,12 +255,3 @@ class Agent(nn.Module, ABC):
 def _check_lanes(name: str, given: int, lanes: int) -> None:
     if given != lanes:
         raise UsageError(f"{name} is of {given} lanes, the observation of {lanes}; begin anew with state=None")
-
-
-def _map_arrays(function: Any, tree: Any) -> Any:
-    """Apply a function to the arrays of a Dict's or Tuple's value."""
-    if isinstance(tree, dict):
-        return {key: _map_arrays(function, part) for key, part in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(_map_arrays(function, part) for part in tree)
-    return function(tree)

@@ -17,7 +17,7 @@ from rmt_rl.cli import main
 from rmt_rl.data.store import write_dataset
 from rmt_rl.data.trajectory import Trajectory
 from tests.test_cli import TINY
-from tests.tiny import weights
+from tests.tiny import weights, work_folder
 
 STREAMS = ["--feed", "streams", "--updates", "2", "--eval-episodes", "0"]
 
@@ -25,10 +25,7 @@ STREAMS = ["--feed", "streams", "--updates", "2", "--eval-episodes", "0"]
 @pytest.fixture(autouse=True, scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder to work in, with data sets and a run of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("work")
-        patch.chdir(folder)
-        patch.setenv("MINARI_DATASETS_PATH", str(folder / "data"))
+    with work_folder(tmp_path_factory) as folder:
         assert main(["train", "tmaze", "rate", *TINY, *STREAMS, "--agent.heads", "2", "--out", "run"]) == 0
         Path("file").touch()
         Path("empty").mkdir()

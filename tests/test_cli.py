@@ -20,7 +20,7 @@ from rmt_rl.cli import main
 from rmt_rl.progress import EvaluationProgress
 from rmt_rl.registry import names
 from rmt_rl.run import read_config
-from tests.tiny import assert_same_run, header, metrics
+from tests.tiny import assert_same_run, header, metrics, work_folder
 
 TINY = [
     *("--agent.width", "16", "--agent.segment-length", "4", "--env.corridor-length", "1", "10"),
@@ -32,10 +32,7 @@ TINY = [
 @pytest.fixture(autouse=True, scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder to work in, with data sets and a run of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("work")
-        patch.chdir(folder)
-        patch.setenv("MINARI_DATASETS_PATH", str(folder / "data"))
+    with work_folder(tmp_path_factory) as folder:
         assert main(["train", "tmaze", "bc", *TINY, "--updates", "6", "--seed", "0", "--out", "runs/bc-0"]) == 0
         yield folder
 

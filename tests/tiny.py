@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -17,6 +19,16 @@ from rmt_rl.run import RunConfig, make_config
 Values = dict[str, Any]
 _SPAWNER = multiprocessing.get_context("forkserver")
 _SPAWNER.set_forkserver_preload(["rmt_rl.train"])  # imported once for all processes
+
+
+@contextmanager
+def work_folder(factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to work in, with data sets of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = factory.mktemp("work")
+        patch.chdir(folder)
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "data"))
+        yield folder
 
 
 def tiny(agent: str = "rate", /, **training: Any) -> RunConfig:

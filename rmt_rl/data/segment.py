@@ -54,8 +54,8 @@ class Segment:
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Segment:
         return Segment(
-            _map(function, self.observations),
-            _map(function, self.actions),
+            map_leaves(function, self.observations),
+            map_leaves(function, self.actions),
             function(self.returns_to_go),
             function(self.lengths),
             self.full,
@@ -135,9 +135,10 @@ def _tensor_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int64) if dtype.kind in "iu" and dtype != np.uint8 else dtype
 
 
-def _map(function: Callable[[torch.Tensor], torch.Tensor], tree: Tree) -> Tree:
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same Dict or Tuple tree of `function(leaf)`; leaves may be arrays or tensors."""
     if isinstance(tree, dict):
-        return {key: _map(function, branch) for key, branch in tree.items()}
+        return {key: map_leaves(function, branch) for key, branch in tree.items()}
     if isinstance(tree, tuple):
-        return tuple(_map(function, branch) for branch in tree)
+        return tuple(map_leaves(function, branch) for branch in tree)
     return function(tree)

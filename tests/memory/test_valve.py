@@ -137,7 +137,12 @@ def test_the_first_memory_s_tokens_differ_and_learn_apart(name: ValveName) -> No
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", [name for name in VALVES if not name.startswith("ca-")])  # see CrossAttention2
+COLLAPSE = pytest.mark.xfail(reason="near-equal queries get near-equal answers: see CrossAttention2")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[COLLAPSE] if name.startswith("ca-") else []) for name in VALVES]
+)
 @torch.no_grad()
 def test_tokens_still_differ_after_several_segments(name: ValveName) -> None:
     core = core_with(name)
