@@ -13,7 +13,7 @@ from rmt_rl.registry import register_envs
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rmt_rl.agent import Agent
+    from rmt_rl.agent import BaseAgent
 
 __all__ = ["__version__", "load"]
 
@@ -22,7 +22,7 @@ __version__ = version("rmt-rl")
 register_envs()
 
 
-def load(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> Agent:
+def load(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> BaseAgent:
     """Load a trained agent, ready to act.
 
     Args:

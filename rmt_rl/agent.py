@@ -1,6 +1,6 @@
 """Agents: tokens of a trajectory in, a recurrent core, actions out; trained on segments, acting step by step.
 
-Dimensions: B lanes, K steps of a segment, L = K x tokens per step, D width, P numbers of the action head.
+Dimensions: B lanes, K steps of a segment, L = K x tokens per step, D width, P numbers of the heads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import gymnasium
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -23,10 +24,11 @@ from rmt_rl.nn.heads import head
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 
 Token = Literal["return_to_go", "observation", "action"]
+Learning = Literal["offline", "online"]
 
 
 class AgentConfig(Frozen):
-    """What every agent has."""
+    """What every agent that learns from segments has."""
 
     segment_length: int = Field(30, ge=1, description="steps of a segment")
     width: int = Field(64, ge=2, description="width of a token")
@@ -39,6 +41,51 @@ class AgentSpec(NamedTuple):
     action_space: gymnasium.Space[Any]
     target_return: float = 0.0
     return_scale: float = 1.0
+    hindsight_classes: int = 0  # what its auxiliary loss tells apart (see `rmt_rl.task`); 0: it has none
+
+
+class BaseAgent(nn.Module, ABC):
+    """What acts, is saved and loaded: made from its own `Config` and a spec, then given its weights.
+
+    `predict` is Stable-Baselines3's, so that it is a `model` there and a `Policy` here.
+    """
+
+    Config: ClassVar[type[Frozen]]
+    learning: ClassVar[
+        Learning
+    ]  # offline: from segments of a data set (rmt_rl.train); online: by acting (rmt_rl.online)
+
+    def __init__(self, config: Any, spec: AgentSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+
+    @abstractmethod
+    def set_random_seed(self, seed: int | None) -> None:
+        """Seed the sampling of actions (`deterministic=False`); None draws a fresh seed."""
+
+    @abstractmethod
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray[Any, Any] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """Choose actions, as Stable-Baselines3's policies do.
+
+        Args:
+            observation: a value of the observation space, or a batch (B, ...) of them; or a Dict of it under
+                `observation` with the `return_to_go` to condition on (see `rmt_rl.wrappers`).
+            state: what the last call returned; None at first.
+            episode_start: bool (B,), the lanes whose observation is the first of an episode.
+            deterministic: the likeliest action; otherwise samples (see `set_random_seed`).
+
+        Returns:
+            Actions (B, ...), without B where the observation had none, and the state for the next call.
+
+        Raises:
+            UsageError: the observation's shape isn't the space's, or the arguments are of different numbers of lanes.
+        """
 
 
 @dataclass(frozen=True)
@@ -53,19 +100,20 @@ class ActingState:
     actions: Any  # (B, ...) the last actions, which aren't in the cache yet
 
 
-class Agent(nn.Module, ABC):
-    """An agent: encoders and head from the spaces, around a core that a subclass composes.
+class Agent(BaseAgent):
+    """An agent that learns from segments: encoders and head from the spaces, around a core that a subclass composes.
 
     Each step gives the tokens named in `tokens`, in this order; its action is predicted from the core's output at
-    the observation's token, so it can't see itself.
+    the observation's token, so it can't see itself. Without a return-to-go in what it observes, an agent conditioned
+    on it aims at the spec's target return throughout.
     """
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
+    learning = "offline"
     tokens: ClassVar[tuple[Token, ...]] = ("return_to_go", "observation", "action")
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
-        super().__init__()
-        self.config, self.spec = config, spec
+        super().__init__(config, spec)
         makers = {
             "return_to_go": lambda: return_encoder(config.width),
             "observation": lambda: encoder(spec.observation_space, config.width),
@@ -74,7 +122,7 @@ class Agent(nn.Module, ABC):
         self.encoders = nn.ModuleDict({token: makers[token]() for token in self.tokens})
         self.core = self.build_core(config)
         self.head = head(spec.action_space)
-        self.to_action = nn.Linear(config.width, self.head.size)
+        self.to_action = nn.Linear(config.width, self.head.size + spec.hindsight_classes)
         self.at_observation = self.tokens.index("observation")
         self.generator: torch.Generator | None = None  # of sampled actions, made where the first of them is drawn
         self.random_seed: int | None = None
@@ -91,7 +139,8 @@ class Agent(nn.Module, ABC):
     @property
     def capacity(self) -> int:
         """Tokens of a full segment."""
-        return self.config.segment_length * len(self.tokens)
+        tokens: int = self.config.segment_length * len(self.tokens)
+        return tokens
 
     def initial_state(self, batch_size: int) -> Any:
         """The core's state before an episode."""
@@ -100,7 +149,7 @@ class Agent(nn.Module, ABC):
     # Training
 
     def forward(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
-        """One segment: the action head's numbers (B, K, P) and the next state."""
+        """One segment: numbers (B, K, P) of the action head, then of the hindsight classes, and the next state."""
         values = {
             "return_to_go": segment.returns_to_go / self.spec.return_scale,
             "observation": segment.observations,
@@ -111,18 +160,24 @@ class Agent(nn.Module, ABC):
         y_BLD, state = self.core(x_BKND.flatten(1, 2), state, lengths)
         return self.to_action(y_BLD[:, self.at_observation :: len(self.tokens)]), state
 
-    def losses(self, numbers_BKP: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood (nats) and accuracy, (B, K) each, zero at padding."""
-        mask = segment.mask
-        loss = self.head.loss(numbers_BKP.float(), segment.actions).masked_fill(~mask, 0)
+    def losses(self, numbers_BKP: Tensor, segment: Segment, hindsight: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood (nats) and accuracy of the actions, (B, K) each, zero at padding.
+
+        `hindsight` is the weight at which the negative log-likelihood of the segment's hindsight classes is added.
+        """
+        sizes = [self.head.size, self.spec.hindsight_classes]
+        for_action, for_hindsight = numbers_BKP.float().split(sizes, -1)
+        loss = self.head.loss(for_action, segment.actions)
+        if hindsight and segment.hindsight is not None:
+            missing = F.cross_entropy(for_hindsight.mT, segment.hindsight, ignore_index=-1, reduction="none")
+            loss = loss + hindsight * missing
         with torch.no_grad():
-            correct = self.head.correct(numbers_BKP, segment.actions).masked_fill(~mask, 0)
-        return loss, correct
+            correct = self.head.correct(for_action, segment.actions).masked_fill(~segment.mask, 0)
+        return loss.masked_fill(~segment.mask, 0), correct
 
     # Acting (Stable-Baselines3's interface)
 
     def set_random_seed(self, seed: int | None) -> None:
-        """Seed the sampling of actions (`deterministic=False`); None draws a fresh seed."""
         self.random_seed, self.generator = seed, None
 
     @torch.inference_mode()
@@ -133,22 +188,6 @@ class Agent(nn.Module, ABC):
         episode_start: np.ndarray[Any, Any] | None = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        """Choose actions, as Stable-Baselines3's recurrent policies do.
-
-        Args:
-            observation: a value of the observation space, or a batch (B, ...) of them; or a Dict of it under
-                `observation` with the `return_to_go` to condition on (see `rmt_rl.wrappers`). Without that the
-                spec's target return is used throughout.
-            state: what the last call returned; None at first.
-            episode_start: bool (B,), the lanes whose observation is the first of an episode.
-            deterministic: the likeliest action; otherwise samples (see `set_random_seed`).
-
-        Returns:
-            Actions (B, ...), without B where the observation had none, and the state for the next call.
-
-        Raises:
-            UsageError: the observation's shape isn't the space's, or the arguments are of different numbers of lanes.
-        """
         if self.training:
             self.eval()
         values, single = self._values(observation)
@@ -162,7 +201,7 @@ class Agent(nn.Module, ABC):
             state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
         numbers, cache = self._advance(values, state)
-        actions = self.head.act(numbers, None if deterministic else self._generator())
+        actions = self.head.act(numbers[:, : self.head.size], None if deterministic else self._generator())
         following = ActingState(cache, state.steps + 1, actions)
         return map_leaves(lambda part: part[0], actions) if single else actions, following
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rmt_rl.agent import Agent, AgentSpec
+from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
@@ -40,6 +40,7 @@ class Header(Frozen):
     action_space: str
     target_return: float
     return_scale: float
+    hindsight_classes: int = 0
     update: int = Field(ge=0, description="updates made")
     progress: dict[str, Any]  # of the training run; empty in a checkpoint that isn't to be resumed
 
@@ -64,7 +65,7 @@ def path_of(run: str | Path, name: str = "last") -> Path:
 
 def save_checkpoint(
     path: Path,
-    agent: Agent,
+    agent: BaseAgent,
     name: str,
     update: int,
     *,
@@ -100,6 +101,7 @@ def save_checkpoint(
         action_space=serialize_space(spec.action_space),
         target_return=spec.target_return,
         return_scale=spec.return_scale,
+        hindsight_classes=spec.hindsight_classes,
         update=update,
         progress=progress or {},
     )
@@ -118,7 +120,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(_KEY)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - a file is no mapping
+            # Copied, since the memory of a file is aligned differently, which may round differently.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - a file is no mapping
         values = None if header is None else json.loads(header)
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(f"checkpoint {path} is damaged ({error}); use another one or train again") from None
@@ -138,7 +141,7 @@ def _about(path: Path) -> Iterator[None]:
         raise UsageError(f"checkpoint {path} can't be used: {what}") from error
 
 
-def restore_agent(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Agent:
+def restore_agent(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> BaseAgent:
     """Make the agent that a checkpoint holds.
 
     Raises:
@@ -152,6 +155,7 @@ def restore_agent(checkpoint: Checkpoint, device: str | torch.device = "cpu") ->
             deserialize_space(header.action_space),
             header.target_return,
             header.return_scale,
+            header.hindsight_classes,
         )
         agent = cls(validated(cls.Config, header.agent_options), spec)
         agent.load_state_dict(checkpoint.group("model"))
@@ -192,7 +196,7 @@ def restore_state(checkpoint: Checkpoint, like: Any) -> Any:
     return tree_fill(like, [tensor.to(leaf.device) for tensor, leaf in zip(tensors, leaves, strict=True)])
 
 
-def load_agent(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> Agent:
+def load_agent(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> BaseAgent:
     """See `rmt_rl.load`."""
     if not Path(run).is_dir():
         raise UsageError(f"run {run} doesn't exist; name the folder of a training run (rmt-rl train ... --out)")

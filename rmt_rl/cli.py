@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -124,20 +125,29 @@ def train_command(arguments: Arguments) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     own, rest = parser.parse_known_args(arguments)
-    from rmt_rl import train
     from rmt_rl.run import read_config
 
     if own.resume is not None:
         if rest or own.config or own.out:
             raise UsageError(f"--resume {own.resume} takes no other options; the run's config.toml holds them")
-        return _watched(lambda _, *rest: train.resume(*rest), read_config(own.resume), own.resume)
+        config = read_config(own.resume)
+        return _watched(lambda _, *rest: _learner(config).resume(*rest), config, own.resume)
     config = _train_config(own.config, rest, parser.format_help())
     if config is None:
         return 0
-    return _watched(train.train, config, own.out or Path("runs", f"{config.env}-{config.agent}-{config.seed}"))
+    return _watched(
+        _learner(config).train, config, own.out or Path("runs", f"{config.env}-{config.agent}-{config.seed}")
+    )
 
 
-def _train_config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | None:
+def _learner(config: RunConfig) -> Any:
+    """The module whose `train` and `resume` are for this kind of run; imported only now, as both are heavy."""
+    from rmt_rl.run import OnlineRun
+
+    return import_module("rmt_rl.online" if isinstance(config, OnlineRun) else "rmt_rl.train")
+
+
+def _train_config(file: Path | None, rest: Arguments, own_help: str) -> Any:
     """The config that the command line asks for; None when it only asked for help."""
     from rmt_rl.run import make_config, read_config
 
@@ -170,14 +180,14 @@ def _watched(train: Callable[[RunConfig, Path, Any, Any], int], config: RunConfi
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     made = 0
     try:
-        with TrainingProgress(str(run), config.training.updates) as progress:
+        with TrainingProgress(str(run), config.length) as progress:
             made = train(config, run, progress, lambda: stopped)
     except KeyboardInterrupt:
         pass
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    done = made == config.training.updates
+    done = made == config.length
     if _speaks() and done:
         print(run)
     elif _speaks():

@@ -6,7 +6,7 @@ Shape suffixes: N lanes, the environments of a vector environment.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -42,6 +42,14 @@ class Policy(Protocol):
         Returns:
             Actions (N, ...) and the state to give back with the next observation.
         """
+
+
+@runtime_checkable
+class Privileged(Protocol):
+    """A policy that looks into the simulators instead of at observations, as experts may."""
+
+    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Take hold of the environments to act in; called before they are reset."""
 
 
 class Step(NamedTuple):
@@ -119,6 +127,8 @@ def rollout(
     require_next_step(env)
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: at least 1 is needed")
+    if isinstance(policy, Privileged):
+        policy.attach(env)
     left = shares(episodes, env.num_envs)
     starts, resets = np.ones(env.num_envs, bool), np.zeros(env.num_envs, bool)
     observations, _ = env.reset(seed=seed)

@@ -20,6 +20,7 @@ import tomli_w
 import tyro
 from pydantic import Field, model_validator
 
+from rmt_rl.agent import Learning
 from rmt_rl.backprop import Gradient
 from rmt_rl.config import Frozen, validated
 from rmt_rl.data.sampler import SamplerConfig
@@ -55,6 +56,9 @@ class TrainingConfig(Frozen):
     gradient: Gradient = Field("full", description="backpropagation through segments")
     depth: int = Field(1, ge=1, description="segments that a truncated gradient reaches")
     ageing: int = Field(0, ge=0, description="memory ageing: at most so many filler segments after the first; 0: none")
+    hindsight: float = Field(
+        0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, where it declares them"
+    )
     ageing_from: int = Field(150, ge=0, description="update from which on memories are aged")
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="number format")
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps: see lightning-fabric")
@@ -71,17 +75,50 @@ class EvaluationConfig(Frozen):
     eval_seed: int = Field(1_000_000, ge=0, description="seed of these episodes")
 
 
+class OnlineConfig(Frozen):
+    """How an agent learns by acting; what belongs to its algorithm stands in `agent_options`, by its own names."""
+
+    total_timesteps: int = Field(100_000, ge=1, description="steps of all environments together")
+    n_envs: int = Field(8, ge=1, description="environments played at once")
+    device: str = Field("cpu", description="where the networks are, e.g. cpu or cuda")
+    log_every: int = Field(1, ge=1, description="rounds of steps and learning between two lines of metrics")
+
+
 class RunConfig(Frozen):
-    """All of a run. `env_options` and `agent_options` have the classes that the named env and agent define."""
+    """What every run has. `env_options` and `agent_options` have the classes that the named env and agent define."""
 
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
-    seed: int = Field(0, ge=0, description="seed of weights, batches and dropout")
+    seed: int = Field(0, ge=0, description="seed of all that is random")
     env_options: Any = None
     agent_options: Any = None
+    evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
+
+    @property
+    def length(self) -> int:
+        """Where the run ends: updates, or environment steps of an agent that learns by acting."""
+        raise NotImplementedError
+
+
+class OnlineRun(RunConfig):
+    """A run that learns by acting (`rmt_rl.online`)."""
+
+    online: Annotated[OnlineConfig, tyro.conf.arg(name="")] = OnlineConfig()
+
+    @property
+    def length(self) -> int:
+        return self.online.total_timesteps
+
+
+class OfflineRun(RunConfig):
+    """A run that learns from data sets (`rmt_rl.train`)."""
+
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
-    evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
+
+    @property
+    def length(self) -> int:
+        return self.training.updates
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -93,18 +130,22 @@ class RunConfig(Frozen):
         return self
 
 
+_KINDS: dict[Learning, type[RunConfig]] = {"offline": OfflineRun, "online": OnlineRun}
+
+
 @cache  # one class, so that equal configs are equal
 def run_config_class(env: str, agent: str) -> type[RunConfig]:
-    """The `RunConfig` for this environment and agent, their options' classes filled in.
+    """The kind of `RunConfig` that this agent needs, the options' classes of environment and agent filled in.
 
     Raises:
         UsageError: no env or agent has this name, or it needs a package that isn't installed.
     """
-    return with_options(RunConfig, env=load_task(env).Config, agent=load_agent(agent).Config)
+    cls = load_agent(agent)
+    return with_options(_KINDS[cls.learning], env=load_task(env).Config, agent=cls.Config)
 
 
-def make_config(values: Mapping[str, Any], source: str = "the config") -> RunConfig:
-    """Check the values of a run's config.
+def make_config(values: Mapping[str, Any], source: str = "the config") -> Any:
+    """Check the values of a run's config; returns an `OfflineRun` or an `OnlineRun`, as the agent learns.
 
     Raises:
         UsageError: a field is missing, unknown or out of range.
@@ -115,8 +156,8 @@ def make_config(values: Mapping[str, Any], source: str = "the config") -> RunCon
     return validated(run_config_class(values["env"], values["agent"]), values)
 
 
-def read_config(path: Path) -> RunConfig:
-    """Read a `config.toml`, or that of a run's folder.
+def read_config(path: Path) -> Any:
+    """Read a `config.toml`, or that of a run's folder; returns what `make_config` does.
 
     Raises:
         UsageError: there is none, or it isn't valid.

@@ -16,9 +16,14 @@ class Task(Protocol):
     """A module that defines a memory task.
 
     The first line of its docstring is its summary: what it is, its horizon, and what must be remembered for how
-    long. Two further names are optional: `EXTRA`, a literal string, the extra of rmt-rl that installs what the
-    module imports; and `make_vec(num_envs, **options)`, which returns a natively vectorised `VectorEnv` with
-    next-step autoreset. The info of the step that ends an episode holds `is_success` (bool).
+    long. The info of the step that ends an episode holds `is_success` (bool), unless returns are its measure.
+
+    Further names are optional:
+        EXTRA: a literal string, the extra of rmt-rl that installs what the module imports.
+        make_vec: `make_vec(num_envs, **options)` returns a natively vectorised `VectorEnv`, next-step autoreset.
+        HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` gives for each step a class that the rest of the
+            trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can have an agent predict it.
+        decisive: `decisive(trajectory)` tells the steps whose action depends on what must be remembered, bool (T,).
     """
 
     @property
@@ -35,4 +40,4 @@ class Task(Protocol):
 
     @property
     def Expert(self) -> Callable[..., Policy]:
-        """The policy that data are collected from: `Expert(config, seed=0)`."""
+        """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.rollout.Privileged`."""

@@ -13,9 +13,10 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -30,18 +31,22 @@ from rmt_rl.collect import collect, dataset_id
 from rmt_rl.data.sampler import Sampler, make_sampler
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
+from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.metrics import Log, Metrics
 from rmt_rl.recurrence import detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.run import CONFIG, RunConfig, TrainingConfig, read_config, write_config
+from rmt_rl.run import CONFIG, OfflineRun, TrainingConfig, read_config, write_config
+
+if TYPE_CHECKING:
+    from rmt_rl.task import Task
 
 Report = Callable[[int, Metrics], None]
 
 
 def train(
-    config: RunConfig,
+    config: OfflineRun,
     run: Path,
     report: Report = lambda update, metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -87,13 +92,13 @@ def resume(
     Raises:
         UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
     """
-    config = read_config(run)
+    config: OfflineRun = read_config(run)
     path = checkpoint.path_of(run)
     saved = checkpoint.read_checkpoint(path) if path.exists() else None
     if saved:
         _check_origin(config, run, saved)  # first, since opening the data may collect others
     store = open_data(config)
-    agent = checkpoint.restore_agent(saved) if saved else _new_agent(config, store)
+    agent = cast(Agent, checkpoint.restore_agent(saved)) if saved else _new_agent(config, store)
     if agent.config != config.agent_options:
         raise UsageError(f"checkpoint {path} is of another agent than {run / CONFIG} says; undo what was changed there")
     _check_spaces(f"checkpoint {path}", agent.spec, store, "resume with the data that it was trained on")
@@ -109,7 +114,7 @@ class Trainer:
     save is the whole batch's.
     """
 
-    def __init__(self, config: RunConfig, run: Path, store: EpisodeStore, agent: Agent) -> None:
+    def __init__(self, config: OfflineRun, run: Path, store: EpisodeStore, agent: Agent) -> None:
         self.config, self.run, self.agent = config, run, agent
         self.origin = _origin(config, store.ids)
         self.fabric = _fabric(config.training)
@@ -165,7 +170,8 @@ class Trainer:
 
     def _means(self) -> Metrics:
         entries, self.unlogged = self.unlogged, []
-        return {key: float(np.mean([entry[key] for entry in entries])) for key in entries[0]}
+        keys = dict.fromkeys(key for entry in entries for key in entry)
+        return {key: float(np.mean([entry[key] for entry in entries if key in entry])) for key in keys}
 
     def _any(self, here: bool) -> bool:
         """Whether it is true in any process."""
@@ -183,8 +189,8 @@ class Trainer:
         rate = learning_rate(self.config.training, self.update)
         torch.manual_seed(_seed(self.config.seed, self.update, self.fabric.global_rank))
         batch, computed_steps = self._batch()
-        fillers, correct = self._fillers(len(batch.segments)), torch.zeros((), device=self.fabric.device)
-        step = partial(self._segment, batch, fillers, correct)
+        fillers, counts = self._fillers(len(batch.segments)), torch.zeros(3, device=self.fabric.device)
+        step = partial(self._segment, batch, fillers, counts)
         self.agent.train()
         self.optimizer.zero_grad()
         state = self._initial_state(batch)
@@ -196,9 +202,10 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self.carried = state if self._streams else ()
-        return {
+        right, right_where_decisive, decisive = self._sum(counts).tolist()
+        return ({"train/decisive_accuracy": right_where_decisive / decisive} if decisive else {}) | {
             "train/loss": float(loss),
-            "train/accuracy": float(self._sum(correct)) / batch.steps,
+            "train/accuracy": right / batch.steps,
             "train/learning_rate": rate,
             "train/gradient_norm": float(norm),
             "train/state_norm": math.sqrt(self._sum(_mean_square(state, self.fabric.device)) / self.fabric.world_size),
@@ -245,17 +252,21 @@ class Trainer:
         return choices[options.gradient]
 
     def _segment(
-        self, batch: Batch, fillers: tuple[Segment, ...], correct: Tensor, index: int, state: Any
+        self, batch: Batch, fillers: tuple[Segment, ...], counts: Tensor, index: int, state: Any
     ) -> tuple[Tensor, Any]:
         """One segment's share of the batch's mean loss per real step, and the next state.
 
-        Adds right actions to `correct`, once: replay's first pass, without gradients, doesn't count.
+        Adds to `counts` right actions, right ones where the action is decisive, and decisive ones, once: replay's
+        first pass, without gradients, doesn't count.
         """
         segment = batch.segments[index]
         numbers, state = self._forward(segment, state)
-        loss, right = self.agent.losses(numbers, segment)
+        loss, right = self.agent.losses(numbers, segment, self.config.training.hindsight)
         if torch.is_grad_enabled():
-            correct += right.sum()
+            counts[0] += right.sum()
+            if segment.decisive is not None:
+                decisive = segment.decisive & segment.mask
+                counts[1:] += torch.stack([(right * decisive).sum(), decisive.sum()])
         if index == 0 and fillers:
             state = backprop.straight_through(state, self._aged(state, fillers))
         return loss.sum() / batch.steps, state
@@ -340,19 +351,30 @@ def learning_rate(options: TrainingConfig, update: int) -> float:
     return options.learning_rate * warm * decay
 
 
-def open_data(config: RunConfig) -> EpisodeStore:
+def open_data(config: OfflineRun) -> EpisodeStore:
     """The data set, collected first where none is named; its spaces must be the environment's.
 
     Raises:
-        UsageError: a data set is missing or damaged, can't be collected, or is of another environment.
+        UsageError: a data set is missing or damaged, can't be collected, or is of another environment; or the
+            environment declares no hindsight classes, but the run asks for them.
     """
-    data, options = config.data, config.env_options.model_dump()
+    data, options, task = config.data, config.env_options.model_dump(), load_task(config.env)
+    if config.training.hindsight and not hasattr(task, "hindsight"):
+        raise UsageError(
+            f"hindsight={config.training.hindsight}: env {config.env!r} declares no hindsight; set it to 0"
+        )
     ids = data.dataset or (collect(config.env, options, data.collect_episodes, data.collect_seed),)
-    store = EpisodeStore(ids, cache_bytes=data.cache_mb << 20)
+    store = EpisodeStore(ids, data.cache_mb << 20, partial(_annotated, task))
     remedy = "train in the environment that the data come from, with the same options"
-    with closing(load_task(config.env).make(**options)) as env:
+    with closing(task.make(**options)) as env:
         _check_spaces(f"env {config.env!r}", env, store, remedy)
     return store
+
+
+def _annotated(task: Task, trajectory: Trajectory) -> Trajectory:
+    """The trajectory with what its task can tell of it."""
+    known = {name: getattr(task, name)(trajectory) for name in ("hindsight", "decisive") if hasattr(task, name)}
+    return replace(trajectory, **known)
 
 
 def _check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:
@@ -362,7 +384,7 @@ def _check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:
             raise UsageError(f"dataset={', '.join(store.ids)} has {name} {theirs}, but {what} has {ours}; {remedy}")
 
 
-def _origin(config: RunConfig, ids: Sequence[str]) -> dict[str, Any]:
+def _origin(config: OfflineRun, ids: Sequence[str]) -> dict[str, Any]:
     """What a run can't be resumed with another of, as JSON."""
     return {
         "seed": config.seed,
@@ -373,7 +395,7 @@ def _origin(config: RunConfig, ids: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _check_origin(config: RunConfig, run: Path, saved: checkpoint.Checkpoint) -> None:
+def _check_origin(config: OfflineRun, run: Path, saved: checkpoint.Checkpoint) -> None:
     data, options = config.data, config.env_options.model_dump()
     # The id of a data set of ours tells the environment's source too.
     ids = data.dataset or (dataset_id(config.env, options, data.collect_episodes, data.collect_seed),)
@@ -386,9 +408,10 @@ def _check_origin(config: RunConfig, run: Path, saved: checkpoint.Checkpoint) ->
             )
 
 
-def _new_agent(config: RunConfig, store: EpisodeStore) -> Agent:
+def _new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
     torch.manual_seed(config.seed)
-    spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0)
+    classes = getattr(load_task(config.env), "HINDSIGHT_CLASSES", 0) if config.training.hindsight else 0
+    spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0, classes)
     return load_agent(config.agent)(config.agent_options, spec)
 
 

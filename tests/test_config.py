@@ -10,7 +10,7 @@ from tyro.conf import Positional
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse, with_options
-from rmt_rl.run import RunConfig, make_config, read_config, write_config
+from rmt_rl.run import OfflineRun, make_config, read_config, write_config
 from tests.tiny import Values, tiny
 
 
@@ -146,7 +146,7 @@ def test_a_short_config_is_filled_with_defaults(tmp_path: Path) -> None:
     config = read_config(tmp_path / "short.toml")
     assert config == make_config({"env": "tmaze", "agent": "bc", "env_options": {"corridor_length": 9}})
     assert config.env_options.corridor_length == 9
-    assert config.training == RunConfig.model_fields["training"].default
+    assert config.training == OfflineRun.model_fields["training"].default
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import rmt_rl
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.registry import load_task
-from rmt_rl.run import RunConfig, TrainingConfig, make_config, write_config
+from rmt_rl.run import OfflineRun, TrainingConfig, make_config, write_config
 from rmt_rl.train import _mean_square, learning_rate, resume, train
 from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
@@ -53,7 +53,7 @@ INTERRUPTED = {
 
 
 @pytest.mark.parametrize("config", INTERRUPTED.values(), ids=INTERRUPTED)
-def test_killed_and_resumed_is_as_if_never_killed(config: RunConfig, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_as_if_never_killed(config: OfflineRun, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     train(config, whole)
     assert in_process(killed, config, run, 7) == -signal.SIGKILL

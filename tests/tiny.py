@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from rmt_rl.run import RunConfig, make_config
+from rmt_rl.run import OfflineRun, make_config
 
 Values = dict[str, Any]
 _SPAWNER = multiprocessing.get_context("forkserver")
@@ -31,7 +31,7 @@ def work_folder(factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def tiny(agent: str = "rate", /, **training: Any) -> RunConfig:
+def tiny(agent: str = "rate", /, **training: Any) -> OfflineRun:
     """A config of 10 updates; keywords are fields of `training`, and dictionaries are further sections."""
     sections = {name: training.pop(name) for name in list(training) if isinstance(training[name], dict)}
     small = {"segment_length": 4, "width": 16} | ({} if agent == "bc" else {"heads": 2, "layers": 1})
@@ -47,12 +47,15 @@ def tiny(agent: str = "rate", /, **training: Any) -> RunConfig:
     }
     for name, section in sections.items():
         values[name] = values[name] | section
-    return make_config(values)
+    config: OfflineRun = make_config(values)
+    return config
 
 
 def start_process(target: Callable[..., None], *arguments: Any) -> Any:
-    """Start a function of a test module in a process of its own; a `RunConfig` reaches it as its values."""
-    plain = [one.model_dump(mode="json", exclude_none=True) if isinstance(one, RunConfig) else one for one in arguments]
+    """Start a function of a test module in a process of its own; a `OfflineRun` reaches it as its values."""
+    plain = [
+        one.model_dump(mode="json", exclude_none=True) if isinstance(one, OfflineRun) else one for one in arguments
+    ]
     process = _SPAWNER.Process(target=_run, args=(os.environ.get("MINARI_DATASETS_PATH"), target, *plain))
     process.start()
     return process

@@ -27,7 +27,7 @@ from rmt_rl.data.sampler import Sampler, make_sampler
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.rollout import Step, make_vec_env, rollout
-from rmt_rl.run import RunConfig
+from rmt_rl.run import OfflineRun
 from rmt_rl.train import Trainer
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -122,7 +122,7 @@ def training(size: Size, effort: Effort, gradient: str) -> Result:
     return {"steps_per_second": speeds, "real_share": work.real_share, "padding": work.padding(ranges[0])}
 
 
-def new_agent(config: RunConfig, store: EpisodeStore) -> Agent:
+def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
     """An untrained agent for these data."""
     torch.manual_seed(0)
     spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return)

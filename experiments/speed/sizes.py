@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rmt_rl.run import RunConfig, make_config
+from rmt_rl.run import OfflineRun, make_config
 
 SEGMENTS = 3
 
@@ -55,9 +55,9 @@ class Size:
         """The longest corridor of RATE's task: its episodes end within the segments, a step to spare."""
         return SEGMENTS * self.segment_length - 2
 
-    def config(self, **training: Any) -> RunConfig:
+    def config(self, **training: Any) -> OfflineRun:
         """A run at this size on T-Maze, with these training options."""
-        return make_config(
+        config: OfflineRun = make_config(
             {
                 "env": "tmaze",
                 "agent": "rate",
@@ -68,6 +68,7 @@ class Size:
                 "evaluation": {"eval_episodes": 0},
             }
         )
+        return config
 
 
 _SMALL = {"layers": 2, "width": 64, "heads": 4, "head_width": 32, "hidden": 64, "memory_tokens": 5}

@@ -37,6 +37,8 @@ class Segment:
     returns_to_go: torch.Tensor  # (B, K) float32, of the whole episode
     lengths: torch.Tensor  # (B,) int64, real steps; 0 in a lane that has ended
     full: bool = False  # True: every step is real, known without a look at `lengths` on its device
+    hindsight: torch.Tensor | None = None  # (B, K) int64, as in `Trajectory`; None where the task declares none
+    decisive: torch.Tensor | None = None  # (B, K) bool, likewise
 
     @property
     def mask(self) -> torch.Tensor:
@@ -59,6 +61,8 @@ class Segment:
             function(self.returns_to_go),
             function(self.lengths),
             self.full,
+            None if self.hindsight is None else function(self.hindsight),
+            None if self.decisive is None else function(self.decisive),
         )
 
 
@@ -102,6 +106,8 @@ def collate(spans: Sequence[Span]) -> Segment:
         returns_to_go=_pad_leaf([span.trajectory.returns_to_go for span in spans], spans, longest),
         lengths=torch.from_numpy(lengths),
         full=bool((lengths == longest).all()),
+        hindsight=_pad_optional([span.trajectory.hindsight for span in spans], spans, longest),
+        decisive=_pad_optional([span.trajectory.decisive for span in spans], spans, longest),
     )
 
 
@@ -119,6 +125,11 @@ def _pad(trees: Sequence[Arrays], spans: Sequence[Span], length: int) -> Tree:
         branches = zip(*cast(Sequence[tuple[Arrays, ...]], trees), strict=True)
         return tuple(_pad(branch, spans, length) for branch in branches)
     return _pad_leaf(cast(Sequence[Array], trees), spans, length)
+
+
+def _pad_optional(leaves: Sequence[Array | None], spans: Sequence[Span], length: int) -> torch.Tensor | None:
+    known = [leaf for leaf in leaves if leaf is not None]
+    return _pad_leaf(known, spans, length) if len(known) == len(leaves) else None
 
 
 def _pad_leaf(leaves: Sequence[Array], spans: Sequence[Span], length: int) -> torch.Tensor:

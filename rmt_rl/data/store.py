@@ -8,9 +8,9 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,18 @@ class EpisodeStore:
     Args:
         dataset_id: one id, or several of the same observation and action spaces, taken together in this order.
         cache_bytes: how much of what was read is kept in memory, the most recently used first.
+        annotate: adds to each episode what can be told from its own data, such as its hindsight classes.
 
     Raises:
         UsageError: a data set is missing, empty, damaged, or of spaces that differ from the first one's.
     """
 
-    def __init__(self, dataset_id: str | Sequence[str], cache_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        dataset_id: str | Sequence[str],
+        cache_bytes: int = 1 << 30,
+        annotate: Callable[[Trajectory], Trajectory] = lambda trajectory: trajectory,
+    ) -> None:
         self.ids: tuple[str, ...] = (dataset_id,) if isinstance(dataset_id, str) else tuple(dataset_id)
         if not self.ids:
             raise UsageError("dataset: no id was given; name at least one Minari data set")
@@ -63,6 +69,7 @@ class EpisodeStore:
         self._firsts = list(accumulate((len(dataset) for dataset in self._datasets), initial=0))
         self._cache: OrderedDict[int, Trajectory] = OrderedDict()
         self._cache_bytes = cache_bytes
+        self._annotate = annotate
         self._returns: tuple[float, float] | None = None
         self.cached_bytes = 0  # held now
         self.episode(0)  # a space that can't be learnt from, or unreadable data, shows here and not mid-run
@@ -128,7 +135,7 @@ class EpisodeStore:
             )
             if len(trajectory) != self.lengths[index]:
                 raise ValueError(f"{len(trajectory)} steps, of {self.lengths[index]}")
-            return trajectory
+        return self._annotate(trajectory)
 
 
 def write_dataset(
@@ -219,7 +226,14 @@ def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: _R
 
 
 def _buffer(episode: Trajectory) -> EpisodeBuffer:
-    return EpisodeBuffer(**{field.name: getattr(episode, field.name) for field in fields(episode)})
+    return EpisodeBuffer(
+        seed=episode.seed,
+        observations=episode.observations,
+        actions=episode.actions,
+        rewards=episode.rewards,
+        terminations=episode.terminations,
+        truncations=episode.truncations,
+    )
 
 
 def data_root() -> Path:

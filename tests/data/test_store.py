@@ -27,6 +27,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def buffer(trajectory: Trajectory) -> minari.data_collector.EpisodeBuffer:
+    """As Minari's own writers take it."""
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    return minari.data_collector.EpisodeBuffer(**{name: getattr(trajectory, name) for name in names})
+
+
 def write_trees(dataset_id: str, episodes: list[Trajectory]) -> None:
     write_dataset(
         dataset_id,
@@ -114,7 +120,7 @@ def test_largest_returns_of_our_data_and_of_others() -> None:
     with warnings.catch_warnings(action="ignore"):  # of facts left out
         minari.create_dataset_from_buffers(
             "b-v0",
-            [minari.data_collector.EpisodeBuffer(**vars(episode(0, 3)))],
+            [buffer(episode(0, 3))],
             observation_space=foreign.observation_space,
             action_space=foreign.action_space,
         )
@@ -124,7 +130,7 @@ def test_largest_returns_of_our_data_and_of_others() -> None:
 
 def test_the_note_of_returns_is_not_trusted_after_episodes_were_added() -> None:
     write("a-v0", [episode(0, 2)])
-    added = minari.data_collector.EpisodeBuffer(**vars(episode(0, 4)))
+    added = buffer(episode(0, 4))
     minari.load_dataset("a-v0").update_dataset_from_buffer([added])
     assert EpisodeStore("a-v0").best_return == 10
 
