@@ -157,7 +157,7 @@ def restore_agent(checkpoint: Checkpoint, device: str | torch.device = "cpu") ->
             header.return_scale,
             header.hindsight_classes,
         )
-        agent = cls(validated(cls.Config, header.agent_options), spec)
+        agent: BaseAgent = cls(validated(cls.Config, header.agent_options), spec)
         agent.load_state_dict(checkpoint.group("model"))
     try:
         return agent.to(device).eval()

@@ -93,28 +93,35 @@ def list_command(arguments: Arguments) -> int:
 
 
 class Collection(Frozen):
-    """Episodes of an environment's expert."""
+    """Episodes of an environment's expert, of trained agents, of random actions, or of several mixed."""
 
     episodes: int = Field(4000, ge=1, description="episodes to collect")
     seed: int = Field(0, ge=0, description="seed of the episodes")
+    policy: tuple[str, ...] = Field(
+        (), description="expert (default), random or a run's folder; several for a mix, e.g. expert=1 runs/ppo-0=2"
+    )
+    sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
+    target_return: float | None = Field(None, description="return that agents aim at (unset: their data's best)")
     env_options: Any = None
 
 
 def collect_command(arguments: Arguments) -> int:
-    """Make a Minari data set with an environment's expert: rmt-rl collect ENV."""
+    """Make a Minari data set: rmt-rl collect ENV plays its expert, --policy RUN a trained agent."""
     names, rest = _positionals(arguments, ("ENV",), "collect")
     if not names:
         return 0
     model = with_options(Collection, env=registry.load_task(names[0]).Config)
     given = parse(model, rest, f"rmt-rl collect {names[0]}", collect_command.__doc__ or "")
-    from rmt_rl.collect import collect
+    from rmt_rl.collect import EXPERT_ALONE, Behaviour, collect, parse_share
 
-    print(collect(names[0], given.env_options.model_dump(), given.episodes, given.seed))
+    shares = tuple(map(parse_share, given.policy)) or EXPERT_ALONE.shares
+    behaviour = Behaviour(shares, given.sample, given.target_return)
+    print(collect(names[0], given.env_options.model_dump(), given.episodes, given.seed, behaviour))
     return 0
 
 
 def train_command(arguments: Arguments) -> int:
-    """Train an agent: rmt-rl train ENV AGENT, or train --config FILE, or train --resume RUN."""
+    """Train an agent: rmt-rl train ENV AGENT, or --dataset ID AGENT, or --config FILE, or --resume RUN."""
     parser = argparse.ArgumentParser("rmt-rl train", add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path, metavar="FILE", help="take all options from a config.toml, or a run's")
     parser.add_argument(
@@ -153,6 +160,8 @@ def _train_config(file: Path | None, rest: Arguments, own_help: str) -> Any:
 
     if file is not None:
         default = read_config(file)
+    elif (agent := _only_agent(rest)) is not None:
+        default, rest = _of_dataset(agent, rest)
     else:
         names, rest = _positionals(rest, ("ENV", "AGENT"), "train", own_help)
         if not names:
@@ -161,6 +170,32 @@ def _train_config(file: Path | None, rest: Arguments, own_help: str) -> Any:
     if {"-h", "--help"} & set(rest):
         print(own_help)
     return parse(type(default), rest, f"rmt-rl train {default.env} {default.agent}", "Options of the run:", default)
+
+
+def _only_agent(arguments: Arguments) -> int | None:
+    """Where the agent's name stands, if no environment's does: first, or behind the ids of `--dataset`."""
+    if "--dataset" not in arguments:
+        return None
+    behind = [index for index, argument in enumerate(arguments) if argument in registry.names("agents")]
+    leading = next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    return behind[0] if behind and leading == (behind[0] == 0) else None
+
+
+def _of_dataset(agent: int, arguments: Arguments) -> tuple[RunConfig, Arguments]:
+    """The config of a run in the environment that the data sets come from, and the other arguments."""
+    rest = [*arguments[:agent], *arguments[agent + 1 :]]
+    at = rest.index("--dataset") + 1
+    end = next((index for index in range(at, len(rest)) if rest[index].startswith("-")), len(rest))
+    from rmt_rl.data.store import EpisodeStore
+    from rmt_rl.run import make_config
+
+    ids = rest[at:end]
+    spec = EpisodeStore(ids).env_spec
+    if spec is None:
+        raise UsageError(f"dataset={', '.join(ids)} doesn't say which environment it is from; give ENV and AGENT")
+    env, options = registry.task_of(spec)
+    values = {"env": env, "agent": arguments[agent], "env_options": options, "data": {"dataset": ids}}
+    return make_config(values), [*rest[: at - 1], *rest[end:]]
 
 
 def _watched(train: Callable[[RunConfig, Path, Any, Any], int], config: RunConfig, run: Path) -> int:

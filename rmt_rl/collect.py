@@ -1,4 +1,7 @@
-"""Data sets made by an environment's own expert, under ids that say everything that made them."""
+"""Data sets made by acting: by an environment's own expert, trained agents, random actions, or a mix of these.
+
+Their ids tell everything that made them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -19,8 +24,10 @@ from rmt_rl.data.store import data_root, write_dataset
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
-from rmt_rl.registry import load_task
+from rmt_rl.gymnasium_task import GymnasiumTask
+from rmt_rl.registry import load_task, slug
 from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
+from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -32,58 +39,158 @@ LANES = 64  # what the episodes are depends on it, since every lane draws its ow
 REFERENCE_EPISODES = 100
 
 
-def dataset_id(task_name: str, options: Mapping[str, Any], episodes: int, seed: int) -> str:
-    """Return the Minari id of an expert's data set, e.g. `tmaze/expert-4000-seed0-1a2b3c4d-v0`.
+EXPERT, RANDOM = "expert", "random"  # policies that need no training run
 
-    Its eight hexadecimal digits stand for the options (defaults filled in), the environment's source and how data
-    are collected: changed data never go by an old id.
+
+class Share(NamedTuple):
+    """Who plays, and for how many parts of the episodes."""
+
+    policy: str  # `expert`, `random`, or the folder of a training run
+    parts: float = 1.0
+
+
+def parse_share(text: str) -> Share:
+    """Read `runs/ppo-0`, or `runs/ppo-0=2` for two parts of the episodes.
 
     Raises:
-        UsageError: the task is unknown, or an option doesn't fit it.
+        UsageError: the parts are no positive number.
     """
-    task = load_task(task_name)
-    digest = hashlib.sha256(json.dumps(_makers(task, options, episodes, seed), sort_keys=True).encode()).hexdigest()
-    return f"{task_name}/expert-{episodes}-seed{seed}-{digest[:8]}-v0"
+    policy, equals, parts = text.rpartition("=")
+    if not equals:
+        return Share(text)
+    try:
+        share = Share(policy, float(parts))
+    except ValueError:
+        share = Share(policy, 0)
+    if not 0 < share.parts < float("inf"):
+        raise UsageError(f"policy {text!r}: give POLICY, or POLICY=PARTS with a number of parts above 0")
+    return share
 
 
-def collect(task_name: str, options: Mapping[str, Any], episodes: int, seed: int) -> str:
-    """Let a task's expert play, write every episode to a Minari data set, and return its id.
+class Behaviour(NamedTuple):
+    """Who acts in the episodes of a data set."""
+
+    shares: tuple[Share, ...] = (Share(EXPERT),)
+    sample: bool = False  # trained agents sample their actions; otherwise the likeliest are taken
+    target_return: float | None = None  # for agents conditioned on it; None: the best of the data they learnt from
+
+
+EXPERT_ALONE = Behaviour()
+
+
+def dataset_id(
+    task_name: str, options: Mapping[str, Any], episodes: int, seed: int, behaviour: Behaviour = EXPERT_ALONE
+) -> str:
+    """Return the Minari id of a data set, e.g. `tmaze/expert-4000-seed0-1a2b3c4d-v0`.
+
+    Its eight hexadecimal digits stand for the options (defaults filled in), the environment's source, who acts and how
+    data are collected: changed data never go by an old id.
+
+    Raises:
+        UsageError: the task is unknown, an option doesn't fit it, or a training run is missing.
+    """
+    makers = _makers(load_task(task_name), options, episodes, seed, behaviour)
+    digest = hashlib.sha256(json.dumps(makers, sort_keys=True).encode()).hexdigest()
+    kind = "-".join(slug(Path(share.policy).name) for share in behaviour.shares)
+    return f"{slug(task_name)}/{kind}-{episodes}-seed{seed}-{digest[:8]}-v0"
+
+
+def collect(
+    task_name: str, options: Mapping[str, Any], episodes: int, seed: int, behaviour: Behaviour = EXPERT_ALONE
+) -> str:
+    """Let policies play, write every episode to a Minari data set, and return its id.
 
     A data set that is there already is left as it is. Its reference scores, for normalising returns, are the mean
-    returns of a random policy and of the expert.
+    returns of a random policy and of the expert; where a task has none, of the best policy that plays. Episodes stand
+    one policy after another; the metadata tell how many each has.
 
     Args:
-        task_name: the stem of the environment's file.
+        task_name: the stem of the environment's file, or a Gymnasium id.
         options: of the environment; its defaults for the rest.
         episodes: how many to write.
-        seed: of the environment and of the expert.
+        seed: of the environment and of all policies.
+        behaviour: who acts.
 
     Raises:
         UsageError: the task is unknown or has no expert, or an argument doesn't fit it.
     """
     task = load_task(task_name)
-    identity = dataset_id(task_name, options, episodes, seed)
+    identity = dataset_id(task_name, options, episodes, seed, behaviour)
     if (data_root() / identity).exists():  # it was moved there in one piece
         return identity
-    expert = make_expert(task, options, seed)
-    env = make_vec_env(task, options, max(1, min(LANES, episodes)))
-    with closing(env):
-        random = RandomPolicy(env.single_action_space, seed)
+    counts = _counts(episodes, [share.parts for share in behaviour.shares])
+    with closing(task.make(**options)) as env:
+        players = [_player(share.policy, task, options, env, seed, behaviour) for share in behaviour.shares]
+        reference = [EXPERT] if hasattr(task, "Expert") else [share.policy for share in behaviour.shares]
+
+        def score(name: str) -> float:
+            player = _player(name, task, options, env, seed, behaviour)
+            games = min(REFERENCE_EPISODES, episodes)
+            return evaluate(
+                player.policy, task, options, games, seed, deterministic=player.greedy, target_return=player.target
+            ).mean_return
+
         write_dataset(
             identity,
-            trajectories(rollout(expert, env, episodes, seed), env.num_envs),
+            chain.from_iterable(
+                _played(player, task, options, count, seed + LANES * number)
+                for number, (player, count) in enumerate(zip(players, counts, strict=True))
+            ),
             env_spec=env_spec(task, options),
-            observation_space=env.single_observation_space,
-            action_space=env.single_action_space,
-            algorithm_name=f"{task_name} expert",
-            description=f"{episodes} episodes of the expert of {task.ID}, played to the end, none left out.",
-            ref_min_score=evaluate(random, task, options, REFERENCE_EPISODES, seed).mean_return,
-            ref_max_score=evaluate(
-                make_expert(task, options, seed), task, options, REFERENCE_EPISODES, seed
-            ).mean_return,
-            metadata={key: json.dumps(value) for key, value in _makers(task, options, episodes, seed).items()},
+            observation_space=env.observation_space,
+            action_space=env.action_space,
+            algorithm_name=" + ".join(Path(share.policy).name for share in behaviour.shares),
+            description=f"{episodes} episodes in {task.ID}, played to the end, none left out.",
+            ref_min_score=score(RANDOM),
+            ref_max_score=max(map(score, reference)),
+            metadata={
+                key: json.dumps(value) for key, value in _makers(task, options, episodes, seed, behaviour).items()
+            },
         )
     return identity
+
+
+class _Player(NamedTuple):
+    policy: Policy
+    target: float | None = None  # the return it aims at, where it is conditioned on one
+    greedy: bool = True
+
+
+def _player(
+    name: str, task: Task, options: Mapping[str, Any], env: gymnasium.Env[Any, Any], seed: int, behaviour: Behaviour
+) -> _Player:
+    if name == RANDOM:
+        return _Player(RandomPolicy(env.action_space, seed))
+    if name == EXPERT:
+        return _Player(make_expert(task, options, seed))
+    from rmt_rl.checkpoint import load_agent  # only now, since it imports PyTorch
+
+    agent = load_agent(name)
+    for field in ("observation_space", "action_space"):
+        ours, theirs = getattr(agent.spec, field), getattr(env, field)
+        if ours != theirs:
+            raise UsageError(f"policy {name!r} has {field} {ours}, but {task.ID} has {theirs}; choose another run")
+    agent.set_random_seed(seed)
+    target = agent.spec.target_return if behaviour.target_return is None else behaviour.target_return
+    return _Player(agent, target, not behaviour.sample)
+
+
+def _played(player: _Player, task: Task, options: Mapping[str, Any], episodes: int, seed: int) -> Iterator[Trajectory]:
+    """The episodes of one policy."""
+    if not episodes:
+        return
+    env = make_vec_env(task, options, min(LANES, episodes))
+    env = env if player.target is None else VectorReturnToGo(env, player.target)
+    with closing(env):
+        for trajectory in trajectories(rollout(player.policy, env, episodes, seed, player.greedy), env.num_envs):
+            seen: Any = trajectory.observations
+            yield trajectory if player.target is None else replace(trajectory, observations=seen["observation"])
+
+
+def _counts(episodes: int, parts: Sequence[float]) -> list[int]:
+    """Episodes of each policy, by its parts; rounding never changes the sum."""
+    borders = np.rint(np.cumsum([0.0, *parts]) / sum(parts) * episodes).astype(int)
+    return [int(count) for count in np.diff(borders)]
 
 
 def make_expert(task: Task, options: Mapping[str, Any], seed: int) -> Policy:
@@ -94,7 +201,10 @@ def make_expert(task: Task, options: Mapping[str, Any], seed: int) -> Policy:
     """
     expert = getattr(task, "Expert", None)
     if expert is None:
-        raise UsageError(f"{task.ID} has no expert to collect data from; name an existing data set with --dataset")
+        raise UsageError(
+            f"{task.ID} has no expert to collect data from; name a data set with --dataset, or collect one with "
+            "rmt-rl collect --policy"
+        )
     policy: Policy = expert(validated(task.Config, options), seed=seed)
     return policy
 
@@ -105,6 +215,8 @@ def env_spec(task: Task, options: Mapping[str, Any]) -> EnvSpec:
     Raises:
         UsageError: an option doesn't fit the task.
     """
+    if isinstance(task, GymnasiumTask):
+        return task.spec(**options)
     spec = copy.deepcopy(gymnasium.spec(task.ID))
     spec.kwargs = _plain(validated(task.Config, options))
     return spec
@@ -168,22 +280,42 @@ def _column(batches: Sequence[Any], lane: int) -> Any:
     return np.stack([batch[lane] for batch in batches])
 
 
-def _makers(task: Task, options: Mapping[str, Any], episodes: int, seed: int) -> dict[str, Any]:
+def _makers(task: Task, options: Mapping[str, Any], episodes: int, seed: int, behaviour: Behaviour) -> dict[str, Any]:
     """Return all that the data depend on, fit for JSON."""
+    shares = [share._asdict() | _source(share.policy) for share in behaviour.shares]
     return {
         "env": task.ID,
         "options": _plain(validated(task.Config, options)),
         "episodes": episodes,
         "seed": seed,
         "lanes": LANES,
-        "env_source_sha256": hashlib.sha256(Path(_file(task)).read_bytes()).hexdigest(),
+        "env_source_sha256": _env_source(task),
+        "behaviour": behaviour._asdict() | {"shares": shares},
     }
+
+
+def _source(policy: str) -> dict[str, str]:
+    """What tells a trained agent from another one."""
+    if policy in (EXPERT, RANDOM):
+        return {}
+    from rmt_rl.checkpoint import path_of
+
+    path = path_of(policy)
+    if not path.is_file():
+        raise UsageError(
+            f"policy {policy!r} is neither 'expert' nor 'random' nor the folder of a training run with a checkpoint"
+        )
+    return {"policy": Path(policy).name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def _env_source(task: Task) -> str:
+    """Of an environment of ours its file and the helpers (`_name.py`) beside it, of others their package's version."""
+    if isinstance(task, GymnasiumTask):
+        return task.package
+    file = Path(task.__file__)  # type: ignore[attr-defined]  # a task is a module
+    helpers = sorted(file.parent.glob(f"_{file.stem}*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [file, *helpers])).hexdigest()
 
 
 def _plain(config: BaseModel) -> dict[str, Any]:
     return config.model_dump(mode="json")
-
-
-def _file(task: Task) -> str:
-    file: str = task.__file__  # type: ignore[attr-defined]  # a task is a module
-    return file

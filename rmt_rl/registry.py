@@ -7,11 +7,12 @@ Adding one is adding a file. Files are read, not run, until one is asked for by 
 from __future__ import annotations
 
 import ast
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import gymnasium
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from rmt_rl.agent import Agent
+    from gymnasium.envs.registration import EnvSpec
+
     from rmt_rl.task import Task
 
 Kind = Literal["envs", "agents", "memory"]
@@ -55,21 +57,40 @@ def constant(kind: Kind, name: str, key: str) -> str | None:
 
 
 def load_task(name: str) -> Task:
-    """Import an environment's file.
+    """Import an environment's file; or make a task of a Gymnasium id, such as `Hopper-v5` or `ale_py:ALE/Pong-v5`.
 
     Raises:
         UsageError: no environment has this name, or a package that it needs is not installed.
     """
+    if name not in names("envs") and re.search(r":|-v\d+$", name):
+        from rmt_rl.gymnasium_task import GymnasiumTask
+
+        return cast("Task", GymnasiumTask(name))
     return cast("Task", _load("envs", name))
 
 
-def load_agent(name: str) -> type[Agent]:
-    """Import an agent's file and return its agent class, which it names `AGENT`.
+def task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
+    """The name and the options of the task that makes what a Gymnasium spec, e.g. of a data set, describes."""
+    ours = {constant("envs", name, "ID"): name for name in names("envs")}
+    if spec.id in ours and not spec.additional_wrappers:
+        return ours[spec.id], dict(spec.kwargs)
+    from rmt_rl.gymnasium_task import task_of
+
+    return task_of(spec)
+
+
+def slug(name: str) -> str:
+    """A task's name as part of a file name or a data set's id."""
+    return re.sub(r"[^-\w]", "-", name)
+
+
+def load_agent(name: str) -> Any:
+    """Import an agent's file and return its class (a `rmt_rl.agent.BaseAgent`), which it names `AGENT`.
 
     Raises:
         UsageError: no agent has this name, or a package that it needs is not installed.
     """
-    return cast("type[Agent]", _load("agents", name).AGENT)
+    return _load("agents", name).AGENT
 
 
 def register_envs() -> None:

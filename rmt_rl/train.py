@@ -412,7 +412,8 @@ def _new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
     torch.manual_seed(config.seed)
     classes = getattr(load_task(config.env), "HINDSIGHT_CLASSES", 0) if config.training.hindsight else 0
     spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0, classes)
-    return load_agent(config.agent)(config.agent_options, spec)
+    agent: Agent = load_agent(config.agent)(config.agent_options, spec)
+    return agent
 
 
 def _fabric(options: TrainingConfig) -> Fabric:

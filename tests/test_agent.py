@@ -19,7 +19,7 @@ SPEC = AgentSpec(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3))
 
 
 def rate() -> Agent:
-    cls = load_agent("rate")
+    cls: type[Agent] = load_agent("rate")
     return cls(cls.Config.model_validate({"width": 16, "heads": 2, "segment_length": 3}), SPEC)
 
 

@@ -30,7 +30,7 @@ SPEC = AgentSpec(gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Discrete(4)
 
 def make_agent(width: int = 8, value: float | None = None) -> Agent:
     cls = load_agent("bc")
-    agent = cls(cls.Config.model_validate({"width": width}), SPEC)
+    agent: Agent = cls(cls.Config.model_validate({"width": width}), SPEC)
     if value is not None:
         with torch.no_grad():
             for parameter in agent.parameters():

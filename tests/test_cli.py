@@ -42,7 +42,7 @@ def test_list_shows_everything_in_one_line_each(capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     everything = [name for kind in ("envs", "agents", "memory") for name in names(kind)]
     assert [line.split()[0] for line in lines if line.startswith("  ")] == everything
-    assert all(len(line) <= 120 for line in lines)
+    assert all(len(line) <= 142 for line in lines)
     assert all(len(line.split()) > 3 for line in lines if line.startswith("  ")), "each has a summary"
 
 

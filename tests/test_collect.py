@@ -16,17 +16,22 @@ from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 
 from rmt_rl import collect as collecting
-from rmt_rl.collect import RandomPolicy, collect, dataset_id, trajectories
+from rmt_rl.collect import Behaviour, RandomPolicy, Share, collect, dataset_id, parse_share, trajectories
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
+from rmt_rl.registry import load_task
 from rmt_rl.rollout import Step, rollout
+from rmt_rl.run import read_config, write_config
+from rmt_rl.train import resume, train
 from tests.recall import Config, Expert, Recall
+from tests.tiny import tiny
 
 OPTIONS = {"corridor_length": [2, 9]}
 
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     return tmp_path
 
@@ -91,7 +96,7 @@ def test_the_id_says_all_that_made_the_data(monkeypatch: pytest.MonkeyPatch, tmp
     assert dataset_id("tmaze", {"corridor_length": [1, 88]}, 4000, 0) == identity, "a default, spelt out"
     changed = tmp_path / "tmaze.py"
     changed.write_text("changed")
-    monkeypatch.setattr(collecting, "_file", lambda task: str(changed))
+    monkeypatch.setattr(load_task("tmaze"), "__file__", str(changed))
     others = [dataset_id("tmaze", {}, 4000, 0)]
     monkeypatch.undo()
     monkeypatch.setattr(collecting, "LANES", 65)
@@ -174,3 +179,56 @@ def test_random_actions_are_seeded_and_spread() -> None:
     np.testing.assert_array_equal(draw(1), draw(1))
     counts = np.bincount(draw(1).ravel(), minlength=4)
     assert (abs(counts - 250) < 60).all()
+
+
+def test_policies_are_mixed_by_their_shares() -> None:
+    behaviour = Behaviour((Share("expert", 3), Share("random", 1)))
+    identity = collect("tmaze", OPTIONS, episodes=40, seed=0, behaviour=behaviour)
+    assert identity.startswith("tmaze/expert-random-40-seed0-")
+    store = EpisodeStore(identity)
+    won = [bool(store.episode(index).rewards.sum()) for index in range(len(store))]
+    assert won[:30] == [True] * 30
+    assert sum(won[30:]) < 5
+    metadata = minari.load_dataset(identity).storage.metadata
+    assert [share["parts"] for share in json.loads(metadata["behaviour"])["shares"]] == [3, 1]
+    assert (metadata["ref_max_score"], metadata["algorithm_name"]) == (1.0, "expert + random")
+    assert metadata["ref_min_score"] < 0.5
+    assert identity != dataset_id("tmaze", OPTIONS, 40, 0, Behaviour((Share("expert"), Share("random"))))
+
+
+def test_a_trained_agent_plays_and_its_weights_are_part_of_the_id() -> None:
+    train(tiny("rate", updates=1, evaluation={"eval_episodes": 0}), Path("run"))
+    options = {"corridor_length": [1, 10]}
+    behaviour = Behaviour((Share("run"),), sample=True)
+    identity = collect("tmaze", options, episodes=8, seed=0, behaviour=behaviour)
+    store = EpisodeStore(identity)
+    assert np.asarray(store.episode(0).observations).shape[1:] == (4,), "without the return-to-go"
+    before = dataset_id("tmaze", options, 8, 0, behaviour)
+    assert before == identity
+    resumable = read_config(Path("run"))
+    write_config(
+        resumable.model_copy(update={"training": resumable.training.model_copy(update={"updates": 2})}), Path("run")
+    )
+    resume(Path("run"))
+    assert dataset_id("tmaze", options, 8, 0, behaviour) != identity
+    with pytest.raises(UsageError, match=r"policy 'run' has observation_space .* choose another run"):
+        collect("tmaze", {"ambiguous_position": False}, episodes=8, seed=0, behaviour=behaviour)
+
+
+@pytest.mark.parametrize("text", ["run=0", "run=-1", "run=x", "run=inf"])
+def test_bad_shares_are_explained(text: str) -> None:
+    with pytest.raises(UsageError, match="a number of parts above 0"):
+        parse_share(text)
+
+
+def test_an_unknown_policy_is_explained() -> None:
+    with pytest.raises(UsageError, match="policy 'nobody' is neither 'expert' nor 'random' nor the folder"):
+        collect("tmaze", OPTIONS, episodes=8, seed=0, behaviour=Behaviour((Share("nobody"),)))
+
+
+def test_an_environment_of_gymnasium_by_its_id() -> None:
+    identity = collect("CartPole-v1", {}, episodes=3, seed=0, behaviour=Behaviour((Share("random"),)))
+    assert identity.startswith("CartPole-v1/random-3-seed0-")
+    assert minari.load_dataset(identity).recover_environment().spec.id == "CartPole-v1"
+    with pytest.raises(UsageError, match=r"has no expert.*--policy"):
+        collect("CartPole-v1", {}, episodes=3, seed=0)

@@ -126,7 +126,8 @@ def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
     """An untrained agent for these data."""
     torch.manual_seed(0)
     spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return)
-    return load_agent(config.agent)(config.agent_options, spec)
+    agent: Agent = load_agent(config.agent)(config.agent_options, spec)
+    return agent
 
 
 # Acting

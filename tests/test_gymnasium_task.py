@@ -1,0 +1,124 @@
+"""Training on a data set alone, in the environment that its metadata tell of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gymnasium
+import pytest
+
+from rmt_rl import registry
+from rmt_rl.cli import main
+from rmt_rl.collect import Behaviour, RandomPolicy, Share, collect, trajectories
+from rmt_rl.data.store import write_dataset
+from rmt_rl.errors import UsageError
+from rmt_rl.evaluate import read_evaluation
+from rmt_rl.gymnasium_task import GymnasiumTask
+from rmt_rl.rollout import make_vec_env, rollout
+from rmt_rl.run import read_config
+
+SMALL = [
+    "--agent.segment-length",
+    "4",
+    "--agent.width",
+    "16",
+    "--agent.heads",
+    "2",
+    "--updates",
+    "2",
+    "--batch-size",
+    "4",
+]
+QUICK = [*SMALL, "--eval-episodes", "2"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    return tmp_path
+
+
+def random_data(env: str) -> str:
+    return collect(env, {}, episodes=5, seed=0, behaviour=Behaviour((Share("random"),)))
+
+
+@pytest.mark.parametrize("order", ["--dataset {} rate {}", "rate --dataset {} {}", "--seed 0 --dataset {} rate {}"])
+def test_a_data_set_alone_tells_the_environment(order: str) -> None:
+    identity = random_data("Pendulum-v1")
+    assert main(["train", *order.format(identity, " ".join(QUICK)).split(), "--out", "run"]) == 0
+    config = read_config(Path("run"))
+    assert (config.env, config.data.dataset) == ("Pendulum-v1", (identity,))
+    assert main(["evaluate", "run", "--episodes", "2"]) == 0
+    record = read_evaluation(Path("run"))
+    assert record is not None
+    assert [episode["length"] for episode in record["results"][0]["episodes"]] == [200, 200], "the registered limit"
+
+
+def test_our_own_environments_are_found_with_their_options() -> None:
+    identity = collect("tmaze", {"corridor_length": 7}, episodes=5, seed=0)
+    assert main(["train", "--dataset", identity, "rate", *QUICK, "--out", "run"]) == 0
+    config = read_config(Path("run"))
+    assert (config.env, config.env_options.corridor_length) == ("tmaze", 7)
+
+
+def test_several_data_sets_and_their_wrappers() -> None:
+    def make() -> gymnasium.Env[object, object]:
+        return gymnasium.wrappers.FrameStackObservation(gymnasium.make("CartPole-v1", max_episode_steps=9), 3)
+
+    env = make()
+    assert env.spec is not None
+    for name in ("one", "two"):
+        task = GymnasiumTask("CartPole-v1")
+        lanes = make_vec_env(task, {"spec": env.spec.to_json()}, 2)  # type: ignore[arg-type]
+        policy = RandomPolicy(env.action_space, seed=0)
+        write_dataset(
+            f"stacked/{name}-v0",
+            trajectories(rollout(policy, lanes, 4, seed=0), 2),
+            env_spec=env.spec,
+            observation_space=env.observation_space,
+            action_space=env.action_space,
+            algorithm_name="random",
+            description="Stacked.",
+        )
+    assert main(["train", "--dataset", "stacked/one-v0", "stacked/two-v0", "rate", *QUICK, "--out", "run"]) == 0
+    config = read_config(Path("run"))
+    assert config.data.dataset == ("stacked/one-v0", "stacked/two-v0")
+    remade = registry.load_task(config.env).make(**config.env_options.model_dump())
+    assert remade.observation_space == env.observation_space
+    assert [remade.reset(seed=3)[0].shape, remade.spec.max_episode_steps] == [(3, 4), 9]  # type: ignore[union-attr]
+
+
+def test_a_spec_may_not_name_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = json.loads(gymnasium.spec("CartPole-v1").to_json())
+    task = GymnasiumTask("CartPole-v1")
+    with pytest.raises(UsageError, match=r"spec names CartPole-v1 by os:system, but .* is registered by"):
+        task.make(spec=json.dumps(spec | {"entry_point": "os:system"}))
+    wrapper = {"name": "x", "entry_point": "os:system", "kwargs": {}}
+    with pytest.raises(UsageError, match=r"wrappers \['os:system'\]"):
+        task.make(spec=json.dumps(spec | {"additional_wrappers": [wrapper]}))
+    with pytest.raises(UsageError, match="is no EnvSpec"):
+        task.make(spec="{}")
+
+
+def test_an_unknown_id_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "CartPool-v1", "rate"]) == 2
+    assert "env 'CartPool-v1' is not known to Gymnasium" in capsys.readouterr().err
+
+
+def test_a_data_set_without_an_environment_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    env = gymnasium.make("CartPole-v1")
+    lanes = make_vec_env(GymnasiumTask("CartPole-v1"), {}, 1)  # type: ignore[arg-type]
+    write_dataset(
+        "bare/random-v0",
+        trajectories(rollout(RandomPolicy(env.action_space, 0), lanes, 2, seed=0), 1),
+        env_spec=None,
+        observation_space=env.observation_space,
+        action_space=env.action_space,
+        algorithm_name="random",
+        description="Bare.",
+    )
+    assert main(["train", "--dataset", "bare/random-v0", "rate"]) == 2
+    assert "doesn't say which environment it is from; give ENV and AGENT" in capsys.readouterr().err
+    assert main(["train", "CartPole-v1", "rate", "--dataset", "bare/random-v0", *QUICK, "--out", "run"]) == 0
