@@ -248,7 +248,8 @@ class RandomPolicy:
     def __init__(self, action_space: gymnasium.Space[Any], seed: int) -> None:
         """Draw from `action_space`, the space of one lane's actions, seeded."""
         self._action_space = copy.deepcopy(action_space)
-        self._action_space.seed(seed)
+        # A stream apart: an environment seeded alike would draw the very same numbers.
+        self._action_space.seed(int(np.random.SeedSequence(seed).spawn(1)[0].generate_state(1)[0]))
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True

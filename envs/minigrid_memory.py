@@ -1,0 +1,382 @@
+"""MiniGrid Memory: recall, at a hall's end, an object seen 2-38 steps before in the first room; 5-69 steps (size 41).
+
+The world and its rules are MiniGrid's own `MemoryEnv` (Chevalier-Boisvert et al., 2023, arXiv:2306.13831) at any odd
+size. RATE (Cherepanov et al., 2023, arXiv:2306.09459) trains on one size and tests on others. Seen from above:
+
+                      +-----------------+
+                      |               k |     c: the cue, a key or a ball
+    +-------+         |               s |     s: where the episode ends with success, next to the cue's like, and
+    | c     +---------+                 |     f: with failure; k and b, a key and a ball, may stand the other way
+    |                   hall          j |     j: the hall's end, where the agent must know the cue
+    |       +---------+                 |     The agent starts in the room or the hall, facing the hall's end:
+    +-------+         |               f |     it seldom sees the cue at once.
+                      |               b |
+                      +-----------------+
+
+What is our own: an observation without the mission's text, a limit of steps for rollouts, and speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import VectorEnv
+from minigrid.core.actions import Actions
+from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
+from minigrid.core.grid import Grid
+from minigrid.envs.memory import MemoryEnv
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, Field
+
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
+
+if TYPE_CHECKING:
+    from rmt_rl.data.trajectory import Trajectory
+
+ID = "rmt_rl/MiniGridMemory-v0"
+HINDSIGHT_CLASSES = 2
+"""The objects that an episode can end at: 0 a key, 1 a ball."""
+
+LEFT, RIGHT, FORWARD = int(Actions.left), int(Actions.right), int(Actions.forward)
+
+_VIEW = 7  # cells on a side of what the agent sees; it stands in the middle of the last row, [3, 6], and looks to row 0
+_REACH = _VIEW - 1  # cells that it sees ahead
+_BAND = 2 * _REACH + 3  # rows that can come into view: the agent keeps to the three in the middle
+_AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))  # by direction: right, down, left, up
+_CORNER = ((0, -3), (-3, 0), (-6, -3), (-3, -6))  # by direction: from the agent to the least x and y in view
+_EMPTY, _WALL = (OBJECT_TO_IDX["empty"], 0, 0), (OBJECT_TO_IDX["wall"], COLOR_TO_IDX["grey"], 0)
+_OBJECTS = (OBJECT_TO_IDX["key"], OBJECT_TO_IDX["ball"])
+
+_TILE, _COLUMNS = 16, 41  # of a picture: pixels a cell, most columns shown
+
+Pose = tuple[int, int, int]
+"""x, y and direction."""
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError("an odd number is needed, since the hall runs through the middle")
+    return size
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """Options of MiniGrid Memory; the defaults are RATE's training size with halls of random length."""
+
+    size: Annotated[int, Field(ge=7, le=2001), AfterValidator(_odd)] = Field(
+        41, description="cells on a side of the world, an odd number in 7..2001"
+    )
+    random_length: bool = Field(
+        True, description="draw each episode's hall from the shortest to the longest that fits, instead of the longest"
+    )
+    max_steps: int | None = Field(
+        None, ge=1, description="steps after which an episode is cut off, >= 1; none: 3 size, not MiniGrid's 5 size^2"
+    )
+
+    @property
+    def limit(self) -> int:
+        """Most steps of an episode. By default half more than from the far end to the cue and back."""
+        return 3 * self.size if self.max_steps is None else self.max_steps
+
+
+class MiniGridMemory(MemoryEnv):
+    """MiniGrid's `MemoryEnv` with an observation of numbers only.
+
+    Observations: "image", uint8 (7, 7, 3), the object, colour and state in each cell that the agent sees, numbered as
+    in MiniGrid and indexed [column, row], the agent at [3, 6] looking towards row 0; "direction", int64: 0 right,
+    1 down, 2 left, 3 up.
+
+    Actions: MiniGrid's seven; 0 turns left, 1 right, 2 goes forward, the rest do nothing here.
+
+    Rewards: 1 - 0.9 steps / limit at the object that is the cue's like, else 0.
+
+    An episode terminates beside either object at the hall's end and is truncated after `Config.limit` steps. Its last
+    info holds `is_success`, True when the object is the cue's like.
+
+    Args:
+        render_mode: None, or "rgb_array".
+        options: The fields of `Config`.
+
+    Raises:
+        UsageError: a bad argument.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        self.config = config = validated(Config, options)
+        if render_mode not in (None, "rgb_array"):
+            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        super().__init__(config.size, config.random_length, config.limit, render_mode=render_mode)
+        counts = [len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX)]
+        image = spaces.MultiDiscrete(np.tile(counts, (_VIEW, _VIEW, 1)), np.uint8)
+        self.observation_space = spaces.Dict({"direction": spaces.Discrete(4), "image": image})
+        self._running = False
+
+    @property
+    def pose(self) -> Pose:
+        """Where the agent stands and looks."""
+        return int(self.agent_pos[0]), int(self.agent_pos[1]), int(self.agent_dir)
+
+    def reset(  # type: ignore[override]
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: None goes on with the random stream.
+            options: Must be empty.
+
+        Returns:
+            The first observation and an empty info.
+
+        Raises:
+            UsageError: any options.
+        """
+        if options:
+            raise UsageError(f"options={options!r}: resetting takes none; they are given when the environment is made")
+        self._running = True
+        first: tuple[dict[str, Any], dict[str, Any]] = super().reset(seed=seed)
+        return first
+
+    def step(  # type: ignore[override]
+        self, action: Any
+    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Take one step.
+
+        Raises:
+            UsageError: an action other than 0..6.
+            ResetNeeded: before the first `reset`, or after the episode's end.
+        """
+        if not self._running:
+            raise ResetNeeded("no episode is running: call reset() before step()")
+        if not self.action_space.contains(action):
+            raise UsageError(f"action={action!r}: must be an integer in 0..6")
+        observation, reward, terminated, truncated, _ = super().step(int(action))  # type: ignore[no-untyped-call]
+        self._running = not (terminated or truncated)
+        info = {} if self._running else {"is_success": float(reward) > 0}
+        return observation, float(reward), terminated, truncated, info
+
+    def gen_obs(self) -> dict[str, Any]:
+        """Return what the agent sees; its image is equal to that of MiniGrid's own method, which is slow."""
+        pose = self.pose
+        return {"direction": np.int64(pose[2]), "image": self.view(pose).copy()}
+
+    def view(self, pose: Pose) -> NDArray[np.uint8]:
+        """Return the image that an agent in this pose would see, read-only."""
+        x, y, direction = pose
+        column, row = x + _CORNER[direction][0] + _REACH, y + _CORNER[direction][1] - self._top
+        return _look(self._band[column : column + _VIEW, row : row + _VIEW].tobytes(), direction)
+
+    def sees_cue(self, pose: Pose) -> bool:
+        """Whether an agent in this pose would see the cue, which lies at x = 1 in the row above the hall."""
+        dx, dy = 1 - pose[0], self.size // 2 - 1 - pose[1]
+        x, y = _AHEAD[pose[2]]
+        ahead, right = x * dx + y * dy, x * dy - y * dx
+        if not (0 <= ahead <= _REACH and abs(right) <= _VIEW // 2):
+            return False
+        return bool(self.view(pose)[_VIEW // 2 + right, _REACH - ahead, 0] != OBJECT_TO_IDX["unseen"])
+
+    def render(self) -> NDArray[np.uint8]:
+        """Draw the 15 rows around the hall, and of a large world the 41 columns around the agent.
+
+        Returns:
+            uint8 (height, width, 3), 16 pixels a cell; what the agent sees is lighter.
+
+        Raises:
+            UsageError: made without `render_mode="rgb_array"`.
+            ResetNeeded: before the first `reset`.
+        """
+        if self.render_mode is None:
+            raise UsageError("render_mode=None: make the environment with render_mode='rgb_array' to draw it")
+        if self.agent_pos is None:
+            raise ResetNeeded("there is nothing to draw before reset()")
+        x, y, direction = self.pose
+        columns, rows = min(self.size, _COLUMNS), min(self.size, _BAND)
+        left, top = min(max(x - columns // 2, 0), self.size - columns), (self.size - rows) // 2
+        column, row = x + _CORNER[direction][0] - left + _REACH, y + _CORNER[direction][1] - top + _REACH
+        seen = self.view(self.pose)[..., 0] != OBJECT_TO_IDX["unseen"]
+        lit = np.zeros((columns + 2 * _REACH, rows + 2 * _REACH), bool)  # the view may reach beyond the picture
+        lit[column : column + _VIEW, row : row + _VIEW] = np.rot90(seen, direction + 1)
+        lit = lit[_REACH:-_REACH, _REACH:-_REACH]
+        return self.grid.slice(left, top, columns, rows).render(_TILE, (x - left, y - top), direction, lit)
+
+    def _gen_grid(self, width: int, height: int) -> None:
+        """Let MiniGrid draw the world, then keep the band of it that can come into view as an array.
+
+        Nothing in the world moves while the agent is in it, and no way leads out of the band's three middle rows.
+        """
+        super()._gen_grid(width, height)  # type: ignore[no-untyped-call]
+        self._top = height // 2 - _BAND // 2  # y of the band's first row
+        self._band = np.full((width + 2 * _REACH, _BAND, 3), _WALL, np.uint8)  # beyond its edges MiniGrid shows walls
+        for y in range(max(self._top, 0), min(self._top + _BAND, height)):
+            row = self._band[_REACH:-_REACH, y - self._top]
+            row[:] = _EMPTY
+            for x, cell in enumerate(self.grid.grid[y * width : (y + 1) * width]):
+                if cell is not None:
+                    row[x] = cell.encode()
+
+
+@lru_cache(maxsize=2**14)
+def _look(window: bytes, direction: int) -> NDArray[np.uint8]:
+    """Return what an agent sees of the 49 cells before it, by MiniGrid's own rules, once for each such window.
+
+    Args:
+        window: uint8 (7, 7, 3), the encoded cells, indexed [x, y].
+        direction: of the agent.
+
+    Returns:
+        The observed image, read-only.
+    """
+    grid, _ = Grid.decode(np.frombuffer(window, np.uint8).reshape(_VIEW, _VIEW, 3))
+    for _ in range(direction + 1):
+        grid = grid.rotate_left()
+    stand = _VIEW // 2, _REACH
+    visible = grid.process_vis(stand)
+    grid.set(*stand, None)
+    image: NDArray[np.uint8] = grid.encode(visible)
+    image.flags.writeable = False
+    return image
+
+
+class Expert:
+    """Goes where the cue comes into view, by the shortest way, then to the hall's end, then to the cue's like.
+
+    It looks into the simulator, yet what it does follows from what the agent has seen. Of two equally short ways it
+    takes either, by a draw that knows nothing of the cue, so that its way to the hall's end doesn't give the cue away.
+
+    Args:
+        config: Options of the environment it plays.
+        seed: Of those draws.
+    """
+
+    def __init__(self, config: Config, seed: int = 0) -> None:
+        # Spawned, since a lane with the same seed draws the cue from the very numbers that `default_rng(seed)` gives.
+        self._random = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+        self._worlds: Sequence[MiniGridMemory] = ()
+
+    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Take the environments to look into.
+
+        Raises:
+            UsageError: its lanes are not `MiniGridMemory` environments in this process.
+        """
+        worlds = [lane.unwrapped for lane in getattr(env.unwrapped, "envs", ())]
+        if not worlds or not all(isinstance(world, MiniGridMemory) for world in worlds):
+            raise UsageError(f"{env}: the expert of {ID} looks into its lanes; give it a SyncVectorEnv of them")
+        self._worlds = worlds
+
+    def predict(
+        self,
+        observation: dict[str, NDArray[Any]],
+        state: list[Iterator[int]] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[np.int64], list[Iterator[int]]]:
+        """Choose an action for each of n lanes.
+
+        Args:
+            observation: Not needed, it looks into the lanes' environments.
+            state: The actions planned for each lane; None plans anew.
+            episode_start: (n,), True where the observation is an episode's first: the lane is planned anew.
+            deterministic: Not needed, it always draws between equally short ways.
+
+        Returns:
+            Actions (n,), forward where the planned episode is over, and the next state.
+
+        Raises:
+            UsageError: `attach` was not called.
+        """
+        if not self._worlds:
+            raise UsageError(f"the expert of {ID} looks into the environment: call attach(env) before it is reset")
+        lanes = len(self._worlds)
+        if state is None:
+            state, episode_start = [iter(())] * lanes, np.ones(lanes, bool)
+        starts = np.zeros(lanes, bool) if episode_start is None else episode_start
+        plans = [
+            iter(self._plan(world)) if start else plan
+            for world, plan, start in zip(self._worlds, state, starts, strict=True)
+        ]
+        return np.array([next(plan, FORWARD) for plan in plans], np.int64), plans
+
+    def _plan(self, world: MiniGridMemory) -> list[int]:
+        x, y = world.success_pos
+        stages: list[Callable[[Pose], bool]] = [
+            world.sees_cue,
+            lambda pose: pose[:2] == (x, world.size // 2),
+            lambda pose: pose[:2] == (x, y),
+        ]
+        plan, pose = [], world.pose
+        for reached in stages:
+            actions, pose = _shortest_way(world, pose, reached, LEFT if self._random.integers(2) else RIGHT)
+            plan += actions
+        return plan
+
+
+def _shortest_way(
+    world: MiniGridMemory, start: Pose, reached: Callable[[Pose], bool], favoured: int
+) -> tuple[list[int], Pose]:
+    """Search breadth first for the fewest actions to a pose that is asked for.
+
+    Args:
+        world: It holds the walls.
+        start: Where the way begins.
+        reached: Whether a pose is asked for.
+        favoured: `LEFT` or `RIGHT`, the turn to take where either does.
+
+    Returns:
+        The actions and the pose they lead to.
+    """
+    queue = [start]
+    steps: dict[Pose, tuple[Pose, int] | None] = {start: None}  # where each pose was come to from, and how
+    for pose in queue:  # it grows meanwhile
+        if reached(pose):
+            break
+        for action in (favoured, LEFT + RIGHT - favoured, FORWARD):
+            after = _after(world, pose, action)
+            if after not in steps:
+                steps[after] = pose, action
+                queue.append(after)
+    actions, end = [], pose
+    while (step := steps[pose]) is not None:
+        pose, action = step
+        actions.append(action)
+    return actions[::-1], end
+
+
+def _after(world: MiniGridMemory, pose: Pose, action: int) -> Pose:
+    x, y, direction = pose
+    if action != FORWARD:
+        return x, y, (direction + (1 if action == RIGHT else -1)) % 4
+    dx, dy = _AHEAD[direction]
+    return pose if world.grid.get(x + dx, y + dy) is not None else (x + dx, y + dy, direction)
+
+
+def hindsight(trajectory: Trajectory) -> NDArray[np.int64]:
+    """Return for every step which object the trajectory ends at, int64 (T,): 0 a key, 1 a ball, -1 at neither.
+
+    It is what the agent has in front of it in the last observation, be it the cue's like or not.
+    """
+    assert isinstance(trajectory.observations, dict)
+    images = trajectory.observations["image"]
+    assert isinstance(images, np.ndarray)
+    ahead = images[-1, _VIEW // 2, _REACH - 1, 0]
+    found = trajectory.terminations[-1] and ahead in _OBJECTS
+    return np.full(len(trajectory), _OBJECTS.index(ahead) if found else -1, np.int64)
+
+
+def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
+    """Return the steps that choose between the objects, bool (T,): the turns right before the step that ends at one."""
+    chosen = np.zeros(len(trajectory), bool)
+    if trajectory.terminations[-1]:
+        others = np.flatnonzero(~np.isin(np.asarray(trajectory.actions)[:-1], (LEFT, RIGHT)))
+        chosen[others[-1] + 1 if len(others) else 0 : -1] = True
+    return chosen
+
+
+make = MiniGridMemory
