@@ -379,4 +379,12 @@ def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
     return chosen
 
 
+def idle(trajectory: Trajectory) -> NDArray[np.bool_]:
+    """Return the steps that show neither key nor ball, bool (T,)."""
+    assert isinstance(trajectory.observations, dict)
+    images = trajectory.observations["image"]
+    assert isinstance(images, np.ndarray)
+    return ~np.isin(images[:-1, ..., 0], _OBJECTS).any((1, 2))
+
+
 make = MiniGridMemory

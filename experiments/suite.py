@@ -6,9 +6,11 @@ done again: a suite that was stopped goes on where it stood.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,15 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rmt_rl.evaluate import read_evaluation
+from rmt_rl.flags import parse
 from rmt_rl.plot import plot, table
+from rmt_rl.run import OfflineRun, read_config
+from rmt_rl.train import open_data
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """An evaluation: the option to vary, e.g. "corridor_length=90,900", and episodes for each value."""
+    """An evaluation: the option to vary, e.g. "corridor_length=90,900", and episodes for each value.
 
-    vary: str
+    Without one, the run is evaluated in the environment that it was trained in.
+    """
+
+    vary: str | None = None
     episodes: int = 100
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of `rmt-rl evaluate`."""
+        return [*(["--vary", self.vary] if self.vary else []), "--episodes", str(self.episodes)]
 
 
 @dataclass(frozen=True)
@@ -36,17 +49,19 @@ class Suite:
         seeds: training seeds.
         runs: folder of the runs.
         jobs: processes at once.
+        options: further arguments of every `rmt-rl train`.
     """
 
     configs: Mapping[Path, Sequence[Sweep]]
     seeds: Sequence[int]
     runs: Path
     jobs: int = 1
+    options: Sequence[str] = ()
 
     def run(self) -> list[Path]:
         """Train and evaluate whatever isn't done yet; returns the folders of all runs."""
         cells = [(config, seed) for seed in self.seeds for config in self.configs]
-        _prepare_data(list(self.configs))
+        self._prepare_data()
         with ThreadPoolExecutor(self.jobs) as pool:
             return list(pool.map(lambda cell: self._one(*cell), cells))
 
@@ -54,12 +69,21 @@ class Suite:
         run = self.runs / f"{config.stem}-{seed}"
         due = [sweep for sweep in self.configs[config] if not _evaluated(run, sweep)]
         if not (run / "config.toml").exists():
-            rmt_rl("train", "--config", str(config), "--seed", str(seed), "--out", str(run))
+            train = ["--config", str(config), *self.options, "--seed", str(seed), "--out", str(run)]
+            _spent(run, "train", rmt_rl("train", *train))
         elif due:  # it may have been stopped; a finished run makes no more updates
-            rmt_rl("train", "--resume", str(run))
+            _spent(run, "train", rmt_rl("train", "--resume", str(run)))
         for sweep in due:
-            rmt_rl("evaluate", str(run), "--vary", sweep.vary, "--episodes", str(sweep.episodes))
+            _spent(run, "evaluate", rmt_rl("evaluate", str(run), *sweep.arguments))
         return run
+
+    def _prepare_data(self) -> None:
+        """Collect the data sets first, one after the other, so that no two runs collect the same at once."""
+        for file in self.configs:
+            config = read_config(file)
+            config = parse(type(config), self.options, "suite", "", config)
+            if isinstance(config, OfflineRun):
+                open_data(config)
 
 
 def write_results(runs: Sequence[Path], folder: Path) -> str:
@@ -71,29 +95,43 @@ def write_results(runs: Sequence[Path], folder: Path) -> str:
     return text
 
 
-def rmt_rl(*arguments: str) -> None:
-    """Run an `rmt-rl` command on one thread; prints the command, its output and its time."""
+def rmt_rl(*arguments: str) -> float:
+    """Run an `rmt-rl` command on one thread; prints the command, its output and its times; returns its CPU seconds."""
     began = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rmt_rl.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    print(f"$ rmt-rl {' '.join(arguments)}\n{done.stdout}({time.perf_counter() - began:.0f} s)\n", flush=True)
-    if done.returncode:
-        raise SystemExit(f"rmt-rl {' '.join(arguments)} failed:\n{done.stderr}")
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)  # the only way to one child's own CPU time
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0), errors.seek(0)
+        printed, complaint = output.read(), errors.read()
+    cpu = usage.ru_utime + usage.ru_stime
+    took = f"{time.perf_counter() - began:.0f} s, CPU {cpu:.0f} s"
+    print(f"$ rmt-rl {' '.join(arguments)}\n{printed}({took})\n", flush=True)
+    if process.returncode:
+        raise SystemExit(f"rmt-rl {' '.join(arguments)} failed:\n{complaint}")
+    return cpu
 
 
-def _prepare_data(configs: Sequence[Path]) -> None:
-    """Collect the data sets first, one after the other, so that no two runs collect the same at once."""
-    from rmt_rl.run import read_config
-    from rmt_rl.train import open_data
+def cpu_seconds(run: Path) -> dict[str, float]:
+    """CPU seconds that a run of a suite took so far, to train and to evaluate."""
+    path = run / "cpu.json"
+    spent: dict[str, float] = json.loads(path.read_text()) if path.exists() else {"train": 0.0, "evaluate": 0.0}
+    return spent
 
-    for config in configs:
-        open_data(read_config(config))
+
+def _spent(run: Path, what: str, seconds: float) -> None:
+    spent = cpu_seconds(run)
+    spent[what] += seconds
+    (run / "cpu.json").write_text(json.dumps(spent))
 
 
 def _evaluated(run: Path, sweep: Sweep) -> bool:
     """Whether all values of a sweep stand in the run's evaluation already."""
     record = read_evaluation(run) or {"results": []}
+    if sweep.vary is None:
+        return any(not result["options"] for result in record["results"])
     name, _, values = sweep.vary.partition("=")
     results = [result for result in record["results"] if len(result["episodes"]) == sweep.episodes]
     return set(values.split(",")) <= {str(result["options"].get(name)) for result in results}

@@ -24,6 +24,8 @@ class Task(Protocol):
         HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` gives for each step a class that the rest of the
             trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can have an agent predict it.
         decisive: `decisive(trajectory)` tells the steps whose action depends on what must be remembered, bool (T,).
+        idle: `idle(trajectory)` tells the steps that show nothing to remember, bool (T,), of which memory ageing makes
+            its fillers; without it, all but an episode's first and last.
     """
 
     @property

@@ -373,7 +373,7 @@ def open_data(config: OfflineRun) -> EpisodeStore:
 
 def _annotated(task: Task, trajectory: Trajectory) -> Trajectory:
     """The trajectory with what its task can tell of it."""
-    known = {name: getattr(task, name)(trajectory) for name in ("hindsight", "decisive") if hasattr(task, name)}
+    known = {name: getattr(task, name)(trajectory) for name in ("hindsight", "decisive", "idle") if hasattr(task, name)}
     return replace(trajectory, **known)
 
 

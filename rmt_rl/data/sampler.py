@@ -6,7 +6,7 @@ So a run resumes from the update's number alone; samplers remember only what sav
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -91,28 +91,54 @@ class Sampler(ABC):
         return None
 
     def fillers(self, update: int, count: int, lanes: int) -> tuple[Segment, ...]:
-        """`count` full segments, each lane of each from the middle of an episode drawn at random.
+        """`count` full segments, each lane of each from an episode drawn at random, of idle steps only.
 
-        None holds an episode's first or last step: what is shown at a start or asked for at an end stays out.
+        Where a task doesn't tell which steps are idle, all are but an episode's first and last: what is shown at a
+        start or asked for at an end stays out.
 
         Raises:
-            UsageError: no episode has two steps more than a segment.
+            UsageError: no episode has as many idle steps in a row as a segment.
         """
-        long_enough = np.flatnonzero(self._lengths >= self._segment_length + 2)
-        if len(long_enough) == 0:
+        starts = self._idle_starts
+        if not starts:
             raise UsageError(
-                f"segment_length is {self._segment_length}, but the longest episode has {self._lengths.max()} steps: a "
-                "filler leaves out the first and the last; shorten the segments or turn memory ageing off"
+                f"segment_length is {self._segment_length}, but no episode (the longest has {self._lengths.max()} "
+                "steps) has as many idle steps in a row, which leave out the first and the last or what the task says; "
+                "shorten the segments or turn memory ageing off"
             )
         generator = np.random.default_rng([self._seed, _FILLERS, update])
-        episodes = generator.choice(long_enough, (count, lanes))
-        start = generator.integers(1, self._lengths[episodes] - self._segment_length)
-        stop = start + self._segment_length
-        return tuple(collate(self._spans(episodes[i], start[i], stop[i])) for i in range(count))
+        episodes = generator.choice(list(starts), (count, lanes)).tolist()
+        picks = generator.integers(0, [[len(starts[episode]) for episode in row] for row in episodes] or 1).tolist()
+        rows = zip(episodes, picks, strict=True) if count else ()
+        return tuple(collate([self._filler(*each) for each in zip(*row, strict=True)]) for row in rows)
+
+    def _filler(self, episode: int, pick: int) -> Span:
+        start = int(self._idle_starts[episode][pick])
+        return Span(self._episodes.episode(episode), start, start + self._segment_length)
+
+    @cached_property
+    def _idle_starts(self) -> dict[int, Ints]:
+        """Of each episode that has any, the steps where a segment of idle steps begins."""
+        declared = self._episodes.episode(0).idle is not None  # else no episode need be read
+        found = {}
+        for index, length in enumerate(self._lengths.tolist()):
+            idle = np.asarray(self._episodes.episode(index).idle) if declared else _inner(length)
+            before = np.concatenate([[0], np.cumsum(idle)])
+            ahead = before[self._segment_length :] - before[: -self._segment_length]  # idle steps in each window
+            starts = np.flatnonzero(ahead == self._segment_length)
+            if len(starts):
+                found[index] = starts
+        return found
 
     def _spans(self, episodes: Ints, start: Ints, stop: Ints) -> list[Span]:
         triples = zip(episodes.tolist(), start.tolist(), stop.tolist(), strict=True)
         return [Span(self._episodes.episode(episode), a, b) for episode, a, b in triples]
+
+
+def _inner(length: int) -> npt.NDArray[np.bool_]:
+    """All steps but the first and the last."""
+    steps = np.arange(length)
+    return (steps > 0) & (steps < length - 1)
 
 
 class WindowSampler(Sampler):

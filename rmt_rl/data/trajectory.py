@@ -36,6 +36,7 @@ class Trajectory:
     seed: int | None = None  # of the reset that began the episode
     hindsight: Array | None = None  # (T,) int64 classes that the rest of the episode reveals, -1 for none
     decisive: Array | None = None  # (T,) bool, steps whose action depends on what must be remembered
+    idle: Array | None = None  # (T,) bool, steps that show nothing that must be remembered
 
     def __post_init__(self) -> None:
         for field, dtype in (("rewards", np.float64), ("terminations", np.bool_), ("truncations", np.bool_)):

@@ -2,6 +2,7 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from rmt_rl.data.sampler import Sampler, SamplerConfig, make_sampler
 from rmt_rl.data.segment import Batch, Segment
+from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from tests.data.episodes import InMemory
 
@@ -154,8 +156,19 @@ def test_fillers_reach_every_place_that_is_allowed() -> None:
     assert made.fillers(0, 0, 5) == ()
 
 
+def test_fillers_are_of_steps_that_the_task_calls_idle() -> None:
+    class Declared(InMemory):
+        def episode(self, index: int) -> Trajectory:
+            whole = super().episode(index)
+            return replace(whole, idle=np.arange(len(whole)) % 7 > 1)
+
+    made = make_sampler(Declared([20, 9, 3]), SamplerConfig(), 4, seed=0)
+    drawn = {tuple(steps(part, lane)[0]) for part in made.fillers(0, 20, 5) for lane in range(5)}
+    assert drawn == {(0, 2), (0, 3), (0, 9), (0, 10), (0, 16), (1, 2), (1, 3)}
+
+
 def test_fillers_say_when_no_episode_is_long_enough() -> None:
-    with pytest.raises(UsageError, match="segment_length is 4, but the longest episode has 5 steps"):
+    with pytest.raises(UsageError, match=r"segment_length is 4, but no episode \(the longest has 5 steps\)"):
         sampler([2, 5]).fillers(0, 1, 1)
 
 
