@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -273,13 +274,25 @@ def evaluate_command(arguments: Arguments) -> int:
             progress=progress,
             begin=lambda _: agent.set_random_seed(given.seed),
         )
+        references = _references(config)
         for evaluation in evaluations:
             progress.hide()
+            if not evaluation.options:
+                evaluation = replace(evaluation, references=references)
             print(evaluation_line(evaluation), flush=True)
             done.append(evaluation)
             # With its update, so that results of a run that was trained further since aren't kept beside new ones.
             write_evaluation(given.run, done, f"{given.checkpoint}, update {saved.header.update}")
     return 0
+
+
+def _references(config: RunConfig) -> Any:
+    """Of the data that a run learnt from, where they are still there."""
+    from rmt_rl.collect import dataset_ids
+    from rmt_rl.data.references import read_references
+    from rmt_rl.run import OfflineRun
+
+    return read_references(dataset_ids(config)) if isinstance(config, OfflineRun) else None
 
 
 class Plot(Frozen):

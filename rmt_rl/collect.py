@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
     from pydantic import BaseModel
 
+    from rmt_rl.run import OfflineRun
     from rmt_rl.task import Task
 
 LANES = 64  # what the episodes are depends on it, since every lane draws its own random numbers
@@ -93,6 +94,13 @@ def dataset_id(
     digest = hashlib.sha256(json.dumps(makers, sort_keys=True).encode()).hexdigest()
     kind = "-".join(slug(Path(share.policy).name) for share in behaviour.shares)
     return f"{slug(task_name)}/{kind}-{episodes}-seed{seed}-{digest[:8]}-v0"
+
+
+def dataset_ids(config: OfflineRun) -> tuple[str, ...]:
+    """Return the ids of the data sets that a run learns from: those it names, or the one that the expert makes."""
+    data = config.data
+    options = config.env_options.model_dump()
+    return data.dataset or (dataset_id(config.env, options, data.collect_episodes, data.collect_seed),)
 
 
 def collect(

@@ -23,6 +23,7 @@ from rmt_rl.wrappers import VectorReturnToGo
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
+    from rmt_rl.data.references import References
     from rmt_rl.task import Task
 
 FORMAT = 1
@@ -66,6 +67,13 @@ class Evaluation:
     """Wall-clock time of all lanes together."""
     episodes: tuple[EpisodeResult, ...]
     """By lane, then in the order of playing."""
+    references: References | None = None
+    """Of the data; None where they have none, or where an option was varied, since they hold for the trained task."""
+
+    @property
+    def normalised_return(self) -> float | None:
+        """Mean return between that of random actions, 0, and of the expert, 1."""
+        return None if self.references is None else self.references.normalised(self.mean_return)
 
     @property
     def mean_return(self) -> float:
@@ -103,6 +111,7 @@ class Evaluation:
             "success_interval": self.success_interval,
             "mean_return": self.mean_return,
             "return_interval": self.return_interval,
+            "normalised_return": self.normalised_return,
             "mean_length": self.mean_length,
             "seconds": self.seconds,
             "episodes": [episode.to_json() for episode in self.episodes],

@@ -99,5 +99,7 @@ def evaluation_line(evaluation: Evaluation) -> str:
         score = f"success {evaluation.success_rate:.2f} [{low:.2f}, {high:.2f}]"
     else:
         score = f"return {evaluation.mean_return:.2f}"
+    if evaluation.normalised_return is not None:
+        score += f", normalised {evaluation.normalised_return:.2f}"
     count = len(evaluation.episodes)
     return f"{what}: {score}, {count} episodes of {evaluation.mean_length:.0f} steps, {evaluation.seconds:.1f} s"

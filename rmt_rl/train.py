@@ -27,7 +27,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rmt_rl import backprop, checkpoint
 from rmt_rl.agent import Agent, AgentSpec
-from rmt_rl.collect import collect, dataset_id
+from rmt_rl.collect import collect, dataset_ids
 from rmt_rl.data.sampler import Sampler, make_sampler
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
@@ -396,10 +396,7 @@ def _origin(config: OfflineRun, ids: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_origin(config: OfflineRun, run: Path, saved: checkpoint.Checkpoint) -> None:
-    data, options = config.data, config.env_options.model_dump()
-    # The id of a data set of ours tells the environment's source too.
-    ids = data.dataset or (dataset_id(config.env, options, data.collect_episodes, data.collect_seed),)
-    now = _origin(config, ids)
+    now = _origin(config, dataset_ids(config))  # an id of ours tells the environment's source too
     for name, before in saved.header.progress.get("origin", {}).items():
         if now[name] != before:
             raise UsageError(
