@@ -318,12 +318,13 @@ def _source(policy: str) -> dict[str, str]:
 
 
 def _env_source(task: Task) -> str:
-    """Of an environment of ours its file and the helpers (`_name.py`) beside it, of others their package's version."""
+    """Of an environment of ours its file and the helpers beside it that it imports, of others the package's version."""
     if isinstance(task, GymnasiumTask):
         return task.package
     file = Path(task.__file__)  # type: ignore[attr-defined]  # a task is a module
-    helpers = sorted(file.parent.glob(f"_{file.stem}*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [file, *helpers])).hexdigest()
+    source = file.read_bytes()
+    helpers = sorted(path for path in file.parent.glob("_[a-z]*.py") if f"envs.{path.stem} ".encode() in source)
+    return hashlib.sha256(b"".join([source, *(path.read_bytes() for path in helpers)])).hexdigest()
 
 
 def _plain(config: BaseModel) -> dict[str, Any]:

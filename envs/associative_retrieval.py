@@ -1,0 +1,216 @@
+"""Action Associative Retrieval: repeat at the end (3-90 steps) the own action that began the episode, 1-88 steps on.
+
+Two states, S0 and S1. The agent starts in S0, leaves it for S1 by action 0 or 1, waits there with action 2, and when
+the flag is raised, in an episode's last step, must return by the action that it came by. No observation ever tells
+which that was: it must remember what it did itself.
+
+After RATE (Cherepanov et al., 2023, arXiv:2306.09459, appendix D), which trains on 90 steps and tests on 180. From
+there are the states, the actions, the observation and the rewards. Decided here:
+
+- Refusals. Nothing in that task asks for both actions: a policy without memory that takes action 0 first and last
+  always succeeds, and so the task can't test agents that choose their own actions. Here S0 refuses one of the two,
+  drawn for each episode: tried, it leaves the agent in S0, which then takes the other. Whichever is tried first, each
+  of the two is the way out in half of the episodes, so that no policy without memory succeeds in more than half.
+  `refusals=False` is RATE's task, for data in which the expert draws the first action.
+- A tried action that is refused costs a step of the episode's fixed length.
+- Action 0 or 1 in S1 before the flag is a return at the wrong time: the episode ends in failure.
+
+The rules stand once, in `AssociativeRetrievalVector`; `AssociativeRetrieval` is one lane of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from rmt_rl.config import validated
+from rmt_rl.envs._lanes import Lane, Lanes, Ordered, Outcome
+
+if TYPE_CHECKING:
+    from rmt_rl.data.trajectory import Trajectory
+
+ID = "rmt_rl/AssociativeRetrieval-v0"
+HINDSIGHT_CLASSES = 2
+"""The actions by which an episode can leave S0 and has to return."""
+
+WAIT = 2  # the action that stays in S1; 0 and 1 leave and return
+_NONE = -1  # neither of 0 and 1
+
+_CELL = 16  # of a picture: pixels a cell
+_WALL, _FLOOR, _TIME = (40, 44, 52), (235, 235, 230), (130, 132, 134)
+_FLAG, _WAY, _OTHER, _AGENT = (86, 180, 233), (0, 158, 115), (213, 94, 0), (20, 20, 20)
+
+Length = Annotated[int, Field(ge=3, le=10**9)]
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """Options of Action Associative Retrieval; the defaults are the training task, at most 90 steps long."""
+
+    episode_length: Length | Annotated[tuple[Length, Length], Ordered] = Field(
+        (3, 90), description="steps of an episode: a number >= 3, or an inclusive range [low, high] to draw from"
+    )
+    refusals: bool = Field(
+        True,
+        description="let S0 refuse one of the actions 0 and 1, drawn for each episode, so that both are needed",
+    )
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """The shortest and the longest episode, in steps."""
+        length = self.episode_length
+        return (length, length) if isinstance(length, int) else length
+
+
+class AssociativeRetrievalVector(Lanes):
+    """Action Associative Retrieval tasks side by side, in NumPy. Gymnasium's next-step autoreset.
+
+    Observations: float32 (num_envs, 3): state, 0 or 1; flag, 1 when the next step is the episode's last, else 0;
+    noise, uniform in {-1, 0, 1}.
+
+    Actions: 0 and 1 leave S0, unless refused, and return from S1, by the way that the agent came; 2 waits.
+
+    Rewards: float64 (num_envs,): 1 for returning in the last step by the action that left S0; -1 for any other end.
+
+    An episode terminates with that return, with an action 0 or 1 in S1 before the last step, and after its length.
+    Its last info holds `is_success`.
+
+    Args:
+        num_envs: Number of lanes.
+        render_mode: None, or "rgb_array".
+        options: The fields of `Config`.
+
+    Raises:
+        UsageError: a bad argument.
+    """
+
+    def __init__(self, num_envs: int, render_mode: str | None = None, **options: Any) -> None:
+        self.config = validated(Config, options)
+        low, high = np.array([[0, 1], [0, 1], [-1, 1]], np.float32).T
+        super().__init__(num_envs, render_mode, spaces.Box(low, high, dtype=np.float32), spaces.Discrete(3))
+        self._time, self._length, self._way, self._refused = np.zeros((4, num_envs), np.int64)
+        self._inside = np.zeros(num_envs, bool)  # in S1
+
+    def _start(self, lanes: NDArray[np.int64]) -> None:
+        low, high = self.config.lengths
+        bits = self._streams.draw(lanes)
+        self._length[lanes] = low + (bits >> 1).astype(np.int64) % (high - low + 1)
+        self._refused[lanes] = bits & 1 if self.config.refusals else _NONE
+        self._way[lanes], self._inside[lanes], self._time[lanes] = _NONE, False, -1
+
+    def _advance(self, actions: NDArray[np.int64]) -> Outcome:
+        self._time += 1
+        moves = actions < WAIT
+        leaves, returns = moves & ~self._inside & (actions != self._refused), moves & self._inside
+        by_the_way = returns & (actions == self._way)
+        np.copyto(self._way, actions, where=leaves)
+        self._inside = (self._inside | leaves) & ~by_the_way
+
+        due = self._time == self._length
+        successes, terminations = by_the_way & due, returns | due
+        rewards = successes * 2.0 - terminations
+        flags = (self._time == self._length - 1) & ~terminations
+        return Outcome(self._observe(flags), rewards, terminations, np.zeros(self.num_envs, bool), successes)
+
+    def _observe(self, flags: NDArray[np.bool_]) -> NDArray[np.float32]:
+        observations = np.empty((self.num_envs, 3), np.float32)
+        observations[:, 0], observations[:, 1] = self._inside, flags
+        observations[:, 2] = self._streams.draw() % 3
+        observations[:, 2] -= 1
+        return observations
+
+    def _picture(self, lane: int) -> NDArray[np.uint8]:
+        """Draw S0 on the left and S1 on the right, joined by action 0's way above and action 1's below.
+
+        The way to take back is green, the other orange, S0 blue when it is time to return. The agent is black; the
+        grey bar grows with the time.
+        """
+        time, length, way, refused = (int(each[lane]) for each in (self._time, self._length, self._way, self._refused))
+        if way == _NONE and refused != _NONE:
+            way = 1 - refused
+        cells = np.full((6, 11, 3), _WALL, np.uint8)
+        cells[1:4, [1, 2]] = _FLAG if time == length - 1 else _FLOOR
+        cells[1:4, [8, 9]] = _FLOOR
+        for action in (0, 1):
+            cells[1 + 2 * action, 3:8] = _FLOOR if way == _NONE else _WAY if way == action else _OTHER
+        image = cells.repeat(_CELL, 0).repeat(_CELL, 1)
+        left = _CELL * (9 if self._inside[lane] else 1)
+        image[2 * _CELL + 3 : 3 * _CELL - 3, left + 3 : left + _CELL - 3] = _AGENT
+        image[5 * _CELL : -4, _CELL : _CELL + 9 * _CELL * time // length] = _TIME
+        return image
+
+
+class AssociativeRetrieval(Lane):
+    """One Action Associative Retrieval task: one lane of `AssociativeRetrievalVector`, without autoreset."""
+
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        lanes = AssociativeRetrievalVector(1, render_mode, **options)
+        super().__init__(lanes)
+        self.config = lanes.config
+
+
+class Expert:
+    """Draws its first action, takes the other one if that is refused, and remembers what it did last in S0.
+
+    Args:
+        config: Options of the environment it plays.
+        seed: Of its draws.
+    """
+
+    def __init__(self, config: Config, seed: int = 0) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: NDArray[np.float32] | dict[str, NDArray[np.float32]],
+        state: NDArray[np.int64] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Choose an action for each of n lanes.
+
+        Args:
+            observation: (n, 3), or a Dict with these under "observation".
+            state: The last action in S0 (n,), -1 where there was none; None is all -1.
+            episode_start: (n,), True where the observation is an episode's first: its action in S0 is forgotten.
+            deterministic: Not needed, it always draws what it has no reason to choose.
+
+        Returns:
+            Actions (n,) and the next state. In S1 with the flag up and nothing remembered, it guesses.
+        """
+        observation = observation["observation"] if isinstance(observation, dict) else observation
+        inside, flag = observation[:, 0] == 1, observation[:, 1] == 1
+        done = np.full(len(observation), _NONE, np.int64) if state is None else state
+        if episode_start is not None:
+            done = np.where(episode_start, _NONE, done)
+        guess = self._random.integers(2, size=len(observation))
+        choice = np.where(done == _NONE, guess, np.where(inside, done, 1 - done))
+        return np.where(inside & ~flag, WAIT, choice), np.where(inside, done, choice)
+
+
+def hindsight(trajectory: Trajectory) -> NDArray[np.int64]:
+    """Return for each step the action that leads back, int64 (T,): the one that led to S1; -1 if none did."""
+    inside = np.asarray(trajectory.observations)[:-1, 0] == 1
+    led_there = np.asarray(trajectory.actions)[inside.argmax() - 1] if inside.any() else _NONE
+    return np.full(len(trajectory), led_there, np.int64)
+
+
+def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
+    """Return which steps are to return to S0, bool (T,): the last one, if S1 was reached before."""
+    inside, flag = np.asarray(trajectory.observations)[:-1, :2].T == 1
+    both: NDArray[np.bool_] = inside & flag
+    return both
+
+
+def idle(trajectory: Trajectory) -> NDArray[np.bool_]:
+    """Return the steps of waiting in S1, bool (T,)."""
+    observations = np.asarray(trajectory.observations)[:-1]
+    waiting: NDArray[np.bool_] = (observations[:, 0] == 1) & (observations[:, 1] == 0)
+    return waiting
+
+
+make = AssociativeRetrieval
+make_vec = AssociativeRetrievalVector

@@ -1,0 +1,194 @@
+"""CartPole with hidden velocities: balance for 500 steps, estimating both speeds from the positions a step ago.
+
+Gymnasium's CartPole-v1 (after Barto, Sutton and Anderson, 1983), except that only the cart's position and the pole's
+angle are observed. Positions alone don't tell whether the pole is falling or rising, but their change over one step
+of 0.02 s does, so that the last observation is all that must be remembered, at every step.
+
+What can be reached without memory, found by random search over 4000 linear policies of position and angle (25 episodes
+each, the best then played for 4000): 45 steps of 500 by a threshold, 51 by the probabilities of a logistic function.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
+
+ID = "rmt_rl/CartPoleHidden-v0"
+
+LEFT, RIGHT = 0, 1  # which way the cart is pushed
+
+_TRACK, _LEAN = 2.4, np.deg2rad(12)  # where an episode ends: the cart's position (m), the pole's angle (rad)
+_SEEN = {"velocities": (0, 2), "positions": (1, 3), "nothing": (0, 1, 2, 3)}  # of the state, by what is hidden
+_UNITS = np.array([_TRACK, 1, _LEAN, 1])
+_GAINS = np.array([0.5, 1.0, 10.0, 2.0])  # of the expert: cart (1/m, s/m), pole (1/rad, s/rad)
+_DT = 0.02  # seconds a step
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """Options of CartPole with hidden velocities; the defaults are the training task."""
+
+    hide: Literal["velocities", "positions", "nothing"] = Field(
+        "velocities", description="what is left out of the observation: velocities, positions or nothing"
+    )
+    max_steps: int = Field(500, ge=1, le=10**9, description="steps to balance for, >= 1; an episode's most")
+
+
+class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
+    """CartPole whose observation leaves out a part of its state.
+
+    Observations: float32 (2,): the cart's position over 2.4 m and the pole's angle over 12 degrees, both in [-1, 1] as
+    long as the episode lasts. With `hide="positions"` the cart's velocity (m/s) and the pole's (rad/s), with
+    `hide="nothing"` (4,): position, velocity, angle, angular velocity.
+
+    Actions: 0 pushes the cart to the left, 1 to the right.
+
+    Rewards: 1 a step.
+
+    An episode terminates when the cart or the pole is out of its bounds and is truncated after `max_steps` steps. Its
+    last info holds `is_success`, True when it lasted that long with the pole up.
+
+    Args:
+        render_mode: None, or "rgb_array".
+        options: The fields of `Config`.
+
+    Raises:
+        UsageError: a bad argument.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        self.config = validated(Config, options)
+        if render_mode not in (None, "rgb_array"):
+            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        self.render_mode = render_mode
+        self._world: Any = CartPoleEnv(render_mode=render_mode)  # its methods are untyped
+        self._seen = list(_SEEN[self.config.hide])
+        # Beyond an episode's bounds by less than a step's motion, as in Gymnasium's own space.
+        high = np.array([2, np.inf, 2, np.inf], np.float32)[self._seen]
+        self.observation_space = spaces.Box(-high, high, dtype=np.float32)
+        self.action_space = spaces.Discrete(2)
+        self._time = 0
+        self._running = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: None goes on with the random stream.
+            options: Must be empty.
+
+        Returns:
+            The first observation and an empty info.
+
+        Raises:
+            UsageError: any options.
+        """
+        if options:
+            raise UsageError(f"options={options!r}: resetting takes none; they are given when the environment is made")
+        super().reset(seed=seed)
+        self._world.reset(seed=seed)
+        self._time, self._running = 0, True
+        return self._observe(), {}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Push the cart for 0.02 s.
+
+        Raises:
+            UsageError: an action other than 0 and 1.
+            ResetNeeded: before the first `reset`, or after the episode's end.
+        """
+        if not self._running:
+            raise ResetNeeded("no episode is running: call reset() before step()")
+        if not self.action_space.contains(action):
+            raise UsageError(f"action={action}: must be 0 or 1")
+        _, reward, fallen, _, _ = self._world.step(int(action))
+        self._time += 1
+        lasted = self._time >= self.config.max_steps and not fallen
+        self._running = not (fallen or lasted)
+        return self._observe(), float(reward), bool(fallen), lasted, {} if self._running else {"is_success": lasted}
+
+    def render(self) -> NDArray[np.uint8]:
+        """Draw cart and pole as Gymnasium does: uint8 (400, 600, 3).
+
+        Raises:
+            UsageError: made without `render_mode="rgb_array"`.
+            ResetNeeded: before the first `reset`.
+        """
+        if self.render_mode is None:
+            raise UsageError("render_mode=None: make the environment with render_mode='rgb_array' to draw it")
+        if self._world.state is None:
+            raise ResetNeeded("there is nothing to draw before reset()")
+        return np.asarray(self._world.render(), np.uint8)
+
+    def close(self) -> None:
+        """Free the window that pictures are drawn in."""
+        self._world.close()
+
+    def _observe(self) -> NDArray[np.float32]:
+        state: NDArray[np.float64] = np.asarray(self._world.state) / _UNITS
+        return state[self._seen].astype(np.float32)
+
+
+class Expert:
+    """Pushes to where a weighted sum of positions and velocities points; estimates what is hidden of these.
+
+    Hidden velocities are differences of the last two positions, 0 at an episode's start. Hidden positions are sums of
+    all velocities so far, from 0, which is wrong by where the episode began. For 500 steps either is good enough.
+
+    Args:
+        config: Options of the environment it plays.
+        seed: Not needed, it never draws.
+    """
+
+    def __init__(self, config: Config, seed: int = 0) -> None:
+        self._hidden = config.hide
+
+    def predict(
+        self,
+        observation: NDArray[np.float32] | dict[str, NDArray[np.float32]],
+        state: NDArray[np.float64] | None = None,
+        episode_start: NDArray[np.bool_] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Choose an action for each of n lanes.
+
+        Args:
+            observation: (n, 2) or (n, 4), or a Dict with these under "observation".
+            state: The positions (n, 2) of a step ago, in m and rad; NaN where there is none yet. None is all NaN.
+            episode_start: (n,), True where the observation is an episode's first: the lane starts afresh.
+            deterministic: Not needed, it always is.
+
+        Returns:
+            Actions (n,) and the next state.
+        """
+        observation = observation["observation"] if isinstance(observation, dict) else observation
+        seen = observation * _UNITS[list(_SEEN[self._hidden])]
+        before = np.full((len(seen), 2), np.nan) if state is None else state.copy()
+        if episode_start is not None:
+            before[episode_start] = np.nan
+        known = ~np.isnan(before)
+        if self._hidden == "velocities":
+            positions, velocities = seen, np.where(known, seen - before, 0) / _DT
+        elif self._hidden == "positions":
+            positions, velocities = np.where(known, before, 0), seen
+        else:
+            positions, velocities = seen[:, ::2], seen[:, 1::2]
+        push = positions @ _GAINS[::2] + velocities @ _GAINS[1::2]
+        state = positions + _DT * velocities if self._hidden == "positions" else positions
+        return np.where(push > 0, RIGHT, LEFT), state
+
+
+make = CartPoleHidden
