@@ -59,6 +59,14 @@ class BaseAgent(nn.Module, ABC):
         super().__init__()
         self.config, self.spec = config, spec
 
+    def unwrap(self, observation: Any) -> tuple[Any, Any]:
+        """The observation, and the return-to-go (B, 1) that `rmt_rl.wrappers` put beside it; None where they didn't."""
+        space = self.spec.observation_space
+        has_one_itself = isinstance(space, gymnasium.spaces.Dict) and "return_to_go" in space.spaces
+        if has_one_itself or not (isinstance(observation, dict) and "return_to_go" in observation):
+            return observation, None
+        return observation["observation"], observation["return_to_go"]
+
     @abstractmethod
     def set_random_seed(self, seed: int | None) -> None:
         """Seed the sampling of actions (`deterministic=False`); None draws a fresh seed."""
@@ -194,10 +202,10 @@ class Agent(BaseAgent):
         lanes = values["return_to_go"].shape[0]
         if state is None:
             state = self._fresh(lanes)
-        _check_lanes("state", len(state.steps), lanes)
+        check_lanes("state", len(state.steps), lanes)
         if episode_start is not None:
             starting = np.atleast_1d(episode_start)
-            _check_lanes("episode_start", len(starting), lanes)
+            check_lanes("episode_start", len(starting), lanes)
             state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
         numbers, cache = self._advance(values, state)
@@ -213,9 +221,7 @@ class Agent(BaseAgent):
 
     def _values(self, observation: Any) -> tuple[dict[str, Any], bool]:
         """Observation and return-to-go as batched tensors, and whether they came without the batch dimension."""
-        returns = None
-        if isinstance(observation, dict) and "return_to_go" in observation and self._is_wrapped(observation):
-            observation, returns = observation["observation"], np.asarray(observation["return_to_go"])
+        observation, returns = self.unwrap(observation)
         leaf, leaf_space = observation, self.spec.observation_space
         while isinstance(leaf, dict | tuple):
             key = next(iter(leaf)) if isinstance(leaf, dict) else 0
@@ -232,10 +238,6 @@ class Agent(BaseAgent):
         scaled = np.asarray(returns, np.float32).reshape(lanes) / self.spec.return_scale
         tensors = {"observation": map_leaves(self._tensor, observation), "return_to_go": self._tensor(scaled)}
         return tensors, single
-
-    def _is_wrapped(self, observation: dict[str, Any]) -> bool:
-        space = self.spec.observation_space
-        return not (isinstance(space, gymnasium.spaces.Dict) and "return_to_go" in space.spaces)
 
     def _tensor(self, value: Any) -> Tensor:
         tensor = torch.as_tensor(np.asarray(value), device=self.device)
@@ -291,6 +293,7 @@ class Agent(BaseAgent):
         return self.to_action(y.take_along_dim((lengths - 1)[:, None, None], 1)[:, 0]), cache
 
 
-def _check_lanes(name: str, given: int, lanes: int) -> None:
+def check_lanes(name: str, given: int, lanes: int) -> None:
+    """Raise a UsageError unless what is called `name` has as many lanes as the observation."""
     if given != lanes:
         raise UsageError(f"{name} is of {given} lanes, the observation of {lanes}; begin anew with state=None")

@@ -199,5 +199,8 @@ def restore_state(checkpoint: Checkpoint, like: Any) -> Any:
 def load_agent(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> BaseAgent:
     """See `rmt_rl.load`."""
     if not Path(run).is_dir():
-        raise UsageError(f"run {run} doesn't exist; name the folder of a training run (rmt-rl train ... --out)")
+        raise UsageError(
+            f"run {run} is no folder; name the folder of a training run (rmt-rl train ... --out). A Stable-Baselines3 "
+            "zip isn't loaded, since that executes pickled code: train here, or load it with Stable-Baselines3"
+        )
     return restore_agent(read_checkpoint(path_of(run, checkpoint)), device)

@@ -211,7 +211,7 @@ def _watched(train: Callable[[RunConfig, Path, Any, Any], int], config: RunConfi
         stopped = True
         signal.signal(number, signal.default_int_handler)  # a second one stops at once
         if _speaks():  # by os.write, since what is under way may itself be a print
-            os.write(2, b"\nstopping after this update; once more to stop at once\n")
+            os.write(2, b"\nstopping after this update or round; once more to stop at once\n")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     made = 0
@@ -223,12 +223,12 @@ def _watched(train: Callable[[RunConfig, Path, Any, Any], int], config: RunConfi
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    done = made == config.length
+    done = made >= config.length  # an online agent ends a round that it began
     if _speaks() and done:
         print(run)
     elif _speaks():
         hint = f"; go on with: rmt-rl train --resume {run}" if (run / CONFIG).exists() else ""
-        print(f"stopped{f' after {made} updates' * bool(made)}{hint}", file=sys.stderr)
+        print(f"stopped{f' at {made}' * bool(made)}{hint}", file=sys.stderr)
     return 0 if done else 130
 
 

@@ -86,6 +86,17 @@ class Evaluation:
         return mean_interval([episode.episode_return for episode in self.episodes])
 
     @property
+    def score(self) -> float:
+        """What agents are compared by: the success rate, or the mean return where there is none."""
+        return self.mean_return if self.success_rate is None else self.success_rate
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What a training run logs of it."""
+        success = {} if self.success_rate is None else {"eval/success_rate": self.success_rate}
+        return success | {"eval/mean_return": self.mean_return, "eval/mean_length": self.mean_length}
+
+    @property
     def mean_length(self) -> float:
         """In steps."""
         return mean([episode.length for episode in self.episodes])

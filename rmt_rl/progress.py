@@ -11,9 +11,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from rmt_rl.evaluate import Evaluation
 
+_NOTED = {
+    "train/loss": "loss",
+    "train/accuracy": "accuracy",
+    "train/decisive_accuracy": "where decisive",
+    "rollout/ep_rew_mean": "return",
+    "rollout/success_rate": "success",
+}
+
 
 class TrainingProgress:
-    """A bar with loss and accuracy, and a line for each evaluation; called with (updates made, metrics)."""
+    """A bar with loss, accuracy and the like, and a line for each evaluation; called with (updates made, metrics)."""
 
     def __init__(self, title: str, updates: int) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -36,8 +44,7 @@ class TrainingProgress:
             self.progress.start()
             self.task = self.progress.add_task(self.title, total=self.updates, completed=update, note="")
         self.progress.update(self.task, completed=update)
-        if "train/loss" in metrics:
-            note = f"loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.3f}"
+        if note := "  ".join(f"{name} {metrics[key]:.4g}" for key, name in _NOTED.items() if key in metrics):
             self.progress.update(self.task, note=note)
         shown = {key.removeprefix("eval/"): value for key, value in metrics.items() if key.startswith("eval/")}
         if shown:

@@ -78,10 +78,18 @@ class EvaluationConfig(Frozen):
 class OnlineConfig(Frozen):
     """How an agent learns by acting; what belongs to its algorithm stands in `agent_options`, by its own names."""
 
-    total_timesteps: int = Field(100_000, ge=1, description="steps of all environments together")
+    total_timesteps: int = Field(
+        100_000, ge=1, description="steps of all environments together, rounded up to whole rounds"
+    )
     n_envs: int = Field(8, ge=1, description="environments played at once")
     device: str = Field("cpu", description="where the networks are, e.g. cpu or cuda")
-    log_every: int = Field(1, ge=1, description="rounds of steps and learning between two lines of metrics")
+    save_every: int = Field(10_000, ge=1, description="steps between two checkpoints, rounded up to whole rounds")
+
+
+class OnlineEvaluationConfig(EvaluationConfig):
+    """The same, by environment steps."""
+
+    eval_every: int = Field(10_000, ge=1, description="steps between two evaluations, rounded up to whole rounds")
 
 
 class RunConfig(Frozen):
@@ -104,6 +112,7 @@ class OnlineRun(RunConfig):
     """A run that learns by acting (`rmt_rl.online`)."""
 
     online: Annotated[OnlineConfig, tyro.conf.arg(name="")] = OnlineConfig()
+    evaluation: Annotated[OnlineEvaluationConfig, tyro.conf.arg(name="")] = OnlineEvaluationConfig()
 
     @property
     def length(self) -> int:
@@ -172,6 +181,20 @@ def read_config(path: Path) -> Any:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"config {path} isn't valid TOML: {error}") from None
     return make_config(values, str(path))
+
+
+def check_origin(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with another seed, agent, environment or data than it was started with.
+
+    Raises:
+        UsageError: one of them differs.
+    """
+    for name, value in before.items():
+        if now[name] != value:
+            raise UsageError(
+                f"{run} was started with {name}={value}, but would go on with {now[name]}; undo what was changed in "
+                f"{run / CONFIG} or in the environment, or start a new run"
+            )
 
 
 def write_config(config: RunConfig, run: Path) -> None:

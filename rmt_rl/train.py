@@ -37,7 +37,7 @@ from rmt_rl.evaluate import evaluate
 from rmt_rl.metrics import Log, Metrics
 from rmt_rl.recurrence import detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.run import CONFIG, OfflineRun, TrainingConfig, read_config, write_config
+from rmt_rl.run import CONFIG, OfflineRun, TrainingConfig, check_origin, read_config, write_config
 
 if TYPE_CHECKING:
     from rmt_rl.task import Task
@@ -96,7 +96,8 @@ def resume(
     path = checkpoint.path_of(run)
     saved = checkpoint.read_checkpoint(path) if path.exists() else None
     if saved:
-        _check_origin(config, run, saved)  # first, since opening the data may collect others
+        # First, since opening the data may collect others. An id of ours tells the environment's source too.
+        check_origin(run, saved.header.progress["origin"], _origin(config, dataset_ids(config)))
     store = open_data(config)
     agent = cast(Agent, checkpoint.restore_agent(saved)) if saved else _new_agent(config, store)
     if agent.config != config.agent_options:
@@ -313,12 +314,10 @@ class Trainer:
             options.eval_seed,
             target_return=self.agent.spec.target_return,
         )
-        success = {} if result.success_rate is None else {"eval/success_rate": result.success_rate}
-        score = result.mean_return if result.success_rate is None else result.success_rate
-        if self.best is None or score >= self.best:
-            self.best = score
+        if self.best is None or result.score >= self.best:
+            self.best = result.score
             self._save("best")
-        return success | {"eval/mean_return": result.mean_return, "eval/mean_length": result.mean_length}
+        return result.metrics
 
     def _save_last(self) -> None:
         """Save all that resuming needs."""
@@ -393,16 +392,6 @@ def _origin(config: OfflineRun, ids: Sequence[str]) -> dict[str, Any]:
         "env_options": config.env_options.model_dump(mode="json"),
         "dataset": list(ids),
     }
-
-
-def _check_origin(config: OfflineRun, run: Path, saved: checkpoint.Checkpoint) -> None:
-    now = _origin(config, dataset_ids(config))  # an id of ours tells the environment's source too
-    for name, before in saved.header.progress.get("origin", {}).items():
-        if now[name] != before:
-            raise UsageError(
-                f"{run} was started with {name}={before}, but would go on with {now[name]}; undo what was changed in "
-                f"{run / CONFIG} or in the environment, or start a new run"
-            )
 
 
 def _new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:

@@ -286,5 +286,5 @@ def test_an_unknown_device_is_named(tmp_path: Path) -> None:
     save_checkpoint(path_of(tmp_path), make_agent(), "bc", 1)
     with pytest.raises(UsageError, match="device='qpu' can't be used"):
         rmt_rl.load(tmp_path, device="qpu")
-    with pytest.raises(UsageError, match=r"run .*nowhere doesn't exist; name the folder of a training run"):
+    with pytest.raises(UsageError, match=r"run .*nowhere is no folder; name the folder of a training run"):
         rmt_rl.load(tmp_path / "nowhere")

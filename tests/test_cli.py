@@ -104,7 +104,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(capfd: pytest.CaptureFixture[str]) 
     made = header(Path("runs/stopped/last.safetensors"))["update"]
     assert 6 <= made < 300
     text = capfd.readouterr().err
-    assert f"stopped after {made} updates; go on with: rmt-rl train --resume runs/stopped" in text
+    assert f"stopped at {made}; go on with: rmt-rl train --resume runs/stopped" in text
     assert "Traceback" not in text
     assert main(["train", "--resume", "runs/stopped"]) == 0
     assert capfd.readouterr().out == "runs/stopped\n"
@@ -122,7 +122,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.stderr
     assert process.stderr.readline() == "\n"
-    assert process.stderr.readline() == "stopping after this update; once more to stop at once\n"
+    assert process.stderr.readline() == "stopping after this update or round; once more to stop at once\n"
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=30)
     assert process.returncode == 130

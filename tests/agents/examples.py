@@ -26,11 +26,13 @@ MIXED = spaces.Tuple((spaces.Discrete(3, start=5), spaces.Box(-1, 1, (2,), np.fl
 
 
 def agents() -> list[Any]:
-    """Every agent's class; those whose package isn't installed are skipped."""
+    """The class of every agent that learns from segments; those whose package isn't installed are skipped."""
     params = []
     for name in registry.names("agents"):
         try:
-            params.append(pytest.param(registry.load_agent(name), id=name))
+            cls = registry.load_agent(name)
+            if cls.learning == "offline":
+                params.append(pytest.param(cls, id=name))
         except UsageError as missing:
             params.append(pytest.param(None, id=name, marks=pytest.mark.skip(reason=str(missing))))
     return params
