@@ -384,7 +384,7 @@ def idle(trajectory: Trajectory) -> NDArray[np.bool_]:
     assert isinstance(trajectory.observations, dict)
     images = trajectory.observations["image"]
     assert isinstance(images, np.ndarray)
-    return ~np.isin(images[:-1, ..., 0], _OBJECTS).any((1, 2))
+    return np.array([not np.isin(image[..., 0], _OBJECTS).any() for image in images[:-1]])
 
 
 make = MiniGridMemory

@@ -70,11 +70,11 @@ class Suite:
         due = [sweep for sweep in self.configs[config] if not _evaluated(run, sweep)]
         if not (run / "config.toml").exists():
             train = ["--config", str(config), *self.options, "--seed", str(seed), "--out", str(run)]
-            _spent(run, "train", rmt_rl("train", *train))
+            spent(run, "train", rmt_rl("train", *train))
         elif due:  # it may have been stopped; a finished run makes no more updates
-            _spent(run, "train", rmt_rl("train", "--resume", str(run)))
+            spent(run, "train", rmt_rl("train", "--resume", str(run)))
         for sweep in due:
-            _spent(run, "evaluate", rmt_rl("evaluate", str(run), *sweep.arguments))
+            spent(run, "evaluate", rmt_rl("evaluate", str(run), *sweep.arguments))
         return run
 
     def _prepare_data(self) -> None:
@@ -121,7 +121,8 @@ def cpu_seconds(run: Path) -> dict[str, float]:
     return spent
 
 
-def _spent(run: Path, what: str, seconds: float) -> None:
+def spent(run: Path, what: str, seconds: float) -> None:
+    """Note CPU seconds that a run took."""
     spent = cpu_seconds(run)
     spent[what] += seconds
     (run / "cpu.json").write_text(json.dumps(spent))

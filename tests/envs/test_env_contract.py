@@ -25,6 +25,7 @@ from rmt_rl.rollout import Policy, make_vec_env, rollout
 from rmt_rl.task import Task
 
 LANES, EPISODES = 20, 400
+SLOW = {"memory_maze"}  # each seeded reset builds a simulator: 3 s
 
 
 def installed(name: str) -> bool:
@@ -36,6 +37,8 @@ def installed(name: str) -> bool:
 
 
 def param(name: str) -> Any:
+    if name in SLOW:
+        return pytest.param(name, marks=pytest.mark.slow)
     return pytest.param(name, marks=() if name in LOADED else pytest.mark.skip(reason="its extra isn't installed"))
 
 

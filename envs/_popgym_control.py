@@ -1,0 +1,104 @@
+"""Experts for POPGym's cart-poles and pendulums: players that estimate the state by filters, and feed it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+class CartPole:
+    """Estimates the state by a Kalman filter, for the cart-pole near its upright position, and feeds it back.
+
+    States are (x, x', angle, angle') in metres, radians and seconds.
+    """
+
+    _GAIN = np.array([0.1, 0.3, 5.4, 1.3])  # pushes to the right when its product with the state is positive
+    _SPREAD = 0.05**2 / 3  # variance of each state at the start
+    _MODEL_ERROR = 1e-8  # variance added in a step, for what is not linear
+
+    def __init__(self, game: Any) -> None:
+        mass, moment = game.total_mass, game.polemass_length
+        inertia = game.length * (4 / 3 - game.masspole / mass)
+        slope, push = game.gravity / inertia, -1 / (mass * inertia)  # of angle'' by the angle and by the force
+        change = np.array([[0, 1, 0, 0], [0, 0, -moment * slope / mass, 0], [0, 0, 0, 1], [0, 0, slope, 0]])
+        self._motion = np.eye(4) + game.tau * change
+        self._force = game.tau * game.force_mag * np.array([0, (1 - moment * push) / mass, 0, push])
+        self._noise = np.square(getattr(game, "noise_sigma", np.full(2, 1e-3)))
+        self._velocities = type(game).__name__.startswith("Velocity")
+        self._state, self._covariance = np.zeros(4), np.eye(4) * self._SPREAD
+        self._sensors = np.eye(4)[[0, 2]]  # the first observation holds positions everywhere
+
+    def act(self, observation: NDArray[np.float32]) -> int:
+        """Answer two of the states."""
+        seen = self._sensors @ self._covariance
+        gain = np.linalg.solve(seen @ self._sensors.T + np.diag(self._noise), seen).T
+        state = self._state + gain @ (observation - self._sensors @ self._state)
+        covariance = self._covariance - gain @ seen
+        right = int(self._GAIN @ state > 0)
+        self._state = self._motion @ state + (2 * right - 1) * self._force
+        self._covariance = self._motion @ covariance @ self._motion.T + self._MODEL_ERROR * np.eye(4)
+        if self._velocities:
+            self._sensors = np.eye(4)[[1, 3]]
+        return right
+
+
+class Pendulum:
+    """Estimates angle and velocity by an extended Kalman filter; swings up by the energy, then holds by feedback.
+
+    The energy is the pendulum's without torque, 0 at rest upright, in rad^2/s^2. Torques are over the largest.
+    """
+
+    _PUMP = 0.25  # of the largest torque, by energy lacking
+    _HOLD = np.array([6.0, 1.5])  # of the largest torque, by angle and velocity
+    _CATCH = 5.0  # holds where that asks for less than this, in largest torques
+    _SPREAD = 1 / 3  # variance of the velocity at the start
+    _MODEL_ERROR = 1e-6  # variance added in a step, for what is not linear
+
+    def __init__(self, game: Any) -> None:
+        self._game = game
+        self._fall, self._push = 1.5 * game.g / game.l, 3 / (game.m * game.l**2)  # of the acceleration
+        self._noise = np.diag(np.square(getattr(game, "noise_sigma", np.full(2, 1e-3))))
+        self._state: Floats | None = None
+        self._covariance = np.zeros((2, 2))
+
+    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Answer the angle's cosine and sine."""
+        if self._state is None:
+            state = np.array([np.arctan2(observation[1], observation[0]), 0.0])
+            self._covariance = np.diag([self._noise[0, 0], self._SPREAD])
+        else:
+            state = self._correct(self._state, observation)
+        angle, velocity = state
+        torque = self._control(angle, velocity)
+        self._state = self._predict(angle, velocity, torque)
+        return np.array([torque], np.float32)
+
+    def _correct(self, state: Floats, observation: NDArray[np.float32]) -> Floats:
+        cosine, sine = np.cos(state[0]), np.sin(state[0])
+        sensors = np.array([[-sine, 0.0], [cosine, 0.0]])
+        seen = sensors @ self._covariance
+        gain = np.linalg.solve(seen @ sensors.T + self._noise, seen).T
+        self._covariance = self._covariance - gain @ seen
+        corrected: Floats = state + gain @ (observation - np.array([cosine, sine]))
+        return corrected
+
+    def _control(self, angle: float, velocity: float) -> float:
+        angle = (angle + np.pi) % (2 * np.pi) - np.pi
+        hold = -self._HOLD @ np.array([angle, velocity])
+        if abs(hold) < self._CATCH:
+            return float(np.clip(hold, -1, 1))
+        energy = velocity**2 / 2 + self._fall * (np.cos(angle) - 1)
+        return float(np.clip(-self._PUMP * energy, -1, 1) * (1 if velocity >= 0 else -1))
+
+    def _predict(self, angle: float, velocity: float, torque: float) -> Floats:
+        game = self._game
+        change = self._fall * np.sin(angle) + self._push * game.max_torque * torque
+        velocity = np.clip(velocity + game.dt * change, -game.max_speed, game.max_speed)
+        slope = game.dt * self._fall * np.cos(angle)
+        motion = np.array([[1 + game.dt * slope, game.dt], [slope, 1.0]])
+        self._covariance = motion @ self._covariance @ motion.T + self._MODEL_ERROR * np.eye(2)
+        return np.array([angle + game.dt * velocity, velocity])

@@ -1,0 +1,326 @@
+"""Memory Maze: go to one coloured ball after another for 1,000 to 4,000 steps; recall the maze and where balls lie.
+
+The task of Pašukonis, Lillicrap and Hafner (2022, arXiv:2210.13383), from their package `memory-maze`, for Gymnasium.
+MuJoCo needs an OpenGL that draws without a screen: the environment variable MUJOCO_GL names it. When it is not set,
+Linux takes EGL, or OSMesa where there is no EGL.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import deque
+from ctypes.util import find_library
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec, module_from_spec
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, model_validator
+
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from gymnasium.vector import VectorEnv
+
+ID = "rmt_rl/MemoryMaze-v0"
+EXTRA = "memory-maze"
+
+IDLE, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
+
+_LONGEST = {9: 1000, 11: 2000, 13: 3000, 15: 4000}  # steps of an episode, by the maze's size
+_TURN = np.deg2rad(18.3)  # of one step, once the ball turns
+_CLEARANCE = 0.15  # cells from a wall at which the expert passes; the ball's radius is .1
+_VIEW, _ZOOM = 64, 6  # pixels of an observation's side; a picture's enlargement
+_WALL, _FLOOR, _AGENT, _FRAME = (40, 44, 52), (235, 235, 230), (20, 20, 20), (255, 0, 255)
+
+
+def _import_tasks() -> Any:
+    """Import `memory_maze.tasks`, but not by way of the package's `__init__`, which requires the old `gym`."""
+    if "memory_maze" in sys.modules:
+        return import_module("memory_maze.tasks")
+    spec = find_spec("memory_maze")
+    if spec is None:
+        raise ModuleNotFoundError("No module named 'memory_maze'", name="memory_maze")
+    sys.modules["memory_maze"] = module_from_spec(spec)  # never run; it tells where the submodules are
+    try:
+        return import_module("memory_maze.tasks")
+    finally:
+        del sys.modules["memory_maze"]  # so that who imports the package in earnest gets all of it
+
+
+def _require_renderer() -> None:
+    """Draw an empty scene, to find out now whether dm_control, MuJoCo and OpenGL work together here.
+
+    Raises:
+        UsageError: they don't; names the remedy.
+    """
+    if sys.platform == "linux" and "dm_control" not in sys.modules:
+        os.environ.setdefault("MUJOCO_GL", "egl" if find_library("EGL") or not find_library("OSMesa") else "osmesa")
+    backend = os.environ.get("MUJOCO_GL")
+    remedy = (
+        f"memory_maze can't draw with MUJOCO_GL={backend}: set MUJOCO_GL=egl and install Debian's libegl1, libgl1 and "
+        "libgl1-mesa-dri (or a GPU's driver), or set MUJOCO_GL=osmesa and install libosmesa6"
+    )
+    try:
+        physics_class = import_module("dm_control.mujoco").Physics
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # what it is depends on which library is missing
+        raise UsageError(f"{remedy} ({error})") from error
+    try:
+        physics = physics_class.from_xml_string("<mujoco/>")
+    except AttributeError as error:
+        wrong = f"dm_control can't read the models of the installed mujoco {version('mujoco')}"
+        raise UsageError(f"{wrong}: pip install 'rmt-rl[{EXTRA}]' ({error})") from error
+    try:
+        physics.render(8, 8)
+        physics.free()
+    except Exception as error:
+        raise UsageError(f"{remedy} ({error})") from error
+
+
+_require_renderer()
+_tasks = _import_tasks()
+# Said at every reset, and of no consequence: a rolling ball hasn't the joint that other walkers have.
+logging.getLogger("absl").addFilter(lambda record: "no free joint" not in record.getMessage())
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """Options of the Memory Maze; the defaults are the 9x9 task."""
+
+    size: Literal[9, 11, 13, 15] = Field(9, description="cells along a side: 9, 11, 13 or 15, with 3, 4, 5 or 6 balls")
+    max_steps: int | None = Field(
+        None, ge=1, description="steps of an episode, at most and by default 1000, 2000, 3000 or 4000, as the size is"
+    )
+
+    @model_validator(mode="after")
+    def _not_too_long(self) -> Self:
+        if self.max_steps is not None and self.max_steps > _LONGEST[self.size]:
+            raise ValueError(f"max_steps={self.max_steps}: must be at most {_LONGEST[self.size]} with size={self.size}")
+        return self
+
+
+class Situation(NamedTuple):
+    """What only a privileged policy may know; lengths in cells, from the corner between the south and west walls."""
+
+    position: NDArray[np.float64]  # (2,) x and y of the agent
+    heading: float  # of the agent, radians, counter-clockwise from east
+    target: NDArray[np.float64]  # (2,) of the ball to go to
+    free: NDArray[np.bool_]  # (size, size), at [floor(y), floor(x)] whether there is no wall
+
+
+class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
+    """A maze of rooms and corridors, seen from a rolling ball, with coloured balls that don't move.
+
+    Observations: uint8 (64, 64, 3), RGB; its border has the colour of the ball to go to next.
+
+    Actions: 0 nothing, 1 forward, 2 turn left, 3 turn right, 4 forward and left, 5 forward and right, for 1/4 second.
+
+    Rewards: 1 for touching the ball that is asked for, which then is another one. Episodes never terminate, they are
+    truncated after `max_steps`. It is measured by return.
+
+    A reset with a seed builds the simulator anew, in about 3 s, one without takes half of that.
+
+    Args:
+        render_mode: None, or "rgb_array".
+        options: The fields of `Config`.
+
+    Raises:
+        UsageError: a bad argument.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        self.config = validated(Config, options)
+        if render_mode not in (None, "rgb_array"):
+            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(0, 255, (_VIEW, _VIEW, 3), np.uint8)
+        self.action_space = spaces.Discrete(6)
+        self._limit = self.config.max_steps or _LONGEST[self.config.size]
+        self._simulator: Any = None
+        self._seen: dict[str, NDArray[Any]] = {}  # what the simulator gave last
+        self._time = self._limit
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode in a new maze.
+
+        Args:
+            seed: Of the mazes from here on; None goes on with their random stream.
+            options: Must be empty.
+
+        Returns:
+            An observation and an empty info.
+
+        Raises:
+            UsageError: any options.
+        """
+        super().reset(seed=seed)
+        if options:
+            raise UsageError(f"options={options!r}: resetting takes none; options are given when the task is made")
+        if self._simulator is None or seed is not None:
+            self.close()
+            self._simulator = _build(self.config.size, int(self.np_random.integers(2**31)))
+        self._seen, self._time = self._simulator.reset().observation, 0
+        return self._image(), {}
+
+    def step(self, action: np.int64) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Take one step.
+
+        Raises:
+            UsageError: an action other than 0..5.
+            ResetNeeded: before the first `reset`, or after the episode's end.
+        """
+        if self._time >= self._limit:
+            raise ResetNeeded("no episode is running: call reset() before step()")
+        if action not in self.action_space:
+            raise UsageError(f"action {action!r}: must be an integer in 0..5")
+        now = self._simulator.step(int(action))
+        self._seen = now.observation
+        self._time = self._limit if now.last() else self._time + 1
+        return self._image(), float(now.reward), False, self._time >= self._limit, {}
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return what the agent sees beside a map, with the ball to go to framed: uint8 (384, 768, 3)."""
+        if not self._seen:
+            raise ResetNeeded("nothing to draw yet: call reset() before render()")
+        return np.hstack([self._image().repeat(_ZOOM, 0).repeat(_ZOOM, 1), self._map(_VIEW * _ZOOM)])
+
+    def close(self) -> None:
+        """Free the simulator and its OpenGL context."""
+        if self._simulator is not None:
+            self._simulator.close()
+        self._simulator, self._time = None, self._limit
+
+    def situation(self) -> Situation:
+        """Look into the simulator, as a privileged policy may."""
+        x, y = self._seen["agent_dir"]
+        position, target = self._seen["agent_pos"], self._seen["target_pos"]
+        return Situation(position, float(np.arctan2(y, x)), target, self._seen["maze_layout"] == 1)
+
+    def _image(self) -> NDArray[np.uint8]:
+        return np.array(self._seen["image"], np.uint8)
+
+    def _map(self, side: int) -> NDArray[np.uint8]:
+        here = self.situation()
+        row, column = np.indices((side, side)) + 0.5
+        x, y = column * self.config.size / side, (side - row) * self.config.size / side
+        picture = np.where(here.free[y.astype(int), x.astype(int), None], _FLOOR, _WALL).astype(np.uint8)
+
+        def disc(centre: NDArray[np.float64], radius: float, colour: Any) -> None:
+            picture[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2] = colour
+
+        disc(here.target, 0.45, _FRAME)
+        for ball, colour in zip(self._seen["targets_pos"], _tasks.TARGET_COLORS, strict=False):
+            disc(ball, 0.3, np.minimum(colour * 220, 255))
+        disc(here.position, 0.2, _AGENT)
+        disc(here.position + 0.3 * np.array([np.cos(here.heading), np.sin(here.heading)]), 0.1, _AGENT)
+        return picture
+
+
+def _build(size: int, seed: int) -> Any:
+    """Return the package's environment of a size, a `dm_env.Environment`."""
+    simulator = getattr(_tasks, f"memory_maze_{size}x{size}")(global_observables=True, seed=seed)
+    for ball in simulator.task._targets:
+        ball._update_activation = partial(_notice_touch, ball)
+    return simulator
+
+
+def _notice_touch(ball: Any, physics: Any) -> None:
+    """Do what `TargetSphere._update_activation` does, without its loop over contacts, which takes 3/5 of all time."""
+    if not ball.activated and (physics.data.contact.geom == ball._geom_id).any():
+        ball._activated = True
+        physics.bind(ball.material).rgba[-1] = 0
+
+
+class Expert:
+    """Goes the shortest way to the ball that is asked for, all the time; it is privileged: it has the map.
+
+    Args:
+        config: Options of the environment it plays.
+        seed: Not needed, it never draws.
+    """
+
+    def __init__(self, config: Config, seed: int = 0) -> None:
+        self._envs: list[MemoryMaze] = []
+
+    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Take hold of the environments to act in."""
+        self._envs = [each.unwrapped for each in env.unwrapped.envs]  # type: ignore[attr-defined]
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[NDArray[np.int64], Any]:
+        """Choose an action for each of n lanes, int64 (n,), from what is in the simulators; the arguments aren't used.
+
+        Raises:
+            UsageError: the expert was not attached to the environments.
+        """
+        if not self._envs:
+            raise UsageError("this expert looks into the simulators: attach(env) comes before predict")
+        return np.array([self.action(env.situation()) for env in self._envs]), None
+
+    def action(self, now: Situation) -> int:
+        """Choose an action for one lane: towards the furthest point of the way that is reached straight ahead."""
+        way = shortest_way(now.free, _cell(now.position), _cell(now.target))
+        goals = [np.array(cell) + 0.5 for cell in way[:-1]] + [now.target]
+        goal = next((each for each in reversed(goals) if _is_clear(now.free, now.position, each)), goals[0])
+        offset = goal - now.position
+        error = (np.arctan2(offset[1], offset[0]) - now.heading + np.pi) % (2 * np.pi) - np.pi
+        if abs(error) <= _TURN / 2:
+            return FORWARD
+        if abs(error) > 4 * _TURN:
+            return LEFT if error > 0 else RIGHT
+        return FORWARD_LEFT if error > 0 else FORWARD_RIGHT
+
+
+def shortest_way(free: NDArray[np.bool_], start: tuple[int, int], goal: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the cells (x, y) of a shortest way between two cells, without the start: the goal last.
+
+    Breadth-first search from the goal. Where there is no way: the goal alone.
+    """
+    height, width = free.shape
+    onward = {goal: goal}
+    queue = deque([goal])
+    while queue and start not in onward:
+        x, y = queue.popleft()
+        for near in ((x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)):
+            if 0 <= near[0] < width and 0 <= near[1] < height and free[near[1], near[0]] and near not in onward:
+                onward[near] = (x, y)
+                queue.append(near)
+    way = [onward.get(start, goal)]
+    while way[-1] != goal:
+        way.append(onward[way[-1]])
+    return way
+
+
+def _cell(position: NDArray[np.float64]) -> tuple[int, int]:
+    return int(position[0]), int(position[1])
+
+
+def _is_clear(free: NDArray[np.bool_], start: NDArray[np.float64], goal: NDArray[np.float64]) -> bool:
+    """Tell whether a straight way keeps its distance from walls, checked at every tenth of a cell."""
+    count = int(np.abs(goal - start).max() * 10) + 2
+    points = start + np.linspace(0, 1, count)[1:, None] * (goal - start)  # (n, 2)
+    corners = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * _CLEARANCE
+    columns, rows = np.floor(points[:, None] + corners).astype(int).reshape(-1, 2).T
+    height, width = free.shape
+    inside = (columns >= 0) & (rows >= 0) & (columns < width) & (rows < height)
+    return bool(inside.all() and free[rows, columns].all())
+
+
+make = MemoryMaze

@@ -1,0 +1,110 @@
+"""Remakes the table of this folder: python -m experiments.any_dataset [NAME ...].
+
+For each environment: a Stable-Baselines3 agent learns by acting; its sampled episodes, and random ones, become a
+Minari data set; from that data set alone, RATE and behaviour cloning learn offline; all are rolled out.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from experiments.suite import cpu_seconds, rmt_rl, spent
+from rmt_rl.data.references import read_references
+from rmt_rl.evaluate import read_evaluation
+from rmt_rl.run import read_config
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Case:
+    """An environment, who makes its data and how they are learnt from."""
+
+    env: str
+    online: Sequence[str]  # arguments of the agent that learns by acting
+    episodes: int
+    shares: tuple[int, int] = (4, 1)  # of its episodes and of random ones
+    options: Sequence[str] = ()  # of the environment
+    offline: Sequence[str] = ()  # arguments of the agents that learn from the data
+
+
+CASES = {
+    "hopper": Case(
+        "Hopper-v5",
+        ["ppo", "--total-timesteps", "200000", "--eval-episodes", "10", "--eval-every", "50000"],
+        episodes=400,
+        offline=["--feed", "windows", "--agent.segment-length", "20", "--updates", "1500"],
+    ),
+    "breakout": Case(
+        "atari",
+        [
+            *("ppo", "--total-timesteps", "100000", "--agent.n-steps", "128", "--agent.batch-size", "256"),
+            *("--agent.n-epochs", "4", "--agent.learning-rate", "2.5e-4", "--agent.clip-range", "0.1"),
+            *("--agent.ent-coef", "0.01", "--eval-episodes", "0"),
+        ],
+        episodes=100,
+        options=["--env.max-steps", "600"],
+        offline=["--feed", "windows", "--agent.segment-length", "10", "--batch-size", "32", "--updates", "400"],
+    ),
+    "cartpole_hidden": Case(
+        "cartpole_hidden",
+        ["recurrent_ppo", "--total-timesteps", "60000", "--agent.lstm-hidden-size", "64", "--eval-episodes", "10"],
+        episodes=400,
+        offline=["--feed", "windows", "--segments", "4", "--updates", "600"],
+    ),
+}
+
+
+def main(names: tuple[str, ...] = tuple(CASES), runs: Path = Path("runs/any_dataset")) -> None:
+    """Train, collect, train on what was collected, evaluate, tabulate.
+
+    Args:
+        names: which environments.
+        runs: where the runs go; what is there already isn't done again.
+    """
+    rows = [row for name in names for row in _rows(CASES[name], runs / name)]
+    head = ["| data from | agent | return | normalised | CPU s, training |", "|---|---|---:|---:|---:|"]
+    text = "\n".join([*head, *rows]) + "\n"
+    print(text)
+    (FOLDER / f"table{'' if names == tuple(CASES) else '-' + '-'.join(names)}.md").write_text(text)
+
+
+def _rows(case: Case, runs: Path) -> list[str]:
+    online = runs / case.online[0]
+    _train(online, [case.env, *case.online, *case.options])
+    shares = [f"{online}={case.shares[0]}", f"random={case.shares[1]}"]
+    command = [sys.executable, "-m", "rmt_rl.cli", "collect", case.env, *case.options, "--episodes", str(case.episodes)]
+    made = subprocess.run([*command, "--policy", *shares, "--sample"], check=True, capture_output=True, text=True)
+    identity = made.stdout.split()[-1]
+    print(f"{identity}\n", flush=True)
+    for agent in ("rate", "bc"):
+        _train(runs / agent, ["--dataset", identity, agent, *case.offline])
+    references = read_references([identity])
+    assert references is not None
+    rows = [f"| {case.env} | random | {references.random:.1f} | 0 | |"]
+    for run in (online, runs / "rate", runs / "bc"):
+        (result,) = (read_evaluation(run) or {"results": []})["results"]
+        normalised, (low, high) = references.normalised(result["mean_return"]), result["return_interval"]
+        rows.append(
+            f"| {case.env} | {read_config(run).agent} | {result['mean_return']:.1f} [{low:.1f}, {high:.1f}] "
+            f"| {normalised:.2f} | {cpu_seconds(run)['train']:.0f} |"
+        )
+    return rows
+
+
+def _train(run: Path, arguments: Sequence[str]) -> None:
+    if not run.exists():
+        seconds = rmt_rl("train", *arguments, "--out", str(run))
+        spent(run, "train", seconds)
+    if read_evaluation(run) is None:
+        spent(run, "evaluate", rmt_rl("evaluate", str(run), "--episodes", "50"))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
