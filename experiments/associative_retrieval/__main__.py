@@ -15,7 +15,6 @@ CONFIGS = {
     FOLDER / "rate.toml": [LENGTHS],
     FOLDER / "rate-no-ageing.toml": [LENGTHS],
     FOLDER / "rmt.toml": [LENGTHS],
-    FOLDER / "rmt-no-ageing.toml": [LENGTHS],
     FOLDER / "dt.toml": [CONTEXT],
     FOLDER / "bc.toml": [CONTEXT],
 }

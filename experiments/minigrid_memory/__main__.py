@@ -15,7 +15,6 @@ CONFIGS = {
     FOLDER / "rate.toml": [SIZES, LARGEST],
     FOLDER / "rate-no-ageing.toml": [SIZES, LARGEST],
     FOLDER / "rmt.toml": [SIZES, LARGEST],
-    FOLDER / "rmt-no-ageing.toml": [SIZES, LARGEST],
     FOLDER / "rate-no-hindsight.toml": [SIZES],
     FOLDER / "dt.toml": [SIZES],
     FOLDER / "bc.toml": [SIZES],

@@ -1,0 +1,121 @@
+"""Remakes the table and the picture of this folder: python -m experiments.popgym."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+import matplotlib.pyplot as plt
+import tyro
+
+from experiments.suite import Suite, Sweep, cpu_seconds
+from rmt_rl.collect import dataset_ids
+from rmt_rl.data.references import References, read_references
+from rmt_rl.evaluate import read_evaluation
+from rmt_rl.registry import load_task
+from rmt_rl.run import read_config
+from rmt_rl.statistics import mean, mean_interval
+
+FOLDER = Path(__file__).parent
+AGENTS = ("rate", "rmt", "dt", "bc")
+Returns = Mapping[str, Sequence[float]]  # by agent, of each seed
+
+
+def main(
+    difficulty: str = "easy",
+    tasks: tuple[str, ...] = (),
+    seeds: int = 2,
+    jobs: int = 2,
+    runs: Path = Path("runs/popgym"),
+) -> None:
+    """Train, evaluate, tabulate, plot.
+
+    Args:
+        difficulty: easy, medium or hard.
+        tasks: which base tasks; none: all 16.
+        seeds: how many training seeds, 0, 1, ...
+        jobs: processes at once, one thread each.
+        runs: where the runs go; what is there already isn't done again.
+    """
+    tasks = tasks or get_args(load_task("popgym").Config.model_fields["task"].annotation)
+    configs = {FOLDER / f"{agent}.toml": [Sweep(episodes=50)] for agent in AGENTS}
+    references: dict[str, References] = {}
+    returns: dict[str, Returns] = {}
+    cpu = dict.fromkeys(AGENTS, 0.0)
+    for task in tasks:
+        options = ["--env.task", task, "--env.difficulty", difficulty]
+        finished = Suite(configs, range(seeds), runs / difficulty / task, jobs, options).run()
+        found = read_references(dataset_ids(read_config(finished[0])))
+        assert found is not None
+        references[task] = found
+        returns[task] = {
+            agent: [_return(run) for run in finished if read_config(run).agent == agent] for agent in AGENTS
+        }
+        for run in finished:
+            cpu[read_config(run).agent] += cpu_seconds(run)["train"]
+    text = _table(references, returns, cpu)
+    print(text)
+    (FOLDER / f"table-{difficulty}.md").write_text(text)
+    _draw(references, returns, FOLDER / f"normalised-{difficulty}.png")
+
+
+def _return(run: Path) -> float:
+    (result,) = (read_evaluation(run) or {"results": []})["results"]
+    value: float = result["mean_return"]
+    return value
+
+
+def _table(references: Mapping[str, References], returns: Mapping[str, Returns], cpu: Mapping[str, float]) -> str:
+    rows = [["return", "random", "expert", *AGENTS], ["---", *["---:"] * (2 + len(AGENTS))]]
+    for task, found in references.items():
+        rows.append([task, *map(_number, found), *(_spread(returns[task][agent]) for agent in AGENTS)])
+    sums = [sum(found.random for found in references.values()), sum(found.expert for found in references.values())]
+    rows.append(["**sum**", *map(_number, sums), *(_spread(_sums(returns, agent)) for agent in AGENTS)])
+    normalised = [
+        mean([_normalised(references[task], returns[task][agent]) for task in references]) for agent in AGENTS
+    ]
+    rows.append(["**normalised, mean**", "0", "1", *map(_number, normalised)])
+    rows.append(["CPU minutes, training", "", "", *(f"{cpu[agent] / 60:.0f}" for agent in AGENTS)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _sums(returns: Mapping[str, Returns], agent: str) -> list[float]:
+    """Of each seed, over all tasks."""
+    return [sum(seed) for seed in zip(*(each[agent] for each in returns.values()), strict=True)]
+
+
+def _normalised(found: References, values: Sequence[float]) -> float:
+    return found.normalised(mean(values))
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean, and half its 95% interval over seeds."""
+    interval = mean_interval(values)
+    return _number(mean(values)) + (f" ± {(interval[1] - interval[0]) / 2:.2f}" if interval else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _draw(references: Mapping[str, References], returns: Mapping[str, Returns], path: Path) -> None:
+    """Normalised returns by task, a mark a seed."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for offset, agent in enumerate(AGENTS):
+        places = [place + 0.18 * (offset - 1.5) for place, task in enumerate(references) for _ in returns[task][agent]]
+        values = [references[task].normalised(value) for task in references for value in returns[task][agent]]
+        axes.scatter(places, values, label=agent, s=28, marker="osD^"[offset])
+    for height, name in ((0, "random"), (1, "expert")):
+        axes.axhline(height, color="0.6", linewidth=1)
+        axes.annotate(name, (len(references) - 0.4, height), va="bottom", ha="right", color="0.4")
+    axes.set_xticks(range(len(references)), [task.replace("_", " ") for task in references], rotation=40, ha="right")
+    axes.set_ylabel("normalised return")
+    axes.legend(ncols=len(AGENTS), loc="lower right")
+    axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
