@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
@@ -35,8 +36,11 @@ class GymnasiumTask:
 
     def __init__(self, env_id: str) -> None:
         self.ID = env_id
+        module, colon, name = env_id.rpartition(":")
         try:
-            self.registered = gymnasium.spec(env_id)
+            if colon:  # which registers it
+                import_module(module)
+            self.registered = gymnasium.spec(name)
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(f"env {env_id!r} is not known to Gymnasium: {error}") from error
 
@@ -47,7 +51,10 @@ class GymnasiumTask:
             UsageError: a package that it needs is missing, or the spec is none of this environment.
         """
         try:
-            return gymnasium.make(self.spec(**options), render_mode=render_mode, disable_env_checker=True)
+            drawn: dict[str, Any] = (
+                {} if render_mode is None else {"render_mode": render_mode}
+            )  # which not every environment takes
+            return gymnasium.make(self.spec(**options), disable_env_checker=True, **drawn)
         except UsageError:
             raise
         except (gymnasium.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:

@@ -240,8 +240,11 @@ class Trainer:
         return tuple(filler.to(self.fabric.device).select(self._lanes()) for filler in fillers)
 
     def _initial_state(self, batch: Batch) -> Any:
-        fresh = self.agent.initial_state(len(batch.starts))
-        return where_lanes(batch.starts, fresh, self.carried) if self._streams else fresh
+        fresh = self.agent.initial_state(len(batch.fresh))
+        state = where_lanes(batch.fresh, fresh, self.carried) if self._streams else fresh
+        for segment in batch.burn_in:  # lanes without a step in it stay as they are
+            state = where_lanes(segment.lengths > 0, self._after(state, (segment,)), state)
+        return state
 
     def _gradient(self) -> Callable[..., tuple[Tensor, Any]]:
         options = self.config.training
@@ -269,15 +272,15 @@ class Trainer:
                 decisive = segment.decisive & segment.mask
                 counts[1:] += torch.stack([(right * decisive).sum(), decisive.sum()])
         if index == 0 and fillers:
-            state = backprop.straight_through(state, self._aged(state, fillers))
+            state = backprop.straight_through(state, self._after(state, fillers))
         return loss.sum() / batch.steps, state
 
     @torch.no_grad()
-    def _aged(self, state: Any, fillers: tuple[Segment, ...]) -> Any:
-        """The state after the fillers."""
+    def _after(self, state: Any, segments: tuple[Segment, ...]) -> Any:
+        """The state after these segments, which no gradient crosses."""
         state = detach(state)
-        for filler in fillers:
-            _, state = self._forward(filler, state)
+        for segment in segments:
+            _, state = self._forward(segment, state)
         return state
 
     def _forward(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
@@ -363,17 +366,17 @@ def open_data(config: OfflineRun) -> EpisodeStore:
             f"hindsight={config.training.hindsight}: env {config.env!r} declares no hindsight; set it to 0"
         )
     ids = data.dataset or (collect(config.env, options, data.collect_episodes, data.collect_seed),)
-    store = EpisodeStore(ids, data.cache_mb << 20, partial(_annotated, task))
+    known = [name for name in ("hindsight", "decisive", "idle") if hasattr(task, name)]
+    store = EpisodeStore(ids, data.cache_mb << 20, partial(_annotated, task, known) if known else None)
     remedy = "train in the environment that the data come from, with the same options"
     with closing(task.make(**options)) as env:
         _check_spaces(f"env {config.env!r}", env, store, remedy)
     return store
 
 
-def _annotated(task: Task, trajectory: Trajectory) -> Trajectory:
+def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:
     """The trajectory with what its task can tell of it."""
-    known = {name: getattr(task, name)(trajectory) for name in ("hindsight", "decisive", "idle") if hasattr(task, name)}
-    return replace(trajectory, **known)
+    return replace(trajectory, **{name: getattr(task, name)(trajectory) for name in names})
 
 
 def _check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:

@@ -102,6 +102,17 @@ def test_a_spec_may_not_name_code_of_its_own(capsys: pytest.CaptureFixture[str])
         task.make(spec="{}")
 
 
+def test_the_module_that_registers_an_id_may_stand_before_it() -> None:
+    pytest.importorskip("ale_py")
+    task = GymnasiumTask("ale_py:ALE/Breakout-v5")
+    env = task.make()
+    assert env.spec is not None
+    assert registry.task_of(env.spec)[0] in ("ALE/Breakout-v5", "ale_py:ALE/Breakout-v5")
+    env.close()
+    with pytest.raises(UsageError, match="env 'absent_module:Maze-v0' is not known to Gymnasium: No module named"):
+        GymnasiumTask("absent_module:Maze-v0")
+
+
 def test_an_unknown_id_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "CartPool-v1", "rate"]) == 2
     assert "env 'CartPool-v1' is not known to Gymnasium" in capsys.readouterr().err

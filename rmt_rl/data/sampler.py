@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from rmt_rl.data.segment import Batch, Segment, Span, collate, cut
-from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -29,8 +28,8 @@ class Episodes(Protocol):
     def lengths(self) -> Ints:
         """Steps of every episode, int64 (N,)."""
 
-    def episode(self, index: int) -> Trajectory:
-        """The episode of this index."""
+    def span(self, index: int, start: int, stop: int) -> Span:
+        """The steps `start <= step < stop` of an episode; its trajectory may hold more than these."""
 
 
 class SamplerConfig(BaseModel, frozen=True, extra="forbid"):
@@ -38,8 +37,14 @@ class SamplerConfig(BaseModel, frozen=True, extra="forbid"):
 
     feed: Literal["episodes", "windows", "streams"] = Field(
         "episodes",
-        description="episodes: the first steps of an episode; windows: any consecutive steps of one, state fresh; "
-        "streams: each lane goes on where its last update stopped, its state carried along",
+        description="episodes: the first steps of an episode; windows: any consecutive steps of one, state fresh or by "
+        "burn_in; streams: each lane goes on where its last update stopped, its state carried along",
+    )
+    burn_in: int = Field(
+        0,
+        ge=0,
+        description="segments before a window that are run first, without gradient, so that its state is that of an "
+        "episode that goes on; windows only",
     )
     segments: int = Field(3, ge=1, description="segments of one update, which the gradient may cross")
     batch_size: int = Field(64, ge=1, description="lanes of a batch")
@@ -47,14 +52,24 @@ class SamplerConfig(BaseModel, frozen=True, extra="forbid"):
         8, ge=1, description="batches drawn together and sorted by length, for less padding; 1: no sorting"
     )
 
+    @model_validator(mode="after")
+    def _burns_in_windows_alone(self) -> Self:
+        if self.burn_in and self.feed != "windows":
+            raise ValueError(
+                f"burn_in={self.burn_in} comes before windows, but feed={self.feed!r} knows the state without it: "
+                "choose burn_in=0 or feed='windows'"
+            )
+        return self
+
 
 class Picks(NamedTuple):
-    """The steps `start <= step < stop` of an episode for each lane, and the lanes whose state is fresh."""
+    """The steps `start <= step < stop` of an episode for each lane, and how it gets its state."""
 
     episodes: Ints  # (B,)
     start: Ints  # (B,)
     stop: Ints  # (B,)
-    fresh: npt.NDArray[np.bool_]  # (B,)
+    fresh: npt.NDArray[np.bool_]  # (B,) the state is fresh; otherwise that of the last update
+    burn_in: Ints  # (B,) steps before `start` that are run first
 
 
 class Sampler(ABC):
@@ -82,9 +97,16 @@ class Sampler(ABC):
     def batch(self, update: int) -> Batch:
         """The batch of an update, counted from 0; a lane without steps left is padding in the later segments."""
         picks = self.picks(update)
-        segments = cut(self._spans(picks.episodes, picks.start, picks.stop), self._segment_length)
-        steps = int((picks.stop - picks.start).sum())
-        return Batch(segments, torch.from_numpy(picks.fresh), steps)
+        first = picks.start - picks.burn_in
+        spans = self._spans(picks.episodes, first, picks.stop)
+        burn_in, rest = zip(*map(Span.split, spans, picks.burn_in.tolist()), strict=True)
+        return Batch(
+            cut(rest, self._segment_length),
+            fresh=torch.from_numpy(picks.fresh),
+            begins=torch.from_numpy(first == 0),
+            steps=int((picks.stop - picks.start).sum()),
+            burn_in=cut(burn_in, self._segment_length),
+        )
 
     def unread(self) -> str | None:
         """What of the data is never sampled, and the remedy; None where everything is."""
@@ -114,15 +136,15 @@ class Sampler(ABC):
 
     def _filler(self, episode: int, pick: int) -> Span:
         start = int(self._idle_starts[episode][pick])
-        return Span(self._episodes.episode(episode), start, start + self._segment_length)
+        return self._episodes.span(episode, start, start + self._segment_length)
 
     @cached_property
     def _idle_starts(self) -> dict[int, Ints]:
         """Of each episode that has any, the steps where a segment of idle steps begins."""
-        declared = self._episodes.episode(0).idle is not None  # else no episode need be read
+        declared = self._episodes.span(0, 0, 1).trajectory.idle is not None  # else no episode need be read
         found = {}
         for index, length in enumerate(self._lengths.tolist()):
-            idle = np.asarray(self._episodes.episode(index).idle) if declared else _inner(length)
+            idle = np.asarray(self._episodes.span(index, 0, length).trajectory.idle) if declared else _inner(length)
             before = np.concatenate([[0], np.cumsum(idle)])
             ahead = before[self._segment_length :] - before[: -self._segment_length]  # idle steps in each window
             starts = np.flatnonzero(ahead == self._segment_length)
@@ -132,7 +154,7 @@ class Sampler(ABC):
 
     def _spans(self, episodes: Ints, start: Ints, stop: Ints) -> list[Span]:
         triples = zip(episodes.tolist(), start.tolist(), stop.tolist(), strict=True)
-        return [Span(self._episodes.episode(episode), a, b) for episode, a, b in triples]
+        return [self._episodes.span(*each) for each in triples]
 
 
 def _inner(length: int) -> npt.NDArray[np.bool_]:
@@ -142,7 +164,10 @@ def _inner(length: int) -> npt.NDArray[np.bool_]:
 
 
 class WindowSampler(Sampler):
-    """Windows of `segments * segment_length` steps with a fresh state; a shorter episode is one window.
+    """Windows of `segments * segment_length` steps; a shorter episode is one window.
+
+    Their state is fresh, or that of up to `burn_in` segments before (Kapturowski et al. 2019, "Recurrent Experience
+    Replay in Distributed Reinforcement Learning"), which are fewer near an episode's start.
 
     All windows are put in a random order, anew each time all were used; the endless sequence of these orders is
     cut into pools, a pool is sorted by length and cut into batches, and its batches are shuffled.
@@ -169,7 +194,8 @@ class WindowSampler(Sampler):
         by_length = np.argsort(stop - start, kind="stable").reshape(self._pool_batches, -1)
         shuffled = np.random.default_rng([self._seed, _SHUFFLE, pool]).permutation(self._pool_batches)
         chosen = by_length[shuffled[number]]
-        return Picks(episodes[chosen], start[chosen], stop[chosen], np.ones(len(chosen), np.bool_))
+        before = np.minimum(start, self._config.burn_in * self._segment_length)
+        return Picks(episodes[chosen], start[chosen], stop[chosen], np.ones(len(chosen), np.bool_), before[chosen])
 
 
 class EpisodeSampler(WindowSampler):
@@ -207,7 +233,8 @@ class StreamSampler(Sampler):
         while self._update < update:
             self._advance()
         stop = np.minimum(self._start + self._span, self._lengths[self._lane_episodes])
-        return Picks(self._lane_episodes.copy(), self._start.copy(), stop, self._start == 0)
+        none = np.zeros_like(stop)
+        return Picks(self._lane_episodes.copy(), self._start.copy(), stop, self._start == 0, burn_in=none)
 
     def _restart(self) -> None:
         lanes = np.arange(self._config.batch_size)

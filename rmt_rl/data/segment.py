@@ -24,6 +24,11 @@ class Span(NamedTuple):
     start: int
     stop: int
 
+    def split(self, steps: int) -> tuple[Span, Span]:
+        """The first steps, and the rest."""
+        border = self.start + steps
+        return Span(self.trajectory, self.start, border), Span(self.trajectory, border, self.stop)
+
 
 @dataclass(frozen=True, eq=False)
 class Segment:
@@ -68,27 +73,37 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Segments to be run one after another, the state carried from each to the next."""
+    """Segments to be run one after another, the state carried from each to the next; those of burn-in come first."""
 
     segments: tuple[Segment, ...]
-    starts: torch.Tensor  # (B,) bool, lanes whose state is fresh at the first segment
-    steps: int  # real steps of all segments
+    fresh: torch.Tensor  # (B,) bool, lanes whose state is fresh at the first step that is read; others go on
+    begins: torch.Tensor  # (B,) bool, lanes whose first step is an episode's; a fresh state elsewhere lacks its past
+    steps: int  # real steps of all segments, without burn-in
+    burn_in: tuple[Segment, ...] = ()  # run for the state alone, where a lane has real steps in them
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        segments = tuple(segment.to(device) for segment in self.segments)
-        return Batch(segments, self.starts.to(device, non_blocking=True), self.steps)
+        return self._map(lambda segment: segment.to(device), lambda leaf: leaf.to(device, non_blocking=True))
 
     def select(self, lanes: torch.Tensor) -> Batch:
         """These lanes alone (int64 indices); `steps` stays that of all, by which losses are averaged."""
-        return Batch(tuple(segment.select(lanes) for segment in self.segments), self.starts[lanes], self.steps)
+        return self._map(lambda segment: segment.select(lanes), lambda leaf: leaf[lanes])
+
+    def _map(self, of_segment: Callable[[Segment], Segment], of_leaf: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return Batch(
+            tuple(map(of_segment, self.segments)),
+            of_leaf(self.fresh),
+            of_leaf(self.begins),
+            self.steps,
+            tuple(map(of_segment, self.burn_in)),
+        )
 
 
 def cut(spans: Sequence[Span], segment_length: int) -> tuple[Segment, ...]:
     """Cut each lane's span into segments of `segment_length` steps, as many as the longest span needs.
 
     A segment is as long as the longest lane in it, so only the last one may be shorter; lanes that have ended
-    have no real step in it.
+    have no real step in it. Spans without any step give no segment.
     """
     longest = max(span.stop - span.start for span in spans)
     return tuple(

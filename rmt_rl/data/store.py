@@ -1,4 +1,4 @@
-"""Minari data sets in and out: episodes are read one at a time when asked for, and written atomically."""
+"""Minari data sets in and out: read when asked for, no more than is needed, and written atomically."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import tempfile
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import minari
@@ -21,27 +21,33 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
-from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.namespace import create_namespace
 from minari.storage import get_dataset_path
 
+from rmt_rl.data.segment import Span
+from rmt_rl.data.storage import OUTCOMES, STEPS, read_columns, reads_parts, write_episodes
 from rmt_rl.data.trajectory import Trajectory, conform, named_leaves
 from rmt_rl.errors import UsageError, nearest
 
 _OBJECTS = 1024  # bytes of Python objects around an episode, and around each of its arrays 256 (measured)
 _RESERVE = 64 << 20  # bytes of disk left free: HDF5 holds back some of what it's given, and crashes on a full disk
+_SMALL = 1 << 20  # bytes of an episode that are read about as fast as a few of its steps are found
 _SUMMARY = "rmt_rl_returns"  # metadata of ours that spares reading every episode for its rewards
 
 
 class EpisodeStore:
     """The episodes of one or several Minari data sets, read from disk when asked for.
 
+    Of an episode that is neither small nor of data that fit into the cache together, only the steps that are asked
+    for are read (from Minari's HDF5 format; its others give whole episodes alone).
+
     Args:
         dataset_id: one id, or several of the same observation and action spaces, taken together in this order.
         cache_bytes: how much of what was read is kept in memory, the most recently used first.
-        annotate: adds to each episode what can be told from its own data, such as its hindsight classes.
+        annotate: adds to each episode what can be told from its own data, such as its hindsight classes. It's given
+            whole episodes, which then are always read whole.
 
     Raises:
         UsageError: a data set is missing, empty, damaged, or of spaces that differ from the first one's.
@@ -51,7 +57,7 @@ class EpisodeStore:
         self,
         dataset_id: str | Sequence[str],
         cache_bytes: int = 1 << 30,
-        annotate: Callable[[Trajectory], Trajectory] = lambda trajectory: trajectory,
+        annotate: Callable[[Trajectory], Trajectory] | None = None,
     ) -> None:
         self.ids: tuple[str, ...] = (dataset_id,) if isinstance(dataset_id, str) else tuple(dataset_id)
         if not self.ids:
@@ -67,31 +73,38 @@ class EpisodeStore:
         self.lengths: npt.NDArray[np.int64] = np.array([length for length, _ in index], dtype=np.int64)  # (N,) steps
         self._seeds = [seed for _, seed in index]
         self._firsts = list(accumulate((len(dataset) for dataset in self._datasets), initial=0))
-        self._cache: OrderedDict[int, Trajectory] = OrderedDict()
+        self._cache: OrderedDict[_Key, Trajectory] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._annotate = annotate
         self._returns: tuple[float, float] | None = None
         self.cached_bytes = 0  # held now
-        self.episode(0)  # a space that can't be learnt from, or unreadable data, shows here and not mid-run
+        # A space that can't be learnt from, or unreadable data, shows here and not mid-run.
+        sizes = self.lengths * self._read_part(0, 0, 1).nbytes  # at most: it holds two observations
+        self._whole = (sizes <= _SMALL) | (sizes.sum() <= cache_bytes)  # (N,) bool, episodes that are read whole
+        if annotate or not all(reads_parts(dataset.storage) for dataset in self._datasets):
+            self._whole[:] = True
+        self.span(0, 0, 1)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def episode(self, index: int) -> Trajectory:
-        """The episode of this index, 0 <= index < len(self).
+        """The whole episode of this index, 0 <= index < len(self).
 
         Raises:
             UsageError: its data are damaged or don't fit the data set's spaces.
         """
-        if index in self._cache:
-            self._cache.move_to_end(index)
-            return self._cache[index]
-        trajectory = self._read(index)
-        self._cache[index] = trajectory
-        self.cached_bytes += _cost(trajectory)
-        while self.cached_bytes > self._cache_bytes:
-            self.cached_bytes -= _cost(self._cache.popitem(last=False)[1])
-        return trajectory
+        return self._cached(_Key(index, whole=True), self._read)
+
+    def span(self, index: int, start: int, stop: int) -> Span:
+        """The steps `start <= step < stop` of an episode, at least one; its trajectory may hold more than these.
+
+        Raises:
+            UsageError: their data are damaged or don't fit the data set's spaces.
+        """
+        if self._whole[index] or _Key(index, whole=True) in self._cache:
+            return Span(self.episode(index), start, stop)
+        return Span(self._read_part(index, start, stop), 0, stop - start)
 
     @property
     def max_return(self) -> float:
@@ -117,25 +130,72 @@ class EpisodeStore:
             return noted["largest"], noted["best"]
         returns = _Returns()
         for index in range(self._firsts[number], self._firsts[number + 1]):
-            returns.add(self.episode(index))
+            returns.add(self._outline(index))
         return returns.largest, returns.best
 
+    def _cached(self, key: _Key, read: Callable[[int], Trajectory]) -> Trajectory:
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        trajectory = read(key.episode)
+        self._cache[key] = trajectory
+        self.cached_bytes += _cost(trajectory)
+        while self.cached_bytes > self._cache_bytes:
+            self.cached_bytes -= _cost(self._cache.popitem(last=False)[1])
+        return trajectory
+
     def _read(self, index: int) -> Trajectory:
-        number = bisect_right(self._firsts, index) - 1
-        dataset = self._datasets[number]
-        with _reading(dataset.id, f", episode {index - self._firsts[number]}"):
-            (raw,) = dataset.storage.get_episodes([index - self._firsts[number]])
-            trajectory = Trajectory(
-                conform(raw["observations"], self.observation_space, "observations"),
-                conform(raw["actions"], self.action_space, "actions"),
-                raw["rewards"],
-                raw["terminations"],
-                raw["truncations"],
-                self._seeds[index],
+        length = int(self.lengths[index])
+        with self._reading(index):
+            columns = self._columns(index, (*STEPS, *OUTCOMES), 0, length)
+            trajectory = Trajectory(**columns, seed=self._seeds[index])
+            if len(trajectory) != length:
+                raise ValueError(f"{len(trajectory)} steps, of {length}")
+        return self._annotate(trajectory) if self._annotate else trajectory
+
+    def _outline(self, index: int) -> Trajectory:
+        """The whole episode with observations and actions of no size."""
+        return self._cached(_Key(index, whole=False), self._read_outline)
+
+    def _read_outline(self, index: int) -> Trajectory:
+        length = int(self.lengths[index])
+        with self._reading(index):
+            columns = self._columns(index, OUTCOMES, 0, 0)
+            return Trajectory(np.empty((length + 1, 0)), np.empty((length, 0)), **columns, seed=self._seeds[index])
+
+    def _read_part(self, index: int, start: int, stop: int) -> Trajectory:
+        """These steps alone; the outcomes are checked throughout the episode."""
+        outline = self._outline(index)
+        with self._reading(index, start):
+            return Trajectory(
+                **self._columns(index, STEPS, start, stop),
+                **{name: getattr(outline, name)[start:stop] for name in OUTCOMES},
+                seed=self._seeds[index],
+                later=float(np.append(0.0, outline.rewards[: stop - 1 : -1]).cumsum()[-1]),  # in this order, as a whole
             )
-            if len(trajectory) != self.lengths[index]:
-                raise ValueError(f"{len(trajectory)} steps, of {self.lengths[index]}")
-        return self._annotate(trajectory)
+
+    def _columns(self, index: int, names: Sequence[str], start: int, stop: int) -> dict[str, Any]:
+        number = self._number(index)
+        storage, episode = self._datasets[number].storage, index - self._firsts[number]
+        columns = read_columns(storage, episode, names, start, stop, int(self.lengths[index]))
+        fitting = {"observations": self.observation_space, "actions": self.action_space}
+        return columns | {name: conform(columns[name], fitting[name], name) for name in names if name in fitting}
+
+    def _number(self, index: int) -> int:
+        """Of the data set that an episode is from."""
+        return bisect_right(self._firsts, index) - 1
+
+    def _reading(self, index: int, start: int = 0) -> AbstractContextManager[None]:
+        number = self._number(index)
+        place = f", episode {index - self._firsts[number]}" + (f" from step {start}" if start else "")
+        return _reading(self._datasets[number].id, place)
+
+
+class _Key(NamedTuple):
+    """What is cached: an episode, or its outline."""
+
+    episode: int
+    whole: bool
 
 
 def write_dataset(
@@ -178,6 +238,12 @@ def write_dataset(
             f"dataset id {dataset_id!r} is malformed; give namespace/name-v0, of letters, digits, - and _, two or "
             "more in the namespace"
         )
+    try:
+        _ = env_spec and env_spec.to_json()
+    except ValueError as error:
+        raise UsageError(
+            f"env_spec can't be stored ({error}); register the environment with an entry_point like 'module:Class'"
+        ) from None
     facts = {
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
@@ -192,7 +258,7 @@ def write_dataset(
         # JPEG would change the images.
         storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False)
         returns = _Returns()
-        storage.update_episodes(map(_buffer, _watched(episodes, storage, returns)))
+        write_episodes(storage, _watched(episodes, storage, returns))
         if returns.episodes == 0:
             raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
         storage.update_metadata(facts | {_SUMMARY: vars(returns)})
@@ -223,17 +289,6 @@ def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: _R
             observations=conform(episode.observations, storage.observation_space, "observations"),
             actions=conform(episode.actions, storage.action_space, "actions"),
         )
-
-
-def _buffer(episode: Trajectory) -> EpisodeBuffer:
-    return EpisodeBuffer(
-        seed=episode.seed,
-        observations=episode.observations,
-        actions=episode.actions,
-        rewards=episode.rewards,
-        terminations=episode.terminations,
-        truncations=episode.truncations,
-    )
 
 
 def data_root() -> Path:

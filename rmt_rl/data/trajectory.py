@@ -22,7 +22,7 @@ Arrays: TypeAlias = Array | dict[str, "Arrays"] | tuple["Arrays", ...]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One episode of T steps; its arrays are read-only.
+    """One episode of T steps, or T consecutive ones of it; its arrays are read-only.
 
     Raises:
         UsageError: no step, lengths that differ, an end before the last step, or a number that is not finite.
@@ -37,6 +37,7 @@ class Trajectory:
     hindsight: Array | None = None  # (T,) int64 classes that the rest of the episode reveals, -1 for none
     decisive: Array | None = None  # (T,) bool, steps whose action depends on what must be remembered
     idle: Array | None = None  # (T,) bool, steps that show nothing that must be remembered
+    later: float = 0.0  # sum of the rewards after these steps, where they aren't all of their episode
 
     def __post_init__(self) -> None:
         for field, dtype in (("rewards", np.float64), ("terminations", np.bool_), ("truncations", np.bool_)):
@@ -57,8 +58,8 @@ class Trajectory:
 
     @cached_property
     def returns_to_go(self) -> npt.NDArray[np.float32]:
-        """Undiscounted sum of the rewards from each step on, float32 (T,), summed in float64."""
-        return np.cumsum(self.rewards[::-1])[::-1].astype(np.float32)
+        """Undiscounted sum of the episode's rewards from each step on, float32 (T,), summed in float64."""
+        return np.cumsum(np.append(self.later, self.rewards[::-1]))[:0:-1].astype(np.float32)
 
     @cached_property
     def nbytes(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from rmt_rl.data.segment import Span
 from rmt_rl.data.store import write_dataset
 from rmt_rl.data.trajectory import Arrays, Trajectory
 
@@ -37,6 +38,9 @@ class InMemory:
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)
         self._episodes = [episode(number, length) for number, length in enumerate(lengths)]
+
+    def span(self, index: int, start: int, stop: int) -> Span:
+        return Span(self.episode(index), start, stop)
 
     def episode(self, index: int) -> Trajectory:
         return self._episodes[index]

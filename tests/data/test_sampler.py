@@ -29,8 +29,9 @@ def sampler(
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
-    parts = [(s.observations, s.actions, s.returns_to_go, s.lengths) for s in batch.segments]
-    return [*(t for part in parts for t in part if isinstance(t, torch.Tensor)), batch.starts]
+    segments = (*batch.burn_in, *batch.segments)
+    parts = [(s.observations, s.actions, s.returns_to_go, s.lengths) for s in segments]
+    return [*(t for part in parts for t in part if isinstance(t, torch.Tensor)), batch.fresh, batch.begins]
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -64,7 +65,7 @@ def test_every_item_appears_once_an_epoch(
     count: Counter[tuple[int, int]] = Counter()
     for update in range(batches):
         batch = made.batch(update)
-        assert batch.starts.all()
+        assert batch.fresh.all()
         for lane in range(batch_size):
             seen = lane_steps(batch, lane)
             number, start = seen[0]
@@ -93,7 +94,7 @@ def test_streams_keep_the_order_of_steps_and_mark_starts(
         batch = made.batch(update)
         for lane in range(batch_size):
             seen = lane_steps(batch, lane)
-            assert bool(batch.starts[lane]) == (expected_next[lane] is None)
+            assert bool(batch.fresh[lane]) == bool(batch.begins[lane]) == (expected_next[lane] is None)
             number, first = seen[0]
             assert seen[0] == (expected_next[lane] or [number, 0])
             begun[number] += first == 0
@@ -101,6 +102,28 @@ def test_streams_keep_the_order_of_steps_and_mark_starts(
             assert seen == [[number, step] for step in range(first, last)]
             expected_next[lane] = None if last == lengths[number] else [number, last]
     assert max(begun.values()) - min(begun[number] for number in range(len(lengths))) <= 1  # dealt out evenly
+
+
+@settings(deadline=None)
+@given(many_lengths, st.integers(0, 3), st.integers(1, 3), st.integers(0, 5))
+def test_burn_in_are_the_steps_before_the_window(lengths: list[int], burn_in: int, segments: int, update: int) -> None:
+    batch = sampler(lengths, "windows", segments=segments, burn_in=burn_in).batch(update)
+    plain = sampler(lengths, "windows", segments=segments).batch(update)
+    assert equal(replace(batch, burn_in=(), begins=plain.begins), plain), "the windows are the same"
+    assert batch.fresh.all()
+    for lane in range(4):
+        number, start = lane_steps(batch, lane)[0]
+        before = [step for segment in batch.burn_in for step in steps(segment, lane)]
+        first = max(0, start - burn_in * 4)
+        assert before == [[number, step] for step in range(first, start)]
+        assert bool(batch.begins[lane]) == (first == 0)
+        assert bool(plain.begins[lane]) == (start == 0)
+
+
+@pytest.mark.parametrize("feed", ["episodes", "streams"])
+def test_burn_in_comes_before_windows_alone(feed: str) -> None:
+    with pytest.raises(ValueError, match=f"burn_in=2 comes before windows, but feed='{feed}' .* feed='windows'"):
+        sampler([5], feed, burn_in=2)
 
 
 @pytest.mark.parametrize("feed", FEEDS)
@@ -184,7 +207,7 @@ def test_episodes_that_are_never_read_to_their_end_are_told() -> None:
 @pytest.mark.parametrize("feed", FEEDS)
 def test_fewer_episodes_than_lanes_fill_a_batch_by_repetition(feed: str) -> None:
     batch = sampler([5, 9], feed, batch_size=7, bucket_batches=4).batch(3)
-    assert batch.starts.shape == (7,)
+    assert batch.fresh.shape == (7,)
     assert {number for lane in range(7) for number, _ in lane_steps(batch, lane)} == {0, 1}
 
 

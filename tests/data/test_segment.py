@@ -63,10 +63,21 @@ def test_trees_keep_their_shape_and_dtypes() -> None:
 
 def test_moving_a_batch_moves_every_tensor() -> None:
     segment = collate([Span(tree_episode(0, 5), 0, 5)])
-    moved = Batch((segment,), torch.ones(1, dtype=torch.bool), 5).to("meta")
+    lanes = torch.ones(1, dtype=torch.bool)
+    moved = Batch((segment,), lanes, lanes, 5, burn_in=(segment,)).to("meta")
+    (burn_in,) = moved.burn_in
     observations, actions = moved.segments[0].observations, moved.segments[0].actions
     assert isinstance(observations, dict)
     assert isinstance(actions, tuple)
-    everything = [*observations.values(), *actions, moved.segments[0].lengths, moved.segments[0].mask, moved.starts]
+    assert isinstance(burn_in.observations, dict)
+    everything = [
+        *observations.values(),
+        *actions,
+        moved.segments[0].lengths,
+        moved.segments[0].mask,
+        moved.fresh,
+        moved.begins,
+        *burn_in.observations.values(),
+    ]
     assert {tensor.device.type for tensor in everything if isinstance(tensor, torch.Tensor)} == {"meta"}
     assert moved.steps == 5

@@ -4,17 +4,21 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import minari
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from rmt_rl.data.sampler import SamplerConfig, make_sampler
+from rmt_rl.data.segment import cut, map_leaves
 from rmt_rl.data.store import EpisodeStore, write_dataset
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
@@ -177,6 +181,123 @@ def test_a_sampler_draws_from_a_store_too_small_to_hold_it() -> None:
         assert (one.returns_to_go == other.returns_to_go).all()
 
 
+LONG = 400  # steps of `tree_episode` that are too many bytes to be read whole, where the cache is small
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two trees are equal, dtypes included."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one.dtype == other.dtype and np.array_equal(one, other)
+
+
+def assert_parts_are_those_of_the_whole(dataset_id: str) -> None:
+    whole, scarce = EpisodeStore(dataset_id), EpisodeStore(dataset_id, cache_bytes=1 << 20)
+    for start, stop in [(0, 1), (0, LONG), (7, 30), (LONG - 5, LONG), (LONG - 1, LONG)]:
+        part = scarce.span(1, start, stop)
+        assert (part.start, part.stop, len(part.trajectory)) == (0, stop - start, stop - start)
+        (wanted,), (segment,) = cut([whole.span(1, start, stop)], LONG), cut([part], LONG)
+        for name in ("observations", "actions", "returns_to_go", "lengths"):
+            one, other = (map_leaves(torch.Tensor.numpy, getattr(each, name)) for each in (segment, wanted))
+            assert same(one, other), name
+        assert same(part.trajectory.terminations, whole.episode(1).terminations[start:stop])
+
+
+def test_parts_of_a_long_episode_are_those_of_the_whole(root: Path) -> None:
+    uneven = np.random.default_rng(0).normal(size=LONG)  # sums depend on their order
+    write_trees("a-v0", [replace(tree_episode(number, LONG), rewards=uneven) for number in range(3)])
+    assert_parts_are_those_of_the_whole("a-v0")
+    with h5py.File(data_file(root, "a-v0")) as file:
+        chunks = file["episode_1/observations/image"].chunks
+    assert chunks[1:] == (32, 32, 3), "chunks of whole steps"
+    assert chunks[0] < 30
+
+
+def test_parts_of_others_data_with_jpeg_images_are_those_of_the_whole() -> None:
+    smooth = np.linspace(0, 255, LONG + 1).astype(np.uint8)[:, None, None, None]
+    image = np.broadcast_to(smooth, (LONG + 1, 32, 32, 3))
+    places = [tree_episode(number, LONG) for number in range(3)]
+    buffers = [buffer(replace(one, observations=one.observations | {"image": image})) for one in places]  # type: ignore[operator]
+    with warnings.catch_warnings(action="ignore"):  # of facts left out
+        minari.create_dataset_from_buffers("a-v0", buffers, observation_space=SPACE, action_space=ACTIONS)
+    assert minari.load_dataset("a-v0").storage.jpeg_encoding
+    assert_parts_are_those_of_the_whole("a-v0")
+    (theirs,) = minari.load_dataset("a-v0").storage.get_episodes([1])
+    assert same(EpisodeStore("a-v0").episode(1).observations, theirs["observations"])
+
+
+def peak_of(read: Callable[[], Any]) -> int:
+    """The most bytes that it takes."""
+    gc.collect()
+    tracemalloc.start()
+    read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("feed", ["windows", "streams"])
+def test_a_batch_of_a_long_episode_costs_no_more_than_its_steps(feed: Any) -> None:
+    write_trees("a-v0", [tree_episode(number, 2000) for number in range(3)])  # 6 MB each
+    config = SamplerConfig(feed=feed, segments=2, batch_size=8)
+    batch = 8 * 2 * 10 * 32 * 32 * 3
+    assert peak_of(lambda: make_sampler(EpisodeStore("a-v0", cache_bytes=1 << 20), config, 10, 0).batch(3)) < 3 * batch
+
+
+def test_the_returns_of_others_data_cost_no_observations() -> None:
+    with warnings.catch_warnings(action="ignore"):  # of facts left out
+        buffers = [buffer(tree_episode(number, LONG)) for number in range(3)]
+        minari.create_dataset_from_buffers("a-v0", buffers, observation_space=SPACE, action_space=ACTIONS)
+    store = EpisodeStore("a-v0", cache_bytes=1 << 20)
+    assert peak_of(lambda: store.max_return) < LONG * 32 * 32
+    assert store.max_return == LONG * (LONG + 1) / 2
+
+
+def test_what_annotates_sees_whole_episodes() -> None:
+    def annotate(trajectory: Trajectory) -> Trajectory:
+        return replace(trajectory, hindsight=np.full(len(trajectory), len(trajectory)))
+
+    write_trees("a-v0", [tree_episode(number, LONG) for number in range(3)])
+    span = EpisodeStore("a-v0", cache_bytes=1 << 20, annotate=annotate).span(2, 5, 9)
+    (segment,) = cut([span], 4)
+    assert segment.hindsight is not None
+    assert segment.hindsight.tolist() == [[LONG] * 4]
+    assert isinstance(segment.actions, tuple)
+    assert torch.equal(segment.actions[0], torch.tensor([[2, 3, 4, 1]]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("observations/place", np.nan, r"episode 1 from step 90: observations.place is not finite at step 11"),
+        ("terminations", True, r"episode 1: the episode ends at step 101 of 400"),
+        ("rewards", np.inf, r"episode 1: rewards is not finite at step 101"),
+    ],
+)
+def test_damage_in_a_long_episode_is_named(root: Path, column: str, value: float, message: str) -> None:
+    write_trees("a-v0", [tree_episode(number, LONG) for number in range(3)])
+    with h5py.File(data_file(root, "a-v0"), "a") as file:
+        file["episode_1"][column][101] = value
+    store = EpisodeStore("a-v0", cache_bytes=1 << 20)
+    store.span(0, 90, 110)
+    with pytest.raises(UsageError, match=f"data set 'a-v0', {message}"):
+        store.span(1, 90, 110)
+
+
+@pytest.mark.parametrize(("column", "more"), [("observations/image", 1), ("actions/_index_1", 0), ("rewards", 0)])
+@pytest.mark.parametrize("length", [LONG, 5])
+def test_a_column_of_another_length_is_named(root: Path, column: str, more: int, length: int) -> None:
+    write_trees("a-v0", [tree_episode(number, length) for number in range(3)])
+    with h5py.File(data_file(root, "a-v0"), "a") as file:
+        file["episode_1"][column].resize(length + 7, axis=0)
+    store = EpisodeStore("a-v0", cache_bytes=1 << 20)
+    wanted = rf"'a-v0', episode 1 .*damaged \(/episode_1/{column} has {length + 7} entries, not {length + more}\)"
+    with pytest.raises(UsageError, match=wanted):
+        store.span(1, 0, 3)
+
+
 def broken(error: Exception) -> Iterator[Trajectory]:
     yield from (episode(number, 5) for number in range(3))
     raise error
@@ -252,6 +373,20 @@ def test_bad_writes_are_named() -> None:
     write("a-v0", [episode(0, 3)])
     with pytest.raises(UsageError, match="exists already"):
         write("a-v0", [episode(0, 3)])
+
+
+def test_a_spec_that_json_cannot_hold_is_named(root: Path) -> None:
+    with pytest.raises(UsageError, match=r"env_spec can't be stored .*entry_point like 'module:Class'"):
+        write_dataset(
+            "a-v0",
+            [episode(0, 3)],
+            env_spec=EnvSpec("Trees-v0", entry_point=lambda: None),  # type: ignore[arg-type]
+            observation_space=SPACE,
+            action_space=ACTIONS,
+            algorithm_name="counting",
+            description="Trees.",
+        )
+    assert list(root.iterdir()) == []
 
 
 def test_a_missing_data_set_names_the_nearest() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ def fields(length: int) -> dict[str, Any]:
 def test_returns_to_go_sum_the_rewards_from_each_step_on() -> None:
     assert episode(0, 3).returns_to_go.tolist() == [6, 5, 3]
     assert episode(0, 3).returns_to_go.dtype == np.float32
+    assert replace(episode(0, 3), later=4.0).returns_to_go.tolist() == [10, 9, 7]
 
 
 def test_returns_to_go_of_a_long_episode_keep_their_precision() -> None:

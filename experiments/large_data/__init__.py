@@ -1,0 +1,1 @@
+"""A data set of 6 GB trains within 2 GB of memory; see README.md."""

@@ -1,0 +1,52 @@
+"""A data set of images as large as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from rmt_rl.data.store import write_dataset
+from rmt_rl.data.trajectory import Trajectory
+
+ENV = "large_data/Noise-v0"
+DATASET = "large-data/noise-v0"
+IMAGE, ACTIONS = spaces.Box(0, 255, (64, 64, 3), np.uint8), spaces.Discrete(4)
+
+
+class Noise(gymnasium.Env[Any, Any]):
+    """What the data are said to be from; nobody plays it."""
+
+    observation_space, action_space = IMAGE, ACTIONS
+
+    def __init__(self, render_mode: None = None) -> None: ...
+
+
+gymnasium.register(ENV, f"{__name__}:Noise")
+
+
+def write(count: int, length: int) -> None:
+    """Write the data set."""
+    write_dataset(
+        DATASET,
+        episodes(count, length),
+        env_spec=gymnasium.spec(ENV),
+        observation_space=IMAGE,
+        action_space=ACTIONS,
+        algorithm_name="none",
+        description="Images of noise, with an action each that their upper quarter tells.",
+    )
+
+
+def episodes(count: int, length: int) -> Iterator[Trajectory]:
+    """Noise can't be compressed: what stands on disk is what would stand in memory."""
+    ends = np.arange(length) == length - 1
+    for number in range(count):
+        generator = np.random.default_rng(number)
+        pixels = np.frombuffer(generator.bytes((length + 1) * 64 * 64 * 3), np.uint8)
+        images, actions = pixels.reshape(-1, 64, 64, 3).copy(), generator.integers(0, 4, length)
+        images[:-1, :16] = 80 * actions[:, None, None, None]
+        yield Trajectory(images, actions, generator.random(length), ends, np.zeros(length, np.bool_), seed=number)
