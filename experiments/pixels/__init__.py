@@ -1,0 +1,1 @@
+"""Tasks seen as pictures, at small scale."""

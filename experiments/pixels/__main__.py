@@ -1,0 +1,51 @@
+"""Remakes the table of this folder: python -m experiments.pixels [vizdoom memory-maze]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from experiments.suite import Suite, Sweep, cpu_seconds
+from rmt_rl.collect import dataset_ids
+from rmt_rl.data.references import read_references
+from rmt_rl.evaluate import read_evaluation
+from rmt_rl.run import read_config
+
+FOLDER = Path(__file__).parent
+EPISODES = {"vizdoom": 50, "memory-maze": 8}
+
+
+def main(
+    names: tuple[str, ...] = tuple(EPISODES), seeds: int = 1, jobs: int = 2, runs: Path = Path("runs/pixels")
+) -> None:
+    """Train, evaluate, tabulate.
+
+    Args:
+        names: which tasks.
+        seeds: how many training seeds, 0, 1, ...
+        jobs: processes at once, one thread each.
+        runs: where the runs go; what is there already isn't done again.
+    """
+    rows = ["| task | agent | seed | return | random | expert | CPU s, training |", "|---|---|---|---:|---:|---:|---:|"]
+    for name in names:
+        configs = {FOLDER / f"{name}-{agent}.toml": [Sweep(episodes=EPISODES[name])] for agent in ("rate", "bc")}
+        rows += [_row(run) for run in Suite(configs, range(seeds), runs, jobs).run()]
+    text = "\n".join(rows) + "\n"
+    print(text)
+    (FOLDER / "table.md").write_text(text)
+
+
+def _row(run: Path) -> str:
+    config = read_config(run)
+    (result,) = (read_evaluation(run) or {"results": []})["results"]
+    references = read_references(dataset_ids(config))
+    assert references is not None
+    low, high = result["return_interval"]
+    reached = f"{result['mean_return']:.2f} [{low:.2f}, {high:.2f}]"
+    known = f"{references.random:.2f} | {references.expert:.2f}"
+    return f"| {config.env} | {config.agent} | {config.seed} | {reached} | {known} | {cpu_seconds(run)['train']:.0f} |"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
