@@ -30,6 +30,7 @@ from rmt_rl.errors import UsageError, nearest
 
 ID = "rmt_rl/Atari-v0"
 EXTRA = "atari"
+EPISODES = 50
 
 _SKIP, _SIZE = 4, 84  # frames a step, pixels on a side of what is observed
 

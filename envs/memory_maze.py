@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ID = "rmt_rl/MemoryMaze-v0"
 EXTRA = "memory-maze"
+EPISODES = 100
 
 IDLE, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ID = "rmt_rl/ViZDoomTwoColors-v0"
 EXTRA = "vizdoom"
+EPISODES = 200
 
 LEFT, RIGHT, FORWARD, FORWARD_LEFT, FORWARD_RIGHT = range(5)
 COLOURS = ("red", "green")

@@ -67,6 +67,7 @@ class Suite:
 
     def _one(self, config: Path, seed: int) -> Path:
         run = self.runs / f"{config.stem}-{seed}"
+        self._check_same(config, seed, run)
         due = [sweep for sweep in self.configs[config] if not _evaluated(run, sweep)]
         if not (run / "config.toml").exists():
             train = ["--config", str(config), *self.options, "--seed", str(seed), "--out", str(run)]
@@ -76,6 +77,14 @@ class Suite:
         for sweep in due:
             spent(run, "evaluate", rmt_rl("evaluate", str(run), *sweep.arguments))
         return run
+
+    def _check_same(self, file: Path, seed: int, run: Path) -> None:
+        """Never mix runs of an older config into a table."""
+        if (run / "config.toml").exists():
+            options = [*self.options, "--seed", str(seed)]
+            default = read_config(file)
+            if read_config(run) != parse(type(default), options, "suite", "", default):
+                raise SystemExit(f"{run} is of another config than {file}; remove it or choose another folder of runs")
 
     def _prepare_data(self) -> None:
         """Collect the data sets first, one after the other, so that no two runs collect the same at once."""
@@ -132,7 +141,7 @@ def _evaluated(run: Path, sweep: Sweep) -> bool:
     """Whether all values of a sweep stand in the run's evaluation already."""
     record = read_evaluation(run) or {"results": []}
     if sweep.vary is None:
-        return any(not result["options"] for result in record["results"])
+        return any(not one["options"] and len(one["episodes"]) == sweep.episodes for one in record["results"])
     name, _, values = sweep.vary.partition("=")
     results = [result for result in record["results"] if len(result["episodes"]) == sweep.episodes]
     return set(values.split(",")) <= {str(result["options"].get(name)) for result in results}

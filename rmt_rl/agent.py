@@ -51,6 +51,7 @@ class BaseAgent(nn.Module, ABC):
     """
 
     Config: ClassVar[type[Frozen]]
+    tokens: ClassVar[tuple[Token, ...]] = ("observation",)  # what it sees of each step, in this order
     learning: ClassVar[
         Learning
     ]  # offline: from segments of a data set (rmt_rl.train); online: by acting (rmt_rl.online)
@@ -66,6 +67,18 @@ class BaseAgent(nn.Module, ABC):
         if has_one_itself or not (isinstance(observation, dict) and "return_to_go" in observation):
             return observation, None
         return observation["observation"], observation["return_to_go"]
+
+    def target_return(self, wanted: float | None) -> float | None:
+        """The return to aim at: what is wanted, else the spec's; None of an agent that isn't conditioned on returns.
+
+        Raises:
+            UsageError: a return is wanted of such an agent.
+        """
+        if "return_to_go" in self.tokens:
+            return self.spec.target_return if wanted is None else wanted
+        if wanted is not None:
+            raise UsageError(f"target_return={wanted}: this agent isn't conditioned on returns; leave it out")
+        return None
 
     @abstractmethod
     def set_random_seed(self, seed: int | None) -> None:

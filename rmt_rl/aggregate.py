@@ -38,6 +38,11 @@ class Group:
     label: str
     runs: Sequence[Run]
 
+    @property
+    def online(self) -> bool:
+        """They learnt by acting: what they logged is counted in environment steps, not in updates."""
+        return any(name.startswith("online.") for name in self.runs[0].settings)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -178,6 +183,8 @@ def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         names = {name for peer in peers for name in peer if any(peer.get(name) != other.get(name) for other in peers)}
         if any(other.get("env") != own.get("env") for other in settings):
             names.add("env")
+        if own.get("training.hindsight"):  # what helps an agent to learn is never left unsaid
+            names.add("training.hindsight")
         labels.append(_label(str(own.get("agent")), {name: own[name] for name in sorted(names) if name in own}))
     return labels
 

@@ -89,19 +89,22 @@ def list_command(arguments: Arguments) -> int:
         width = max(map(len, names), default=0)
         print(f"{title}:")
         for name in names:
-            print(f"  {name:<{width}} {registry.summary(kind, name)}")
+            extra = registry.constant(kind, name, "EXTRA")
+            print(f"  {name:<{width}} {registry.summary(kind, name)}" + f" (rmt-rl[{extra}])" * bool(extra))
+    print("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
     return 0
 
 
 class Collection(Frozen):
     """Episodes of an environment's expert, of trained agents, of random actions, or of several mixed."""
 
-    episodes: int = Field(4000, ge=1, description="episodes to collect")
+    episodes: int | None = Field(None, ge=1, description="episodes to collect (unset: the env's number, mostly 4000)")
     seed: int = Field(0, ge=0, description="seed of the episodes")
     policy: tuple[str, ...] = Field(
         (), description="expert (default), random or a run's folder; several for a mix, e.g. expert=1 runs/ppo-0=2"
     )
     sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
+    checkpoint: Literal["last", "best"] = Field("last", description="which of the runs' checkpoints")
     target_return: float | None = Field(None, description="return that agents aim at (unset: their data's best)")
     env_options: Any = None
 
@@ -111,13 +114,20 @@ def collect_command(arguments: Arguments) -> int:
     names, rest = _positionals(arguments, ("ENV",), "collect")
     if not names:
         return 0
-    model = with_options(Collection, env=registry.load_task(names[0]).Config)
-    given = parse(model, rest, f"rmt-rl collect {names[0]}", collect_command.__doc__ or "")
+    task = registry.load_task(names[0])
+    given = parse(
+        with_options(Collection, env=task.Config), rest, f"rmt-rl collect {names[0]}", collect_command.__doc__ or ""
+    )
     from rmt_rl.collect import EXPERT_ALONE, Behaviour, collect, parse_share
+    from rmt_rl.progress import EvaluationProgress
+    from rmt_rl.task import default_episodes
 
     shares = tuple(map(parse_share, given.policy)) or EXPERT_ALONE.shares
-    behaviour = Behaviour(shares, given.sample, given.target_return)
-    print(collect(names[0], given.env_options.model_dump(), given.episodes, given.seed, behaviour))
+    behaviour = Behaviour(shares, given.sample, given.target_return, given.checkpoint)
+    episodes = given.episodes or default_episodes(task)
+    with EvaluationProgress(episodes) as progress:
+        identity = collect(names[0], given.env_options.model_dump(), episodes, given.seed, behaviour, progress)
+    print(identity)
     return 0
 
 
@@ -129,7 +139,7 @@ def train_command(arguments: Arguments) -> int:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="go on with a run that was stopped; or prolong one: raise `updates` in its config.toml first",
+        help="go on with a run that was stopped; or prolong one: raise `updates` (`total_timesteps`) in its config",
     )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     own, rest = parser.parse_known_args(arguments)
@@ -159,10 +169,11 @@ def _train_config(file: Path | None, rest: Arguments, own_help: str) -> Any:
     """The config that the command line asks for; None when it only asked for help."""
     from rmt_rl.run import make_config, read_config
 
+    count = _leading(rest)
     if file is not None:
         default = read_config(file)
-    elif (agent := _only_agent(rest)) is not None:
-        default, rest = _of_dataset(agent, rest)
+    elif count < 2 and any(argument.partition("=")[0] == "--dataset" for argument in rest):
+        default, rest = _of_dataset(rest[:count], rest[count:])
     else:
         names, rest = _positionals(rest, ("ENV", "AGENT"), "train", own_help)
         if not names:
@@ -173,30 +184,39 @@ def _train_config(file: Path | None, rest: Arguments, own_help: str) -> Any:
     return parse(type(default), rest, f"rmt-rl train {default.env} {default.agent}", "Options of the run:", default)
 
 
-def _only_agent(arguments: Arguments) -> int | None:
-    """Where the agent's name stands, if no environment's does: first, or behind the ids of `--dataset`."""
-    if "--dataset" not in arguments:
-        return None
-    behind = [index for index, argument in enumerate(arguments) if argument in registry.names("agents")]
-    leading = next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
-    return behind[0] if behind and leading == (behind[0] == 0) else None
+def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Arguments]:
+    """The config of a run in the environment that its data sets come from, and the other arguments.
 
-
-def _of_dataset(agent: int, arguments: Arguments) -> tuple[RunConfig, Arguments]:
-    """The config of a run in the environment that the data sets come from, and the other arguments."""
-    rest = [*arguments[:agent], *arguments[agent + 1 :]]
-    at = rest.index("--dataset") + 1
-    end = next((index for index in range(at, len(rest)) if rest[index].startswith("-")), len(rest))
+    The agent stands first, or behind the ids: `rate --dataset ID`, `--dataset ID rate`.
+    """
+    options = [part for option in options for part in _apart(option)]
+    at = options.index("--dataset") + 1
+    end = at + _leading(options[at:])
+    *ids, agent = [*options[at:end], *names]
+    if not ids:
+        raise UsageError(f"--dataset {agent}: name an agent, too: rmt-rl train --dataset ID AGENT; see rmt-rl list")
+    if registry.load_agent(agent).learning == "online":
+        raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
     from rmt_rl.data.store import EpisodeStore
     from rmt_rl.run import make_config
 
-    ids = rest[at:end]
     spec = EpisodeStore(ids).env_spec
     if spec is None:
         raise UsageError(f"dataset={', '.join(ids)} doesn't say which environment it is from; give ENV and AGENT")
-    env, options = registry.task_of(spec)
-    values = {"env": env, "agent": arguments[agent], "env_options": options, "data": {"dataset": ids}}
-    return make_config(values), [*rest[: at - 1], *rest[end:]]
+    env, env_options = registry.task_of(spec)
+    values = {"env": env, "agent": agent, "env_options": env_options, "data": {"dataset": ids}}
+    return make_config(values), [*options[: at - 1], *options[end:]]
+
+
+def _apart(option: str) -> Arguments:
+    """`--dataset=ID` as two arguments; others as they are."""
+    name, equals, value = option.partition("=")
+    return (name, value) if equals and name == "--dataset" else (option,)
+
+
+def _leading(arguments: Arguments) -> int:
+    """How many arguments stand before the first option."""
+    return next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
 
 
 def _watched(train: Callable[[RunConfig, Path, Any, Any], int], config: RunConfig, run: Path) -> int:
@@ -269,7 +289,7 @@ def evaluate_command(arguments: Arguments) -> int:
             given.episodes,
             given.seed,
             deterministic=not given.sample,
-            target_return=agent.spec.target_return if given.target_return is None else given.target_return,
+            target_return=agent.target_return(given.target_return),
             max_lanes=given.lanes,
             progress=progress,
             begin=lambda _: agent.set_random_seed(given.seed),
@@ -323,7 +343,7 @@ def _positionals(
     Raises:
         UsageError: there are fewer or more names than wanted.
     """
-    count = next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    count = _leading(arguments)
     names, rest = list(arguments[:count]), arguments[count:]
     if not names and {"-h", "--help"} & set(rest):
         docs = COMMANDS[command].__doc__

@@ -20,13 +20,15 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 
 from rmt_rl.config import validated
+from rmt_rl.data.segment import map_leaves
 from rmt_rl.data.store import data_root, write_dataset
-from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.data.trajectory import Trajectory, named_leaves
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import evaluate
+from rmt_rl.evaluate import Progress, evaluate
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task, slug
 from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
+from rmt_rl.task import default_episodes
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from rmt_rl.task import Task
 
 LANES = 64  # what the episodes are depends on it, since every lane draws its own random numbers
+_HELD = 1 << 18  # bytes of the observations of one step, of all lanes together
 REFERENCE_EPISODES = 100
 
 
@@ -57,7 +60,7 @@ def parse_share(text: str) -> Share:
         UsageError: the parts are no positive number.
     """
     policy, equals, parts = text.rpartition("=")
-    if not equals:
+    if not equals or Path(text).is_dir():
         return Share(text)
     try:
         share = Share(policy, float(parts))
@@ -74,6 +77,7 @@ class Behaviour(NamedTuple):
     shares: tuple[Share, ...] = (Share(EXPERT),)
     sample: bool = False  # trained agents sample their actions; otherwise the likeliest are taken
     target_return: float | None = None  # for agents conditioned on it; None: the best of the data they learnt from
+    checkpoint: str = "last"  # of trained agents
 
 
 EXPERT_ALONE = Behaviour()
@@ -92,25 +96,38 @@ def dataset_id(
     """
     makers = _makers(load_task(task_name), options, episodes, seed, behaviour)
     digest = hashlib.sha256(json.dumps(makers, sort_keys=True).encode()).hexdigest()
-    kind = "-".join(slug(Path(share.policy).name) for share in behaviour.shares)
+    kind = slug("-".join(_name(share.policy) for share in behaviour.shares))[
+        :60
+    ]  # a file name, and those end somewhere
     return f"{slug(task_name)}/{kind}-{episodes}-seed{seed}-{digest[:8]}-v0"
+
+
+def _name(policy: str) -> str:
+    return policy if policy in (EXPERT, RANDOM) else Path(policy).resolve().name
 
 
 def dataset_ids(config: OfflineRun) -> tuple[str, ...]:
     """Return the ids of the data sets that a run learns from: those it names, or the one that the expert makes."""
     data = config.data
     options = config.env_options.model_dump()
-    return data.dataset or (dataset_id(config.env, options, data.collect_episodes, data.collect_seed),)
+    episodes = data.collect_episodes or default_episodes(load_task(config.env))
+    return data.dataset or (dataset_id(config.env, options, episodes, data.collect_seed),)
 
 
 def collect(
-    task_name: str, options: Mapping[str, Any], episodes: int, seed: int, behaviour: Behaviour = EXPERT_ALONE
+    task_name: str,
+    options: Mapping[str, Any],
+    episodes: int,
+    seed: int,
+    behaviour: Behaviour = EXPERT_ALONE,
+    progress: Progress | None = None,
 ) -> str:
     """Let policies play, write every episode to a Minari data set, and return its id.
 
     A data set that is there already is left as it is. Its reference scores, for normalising returns, are the mean
-    returns of a random policy and of the expert; where a task has none, of the best policy that plays. Episodes stand
-    one policy after another; the metadata tell how many each has.
+    returns of a random policy and of the expert; where a task has none, of the best policy that plays. They are of
+    100 episodes, or as many as are written. Episodes stand one policy after another; how many each has is in the
+    metadata.
 
     Args:
         task_name: the stem of the environment's file, or a Gymnasium id.
@@ -118,18 +135,24 @@ def collect(
         episodes: how many to write.
         seed: of the environment and of all policies.
         behaviour: who acts.
+        progress: called after every episode that is written.
 
     Raises:
         UsageError: the task is unknown or has no expert, or an argument doesn't fit it.
     """
     task = load_task(task_name)
+    trained = [share.policy for share in behaviour.shares if share.policy not in (EXPERT, RANDOM)]
+    if not trained and (behaviour.sample or behaviour.target_return is not None):
+        raise UsageError(
+            "sample and target_return are for trained agents; name one with --policy RUN, or leave them out"
+        )
     identity = dataset_id(task_name, options, episodes, seed, behaviour)
     if (data_root() / identity).exists():  # it was moved there in one piece
         return identity
-    counts = _counts(episodes, [share.parts for share in behaviour.shares])
+    counts = _counts(episodes, behaviour)
     with closing(task.make(**options)) as env:
         players = [_player(share.policy, task, options, env, seed, behaviour) for share in behaviour.shares]
-        reference = [EXPERT] if hasattr(task, "Expert") else [share.policy for share in behaviour.shares]
+        reference = [EXPERT] if _has_expert(task, options) else [share.policy for share in behaviour.shares]
 
         def score(name: str) -> float:
             player = _player(name, task, options, env, seed, behaviour)
@@ -140,14 +163,17 @@ def collect(
 
         write_dataset(
             identity,
-            chain.from_iterable(
-                _played(player, task, options, count, seed + LANES * number)
-                for number, (player, count) in enumerate(zip(players, counts, strict=True))
+            _reported(
+                chain.from_iterable(
+                    _played(player, task, options, count, seed + LANES * number, _lanes(env.observation_space))
+                    for number, (player, count) in enumerate(zip(players, counts, strict=True))
+                ),
+                progress,
             ),
             env_spec=env_spec(task, options),
             observation_space=env.observation_space,
             action_space=env.action_space,
-            algorithm_name=" + ".join(Path(share.policy).name for share in behaviour.shares),
+            algorithm_name=" + ".join(_name(share.policy) for share in behaviour.shares),
             description=f"{episodes} episodes in {task.ID}, played to the end, none left out.",
             ref_min_score=score(RANDOM),
             ref_max_score=max(map(score, reference)),
@@ -156,6 +182,13 @@ def collect(
             },
         )
     return identity
+
+
+def _lanes(observation_space: gymnasium.Space[Any]) -> int:
+    """How many play at once: fewer where observations are large, as open episodes are held in memory."""
+    sample = _column([map_leaves(np.asarray, observation_space.sample())])
+    size = sum(leaf.nbytes for _, leaf in named_leaves(sample, ""))
+    return max(1, min(LANES, _HELD // size))
 
 
 class _Player(NamedTuple):
@@ -173,21 +206,20 @@ def _player(
         return _Player(make_expert(task, options, seed))
     from rmt_rl.checkpoint import load_agent  # only now, since it imports PyTorch
 
-    agent = load_agent(name)
+    agent = load_agent(name, behaviour.checkpoint)
     for field in ("observation_space", "action_space"):
         ours, theirs = getattr(agent.spec, field), getattr(env, field)
         if ours != theirs:
             raise UsageError(f"policy {name!r} has {field} {ours}, but {task.ID} has {theirs}; choose another run")
     agent.set_random_seed(seed)
-    target = agent.spec.target_return if behaviour.target_return is None else behaviour.target_return
-    return _Player(agent, target, not behaviour.sample)
+    return _Player(agent, agent.target_return(behaviour.target_return), not behaviour.sample)
 
 
-def _played(player: _Player, task: Task, options: Mapping[str, Any], episodes: int, seed: int) -> Iterator[Trajectory]:
+def _played(
+    player: _Player, task: Task, options: Mapping[str, Any], episodes: int, seed: int, lanes: int
+) -> Iterator[Trajectory]:
     """The episodes of one policy."""
-    if not episodes:
-        return
-    env = make_vec_env(task, options, min(LANES, episodes))
+    env = make_vec_env(task, options, min(lanes, episodes))
     env = env if player.target is None else VectorReturnToGo(env, player.target)
     with closing(env):
         for trajectory in trajectories(rollout(player.policy, env, episodes, seed, player.greedy), env.num_envs):
@@ -195,10 +227,34 @@ def _played(player: _Player, task: Task, options: Mapping[str, Any], episodes: i
             yield trajectory if player.target is None else replace(trajectory, observations=seen["observation"])
 
 
-def _counts(episodes: int, parts: Sequence[float]) -> list[int]:
-    """Episodes of each policy, by its parts; rounding never changes the sum."""
+def _reported(episodes: Iterable[Trajectory], progress: Progress | None) -> Iterator[Trajectory]:
+    """The same episodes; after each, `progress` hears of all steps and episodes so far."""
+    steps = 0
+    for number, trajectory in enumerate(episodes, start=1):
+        yield trajectory
+        steps += len(trajectory)
+        if progress:
+            progress(steps, number)
+
+
+def _counts(episodes: int, behaviour: Behaviour) -> list[int]:
+    """Episodes of each policy, by its parts; rounding never changes the sum.
+
+    Raises:
+        UsageError: a policy would play none.
+    """
+    if episodes < 1:
+        raise UsageError(f"episodes = {episodes}: at least 1 is needed")
+    parts = [share.parts for share in behaviour.shares]
     borders = np.rint(np.cumsum([0.0, *parts]) / sum(parts) * episodes).astype(int)
-    return [int(count) for count in np.diff(borders)]
+    counts = [int(count) for count in np.diff(borders)]
+    for share, count in zip(behaviour.shares, counts, strict=True):
+        if count == 0:
+            raise UsageError(
+                f"policy {share.policy!r} would play none of {episodes} episodes with {share.parts} of {sum(parts)} "
+                "parts; collect more episodes or give it more parts"
+            )
+    return counts
 
 
 def make_expert(task: Task, options: Mapping[str, Any], seed: int) -> Policy:
@@ -217,6 +273,14 @@ def make_expert(task: Task, options: Mapping[str, Any], seed: int) -> Policy:
     return policy
 
 
+def _has_expert(task: Task, options: Mapping[str, Any]) -> bool:
+    try:
+        make_expert(task, options, seed=0)
+    except UsageError:  # of a task without one, or without one for these options
+        return False
+    return True
+
+
 def env_spec(task: Task, options: Mapping[str, Any]) -> EnvSpec:
     """Return the Gymnasium spec that makes the environment the data came from.
 
@@ -231,23 +295,14 @@ def env_spec(task: Task, options: Mapping[str, Any]) -> EnvSpec:
 
 
 def trajectories(steps: Iterable[Step], lanes: int) -> Iterator[Trajectory]:
-    """Cut a rollout into episodes, in the order in which they end.
-
-    Steps are held until the last episode that was open in them ends.
-    """
-    open_steps: list[Step] = []
-    dropped = 0  # steps already let go, so that step number n is open_steps[n - dropped]
-    begins = np.zeros(lanes, np.int64)
-    for number, step in enumerate(steps):
-        open_steps.append(step)
-        begins[~step.counted] = number + 1  # nothing to keep of a lane that is being reset, or has played its share
+    """Cut a rollout into episodes, in the order in which they end; only those that are still open are held."""
+    open_steps: list[list[_LaneStep]] = [[] for _ in range(lanes)]
+    for step in steps:
+        for lane in np.flatnonzero(step.counted).tolist():
+            open_steps[lane].append(_of_lane(step, lane))
         for lane in np.flatnonzero(step.ends).tolist():
-            yield _trajectory(open_steps[begins[lane] - dropped :], lane)
-            begins[lane] = number + 1
-        if step.ends.any():
-            oldest = int(begins.min())
-            del open_steps[: oldest - dropped]
-            dropped = oldest
+            yield _trajectory(open_steps[lane], _row(step.next_observations, lane))
+            open_steps[lane] = []
 
 
 class RandomPolicy:
@@ -268,63 +323,89 @@ class RandomPolicy:
         return state.sample(), state
 
 
-def _trajectory(steps: Sequence[Step], lane: int) -> Trajectory:
+class _LaneStep(NamedTuple):
+    """One lane's part of a step, in memory of its own."""
+
+    observation: Any
+    action: Any
+    reward: float
+    terminated: bool
+    truncated: bool
+
+
+def _of_lane(step: Step, lane: int) -> _LaneStep:
+    ends = bool(step.terminations[lane]), bool(step.truncations[lane])
+    return _LaneStep(_row(step.observations, lane), _row(step.actions, lane), float(step.rewards[lane]), *ends)
+
+
+def _row(batch: Any, lane: int) -> Any:
+    return map_leaves(lambda leaf: np.array(leaf[lane]), batch)
+
+
+def _trajectory(steps: Sequence[_LaneStep], last: Any) -> Trajectory:
+    observations, actions, rewards, terminations, truncations = zip(*steps, strict=True)
     return Trajectory(
-        observations=_column([step.observations for step in steps] + [steps[-1].next_observations], lane),
-        actions=_column([step.actions for step in steps], lane),
-        rewards=np.array([step.rewards[lane] for step in steps]),
-        terminations=np.array([step.terminations[lane] for step in steps]),
-        truncations=np.array([step.truncations[lane] for step in steps]),
-        seed=None,
+        observations=_column([*observations, last]),
+        actions=_column(actions),
+        rewards=np.array(rewards),
+        terminations=np.array(terminations),
+        truncations=np.array(truncations),
     )
 
 
-def _column(batches: Sequence[Any], lane: int) -> Any:
-    """Stack one lane of successive batches: (N, ...) each, together (T, ...)."""
-    first = batches[0]
+def _column(rows: Sequence[Any]) -> Any:
+    """Stack values of a space, trees of arrays (...), to (T, ...)."""
+    first = rows[0]
     if isinstance(first, dict):
-        return {key: _column([batch[key] for batch in batches], lane) for key in first}
+        return {key: _column([row[key] for row in rows]) for key in first}
     if isinstance(first, tuple):
-        return tuple(_column([batch[index] for batch in batches], lane) for index in range(len(first)))
-    return np.stack([batch[lane] for batch in batches])
+        return tuple(map(_column, zip(*rows, strict=True)))
+    return np.stack(rows)
 
 
 def _makers(task: Task, options: Mapping[str, Any], episodes: int, seed: int, behaviour: Behaviour) -> dict[str, Any]:
     """Return all that the data depend on, fit for JSON."""
-    shares = [share._asdict() | _source(share.policy) for share in behaviour.shares]
+    counts = _counts(episodes, behaviour)
+    shares = [
+        share._asdict() | {"episodes": count} | _source(share.policy, behaviour.checkpoint)
+        for share, count in zip(behaviour.shares, counts, strict=True)
+    ]
     return {
         "env": task.ID,
         "options": _plain(validated(task.Config, options)),
         "episodes": episodes,
         "seed": seed,
-        "lanes": LANES,
+        "lanes": (LANES, _HELD),
         "env_source_sha256": _env_source(task),
         "behaviour": behaviour._asdict() | {"shares": shares},
     }
 
 
-def _source(policy: str) -> dict[str, str]:
+def _source(policy: str, checkpoint: str) -> dict[str, str]:
     """What tells a trained agent from another one."""
     if policy in (EXPERT, RANDOM):
         return {}
     from rmt_rl.checkpoint import path_of
 
-    path = path_of(policy)
+    path = path_of(policy, checkpoint)
     if not path.is_file():
         raise UsageError(
             f"policy {policy!r} is neither 'expert' nor 'random' nor the folder of a training run with a checkpoint"
         )
-    return {"policy": Path(policy).name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"policy": _name(policy), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _env_source(task: Task) -> str:
-    """Of an environment of ours its file and the helpers beside it that it imports, of others the package's version."""
+    """Of an environment of ours its file and all helpers (`_name.py`) that it needs."""
     if isinstance(task, GymnasiumTask):
         return task.package
-    file = Path(task.__file__)  # type: ignore[attr-defined]  # a task is a module
-    source = file.read_bytes()
-    helpers = sorted(path for path in file.parent.glob("_[a-z]*.py") if f"envs.{path.stem} ".encode() in source)
-    return hashlib.sha256(b"".join([source, *(path.read_bytes() for path in helpers)])).hexdigest()
+    due, found = [Path(task.__file__)], dict[Path, bytes]()  # type: ignore[attr-defined]  # a task is a module
+    while due:
+        path = due.pop()
+        found[path] = path.read_bytes()
+        helpers = (each for each in path.parent.glob("_[a-z]*.py") if each not in found)
+        due += [each for each in helpers if f"envs.{each.stem} ".encode() in found[path]]
+    return hashlib.sha256(b"".join(found[path] for path in sorted(found))).hexdigest()
 
 
 def _plain(config: BaseModel) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
@@ -13,8 +14,11 @@ from pydantic import BaseModel, Field
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 
-_TRUSTED = ("gymnasium.", "minigrid.", "rmt_rl.")
-"""Where wrappers that a spec names may come from: making them calls what is named."""
+_WRAPPER = re.compile(r"(gymnasium|minigrid|rmt_rl)\.wrappers[.\w]*:(?!Record)\w+")
+"""Wrappers that a spec may name, since to make them is to call what it names; none that writes files."""
+
+_REGISTERING = ("ale_py", "gymnasium_robotics", "highway_env", "minigrid", "rmt_rl")
+"""Packages that a spec may have imported, so that they register its environment."""
 
 
 class GymnasiumConfig(BaseModel, frozen=True, extra="forbid"):
@@ -80,20 +84,32 @@ class GymnasiumTask:
         """The spec that a text describes; of code it may only name what is registered, and known wrappers."""
         try:
             spec = EnvSpec.from_json(text)
-        except (ValueError, TypeError, KeyError, AssertionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
             raise UsageError(f"spec={text[:60]!r}... is no EnvSpec of Gymnasium: {error}") from None
         if spec.id != self.registered.id or spec.entry_point != self.registered.entry_point:
             raise UsageError(
                 f"spec names {spec.id} by {spec.entry_point}, but {self.registered.id} is registered by "
                 f"{self.registered.entry_point}; install the package that registers it as the spec says"
             )
-        foreign = [each.entry_point for each in spec.additional_wrappers if not each.entry_point.startswith(_TRUSTED)]
+        foreign = [each.entry_point for each in spec.additional_wrappers if not _WRAPPER.fullmatch(each.entry_point)]
         if foreign:
             raise UsageError(f"spec names the wrappers {foreign}; only Gymnasium's, MiniGrid's and ours are made")
         return spec
 
 
 def task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
-    """The id and the options of the `GymnasiumTask` that makes what a spec, e.g. of a data set, describes."""
-    package = str(spec.entry_point).partition(".")[0]  # which registers it when it is imported
-    return spec.id if spec.id in gymnasium.registry else f"{package}:{spec.id}", {"spec": spec.to_json()}
+    """The id and the options of the `GymnasiumTask` that makes what a spec, e.g. of a data set, describes.
+
+    Raises:
+        UsageError: its environment isn't registered, and not by a package that is known to do so.
+    """
+    options = {"spec": spec.to_json()}
+    if spec.id in gymnasium.registry:
+        return spec.id, options
+    package = str(spec.entry_point).partition(".")[0]
+    if package not in _REGISTERING:
+        raise UsageError(
+            f"env {spec.id!r} isn't registered with Gymnasium; name it with the package that registers it: "
+            f"rmt-rl train {package}:{spec.id} AGENT --dataset ID"
+        )
+    return f"{package}:{spec.id}", options

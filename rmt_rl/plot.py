@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import cycle
@@ -66,14 +67,15 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
     cells = evaluation_cells(groups, option, value) if option and "evaluation" in panels else {}
     if metric is None and not cells:
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
-    count = (metric is not None) + bool(cells)
+    curves = _curves(groups, metric) if metric else {}
+    count = len(curves) + bool(cells)
     figure = Figure(figsize=(1 + 4.6 * count, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(1, count, squeeze=False)[0])
     labels = dict.fromkeys([*(group.label for group in groups), *cells])
     styles = dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)), strict=False))
-    if metric is not None:
-        _draw_curves(axes[0], groups, metric, styles)
+    for panel, (unit, drawn) in zip(axes, curves.items(), strict=False):
+        _draw_curves(panel, drawn, str(metric), styles, unit)
     if option and cells:
         _draw_cells(axes[-1], cells, option, value, styles)
     _legend(figure, axes, groups)
@@ -106,7 +108,20 @@ def table(runs: Sequence[Path]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styles: Mapping[str, Style]) -> None:
+def _curves(groups: Sequence[Group], metric: str) -> dict[str, list[Group]]:
+    """The groups that logged a metric, by what their runs are counted in: learnt from data, or by acting."""
+    curves: dict[str, list[Group]] = {}
+    for group in groups:
+        if any(metric in run.metrics for run in group.runs):
+            curves.setdefault("environment steps" if group.online else "update", []).append(group)
+        else:
+            warnings.warn(
+                f"{group.label} logged no {CURVES[metric]}; it has no learning curve", UserWarning, stacklevel=3
+            )
+    return curves
+
+
+def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styles: Mapping[str, Style], unit: str) -> None:
     for group in groups:
         curve = metric_curve(group, metric)
         style, updates = styles[group.label], list(curve)
@@ -124,7 +139,7 @@ def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styles: Mappi
         bands = {at: _within(one.interval, CURVES[metric]) for at, one in curve.items() if one.interval}
         lows, highs = [low for low, _ in bands.values()], [high for _, high in bands.values()]
         axes.fill_between(list(bands), lows, highs, color=style.color, alpha=0.15, linewidth=0)
-    axes.set_xlabel("update")
+    axes.set_xlabel(unit)
     _finish(axes, "During training", CURVES[metric])
 
 

@@ -49,7 +49,7 @@ class TrainingProgress:
         shown = {key.removeprefix("eval/"): value for key, value in metrics.items() if key.startswith("eval/")}
         if shown:
             text = "  ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in shown.items())
-            self.progress.console.print(f"update {update}: {text}", highlight=False)
+            self.progress.console.print(f"at {update}: {text}", highlight=False)
 
 
 class EvaluationProgress:

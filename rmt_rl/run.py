@@ -36,8 +36,8 @@ class DataConfig(SamplerConfig):
     """Where training data come from and how batches are drawn."""
 
     dataset: tuple[str, ...] = Field((), description="Minari data sets to train on; none: the env's expert collects")
-    collect_episodes: int = Field(
-        4000, ge=1, description="episodes that the expert collects where no data set is named"
+    collect_episodes: int | None = Field(
+        None, ge=1, description="episodes that the expert collects where no data set is named (unset: mostly 4000)"
     )
     collect_seed: int = Field(0, ge=0, description="seed of that collection")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")

@@ -21,6 +21,7 @@ class Task(Protocol):
     Further names are optional:
         EXTRA: a literal string, the extra of rmt-rl that installs what the module imports.
         make_vec: `make_vec(num_envs, **options)` returns a natively vectorised `VectorEnv`, next-step autoreset.
+        EPISODES: how many the expert plays where no number is given; 4,000 without it.
         HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` gives for each step a class that the rest of the
             trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can have an agent predict it.
         decisive: `decisive(trajectory)` tells the steps whose action depends on what must be remembered, bool (T,).
@@ -43,3 +44,8 @@ class Task(Protocol):
     @property
     def Expert(self) -> Callable[..., Policy]:
         """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.rollout.Privileged`."""
+
+
+def default_episodes(task: Task) -> int:
+    """How many episodes make a data set where no number is given."""
+    return getattr(task, "EPISODES", 4000)

@@ -38,6 +38,7 @@ from rmt_rl.metrics import Log, Metrics
 from rmt_rl.recurrence import detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.run import CONFIG, OfflineRun, TrainingConfig, check_origin, read_config, write_config
+from rmt_rl.task import default_episodes
 
 if TYPE_CHECKING:
     from rmt_rl.task import Task
@@ -102,6 +103,11 @@ def resume(
     agent = cast(Agent, checkpoint.restore_agent(saved)) if saved else _new_agent(config, store)
     if agent.config != config.agent_options:
         raise UsageError(f"checkpoint {path} is of another agent than {run / CONFIG} says; undo what was changed there")
+    if bool(agent.spec.hindsight_classes) != bool(config.training.hindsight):
+        raise UsageError(
+            f"hindsight={config.training.hindsight}, but checkpoint {path} has {agent.spec.hindsight_classes} classes of "
+            f"it; undo what was changed in {run / CONFIG}"
+        )
     _check_spaces(f"checkpoint {path}", agent.spec, store, "resume with the data that it was trained on")
     trainer = Trainer(config, run, store, agent)
     trainer.start(saved)
@@ -315,7 +321,7 @@ class Trainer:
             self.config.env_options.model_dump(),
             options.eval_episodes,
             options.eval_seed,
-            target_return=self.agent.spec.target_return,
+            target_return=self.agent.target_return(None),
         )
         if self.best is None or result.score >= self.best:
             self.best = result.score
@@ -365,7 +371,8 @@ def open_data(config: OfflineRun) -> EpisodeStore:
         raise UsageError(
             f"hindsight={config.training.hindsight}: env {config.env!r} declares no hindsight; set it to 0"
         )
-    ids = data.dataset or (collect(config.env, options, data.collect_episodes, data.collect_seed),)
+    episodes = data.collect_episodes or default_episodes(task)
+    ids = data.dataset or (collect(config.env, options, episodes, data.collect_seed),)
     known = [name for name in ("hindsight", "decisive", "idle") if hasattr(task, name)]
     store = EpisodeStore(ids, data.cache_mb << 20, partial(_annotated, task, known) if known else None)
     remedy = "train in the environment that the data come from, with the same options"

@@ -61,7 +61,7 @@ def test_train_writes_a_run_and_says_where(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr()
     assert shown.out == "runs/tmaze-rate-3\n"
     assert "5/5" in shown.err
-    assert "update 4: success rate" in shown.err
+    assert "at 4: success rate" in shown.err
     files = {path.name.partition("tfevents")[0] for path in Path("runs/tmaze-rate-3").iterdir()}
     assert files == {"config.toml", "metrics.jsonl", "events.out.", "last.safetensors", "best.safetensors"}
     config = read_config(Path("runs/tmaze-rate-3"))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from rmt_rl import collect as collecting
 from rmt_rl.collect import Behaviour, RandomPolicy, Share, collect, dataset_id, parse_share, trajectories
-from rmt_rl.data.store import EpisodeStore
+from rmt_rl.data.references import read_references
+from rmt_rl.data.store import EpisodeStore, data_root
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
 from rmt_rl.rollout import Step, rollout
@@ -232,3 +233,57 @@ def test_an_environment_of_gymnasium_by_its_id() -> None:
     assert minari.load_dataset(identity).recover_environment().spec.id == "CartPole-v1"
     with pytest.raises(UsageError, match=r"has no expert.*--policy"):
         collect("CartPole-v1", {}, episodes=3, seed=0)
+
+
+def test_a_game_without_an_expert_can_be_played_by_others() -> None:
+    pytest.importorskip("ale_py")
+    options = {"game": "Pong", "max_steps": 5}
+    identity = collect("atari", options, episodes=2, seed=0, behaviour=Behaviour((Share("random"),)))
+    assert len(EpisodeStore(identity)) == 2
+
+
+def test_every_policy_of_a_mix_plays() -> None:
+    with pytest.raises(UsageError, match=r"policy 'random' would play none of 3 episodes with 1 of 1001 parts"):
+        collect("tmaze", OPTIONS, 3, 0, Behaviour((Share("expert", 1000), Share("random", 1))))
+
+
+def test_options_of_trained_agents_need_one() -> None:
+    with pytest.raises(UsageError, match="sample and target_return are for trained agents"):
+        collect("tmaze", OPTIONS, 3, 0, Behaviour(sample=True))
+
+
+def test_the_path_of_a_run_may_hold_what_shares_are_written_with(tmp_path: Path) -> None:
+    (tmp_path / "lr=0.1").mkdir()
+    assert parse_share(str(tmp_path / "lr=0.1")) == Share(str(tmp_path / "lr=0.1"))
+    assert parse_share(str(tmp_path / "lr=0.1=2")) == Share(str(tmp_path / "lr=0.1"), 2)
+
+
+def test_all_helpers_of_an_environment_are_part_of_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task("tmaze")
+    files = {
+        "tmaze": "from rmt_rl.envs._one import x",
+        "_one": "from rmt_rl.envs._two import y",
+        "_two": "1",
+        "_no": "",
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(task, "__file__", str(tmp_path / "tmaze.py"))
+    before = dataset_id("tmaze", {}, 10, 0)
+    (tmp_path / "_no.py").write_text("changed")
+    assert dataset_id("tmaze", {}, 10, 0) == before
+    (tmp_path / "_two.py").write_text("changed")
+    assert dataset_id("tmaze", {}, 10, 0) != before
+
+
+def test_references_that_are_damaged_or_upside_down_are_none() -> None:
+    identity = collect("tmaze", OPTIONS, episodes=5, seed=0)
+    assert read_references([identity]) is not None
+    assert read_references(["tmaze/absent-v0"]) is None
+    path = data_root() / identity / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps(metadata | {"ref_min_score": 2.0}))
+    assert read_references([identity]) is None
+    path.write_text("{")
+    with pytest.warns(UserWarning, match="is damaged .* aren't normalised"):
+        assert read_references([identity]) is None

@@ -36,6 +36,9 @@ def test_a_suite_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
     (run / "evaluation.json").unlink()
     text = (run / "config.toml").read_text().replace("updates = 3", "updates = 5")
     (run / "config.toml").write_text(text)
+    with pytest.raises(SystemExit, match="is of another config than"):
+        suite.run()
+    config.write_text(CONFIG.replace("updates = 3", "updates = 5"))
     suite.run()
     assert read_checkpoint(path_of(run)).header.update == 5
     assert path_of(run).read_bytes() != written

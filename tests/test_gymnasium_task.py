@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import gymnasium
@@ -111,6 +113,31 @@ def test_the_module_that_registers_an_id_may_stand_before_it() -> None:
     env.close()
     with pytest.raises(UsageError, match="env 'absent_module:Maze-v0' is not known to Gymnasium: No module named"):
         GymnasiumTask("absent_module:Maze-v0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "{}"], "name an agent, too: rmt-rl train --dataset ID AGENT"),
+        (["--dataset={}"], "name an agent, too"),
+        (["--dataset", "{}", "rat"], "unknown agent 'rat' .*did you mean 'rate'"),
+        (["rat", "--dataset={}"], "unknown agent 'rat' .*did you mean 'rate'"),
+        (["--dataset", "{}", "ppo"], "agent 'ppo' learns by acting, not from data sets: rmt-rl train ENV ppo"),
+    ],
+)
+def test_what_is_missing_beside_a_data_set_is_told(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    identity = random_data("Pendulum-v1")
+    assert main(["train", *(each.format(identity) for each in arguments)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_data_set_can_not_have_a_module_imported() -> None:
+    spec = gymnasium.envs.registration.EnvSpec("Planted-v0", entry_point="antigravity:Env")
+    with pytest.raises(UsageError, match="env 'Planted-v0' isn't registered with Gymnasium; name it with the package"):
+        registry.task_of(spec)
+    assert "antigravity" not in sys.modules
 
 
 def test_an_unknown_id_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

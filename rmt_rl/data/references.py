@@ -1,7 +1,11 @@
-"""The scores that data sets give to normalise returns by, as Minari does: 0 for random actions, 1 for the expert."""
+"""The scores that data sets give to normalise returns by, as Minari does: 0 for random actions, 1 for the expert.
+
+Where an environment has no expert, the best policy that plays in the data takes its place.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,10 +28,16 @@ class References(NamedTuple):
 def read_references(dataset_ids: Iterable[str]) -> References | None:
     """Return the references of the first of these data sets that has both and is there; None where none is."""
     for identity in dataset_ids:
-        if not (data_root() / identity).exists():
+        if not (data_root() / identity / "data").exists():
             continue
-        metadata = minari.load_dataset(identity).storage.metadata
-        found = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-        if None not in found and found[0] != found[1]:
-            return References(*map(float, found))
+        try:
+            metadata = minari.load_dataset(identity).storage.metadata
+        except (OSError, ValueError, KeyError, AssertionError, ImportError) as error:
+            warnings.warn(
+                f"data set {identity!r} is damaged ({error}); returns aren't normalised", UserWarning, stacklevel=2
+            )
+            continue
+        lowest, highest = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+        if lowest is not None and highest is not None and lowest < highest:
+            return References(float(lowest), float(highest))
     return None
