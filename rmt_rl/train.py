@@ -105,8 +105,8 @@ def resume(
         raise UsageError(f"checkpoint {path} is of another agent than {run / CONFIG} says; undo what was changed there")
     if bool(agent.spec.hindsight_classes) != bool(config.training.hindsight):
         raise UsageError(
-            f"hindsight={config.training.hindsight}, but checkpoint {path} has {agent.spec.hindsight_classes} classes of "
-            f"it; undo what was changed in {run / CONFIG}"
+            f"hindsight={config.training.hindsight}, but checkpoint {path} has {agent.spec.hindsight_classes} classes "
+            f"of it; undo what was changed in {run / CONFIG}"
         )
     _check_spaces(f"checkpoint {path}", agent.spec, store, "resume with the data that it was trained on")
     trainer = Trainer(config, run, store, agent)

@@ -65,8 +65,8 @@ def test_train_evaluate_and_plot(agent: str, capsys: pytest.CaptureFixture[str])
     assert main(["train", "tmaze", agent, *TINY, *more, "--total-timesteps", "300", "--seed", "3"]) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{run}\n"
-    assert "update 128: success rate" in shown.err
-    assert "update 320: success rate" in shown.err
+    assert "at 128: success rate" in shown.err
+    assert "at 320: success rate" in shown.err
     files = {path.name.partition("tfevents")[0] for path in run.iterdir()}
     assert files == {"config.toml", "metrics.jsonl", "events.out.", "last.safetensors", "best.safetensors"}
     config = read_config(run)
