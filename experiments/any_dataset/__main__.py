@@ -37,26 +37,32 @@ class Case:
 CASES = {
     "hopper": Case(
         "Hopper-v5",
-        ["ppo", "--total-timesteps", "200000", "--eval-episodes", "10", "--eval-every", "50000"],
-        episodes=400,
-        offline=["--feed", "windows", "--agent.segment-length", "20", "--updates", "1500"],
+        ["ppo", "--total-timesteps", "100000", "--eval-episodes", "0"],
+        episodes=300,
+        offline=["--feed", "windows", "--agent.segment-length", "20", "--updates", "500", "--eval-episodes", "0"],
     ),
     "breakout": Case(
         "atari",
         [
-            *("ppo", "--total-timesteps", "100000", "--agent.n-steps", "128", "--agent.batch-size", "256"),
-            *("--agent.n-epochs", "4", "--agent.learning-rate", "2.5e-4", "--agent.clip-range", "0.1"),
-            *("--agent.ent-coef", "0.01", "--eval-episodes", "0"),
+            *("ppo", "--total-timesteps", "40000", "--agent.n-steps", "128", "--agent.batch-size", "256"),
+            *("--agent.n-epochs", "4", "--agent.learning-rate", "5e-4", "--agent.ent-coef", "0.01"),
+            *("--eval-episodes", "0"),
         ],
-        episodes=100,
-        options=["--env.max-steps", "600"],
-        offline=["--feed", "windows", "--agent.segment-length", "10", "--batch-size", "32", "--updates", "400"],
+        episodes=60,
+        options=["--env.max-steps", "400"],
+        offline=[
+            *("--feed", "windows", "--agent.segment-length", "10", "--batch-size", "16", "--updates", "150"),
+            *("--eval-episodes", "0"),
+        ],
     ),
     "cartpole_hidden": Case(
         "cartpole_hidden",
-        ["recurrent_ppo", "--total-timesteps", "60000", "--agent.lstm-hidden-size", "64", "--eval-episodes", "10"],
-        episodes=400,
-        offline=["--feed", "windows", "--segments", "4", "--updates", "600"],
+        [
+            *("recurrent_ppo", "--total-timesteps", "60000", "--agent.lstm-hidden-size", "64"),
+            *("--agent.learning-rate", "1e-3", "--eval-episodes", "0"),
+        ],
+        episodes=300,
+        offline=["--feed", "windows", "--updates", "400", "--eval-episodes", "0"],
     ),
 }
 
@@ -99,9 +105,11 @@ def _rows(case: Case, runs: Path) -> list[str]:
 
 
 def _train(run: Path, arguments: Sequence[str]) -> None:
-    if not run.exists():
-        seconds = rmt_rl("train", *arguments, "--out", str(run))
-        spent(run, "train", seconds)
+    """Train and evaluate, unless that was done; a run that was stopped goes on."""
+    if not (run / "config.toml").exists():
+        spent(run, "train", rmt_rl("train", *arguments, "--out", str(run)))
+    elif read_evaluation(run) is None:
+        spent(run, "train", rmt_rl("train", "--resume", str(run)))
     if read_evaluation(run) is None:
         spent(run, "evaluate", rmt_rl("evaluate", str(run), "--episodes", "50"))
 
