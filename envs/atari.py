@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field
 
 from rmt_rl.config import validated
+from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError, nearest
 
 ID = "rmt_rl/Atari-v0"
@@ -215,10 +216,7 @@ class Expert:
         Raises:
             UsageError: its lanes are not `Atari` environments in this process.
         """
-        games = [lane.unwrapped for lane in getattr(env.unwrapped, "envs", ())]
-        if not games or not all(isinstance(game, Atari) for game in games):
-            raise UsageError(f"{env}: the expert of {ID} looks into its lanes; give it a SyncVectorEnv of them")
-        self._games = games
+        self._games = simulators(env, Atari)
 
     def predict(
         self,

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
 from rmt_rl.config import validated
+from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -260,8 +261,12 @@ class Expert:
         self._envs: list[MemoryMaze] = []
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Take hold of the environments to act in."""
-        self._envs = [each.unwrapped for each in env.unwrapped.envs]  # type: ignore[attr-defined]
+        """Take the environments to look into.
+
+        Raises:
+            UsageError: its lanes are not `MemoryMaze` environments in this process.
+        """
+        self._envs = simulators(env, MemoryMaze)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field
 
 from rmt_rl.config import validated
+from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -266,10 +267,7 @@ class Expert:
         Raises:
             UsageError: its lanes are not `MiniGridMemory` environments in this process.
         """
-        worlds = [lane.unwrapped for lane in getattr(env.unwrapped, "envs", ())]
-        if not worlds or not all(isinstance(world, MiniGridMemory) for world in worlds):
-            raise UsageError(f"{env}: the expert of {ID} looks into its lanes; give it a SyncVectorEnv of them")
-        self._worlds = worlds
+        self._worlds = simulators(env, MiniGridMemory)
 
     def predict(
         self,

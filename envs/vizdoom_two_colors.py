@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from rmt_rl.config import validated
+from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
             raise UsageError(f"options={options!r}: resetting takes none; options are given when the task is made")
         if self._stop is None:
             folder = Path(mkdtemp(prefix="two-colors-"))
-            self._stop = weakref.finalize(self, _stop, self._game, folder)
+            self._stop = weakref.finalize(self, _stop, self._game, folder, Path.cwd() / "_vizdoom")
             _launch(self._game, folder, self.config)
         chosen = self.config.colour
         self._colour = COLOURS[self.np_random.integers(2)] if chosen == "random" else chosen
@@ -238,8 +240,12 @@ class Expert:
         self._envs: list[TwoColors] = []
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Take hold of the environments to act in."""
-        self._envs = [each.unwrapped for each in env.unwrapped.envs]  # type: ignore[attr-defined]
+        """Take the environments to look into.
+
+        Raises:
+            UsageError: its lanes are not `TwoColors` environments in this process.
+        """
+        self._envs = simulators(env, TwoColors)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
@@ -307,9 +313,11 @@ def _launch(game: vizdoom.DoomGame, folder: Path, config: Config) -> None:
     game.init()
 
 
-def _stop(game: vizdoom.DoomGame, folder: Path) -> None:
+def _stop(game: vizdoom.DoomGame, folder: Path, left: Path) -> None:
     game.close()
     rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # the engine makes it in the working folder; whatever is in it stays
+        left.rmdir()
 
 
 def _wad(lumps: dict[str, str]) -> bytes:
