@@ -29,7 +29,7 @@ class Case:
     env: str
     online: Sequence[str]  # arguments of the agent that learns by acting
     episodes: int
-    shares: tuple[int, int] = (4, 1)  # of its episodes and of random ones
+    others: Sequence[str] = ("random=1",)  # who plays besides, for how many parts to its four
     options: Sequence[str] = ()  # of the environment
     offline: Sequence[str] = ()  # arguments of the agents that learn from the data
 
@@ -49,6 +49,7 @@ CASES = {
             *("--eval-episodes", "0"),
         ],
         episodes=60,
+        others=("expert=4", "random=2"),  # as 40,000 steps are too few for PPO to learn much
         options=["--env.max-steps", "400"],
         offline=[
             *("--feed", "windows", "--agent.segment-length", "10", "--batch-size", "16", "--updates", "150"),
@@ -84,7 +85,7 @@ def main(names: tuple[str, ...] = tuple(CASES), runs: Path = Path("runs/any_data
 def _rows(case: Case, runs: Path) -> list[str]:
     online = runs / case.online[0]
     _train(online, [case.env, *case.online, *case.options])
-    shares = [f"{online}={case.shares[0]}", f"random={case.shares[1]}"]
+    shares = [f"{online}=4", *case.others]
     command = [sys.executable, "-m", "rmt_rl.cli", "collect", case.env, *case.options, "--episodes", str(case.episodes)]
     made = subprocess.run([*command, "--policy", *shares, "--sample"], check=True, capture_output=True, text=True)
     identity = made.stdout.split()[-1]
