@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 ID = "rmt_rl/MemoryMaze-v0"
 EXTRA = "memory-maze"
 EPISODES = 100
+LANES = 4  # each takes .85 GB
 
 IDLE, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
 

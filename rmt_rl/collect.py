@@ -28,7 +28,7 @@ from rmt_rl.evaluate import Progress, evaluate
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task, slug
 from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
-from rmt_rl.task import default_episodes
+from rmt_rl.task import default_episodes, most_lanes
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def _played(
     player: _Player, task: Task, options: Mapping[str, Any], episodes: int, seed: int, lanes: int
 ) -> Iterator[Trajectory]:
     """The episodes of one policy."""
-    env = make_vec_env(task, options, min(lanes, episodes))
+    env = make_vec_env(task, options, most_lanes(task, min(lanes, episodes)))
     env = env if player.target is None else VectorReturnToGo(env, player.target)
     with closing(env):
         for trajectory in trajectories(rollout(player.policy, env, episodes, seed, player.greedy), env.num_envs):

@@ -18,6 +18,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
+from rmt_rl.task import most_lanes
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def evaluate(
     """
     if min(episodes, max_lanes) < 1:
         raise UsageError(f"episodes = {episodes}, max_lanes = {max_lanes}: at least 1 of each is needed")
-    env: VectorEnv[Any, Any, Any] = make_vec_env(task, options, min(episodes, max_lanes))
+    env: VectorEnv[Any, Any, Any] = make_vec_env(task, options, most_lanes(task, min(episodes, max_lanes)))
     if target_return is not None:
         env = VectorReturnToGo(env, target_return)
     with closing(env):

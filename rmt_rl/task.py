@@ -22,6 +22,7 @@ class Task(Protocol):
         EXTRA: a literal string, the extra of rmt-rl that installs what the module imports.
         make_vec: `make_vec(num_envs, **options)` returns a natively vectorised `VectorEnv`, next-step autoreset.
         EPISODES: how many the expert plays where no number is given; 4,000 without it.
+        LANES: how many environments may be open at once, where each takes much memory.
         HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` gives for each step a class that the rest of the
             trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can have an agent predict it.
         decisive: `decisive(trajectory)` tells the steps whose action depends on what must be remembered, bool (T,).
@@ -49,3 +50,8 @@ class Task(Protocol):
 def default_episodes(task: Task) -> int:
     """How many episodes make a data set where no number is given."""
     return getattr(task, "EPISODES", 4000)
+
+
+def most_lanes(task: Task, wanted: int) -> int:
+    """How many environments to open at once: as many as wanted, or fewer where the task says so."""
+    return min(wanted, getattr(task, "LANES", wanted))

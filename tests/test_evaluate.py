@@ -226,3 +226,12 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match=r"file/run/evaluation\.json can't be written: Not a directory"):
         write_evaluation(tmp_path / "file" / "run", evaluated({}), "one")
+
+
+def test_a_task_may_limit_how_many_environments_are_open_at_once() -> None:
+    class Large(RecallTask):
+        LANES = 2
+
+    found = evaluate(expert(), Large(), {}, 7, seed=0)
+    assert {episode.lane for episode in found.episodes} == {0, 1}
+    assert len(found.episodes) == 7

@@ -13,7 +13,7 @@ from rmt_rl.evaluate import read_evaluation
 from rmt_rl.run import read_config
 
 FOLDER = Path(__file__).parent
-EPISODES = {"vizdoom": 50, "memory-maze": 8}
+EPISODES = {"vizdoom": 50, "memory-maze": 4}
 
 
 def main(
