@@ -95,7 +95,8 @@ class Categories(nn.Module):
         self.dims = dims
         self.embedding = nn.Embedding(int(sizes.sum()), width)
         # A sum of unit size, whose parts each step of training can change noticeably.
-        nn.init.normal_(self.embedding.weight, std=len(sizes) ** -0.5)
+        with torch.no_grad():
+            self.embedding.weight *= len(sizes) ** -0.5
         self.register_buffer("starts", torch.as_tensor(starts, dtype=torch.long), persistent=False)
         self.register_buffer("last", torch.as_tensor(sizes - 1, dtype=torch.long), persistent=False)
         self.register_buffer("offsets", torch.as_tensor(np.cumsum(sizes) - sizes, dtype=torch.long), persistent=False)
