@@ -13,6 +13,7 @@ LENGTHS = Sweep("episode_length=30,90,180,300,900,9600")
 CONTEXT = Sweep("episode_length=30,90,180,300,900")  # nothing changes beyond a context, and it is slower
 CONFIGS = {
     FOLDER / "rate.toml": [LENGTHS],
+    FOLDER / "rate-longer.toml": [LENGTHS],
     FOLDER / "rate-no-ageing.toml": [LENGTHS],
     FOLDER / "rmt.toml": [LENGTHS],
     FOLDER / "dt.toml": [CONTEXT],
