@@ -52,9 +52,8 @@ class BaseAgent(nn.Module, ABC):
 
     Config: ClassVar[type[Frozen]]
     tokens: ClassVar[tuple[Token, ...]] = ("observation",)  # what it sees of each step, in this order
-    learning: ClassVar[
-        Learning
-    ]  # offline: from segments of a data set (rmt_rl.train); online: by acting (rmt_rl.online)
+    # offline: from segments of a data set (rmt_rl.train); online: by acting (rmt_rl.online)
+    learning: ClassVar[Learning]
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
         super().__init__()

@@ -197,10 +197,10 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
         raise UsageError(f"--dataset {agent}: name an agent, too: rmt-rl train --dataset ID AGENT; see rmt-rl list")
     if registry.load_agent(agent).learning == "online":
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
-    from rmt_rl.data.store import EpisodeStore
+    from rmt_rl.data.store import open_dataset
     from rmt_rl.run import make_config
 
-    spec = EpisodeStore(ids).env_spec
+    spec = open_dataset(ids[0]).env_spec
     if spec is None:
         raise UsageError(f"dataset={', '.join(ids)} doesn't say which environment it is from; give ENV and AGENT")
     env, env_options = registry.task_of(spec)

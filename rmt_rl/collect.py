@@ -42,7 +42,6 @@ LANES = 64  # what the episodes are depends on it, since every lane draws its ow
 _HELD = 1 << 18  # bytes of the observations of one step, of all lanes together
 REFERENCE_EPISODES = 100
 
-
 EXPERT, RANDOM = "expert", "random"  # policies that need no training run
 
 
@@ -96,9 +95,8 @@ def dataset_id(
     """
     makers = _makers(load_task(task_name), options, episodes, seed, behaviour)
     digest = hashlib.sha256(json.dumps(makers, sort_keys=True).encode()).hexdigest()
-    kind = slug("-".join(_name(share.policy) for share in behaviour.shares))[
-        :60
-    ]  # a file name, and those end somewhere
+    # Part of a file's name, whose length systems limit.
+    kind = slug("-".join(_name(share.policy) for share in behaviour.shares))[:60]
     return f"{slug(task_name)}/{kind}-{episodes}-seed{seed}-{digest[:8]}-v0"
 
 
@@ -186,8 +184,7 @@ def collect(
 
 def _lanes(observation_space: gymnasium.Space[Any]) -> int:
     """How many play at once: fewer where observations are large, as open episodes are held in memory."""
-    sample = _column([map_leaves(np.asarray, observation_space.sample())])
-    size = sum(leaf.nbytes for _, leaf in named_leaves(sample, ""))
+    size = sum(leaf.nbytes for _, leaf in named_leaves(observation_space.sample(), ""))
     return max(1, min(LANES, _HELD // size))
 
 

@@ -55,9 +55,8 @@ class GymnasiumTask:
             UsageError: a package that it needs is missing, or the spec is none of this environment.
         """
         try:
-            drawn: dict[str, Any] = (
-                {} if render_mode is None else {"render_mode": render_mode}
-            )  # which not every environment takes
+            # Not every environment takes a render mode.
+            drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
             return gymnasium.make(self.spec(**options), disable_env_checker=True, **drawn)
         except UsageError:
             raise

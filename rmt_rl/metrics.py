@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from rmt_rl.files import write_atomically
 
 METRICS = "metrics.jsonl"
 Metrics = dict[str, float]
+Report = Callable[[int, Metrics], None]
+"""Called with how far a run is, in updates or environment steps, and with what was logged then."""
 
 
 class Log:

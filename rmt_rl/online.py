@@ -30,12 +30,10 @@ from rmt_rl import checkpoint
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
-from rmt_rl.metrics import Log, Metrics
+from rmt_rl.metrics import Log, Metrics, Report
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.run import CONFIG, OnlineRun, check_origin, read_config, write_config
+from rmt_rl.run import OnlineRun, check_new, check_origin, read_config, write_config
 from rmt_rl.sb3_agent import SB3Agent
-
-Report = Callable[[int, Metrics], None]
 
 
 def train(
@@ -59,8 +57,7 @@ def train(
         UsageError: the agent can't learn in the environment, the folder can't be written to, or the weights became
             NaN or infinite.
     """
-    if (run / CONFIG).exists():
-        raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
+    check_new(run)
     with closing(Trainer(config, run, _new_agent(config))) as trainer:
         write_config(config, run)
         return trainer.run_rounds(report, should_stop)

@@ -183,6 +183,16 @@ def read_config(path: Path) -> Any:
     return make_config(values, str(path))
 
 
+def check_new(run: Path) -> None:
+    """Refuse to train in a folder that holds a run.
+
+    Raises:
+        UsageError: it does.
+    """
+    if (run / CONFIG).exists():
+        raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
+
+
 def check_origin(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to resume a run with another seed, agent, environment or data than it was started with.
 

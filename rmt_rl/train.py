@@ -34,16 +34,14 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
-from rmt_rl.metrics import Log, Metrics
+from rmt_rl.metrics import Log, Metrics, Report
 from rmt_rl.recurrence import detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.run import CONFIG, OfflineRun, TrainingConfig, check_origin, read_config, write_config
+from rmt_rl.run import CONFIG, OfflineRun, TrainingConfig, check_new, check_origin, read_config, write_config
 from rmt_rl.task import default_episodes
 
 if TYPE_CHECKING:
     from rmt_rl.task import Task
-
-Report = Callable[[int, Metrics], None]
 
 
 def train(
@@ -68,8 +66,8 @@ def train(
     """
     # The other processes of data parallel training, which Fabric starts by the same command, find the folder made.
     first = config.training.devices == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
-    if first and (run / CONFIG).exists():
-        raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
+    if first:
+        check_new(run)
     store = open_data(config)
     trainer = Trainer(config, run, store, _new_agent(config, store))
     if first:

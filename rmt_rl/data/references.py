@@ -9,9 +9,8 @@ import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import minari
-
-from rmt_rl.data.store import data_root
+from rmt_rl.data.store import data_root, open_dataset
+from rmt_rl.errors import UsageError
 
 
 class References(NamedTuple):
@@ -31,11 +30,9 @@ def read_references(dataset_ids: Iterable[str]) -> References | None:
         if not (data_root() / identity / "data").exists():
             continue
         try:
-            metadata = minari.load_dataset(identity).storage.metadata
-        except (OSError, ValueError, KeyError, AssertionError, ImportError) as error:
-            warnings.warn(
-                f"data set {identity!r} is damaged ({error}); returns aren't normalised", UserWarning, stacklevel=2
-            )
+            metadata = open_dataset(identity).storage.metadata
+        except UsageError as error:
+            warnings.warn(f"{error}; returns aren't normalised", UserWarning, stacklevel=2)
             continue
         lowest, highest = metadata.get("ref_min_score"), metadata.get("ref_max_score")
         if lowest is not None and highest is not None and lowest < highest:

@@ -62,7 +62,7 @@ class EpisodeStore:
         self.ids: tuple[str, ...] = (dataset_id,) if isinstance(dataset_id, str) else tuple(dataset_id)
         if not self.ids:
             raise UsageError("dataset: no id was given; name at least one Minari data set")
-        self._datasets = [_open(one) for one in self.ids]
+        self._datasets = [open_dataset(one) for one in self.ids]
         first = self._datasets[0]
         self.observation_space: Space[Any] = first.observation_space
         self.action_space: Space[Any] = first.action_space
@@ -354,7 +354,12 @@ def _reading(dataset_id: str, place: str = "") -> Iterator[None]:
         ) from error
 
 
-def _open(dataset_id: str) -> minari.MinariDataset:
+def open_dataset(dataset_id: str) -> minari.MinariDataset:
+    """Open a local Minari data set that has episodes.
+
+    Raises:
+        UsageError: it is missing, damaged or empty.
+    """
     if not (data_root() / dataset_id / "data").exists():
         raise UsageError(
             f"data set {dataset_id!r} is not below {data_root()}{nearest(dataset_id, _local_ids())}; make it "
