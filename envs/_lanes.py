@@ -21,6 +21,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
+from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.errors import UsageError
 
 Bools = NDArray[np.bool_]
@@ -112,8 +113,7 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
     ) -> None:
         if num_envs < 1:
             raise UsageError(f"num_envs={num_envs}: must be at least 1")
-        if render_mode not in (None, "rgb_array"):
-            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        check_render_mode(render_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
@@ -137,8 +137,7 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         Raises:
             UsageError: a list of seeds of the wrong length, or any options.
         """
-        if options:
-            raise UsageError(f"options={options!r}: resetting takes none; they are given when the environment is made")
+        check_no_options(options)
         self._streams.seed(seed)
         self._start(np.arange(self.num_envs))
         observations, _, terminations, truncations, _ = self._advance(np.full(self.num_envs, self._actions))
@@ -181,8 +180,7 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         Raises:
             UsageError: made without `render_mode="rgb_array"`.
         """
-        if self.render_mode is None:
-            raise UsageError("render_mode=None: make the environment with render_mode='rgb_array' to draw it")
+        check_drawable(self.render_mode)
         return tuple(self._picture(lane) for lane in range(self.num_envs))
 
     @abstractmethod
@@ -226,8 +224,7 @@ class Lane(gymnasium.Env[NDArray[np.float32], np.int64]):
             UsageError: an action that there isn't.
             ResetNeeded: before the first `reset`, or after the episode's end.
         """
-        if self._lanes.ended[0]:
-            raise ResetNeeded("no episode is running: call reset() before step()")
+        check_running(not self._lanes.ended[0])
         observations, rewards, terminated, truncated, infos = self._lanes.step(np.array([action]))
         info = {"is_success": bool(infos["is_success"][0])} if infos else {}
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info

@@ -20,12 +20,12 @@ import gymnasium
 import numpy as np
 from ale_py import ALEInterface, AtariEnv, LoggerMode, roms
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field
 
 from rmt_rl.config import validated
+from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError, nearest
 
@@ -92,8 +92,7 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
         self.config = config = validated(Config, options)
-        if render_mode not in (None, "rgb_array"):
-            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         ALEInterface.setLoggerMode(LoggerMode.Error)  # it greets otherwise
         self._console = AtariEnv(
@@ -128,8 +127,7 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
         Raises:
             UsageError: any options.
         """
-        if options:
-            raise UsageError(f"options={options!r}: resetting takes none; they are given when the environment is made")
+        check_no_options(options)
         super().reset(seed=seed)
         self._console.reset(seed=seed)
         for _ in range(self.np_random.integers(self.config.noops, endpoint=True)):
@@ -149,8 +147,7 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
             UsageError: an action that there isn't.
             ResetNeeded: before the first `reset`, or after the episode's end.
         """
-        if not self._running:
-            raise ResetNeeded("no episode is running: call reset() before step()")
+        check_running(self._running)
         if not self.action_space.contains(action):
             raise UsageError(f"action={action}: must be an integer in 0..{len(self._codes) - 1}")
         reward, over = 0.0, False
@@ -173,8 +170,7 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
         Raises:
             UsageError: made without `render_mode="rgb_array"`.
         """
-        if self.render_mode is None:
-            raise UsageError("render_mode=None: make the environment with render_mode='rgb_array' to draw it")
+        check_drawable(self.render_mode)
         return np.asarray(self.ale.getScreenRGB(), np.uint8)
 
     def _picture(self) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from rmt_rl.config import validated
+from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.errors import UsageError
 
 ID = "rmt_rl/CartPoleHidden-v0"
@@ -69,8 +70,7 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
         self.config = validated(Config, options)
-        if render_mode not in (None, "rgb_array"):
-            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self._world: Any = CartPoleEnv(render_mode=render_mode)  # its methods are untyped
         self._seen = list(_SEEN[self.config.hide])
@@ -96,8 +96,7 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
         Raises:
             UsageError: any options.
         """
-        if options:
-            raise UsageError(f"options={options!r}: resetting takes none; they are given when the environment is made")
+        check_no_options(options)
         super().reset(seed=seed)
         self._world.reset(seed=seed)
         self._time, self._running = 0, True
@@ -110,8 +109,7 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
             UsageError: an action other than 0 and 1.
             ResetNeeded: before the first `reset`, or after the episode's end.
         """
-        if not self._running:
-            raise ResetNeeded("no episode is running: call reset() before step()")
+        check_running(self._running)
         if not self.action_space.contains(action):
             raise UsageError(f"action={action}: must be 0 or 1")
         _, reward, fallen, _, _ = self._world.step(int(action))
@@ -127,8 +125,7 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
             UsageError: made without `render_mode="rgb_array"`.
             ResetNeeded: before the first `reset`.
         """
-        if self.render_mode is None:
-            raise UsageError("render_mode=None: make the environment with render_mode='rgb_array' to draw it")
+        check_drawable(self.render_mode)
         if self._world.state is None:
             raise ResetNeeded("there is nothing to draw before reset()")
         return np.asarray(self._world.render(), np.uint8)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, model_validator
 
 from rmt_rl.config import validated
+from rmt_rl.envs._checks import check_no_options, check_render_mode, check_running
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
 
@@ -149,8 +150,7 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
         self.config = validated(Config, options)
-        if render_mode not in (None, "rgb_array"):
-            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (_VIEW, _VIEW, 3), np.uint8)
         self.action_space = spaces.Discrete(6)
@@ -175,8 +175,7 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
             UsageError: any options.
         """
         super().reset(seed=seed)
-        if options:
-            raise UsageError(f"options={options!r}: resetting takes none; options are given when the task is made")
+        check_no_options(options)
         if self._simulator is None or seed is not None:
             self.close()
             self._simulator = _build(self.config.size, int(self.np_random.integers(2**31)))
@@ -190,8 +189,7 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
             UsageError: an action other than 0..5.
             ResetNeeded: before the first `reset`, or after the episode's end.
         """
-        if self._time >= self._limit:
-            raise ResetNeeded("no episode is running: call reset() before step()")
+        check_running(self._time < self._limit)
         if action not in self.action_space:
             raise UsageError(f"action {action!r}: must be an integer in 0..5")
         now = self._simulator.step(int(action))

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, Field
 
 from rmt_rl.config import validated
+from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
 
@@ -111,8 +112,7 @@ class MiniGridMemory(MemoryEnv):
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
         self.config = config = validated(Config, options)
-        if render_mode not in (None, "rgb_array"):
-            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        check_render_mode(render_mode)
         super().__init__(config.size, config.random_length, config.limit, render_mode=render_mode)
         counts = [len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX)]
         image = spaces.MultiDiscrete(np.tile(counts, (_VIEW, _VIEW, 1)), np.uint8)
@@ -139,8 +139,7 @@ class MiniGridMemory(MemoryEnv):
         Raises:
             UsageError: any options.
         """
-        if options:
-            raise UsageError(f"options={options!r}: resetting takes none; they are given when the environment is made")
+        check_no_options(options)
         self._running = True
         first: tuple[dict[str, Any], dict[str, Any]] = super().reset(seed=seed)
         return first
@@ -154,8 +153,7 @@ class MiniGridMemory(MemoryEnv):
             UsageError: an action other than 0..6.
             ResetNeeded: before the first `reset`, or after the episode's end.
         """
-        if not self._running:
-            raise ResetNeeded("no episode is running: call reset() before step()")
+        check_running(self._running)
         if not self.action_space.contains(action):
             raise UsageError(f"action={action!r}: must be an integer in 0..6")
         observation, reward, terminated, truncated, _ = super().step(int(action))  # type: ignore[no-untyped-call]
@@ -193,8 +191,7 @@ class MiniGridMemory(MemoryEnv):
             UsageError: made without `render_mode="rgb_array"`.
             ResetNeeded: before the first `reset`.
         """
-        if self.render_mode is None:
-            raise UsageError("render_mode=None: make the environment with render_mode='rgb_array' to draw it")
+        check_drawable(self.render_mode)
         if self.agent_pos is None:
             raise ResetNeeded("there is nothing to draw before reset()")
         x, y, direction = self.pose

@@ -43,12 +43,12 @@ import mazelib  # noqa: F401 - without it popgym has no labyrinths
 import numpy as np
 import popgym.envs
 from gymnasium import spaces
-from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pydantic import BaseModel, Field
 
 from rmt_rl.config import validated
+from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.envs._popgym_experts import PLAYERS, Player
 from rmt_rl.errors import UsageError
 
@@ -141,8 +141,7 @@ class POPGym(gymnasium.Env[Any, Any]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        check_render_mode(render_mode)
         self.config, self.render_mode = validated(Config, options), render_mode
         self.game = game_of(self.config)
         self.observation_space, self.action_space = _bounded(self.game.observation_space), self.game.action_space
@@ -159,8 +158,7 @@ class POPGym(gymnasium.Env[Any, Any]):
             UsageError: any options.
         """
         super().reset(seed=seed)
-        if options:
-            raise UsageError(f"options={options!r}: resetting takes none; they are given when the environment is made")
+        check_no_options(options)
         episode = int(self.np_random.integers(2**31))
         with _global_generators(episode):
             observation = _typed(self.observation_space, self.game.reset(seed=episode)[0])
@@ -174,8 +172,7 @@ class POPGym(gymnasium.Env[Any, Any]):
             UsageError: an action that there isn't. A pendulum's torque is clipped instead.
             ResetNeeded: before the first `reset`, or after the episode's end.
         """
-        if not self._running:
-            raise ResetNeeded("no episode is running: call reset() before step()")
+        check_running(self._running)
         if self._torque is None and not self.action_space.contains(action):
             raise UsageError(f"action={action!r}: must be in {self.action_space}")
         scaled = action if self._torque is None else action * self._torque
@@ -191,8 +188,7 @@ class POPGym(gymnasium.Env[Any, Any]):
         Raises:
             UsageError: made without `render_mode="rgb_array"`.
         """
-        if self.render_mode is None:
-            raise UsageError("render_mode=None: make the environment with render_mode='rgb_array' to draw it")
+        check_drawable(self.render_mode)
         observation, action, step, total = self._last
         if action is None:
             action = np.zeros(self.action_space.shape or (), self.action_space.dtype)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from rmt_rl.config import validated
+from rmt_rl.envs._checks import check_no_options, check_render_mode, check_running
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
 
@@ -102,8 +103,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
         self.config = validated(Config, options)
-        if render_mode not in (None, "rgb_array"):
-            raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.observation_space = spaces.Box(0, 255, (_SCREEN[0] // 2, _SCREEN[1] // 2, 3), np.uint8)
         self.action_space = spaces.Discrete(len(_BUTTONS))
@@ -131,8 +131,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
             UsageError: any options.
         """
         super().reset(seed=seed)
-        if options:
-            raise UsageError(f"options={options!r}: resetting takes none; options are given when the task is made")
+        check_no_options(options)
         if self._stop is None:
             folder = Path(mkdtemp(prefix="two-colors-"))
             self._stop = weakref.finalize(self, _stop, self._game, folder, Path.cwd() / "_vizdoom")
@@ -155,8 +154,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
             UsageError: an action other than 0..4.
             ResetNeeded: before the first `reset`, or after the episode's end.
         """
-        if not self._running:
-            raise ResetNeeded("no episode is running: call reset() before step()")
+        check_running(self._running)
         if action not in self.action_space:
             raise UsageError(f"action {action!r}: must be an integer in 0..{len(_BUTTONS) - 1}")
         self._advance(_BUTTONS[int(action)], self.config.frame_skip)
