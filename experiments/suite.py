@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
+
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.flags import parse
 from rmt_rl.plot import plot, table
@@ -93,6 +95,22 @@ class Suite:
             config = parse(type(config), self.options, "suite", "", config)
             if isinstance(config, OfflineRun):
                 open_data(config)
+
+
+def remake(configs: Mapping[Path, Sequence[Sweep]], folder: Path) -> None:
+    """The command line of an experiment that is one suite: its table and pictures go into `folder`."""
+
+    def main(seeds: int = 5, jobs: int = 2, runs: Path = Path("runs", folder.name)) -> None:
+        """Train, evaluate, tabulate, plot.
+
+        Args:
+            seeds: how many training seeds, 0, 1, ...
+            jobs: processes at once, one thread each.
+            runs: where the runs go; what is there already isn't done again.
+        """
+        print(write_results(Suite(configs, range(seeds), runs, jobs).run(), folder))
+
+    tyro.cli(main)
 
 
 def write_results(runs: Sequence[Path], folder: Path) -> str:

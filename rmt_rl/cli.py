@@ -197,15 +197,31 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
         raise UsageError(f"--dataset {agent}: name an agent, too: rmt-rl train --dataset ID AGENT; see rmt-rl list")
     if registry.load_agent(agent).learning == "online":
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
-    from rmt_rl.data.store import open_dataset
     from rmt_rl.run import make_config
 
-    spec = open_dataset(ids[0]).env_spec
-    if spec is None:
-        raise UsageError(f"dataset={', '.join(ids)} doesn't say which environment it is from; give ENV and AGENT")
-    env, env_options = registry.task_of(spec)
+    env, env_options = _task_of_all(ids, agent)
     values = {"env": env, "agent": agent, "env_options": env_options, "data": {"dataset": ids}}
     return make_config(values), [*options[: at - 1], *options[end:]]
+
+
+def _task_of_all(ids: Sequence[str], agent: str) -> tuple[str, dict[str, Any]]:
+    """The environment and its options that all of these data sets come from."""
+    from rmt_rl.data.store import open_dataset
+
+    tasks: dict[str, tuple[str, dict[str, Any]]] = {}
+    for identity in ids:
+        spec = open_dataset(identity).env_spec
+        if spec is None:
+            raise UsageError(f"dataset={identity} doesn't say which environment it is from; give ENV and AGENT")
+        tasks[identity] = registry.task_of(spec)
+    first = tasks[ids[0]]
+    for identity, (env, options) in tasks.items():
+        if (env, options) != first:
+            raise UsageError(
+                f"dataset={identity} is from {env} with {options}, but {ids[0]} from {first[0]} with {first[1]}; "
+                f"say where to act: rmt-rl train ENV {agent} --dataset {' '.join(ids)}"
+            )
+    return first
 
 
 def _apart(option: str) -> Arguments:

@@ -92,6 +92,15 @@ def test_several_data_sets_and_their_wrappers() -> None:
     assert [remade.reset(seed=3)[0].shape, remade.spec.max_episode_steps] == [(3, 4), 9]  # type: ignore[union-attr]
 
 
+def test_data_sets_of_different_environments_want_one_named(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = ((1, 3), (2, 5))
+    ids = [collect("tmaze", {"corridor_length": length}, 8, seed=0) for length in lengths]
+    assert main(["train", "rate", "--dataset", *ids, *QUICK, "--out", "run"]) == 2
+    assert f"say where to act: rmt-rl train ENV rate --dataset {' '.join(ids)}" in capsys.readouterr().err
+    assert not Path("run").exists()
+    assert main(["train", "tmaze", "rate", "--dataset", *ids, *QUICK, "--out", "run"]) == 0
+
+
 def test_a_spec_may_not_name_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     spec = json.loads(gymnasium.spec("CartPole-v1").to_json())
     task = GymnasiumTask("CartPole-v1")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import tyro
-
-from experiments.suite import Suite, Sweep, write_results
+from experiments.suite import Sweep, remake
 
 FOLDER = Path(__file__).parent
 LENGTHS = Sweep("corridor_length=30,90,300,900,9600")
@@ -20,18 +18,5 @@ CONFIGS = {
     FOLDER / "dt.toml": [LENGTHS],
 }
 
-
-def main(seeds: int = 5, jobs: int = 2, runs: Path = Path("runs/tmaze")) -> None:
-    """Train, evaluate, tabulate, plot.
-
-    Args:
-        seeds: how many training seeds, 0, 1, ...
-        jobs: processes at once, one thread each.
-        runs: where the runs go; what is there already isn't done again.
-    """
-    finished = Suite(CONFIGS, range(seeds), runs, jobs).run()
-    print(write_results(finished, FOLDER))
-
-
 if __name__ == "__main__":
-    tyro.cli(main)
+    remake(CONFIGS, FOLDER)
