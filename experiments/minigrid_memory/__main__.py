@@ -14,6 +14,7 @@ CONFIGS = {
     FOLDER / "rate-no-ageing.toml": [SIZES, LARGEST],
     FOLDER / "rmt.toml": [SIZES, LARGEST],
     FOLDER / "rate-no-hindsight.toml": [SIZES],
+    FOLDER / "rate-no-hindsight-longer.toml": [SIZES],
     FOLDER / "dt.toml": [SIZES],
     FOLDER / "bc.toml": [SIZES],
 }

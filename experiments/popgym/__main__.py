@@ -72,10 +72,7 @@ def _table(references: Mapping[str, References], returns: Mapping[str, Returns],
         rows.append([task, *map(_number, found), *(_spread(returns[task][agent]) for agent in AGENTS)])
     sums = [sum(found.random for found in references.values()), sum(found.expert for found in references.values())]
     rows.append(["**sum**", *map(_number, sums), *(_spread(_sums(returns, agent)) for agent in AGENTS)])
-    normalised = [
-        mean([_normalised(references[task], returns[task][agent]) for task in references]) for agent in AGENTS
-    ]
-    rows.append(["**normalised, mean**", "0", "1", *map(_number, normalised)])
+    rows.append(["**normalised, mean**", "0", "1", *(_spread(_normalised(references, returns, a)) for a in AGENTS)])
     rows.append(["CPU minutes, training", "", "", *(f"{cpu[agent] / 60:.0f}" for agent in AGENTS)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
@@ -85,8 +82,10 @@ def _sums(returns: Mapping[str, Returns], agent: str) -> list[float]:
     return [sum(seed) for seed in zip(*(each[agent] for each in returns.values()), strict=True)]
 
 
-def _normalised(found: References, values: Sequence[float]) -> float:
-    return found.normalised(mean(values))
+def _normalised(references: Mapping[str, References], returns: Mapping[str, Returns], agent: str) -> list[float]:
+    """Of each seed, the mean over all tasks."""
+    tasks = [[found.normalised(value) for value in returns[task][agent]] for task, found in references.items()]
+    return [mean(seed) for seed in zip(*tasks, strict=True)]
 
 
 def _spread(values: Sequence[float]) -> str:
