@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rmt_rl.agent import Agent, AgentConfig
-from rmt_rl.memory.tokens import MemoryTokens
+from rmt_rl.memory.tokens import MemoryTokens, Writes
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
 from rmt_rl.memory.valve import ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
@@ -20,6 +20,7 @@ class RATEConfig(DecoderConfig, AgentConfig):
     valve: ValveName = Field("ca-2", description="memory retention valve; none = plain memory tokens (RMT)")
     valve_heads: int = Field(2, ge=1, description="attention heads of the valves ca-1 and ca-2")
     reads: Literal["causal", "free"] = Field("causal", description="free: read tokens all see each other (no XL cache)")
+    writes: Writes = Field("memory", description="write tokens begin at the memory that was read, or at learned tokens")
     cached: int = Field(0, ge=0, description="tokens of the Transformer-XL cache of hidden states; 0 = none")
 
     @model_validator(mode="after")
@@ -41,7 +42,8 @@ class RATE(Agent):
             TransformerXLLayer(config, config.cached) if config.cached else DecoderLayer(config, prefix)
             for _ in range(config.layers)
         ]
-        return MemoryTokens(decoder(config, list(layers)), config.memory_tokens, config.valve, config.valve_heads)
+        inner = decoder(config, list(layers))
+        return MemoryTokens(inner, config.memory_tokens, config.valve, config.valve_heads, config.writes)
 
 
 AGENT = RATE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from rmt_rl.agent import Agent, AgentConfig
-from rmt_rl.memory.tokens import MemoryTokens
+from rmt_rl.memory.tokens import MemoryTokens, Writes
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 
 
@@ -13,6 +13,7 @@ class RMTConfig(DecoderConfig, AgentConfig):
     """Options of RMT."""
 
     memory_tokens: int = Field(5, ge=1, description="memory tokens")
+    writes: Writes = Field("memory", description="write tokens begin at the memory that was read, or at learned tokens")
 
 
 class RMT(Agent):
@@ -23,7 +24,7 @@ class RMT(Agent):
     def build_core(self, config: RMTConfig) -> MemoryTokens:
         """Memory tokens around a decoder."""
         layers = [DecoderLayer(config) for _ in range(config.layers)]
-        return MemoryTokens(decoder(config, list(layers)), config.memory_tokens, "none")
+        return MemoryTokens(decoder(config, list(layers)), config.memory_tokens, writes=config.writes)
 
 
 AGENT = RMT

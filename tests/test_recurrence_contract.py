@@ -18,6 +18,7 @@ from torch import Tensor
 import rmt_rl.memory
 import rmt_rl.nn
 from rmt_rl.backprop import full, replay, truncated
+from rmt_rl.memory.gated_transformer_xl import GatedTransformerXLLayer
 from rmt_rl.memory.sliding_context import SlidingContext
 from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
@@ -195,7 +196,7 @@ def test_the_state_survives_save_and_load(core: Core, tokens: Tensor, tmp_path: 
     assert torch.equal(y, expected)
 
 
-@pytest.mark.parametrize("promising", [TransformerXLLayer, SlidingContext])
+@pytest.mark.parametrize("promising", [TransformerXLLayer, GatedTransformerXLLayer, SlidingContext])
 @torch.no_grad()
 def test_segments_chained_equal_the_unrolled_whole(promising: Any, tokens: Tensor) -> None:
     """What sees all that came before, as these do while their cache isn't full, gives the same however it's cut."""

@@ -1,8 +1,12 @@
 """Memory tokens around any core: read before the segment, written after it (RMT, RATE).
 
 RMT (arXiv 2207.06881), equations 4 and 5: the core runs over [M_n; X; M_n], and its output at the last M places is
-the new memory. The tokens lie in one causal row without masks: [read, real tokens, write, padding], so that fused
-causal kernels serve, padding can't be seen and writing comes right behind a lane's last real token.
+the new memory M_{n+1}: what a segment writes is what the next one reads and also where the next one's writing begins.
+With `writes="learned"` this second way, from write tokens to the next write tokens, is cut: the core runs over
+[M_n; X; W] with W learned, and what is written knows the old memory by attention only.
+
+The tokens lie in one causal row without masks: [read, real tokens, write, padding], so that fused causal kernels serve,
+padding can't be seen and writing comes right behind a lane's last real token.
 
 Dimensions: B lanes, L tokens of a segment, M memory tokens, D width.
 """
@@ -10,7 +14,7 @@ Dimensions: B lanes, L tokens of a segment, M memory tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +22,8 @@ from torch import Tensor, nn
 from rmt_rl.memory.valve import VALVES, ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 from rmt_rl.recurrence import SegmentRecurrent, Tree, clone, take_tokens
+
+Writes = Literal["memory", "learned"]
 
 
 class MemoryState(NamedTuple):
@@ -44,16 +50,25 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
         count: M, the number of memory tokens.
         valve: how old and new memory are joined (see `rmt_rl.memory.valve`).
         valve_heads: attention heads of the valves ca-1 and ca-2.
+        writes: where a segment's write tokens begin: at the memory that it reads, or at learned tokens of their own.
     """
 
     def __init__(
-        self, inner: SegmentRecurrent[Any, Any], count: int, valve: ValveName = "none", valve_heads: int = 1
+        self,
+        inner: SegmentRecurrent[Any, Any],
+        count: int,
+        valve: ValveName = "none",
+        valve_heads: int = 1,
+        writes: Writes = "memory",
     ) -> None:
         super().__init__()
         self.inner, self.count, self.width = inner, count, inner.width
         # Random and not zero: equal tokens would get equal gradients and stay one token for ever.
         self.memory_MD = nn.Parameter(torch.randn(count, inner.width) * 0.5)
         self.valve = VALVES[valve](inner.width, valve_heads)
+        self.writes_MD: nn.Parameter | None = None
+        if writes == "learned":
+            self.writes_MD = nn.Parameter(torch.randn(count, inner.width) * 0.5)
 
     def initial_state(self, batch_size: int) -> MemoryState:
         memory_BMD = self.memory_MD.expand(batch_size, -1, -1)
@@ -61,7 +76,7 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
 
     def forward(self, x_BLD: Tensor, state: MemoryState, lengths_B: Tensor | None = None) -> tuple[Tensor, MemoryState]:
         length, memory_BMD = x_BLD.shape[1], state.memory_BMD.to(x_BLD.dtype)
-        row = torch.cat((memory_BMD, x_BLD, memory_BMD), 1)
+        row = torch.cat((memory_BMD, x_BLD, self._writes(memory_BMD)), 1)
         if lengths_B is None:
             y, inner = self.inner(row, state.inner)
             written_BMD = y[:, -self.count :]
@@ -71,6 +86,10 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
             written_BMD = take_tokens(y, writes_BM)
         memory_BMD, valve = self.valve(memory_BMD, written_BMD, state.valve)
         return y[:, self.count : self.count + length], MemoryState(memory_BMD, valve, inner)
+
+    def _writes(self, memory_BMD: Tensor) -> Tensor:
+        """Where the write tokens begin (B, M, D)."""
+        return memory_BMD if self.writes_MD is None else self.writes_MD.to(memory_BMD.dtype).expand_as(memory_BMD)
 
     def _order(self, length: int, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Which of [read, x, write] comes at each place of [read, real x, write, padding]; and where it writes."""
@@ -91,7 +110,7 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
         return y_BTD, cache._replace(inner=inner)
 
     def end(self, cache: OpenMemory) -> MemoryState:
-        written_BMD, inner = self.inner.step(cache.memory_BMD, cache.inner)
+        written_BMD, inner = self.inner.step(self._writes(cache.memory_BMD), cache.inner)
         memory_BMD, valve = self.valve(cache.memory_BMD, written_BMD, cache.valve)
         return MemoryState(memory_BMD, valve, self.inner.end(inner))
 
@@ -100,4 +119,5 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
         config = DecoderConfig(width=width, heads=2, dropout=0.1)
         for valve in VALVES:
             yield cls(decoder(config, [DecoderLayer(config) for _ in range(2)]), 3, valve, valve_heads=2)
+        yield cls(decoder(config, [DecoderLayer(config) for _ in range(2)]), 3, writes="learned")
         yield cls(DecoderLayer(config, prefix=3), 3)

@@ -1,66 +1,120 @@
-"""Transformer-XL cache: a layer also attends to hidden states of the n tokens before the segment.
+"""Transformer-XL cache (arXiv 1901.02860): a layer also attends to the n tokens before the segment.
 
-Transformer-XL (arXiv 1901.02860), equation of section 3.2: keys and values come from [SG(cache), segment], queries
-from the segment. Gradient rule: stopped (SG) at the segment's start, so a cache carries information and no gradient.
-Positions are rotary and relative: a cached token stands at its true distance before the segment, for a lane with
-a cache that isn't full yet too. Inside `MemoryTokens` the read and write tokens are cached like all others.
+By the equation of section 3.2, keys and values come from [SG(cache), segment], queries from the segment. Positions are
+rotary and relative: a cached token stands at its true distance before the segment, for a lane with a cache that isn't
+full yet too. Inside `MemoryTokens` the read and write tokens are cached like all others.
 
-Dimensions: B lanes, L tokens of a segment, N tokens of the cache, D width.
+Dimensions: B lanes, L tokens of a segment, T tokens of a step call, N tokens of the cache, D width (of a cached token
+that is keys and values: 2HE), H heads, E width of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rmt_rl.nn.attention import causal_mask
+from rmt_rl.nn.attention import causal_mask, rotate
 from rmt_rl.nn.decoder import Block, DecoderConfig, KeyValues
 from rmt_rl.recurrence import put_tokens_, take_tokens
 
+CacheName = Literal["hidden", "keys_values"]
+RecurrenceName = Literal["ordinary", "enhanced"]
+
 
 class Hidden(NamedTuple):
-    """The layer's last inputs (B, N, D), the oldest first, and how many of them are real (they come first)."""
+    """What is kept of the last tokens (B, N, D), the oldest first, and how many of them are real (they come first)."""
 
     hidden_BND: Tensor
     count_B: Tensor
 
 
 class OpenHidden(NamedTuple):
-    """The cache before the segment, followed by the segment's inputs; and keys and values of all."""
+    """The cache before the segment, followed by what the segment adds to it; and keys and values of all."""
 
     hidden_BND: Tensor
     attended: KeyValues
 
 
 class TransformerXLLayer(Block[Hidden, OpenHidden]):
-    """A decoder layer with a cache of `cached` hidden states."""
+    """A decoder layer with a cache of `cached` tokens.
 
-    def __init__(self, config: DecoderConfig, cached: int) -> None:
+    Args:
+        config: sizes.
+        cached: N, how many tokens before the segment are kept.
+        cache: `hidden` keeps hidden states and computes keys and values anew in each segment, so that the cache trains
+            their weights too. `keys_values` keeps keys (not turned yet, for their distance grows) and values as they
+            were computed once: the same outputs, for less work where N is large.
+        stop_gradient: the paper's SG: the cache carries information and no gradient. Otherwise the gradient goes as
+            far back as the training run asks for.
+        recurrence: `ordinary` keeps the layer's inputs, so that what is known moves up a layer with each segment and
+            reaches back N tokens a layer. `enhanced` keeps its outputs (ERNIE-Doc, arXiv 2012.15688, section 3.3):
+            the next segment's cache already holds what this one has read from its own, and the reach has no bound.
+            What an output knows then depends on where segments begin.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        cached: int,
+        cache: CacheName = "hidden",
+        stop_gradient: bool = True,
+        recurrence: RecurrenceName = "ordinary",
+    ) -> None:
         super().__init__(config)
-        self.cached = cached
+        self.cached, self.stop_gradient = cached, stop_gradient
+        self.keeps_keys_values, self.keeps_outputs = cache == "keys_values", recurrence == "enhanced"
 
     def initial_state(self, batch_size: int) -> Hidden:
         weight = self.to_values.weight
-        hidden = weight.new_zeros(batch_size, self.cached, self.width)
+        hidden = weight.new_zeros(batch_size, self.cached, 2 * len(weight) if self.keeps_keys_values else self.width)
         return Hidden(hidden, torch.zeros(batch_size, dtype=torch.long, device=weight.device))
 
     def forward(self, x_BLD: Tensor, state: Hidden, lengths_B: Tensor | None = None) -> tuple[Tensor, Hidden]:
         lanes, length, _ = x_BLD.shape
-        hidden, count_B = state.hidden_BND.detach().to(x_BLD.dtype), state.count_B
+        before, count_B = state.hidden_BND.detach() if self.stop_gradient else state.hidden_BND, state.count_B
         # Places count from the oldest cached token: cache 0 ... count-1, segment count ... count+L-1.
         own = torch.arange(length, device=x_BLD.device)
         old = torch.arange(self.cached, device=x_BLD.device).expand(lanes, -1)
         places = torch.cat((old, count_B[:, None] + own), 1)
-        row = torch.cat((hidden, x_BLD), 1)
-        q, k, v = self.project(row, self.rotations(self.cached + length)[places])
+        turns = self.rotations(self.cached + length)[places]
+        row = self._joined(before, x_BLD)
+        keys, values = self.recall(row)
+        queries = rotate(self._queries(x_BLD), turns[:, self.cached :])
         seen_old = (old < count_B[:, None])[:, None].expand(-1, length, -1)
         mask = torch.cat((seen_old, causal_mask(own[None], length).expand(lanes, -1, -1)), 2)
-        y_BLD = self.finish(x_BLD, self.attend(q[:, self.cached :], k, v, mask))
+        y_BLD = self.finish(x_BLD, self.attend(queries, rotate(keys, turns), values, mask))
+        if self.keeps_outputs:
+            row = self._joined(before, y_BLD)
         added_B = torch.full_like(count_B, length) if lengths_B is None else lengths_B
-        return y_BLD, self._keep(row.detach(), count_B, added_B)
+        return y_BLD, self._keep(row, count_B, added_B)
+
+    def remember(self, tokens_BLD: Tensor) -> Tensor:
+        """What the cache holds of these inputs (or outputs) of the layer: (B, L, D)."""
+        return self._keys_values(tokens_BLD) if self.keeps_keys_values else tokens_BLD
+
+    def recall(self, row_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, not turned to their places yet, and values of what the cache holds: (B, N, H, E) each."""
+        both = row_BND if self.keeps_keys_values else self._keys_values(row_BND)
+        keys, values = both.unflatten(-1, (2, self.heads, self.head_width)).unbind(2)
+        return keys, values
+
+    def _queries(self, x_BLD: Tensor) -> Tensor:
+        weight = self.to_queries_keys.weight.chunk(2)[0]
+        queries: Tensor = F.linear(self.attention_norm(x_BLD), weight).unflatten(-1, (self.heads, self.head_width))
+        return queries
+
+    def _keys_values(self, x_BLD: Tensor) -> Tensor:
+        weight = torch.cat((self.to_queries_keys.weight.chunk(2)[1], self.to_values.weight))
+        both: Tensor = F.linear(self.attention_norm(x_BLD), weight)
+        return both
+
+    def _joined(self, before_BND: Tensor, tokens_BLD: Tensor) -> Tensor:
+        added = self.remember(tokens_BLD)
+        return torch.cat((before_BND.to(added.dtype), added), 1)
 
     def _keep(self, row: Tensor, count_B: Tensor, added_B: Tensor) -> Hidden:
         """The last N real tokens of a row of [N places of cache, segment]."""
@@ -72,18 +126,17 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
 
     def begin(self, state: Hidden, batch_size: int, capacity: int) -> OpenHidden:
         cache = self.open(batch_size, self.cached + capacity)
-        places = torch.arange(self.cached, device=state.count_B.device).expand(batch_size, -1)
-        _, k, v = self.project(state.hidden_BND, self.rotations(self.cached)[places])
-        put_tokens_(cache.keys_BCHE, places, k)
-        put_tokens_(cache.values_BCHE, places, v)
-        room = state.hidden_BND.new_zeros(batch_size, capacity, self.width)
+        keys, values = self.recall(state.hidden_BND)
+        cache.keys_BCHE[:, : self.cached] = rotate(keys, self.rotations(self.cached)[: self.cached])
+        cache.values_BCHE[:, : self.cached] = values
+        room = state.hidden_BND.new_zeros(batch_size, capacity, state.hidden_BND.shape[-1])
         return OpenHidden(torch.cat((state.hidden_BND, room), 1), cache._replace(count_B=state.count_B.clone()))
 
     def step(self, x_BTD: Tensor, cache: OpenHidden, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenHidden]:
         places = cache.attended.count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
-        hidden = put_tokens_(cache.hidden_BND, places, x_BTD)
         y_BTD, attended = self.extend(x_BTD, cache.attended, lengths_B)
-        return y_BTD, OpenHidden(hidden, attended)
+        added = self.remember(y_BTD if self.keeps_outputs else x_BTD)
+        return y_BTD, OpenHidden(put_tokens_(cache.hidden_BND, places, added), attended)
 
     def end(self, cache: OpenHidden) -> Hidden:
         count_B = cache.attended.count_B
@@ -92,5 +145,11 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
 
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:
-        yield cls(DecoderConfig(width=width, heads=2, dropout=0.1), cached=4)
+        config = DecoderConfig(width=width, heads=2, dropout=0.1)
+        yield cls(config, cached=4)
+        yield cls(config, cached=4, cache="keys_values")
+        yield cls(config, cached=4, stop_gradient=False)
+        yield cls(config, cached=8, cache="keys_values", stop_gradient=False)
+        yield cls(config, cached=4, recurrence="enhanced")
+        yield cls(config, cached=4, cache="keys_values", stop_gradient=False, recurrence="enhanced")
         yield cls(DecoderConfig(width=width, heads=2), cached=20)

@@ -53,8 +53,17 @@ StateT = TypeVar("StateT", bound=Tree)
 CacheT = TypeVar("CacheT", bound=Tree)
 
 
+class Residual(nn.Module):
+    """How a branch's output y joins the stream x, both (B, L, D): as the sum x + y. Base class of other ways."""
+
+    def forward(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
+        return x_BLD + y_BLD
+
+
 class Block(SegmentRecurrent[StateT, CacheT]):
     """What all attention layers share: x + Attention(Norm(x)), then x + FeedForward(Norm(x)).
+
+    The two sums are modules, `attention_residual` and `feed_forward_residual`, so that a layer may have others.
 
     Args:
         config: sizes.
@@ -75,6 +84,7 @@ class Block(SegmentRecurrent[StateT, CacheT]):
             nn.LayerNorm(config.width), nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
         )
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.attention_residual, self.feed_forward_residual = Residual(), Residual()
         self.attend = backend(config.attention)
 
     def rotations(self, places: int) -> Tensor:
@@ -89,9 +99,9 @@ class Block(SegmentRecurrent[StateT, CacheT]):
         return queries, keys, self.to_values(normed).unflatten(-1, (-1, self.head_width))
 
     def finish(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
-        """Add the attention's branch, then the feed-forward net's."""
-        x_BLD = x_BLD + self.dropout(self.from_heads(attended_BLHE.flatten(-2)))
-        finished: Tensor = x_BLD + self.dropout(self.feed_forward(x_BLD))
+        """Join the attention's branch to the stream, then the feed-forward net's."""
+        x_BLD = self.attention_residual(x_BLD, self.dropout(self.from_heads(attended_BLHE.flatten(-2))))
+        finished: Tensor = self.feed_forward_residual(x_BLD, self.dropout(self.feed_forward(x_BLD)))
         return finished
 
     def open(self, batch_size: int, capacity: int) -> KeyValues:

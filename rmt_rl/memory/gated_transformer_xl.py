@@ -1,0 +1,137 @@
+"""GTrXL (arXiv 1910.06764): the Transformer-XL cache in layers whose residual sums are gates.
+
+Identity map reordering: a submodule's input is normed and its output goes through a ReLU, so that the stream passes
+from first to last layer untouched. A gate g(x, y) then joins the stream x and the submodule's output y. Formulas:
+section 3.2, "Gating Layers"; the bias b begins at 2, so that a layer begins near the identity.
+
+Dimensions: B lanes, L tokens of a segment, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from rmt_rl.memory.transformer_xl import CacheName, RecurrenceName, TransformerXLLayer
+from rmt_rl.nn.decoder import DecoderConfig, Residual
+
+GateName = Literal["gru", "output", "highway", "input", "sigmoid-tanh"]
+
+
+class Gate(Residual):
+    """What all gates share: ReLU on the submodule's output, then g(x, y), which a subclass gives as `join`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
+        return self.join(x_BLD, y_BLD.relu())
+
+    def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
+        """g(x, y), both and the result (B, L, D)."""
+        raise NotImplementedError
+
+
+class GRU(Gate):
+    """(1 - z) x + z tanh(W_g y + U_g (r x)), with r = sigmoid(W_r y + U_r x) and z = sigmoid(W_z y + U_z x - b)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.from_branch = nn.Linear(width, 3 * width, bias=False)  # W_r, W_z, W_g
+        self.from_stream = nn.Linear(width, 2 * width, bias=False)  # U_r, U_z
+        self.from_reset = nn.Linear(width, width, bias=False)  # U_g
+        self.bias = _bias(width)
+
+    def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
+        branch_r, branch_z, branch_g = self.from_branch(y_BLD).chunk(3, -1)
+        stream_r, stream_z = self.from_stream(x_BLD).chunk(2, -1)
+        reset, update = torch.sigmoid(branch_r + stream_r), torch.sigmoid(branch_z + stream_z - self.bias)
+        candidate = torch.tanh(branch_g + self.from_reset(reset * x_BLD))
+        return x_BLD + update * (candidate - x_BLD)
+
+
+class Input(Gate):
+    """sigmoid(W x) x + y: the one that doesn't begin near the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.gate = nn.Linear(width, width, bias=False)
+
+    def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
+        return torch.sigmoid(self.gate(x_BLD)) * x_BLD + y_BLD
+
+
+class Output(Input):
+    """x + sigmoid(W x - b) y."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.bias = _bias(width)
+
+    def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
+        return x_BLD + torch.sigmoid(self.gate(x_BLD) - self.bias) * y_BLD
+
+
+class Highway(Output):
+    """g x + (1 - g) y, with g = sigmoid(W x + b)."""
+
+    def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
+        return y_BLD + torch.sigmoid(self.gate(x_BLD) + self.bias) * (x_BLD - y_BLD)
+
+
+class SigmoidTanh(Output):
+    """x + sigmoid(W y - b) tanh(U y)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.value = nn.Linear(width, width, bias=False)
+
+    def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
+        return x_BLD + torch.sigmoid(self.gate(y_BLD) - self.bias) * torch.tanh(self.value(y_BLD))
+
+
+def _bias(width: int) -> nn.Parameter:
+    """b, which at 2 lets about an eighth of y in."""
+    return nn.Parameter(torch.full((width,), 2.0))
+
+
+GATES: dict[GateName, type[Gate]] = {
+    "gru": GRU,
+    "output": Output,
+    "highway": Highway,
+    "input": Input,
+    "sigmoid-tanh": SigmoidTanh,
+}
+assert set(GATES) == set(get_args(GateName))
+
+
+class GatedTransformerXLLayer(TransformerXLLayer):
+    """A Transformer-XL layer with gates in place of its residual sums.
+
+    Args:
+        config, cached, cache, stop_gradient, recurrence: as of `TransformerXLLayer`.
+        gate: how the stream and a submodule's output are joined; the paper's best is `gru`.
+    """
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        cached: int,
+        cache: CacheName = "hidden",
+        stop_gradient: bool = True,
+        recurrence: RecurrenceName = "ordinary",
+        gate: GateName = "gru",
+    ) -> None:
+        super().__init__(config, cached, cache, stop_gradient, recurrence)
+        self.attention_residual, self.feed_forward_residual = GATES[gate](config.width), GATES[gate](config.width)
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        config = DecoderConfig(width=width, heads=2, dropout=0.1)
+        for gate in GATES:
+            yield cls(config, cached=4, gate=gate)
+        yield cls(config, cached=4, cache="keys_values", stop_gradient=False, recurrence="enhanced")
+        yield cls(config, cached=20)
