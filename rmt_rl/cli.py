@@ -1,4 +1,4 @@
-"""The `rmt-rl` command: list, collect, train, evaluate, plot.
+"""The `rmt-rl` command: list, collect, train, evaluate, plot, inspect.
 
 Heavy imports stand inside the commands, so that help and errors come at once.
 """
@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +25,7 @@ from rmt_rl.errors import UsageError, nearest
 from rmt_rl.flags import parse, with_options
 
 if TYPE_CHECKING:
+    from rmt_rl.data.segment import Segment
     from rmt_rl.run import RunConfig
 
 Arguments = Sequence[str]
@@ -87,12 +88,31 @@ def list_command(arguments: Arguments) -> int:
     for kind, title in kinds.items():
         names = registry.names(kind)
         width = max(map(len, names), default=0)
+        sized = kind == "agents"
+        if sized:  # which imports PyTorch, with the environments on the screen already
+            from rmt_rl.sizes import STATED
+
+            title += f" (parameters, bytes of state a lane; {STATED})"
         print(f"{title}:")
         for name in names:
             extra = registry.constant(kind, name, "EXTRA")
-            print(f"  {name:<{width}} {registry.summary(kind, name)}" + f" (rmt-rl[{extra}])" * bool(extra))
+            size = f"{_size(name):>18}  " if sized else ""
+            print(f"  {name:<{width}} {size}{registry.summary(kind, name)}" + f" (rmt-rl[{extra}])" * bool(extra))
     print("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
     return 0
+
+
+def _size(agent: str) -> str:
+    """Parameters and bytes of state of an agent, or why there are none; no agent's file may break the list."""
+    from rmt_rl.sizes import default_sizes
+
+    try:
+        sizes = default_sizes(agent)
+    except UsageError:  # a package that it needs isn't there
+        return "not installed"
+    except Exception as error:
+        return type(error).__name__
+    return "-         -" if sizes is None else f"{sizes.parameters:,}{sizes.state_bytes:>10,}"
 
 
 class Collection(Frozen):
@@ -351,6 +371,51 @@ def plot_command(arguments: Arguments) -> int:
     return 0
 
 
+class Inspect(Frozen):
+    """Measure how far each segment changes a run's memory, by which of its steps, and what noise leaves of it."""
+
+    run: Positional[Path] = Field(description="folder of the run")
+    out: Path | None = Field(None, description="folder of inspection.png and inspection.json (unset: the run's)")
+    segments: int = Field(10_000, ge=1, description="segments of noise that memories are carried through")
+    episodes: int = Field(64, ge=1, description="episodes that are looked at segment by segment")
+    lanes: int = Field(8, ge=1, description="memories that are carried through the same noise")
+    seed: int = Field(0, ge=0, description="seed of the choice of episodes and noise")
+    checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
+    device: str = Field("cpu", description="where the agent runs, e.g. cpu or cuda")
+
+
+def inspect_command(arguments: Arguments) -> int:
+    """Show what a run's memory holds and when it is written, in tables, a picture and a file of numbers."""
+    given = parse(Inspect, arguments, "rmt-rl inspect", inspect_command.__doc__ or "")
+    from rich.console import Console
+    from rich.progress import track
+
+    from rmt_rl.inspection import inspect, write_inspection
+    from rmt_rl.inspection_report import draw, tables
+
+    console = Console(stderr=True)
+
+    def watched(fillers: Iterator[Segment]) -> Iterable[Segment]:
+        shown = console.is_interactive
+        return track(fillers, "noise", given.segments, console=console, transient=True) if shown else fillers
+
+    found = inspect(
+        given.run,
+        given.checkpoint,
+        segments=given.segments,
+        episodes=given.episodes,
+        lanes=given.lanes,
+        seed=given.seed,
+        device=given.device,
+        watched=watched,
+    )
+    print(tables(found))
+    folder = given.run if given.out is None else given.out
+    print(write_inspection(found, folder))
+    print(draw(found, folder))
+    return 0
+
+
 def _positionals(
     arguments: Arguments, wanted: tuple[str, ...], command: str, more: str = ""
 ) -> tuple[list[str], Arguments]:
@@ -378,6 +443,7 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "train": train_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
+    "inspect": inspect_command,
 }
 
 if __name__ == "__main__":

@@ -11,14 +11,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import invalidate_caches
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gymnasium import spaces
 
 import rmt_rl
+import rmt_rl.agents
+from rmt_rl.agent import AgentSpec
 from rmt_rl.cli import main
 from rmt_rl.progress import EvaluationProgress
-from rmt_rl.registry import names
+from rmt_rl.registry import load_agent, names
 from rmt_rl.run import read_config
 from tests.tiny import assert_same_run, header, metrics, work_folder
 
@@ -44,6 +49,50 @@ def test_list_shows_everything_in_one_line_each(capsys: pytest.CaptureFixture[st
     assert [line.split()[0] for line in lines if line.startswith("  ")] == everything
     assert all(len(line) <= 165 for line in lines)
     assert all(len(line.split()) > 3 for line in lines if line.startswith("  ")), "each has a summary"
+
+
+def sizes(lines: list[str]) -> dict[str, str]:
+    """What stands before the summary of each agent."""
+    found = (re.match(r"  (\w+) +(\S+ {1,10}\S+)  ", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
+
+
+def test_list_shows_how_large_agents_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert (
+        "agents (parameters, bytes of state a lane; float32, default options, 4 numbers observed, 4 actions):" in text
+    )
+    shown = {name: size.split() for name, size in sizes(text.splitlines()).items()}
+    spec = AgentSpec(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(4))
+    for name in ("bc", "rate", "dt"):
+        agent = load_agent(name)(load_agent(name).Config(), spec)
+        assert int(shown[name][0].replace(",", "")) == sum(weights.numel() for weights in agent.parameters())
+    assert shown["bc"][1] == "0"
+    assert shown["rate"][1] == f"{5 * 64 * 4:,}", "memory tokens x width x float32"
+    assert shown["dt"][1] == f"{60 * 3 * 64 * 4 + 8:,}", "the 60 steps before, of 3 tokens, and how many there are"
+    assert shown["ppo"] == ["-", "-"], "learns from no segments"
+
+
+def test_no_agent_breaks_the_list(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = {
+        "needy": '"""Needs a package."""\nEXTRA = "trial"\nimport absent_agents\n',
+        "broken": "AGENT = (\n",
+        "empty": '"""Has no agent."""\n',
+    }
+    for name, text in files.items():
+        (tmp_path / f"{name}_on_trial.py").write_text(text)
+    monkeypatch.setattr(rmt_rl.agents, "__path__", [*rmt_rl.agents.__path__, str(tmp_path)])
+    invalidate_caches()
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = {line.split()[0].removesuffix("_on_trial"): " ".join(line.split()[1:]) for line in lines}
+    assert shown["needy"] == "not installed Needs a package. (rmt-rl[trial])"
+    assert shown["broken"] == "SyntaxError"
+    assert shown["empty"] == "AttributeError Has no agent."
+    assert "rate" in shown
 
 
 def test_collect_prints_the_id_of_the_data_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,10 +264,29 @@ def test_plot_draws_runs_with_and_without_evaluations(capsys: pytest.CaptureFixt
     assert table[-1] == "pictures/both.png"
 
 
+def test_inspect_prints_tables_and_writes_a_picture_and_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", "tmaze", "rate", *TINY, "--agent.heads", "2", "--updates", "1", "--eval-episodes", "0"]
+    assert main([*train, "--out", "runs/memory"]) == 0
+    capsys.readouterr()
+    assert main(["inspect", "runs/memory", "--segments", "12", "--episodes", "8", "--lanes", "4"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "", "the progress is for terminals"
+    lines = shown.out.splitlines()
+    assert lines[0].startswith("tmaze rate, last, update 1: ")
+    assert lines[-2:] == ["runs/memory/inspection.json", "runs/memory/inspection.png"]
+    assert json.loads(Path(lines[-2]).read_text())["retained"][-1]["fillers"] == 12
+    assert Path(lines[-1]).read_bytes().startswith(b"\x89PNG")
+    flags = ["--segments", "1", "--seed", "3", "--out", "elsewhere"]
+    assert main(["inspect", "runs/memory", *flags]) == 0
+    assert json.loads(Path("elsewhere/inspection.json").read_text())["seed"] == 3
+    assert main(["inspect", "runs/memory", "--checkpoint", "best"]) == 2
+    assert "best.safetensors doesn't exist" in capsys.readouterr().err
+
+
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("list", "collect", "train", "evaluate", "plot"))
+    assert all(command in text for command in ("list", "collect", "train", "evaluate", "plot", "inspect"))
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(part in text for part in ("--config FILE", "--resume RUN", "--out RUN", "ENV AGENT"))
@@ -229,6 +297,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("collect", "tmaze"): "--episodes --seed --env.corridor-length",
         ("evaluate",): "--vary --episodes --checkpoint --device",
         ("plot",): "--out",
+        ("inspect",): "--out --segments --episodes --lanes --seed --checkpoint --device",
     }
     for command, flags in options.items():
         with pytest.raises(SystemExit) as caught:
