@@ -1,0 +1,40 @@
+"""ARMT, Associative Recurrent Memory Transformer (arXiv 2407.04841): each layer keeps an associative matrix."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from rmt_rl.agent import Agent, AgentConfig
+from rmt_rl.memory.associative import AssociativeMemory
+from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
+from rmt_rl.recurrence import Stack
+
+
+class ARMTConfig(DecoderConfig, AgentConfig):
+    """Options of ARMT."""
+
+    memory_tokens: int = Field(5, ge=1, description="memory tokens, by which a segment writes to the matrices")
+    key_width: int = Field(16, ge=1, description="width of keys and queries")
+    nu: int = Field(3, ge=1, description="DPFP's products of each channel: a matrix has 2 x key_width x nu rows")
+
+    @model_validator(mode="after")
+    def _no_channel_meets_itself(self) -> Self:
+        if self.nu >= 2 * self.key_width:
+            raise ValueError(f"nu={self.nu} must be less than 2 x key_width={2 * self.key_width}; lower it")
+        return self
+
+
+class ARMT(Agent):
+    """Associative Recurrent Memory Transformer on the tokens of a trajectory."""
+
+    Config = ARMTConfig
+
+    def build_core(self, config: ARMTConfig) -> Stack:
+        """Decoder layers with associative matrices, and the final norm."""
+        layers = [DecoderLayer(config) for _ in range(config.layers)]
+        return decoder(config, [AssociativeMemory(layers, config.memory_tokens, config.key_width, config.nu)])
+
+
+AGENT = ARMT

@@ -1,0 +1,294 @@
+"""Titans' neural long-term memory (arXiv 2501.00663): an MLP a lane, whose weights are learnt at test time.
+
+Every token is a pair of a key and a value, on which the MLP M takes a step of gradient descent with momentum and
+forgetting; a query is answered by M (section 3.1). As in section 3.2, tokens are taken in chunks: gradients are those
+at the weights of the chunk's start, which also answer the queries of the chunk's tokens, so that no output sees a
+token that comes later. A token waits, as it is, until its chunk is full; so a state may be cut anywhere.
+
+What the paper leaves open: M's hidden units are tanh(.) / sqrt(H), so that each of its matrices sees inputs in the
+unit ball, as keys and queries, l2-normalised, are. The loss is half of equation 12, as in equations 17 and 33: a factor
+2 would be theta's. The convolutions of section 4.4 are left out, so that a pair depends on its own token alone.
+
+Dimensions: B lanes, L tokens of a segment, T of a step call, R of a row (tokens that wait, then the segment's), N full
+chunks in it, C tokens of a chunk, D width, H hidden width, O x I a matrix of M.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmt_rl.errors import UsageError
+from rmt_rl.recurrence import SegmentRecurrent, clone, put_lanes_, put_tokens_, select_lanes, take_tokens, where_lanes
+
+Matrices = tuple[Tensor, ...]
+
+MOMENTUM, LARGEST_MOMENTUM = 0.8, 0.99  # eta at first, and at most
+
+
+class NeuralState(NamedTuple):
+    """M's matrices (B, O, I) each and their momentum S, in float32 or wider, and the tokens of the open chunk.
+
+    `tokens_BCD` holds `count_B` (int64, less than C) tokens that aren't learnt yet, then zeros.
+    """
+
+    weights: Matrices
+    momentum: Matrices
+    tokens_BCD: Tensor
+    count_B: Tensor
+
+
+class Gates(NamedTuple):
+    """How a chunk's start and its tokens' gradients g count in the weights and the momentum of its end.
+
+    weights = keep * weights + carry * momentum - sum of to_weights * g, momentum = decay * momentum - sum of
+    to_momentum * g.
+    """
+
+    keep_BN: Tensor
+    carry_BN: Tensor
+    decay_BN: Tensor
+    to_weights_BNC: Tensor
+    to_momentum_BNC: Tensor
+
+
+class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
+    """A memory of associations, as a layer: out = Linear(RMSNorm(M(query))) for every token.
+
+    Args:
+        width: D, of tokens, keys and values.
+        chunk: C, tokens that are learnt together.
+        depth: matrices of M; 1 = a linear memory.
+        hidden_factor: H / D.
+        forgetting: alpha at first. What is to be held over 100,000 tokens allows no more than 1e-6, and training, which
+            sees fewer, can't tell 1e-4 from nothing; a gate that is of use still opens, if slowly.
+
+    Raises:
+        UsageError: the depth or the chunk is below 1, or forgetting isn't between 0 and 1.
+    """
+
+    def __init__(
+        self, width: int, chunk: int, depth: int = 2, hidden_factor: float = 1.0, forgetting: float = 1e-6
+    ) -> None:
+        super().__init__()
+        if depth < 1 or chunk < 1:
+            raise UsageError(f"depth={depth} and chunk={chunk} must be at least 1")
+        if not 0 < forgetting < 1:
+            raise UsageError(f"forgetting={forgetting} must be between 0 and 1, both excluded")
+        self.width, self.chunk = width, chunk
+        self.norm = nn.LayerNorm(width)
+        self.to_queries = nn.Linear(width, width, bias=False)
+        self.to_keys_values = nn.Linear(width, 2 * width, bias=False)
+        self.to_gates = nn.Linear(width, 3)
+        self.output_norm = nn.RMSNorm(width, eps=1e-5)
+        self.output = nn.Linear(width, width, bias=False)
+        sizes = [width, *[max(1, round(hidden_factor * width))] * (depth - 1), width]
+        matrices = [torch.randn(outer, inner) for inner, outer in pairwise(sizes)]
+        matrices[-1] *= 0.1  # so that what is learnt soon outweighs what an empty memory answers
+        self.initial = nn.ParameterList(matrices)
+        step = (1 - MOMENTUM) / chunk  # so that a chunk's steps sum to about 1
+        first = torch.tensor([forgetting, step, MOMENTUM / LARGEST_MOMENTUM])
+        self.to_gates.bias.data.copy_(torch.logit(first))
+
+    def initial_state(self, batch_size: int) -> NeuralState:
+        """M's learned first weights, for every lane; no momentum, no tokens."""
+        wide = torch.promote_types(self.output.weight.dtype, torch.float32)
+        weights = tuple(matrix.to(wide).expand(batch_size, -1, -1) for matrix in self.initial)
+        tokens = self.output.weight.new_zeros(batch_size, self.chunk, self.width)
+        count = torch.zeros(batch_size, dtype=torch.long, device=tokens.device)
+        return NeuralState(weights, tuple(torch.zeros_like(matrix) for matrix in weights), tokens, count)
+
+    def forward(self, x_BLD: Tensor, state: NeuralState, lengths_B: Tensor | None = None) -> tuple[Tensor, NeuralState]:
+        length, waiting = x_BLD.shape[1], self._waiting(state)
+        row = self._row(x_BLD, state, waiting)
+        anchors, following = self._learn(row, state, length, lengths_B)
+        queries = self._queries(row).to(state.weights[0].dtype).split(self.chunk, 1)
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            answers = [_answer(weights, part) for weights, part in zip(anchors, queries, strict=False)]
+        y_BRD = self._out(torch.cat(answers, 1))
+        if waiting:
+            y_BRD = take_tokens(y_BRD, state.count_B[:, None] + torch.arange(length, device=x_BLD.device))
+        return y_BRD, following
+
+    def retrieve(self, x_BLD: Tensor, weights: Matrices) -> Tensor:
+        """What M with these weights answers to tokens (equation 15), (B, L, D): it changes nothing."""
+        queries = self._queries(x_BLD).to(weights[0].dtype)
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            answers = _answer(weights, queries)
+        return self._out(answers)
+
+    def write(self, x_BLD: Tensor, state: NeuralState, lengths_B: Tensor | None = None) -> NeuralState:
+        """The state after these tokens, as `forward` gives it, without answers."""
+        return self._learn(self._row(x_BLD, state, self._waiting(state)), state, x_BLD.shape[1], lengths_B)[1]
+
+    # Rows: chunks begin at the same columns in every lane
+
+    def _waiting(self, state: NeuralState) -> int:
+        """The most tokens that wait in any lane."""
+        return int(state.count_B.max()) if len(state.count_B) else 0
+
+    def _row(self, x_BLD: Tensor, state: NeuralState, waiting: int) -> Tensor:
+        """Each lane's waiting tokens with its new ones directly behind them, (B, waiting + L, D)."""
+        if not waiting:
+            return x_BLD
+        row = torch.cat((state.tokens_BCD[:, :waiting].to(x_BLD.dtype), torch.zeros_like(x_BLD)), 1)
+        places = state.count_B[:, None] + torch.arange(x_BLD.shape[1], device=x_BLD.device)
+        return put_tokens_(row, places, x_BLD)
+
+    def _learn(
+        self, row: Tensor, state: NeuralState, length: int, lengths_B: Tensor | None
+    ) -> tuple[list[Matrices], NeuralState]:
+        """The weights before each chunk of the row and behind them all, and the next state."""
+        total_B = state.count_B + (length if lengths_B is None else lengths_B)
+        whole = lengths_B is None and row.shape[1] == length  # every chunk is full in every lane
+        learnt, anchors = (state.weights, state.momentum), [state.weights]
+        if chunks := row.shape[1] // self.chunk:
+            for index, (keys, values, gates) in enumerate(self._chunks(row, chunks, state.weights[0].dtype)):
+                with torch.autocast(row.device.type, enabled=False):
+                    new = _descend(*learnt, keys, values, gates)
+                # An open chunk isn't learnt yet.
+                learnt = new if whole else where_lanes(total_B >= (index + 1) * self.chunk, new, learnt)
+                anchors.append(learnt[0])
+        count_B = total_B % self.chunk
+        if whole and row.shape[1] % self.chunk == 0:
+            left = torch.zeros_like(state.tokens_BCD)
+        else:
+            places = (total_B - count_B)[:, None] + torch.arange(self.chunk, device=row.device)
+            left = _only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), count_B)
+        return anchors, NeuralState(*learnt, left.to(state.tokens_BCD.dtype), count_B)
+
+    # Queries, keys, values and gates
+
+    def _queries(self, x_BLD: Tensor) -> Tensor:
+        return F.normalize(F.silu(self.to_queries(self.norm(x_BLD))), dim=-1)
+
+    def _out(self, answers_BLD: Tensor) -> Tensor:
+        out: Tensor = self.output(self.output_norm(answers_BLD.to(self.output.weight.dtype)))
+        return out
+
+    def _chunks(self, row: Tensor, chunks: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Matrices]]:
+        """Keys, values (B, C, D) and gates of every full chunk."""
+        normed = self.norm(row[:, : chunks * self.chunk])
+        keys, values = F.silu(self.to_keys_values(normed)).to(dtype).chunk(2, -1)
+        with torch.autocast(row.device.type, enabled=False):
+            keys = F.normalize(keys, dim=-1)
+            logits = F.linear(normed.to(dtype), self.to_gates.weight.to(dtype), self.to_gates.bias.to(dtype))
+            gates = _gates(logits.unflatten(1, (chunks, self.chunk)))
+        for index in range(chunks):
+            part = slice(index * self.chunk, (index + 1) * self.chunk)
+            yield keys[:, part], values[:, part], tuple(gate[:, index].view(len(row), -1, 1) for gate in gates)
+
+    # Step by step: M is read at once, and learns when a lane's chunk is full
+
+    def begin(self, state: NeuralState, batch_size: int, capacity: int) -> NeuralState:
+        return clone(state)
+
+    def step(self, x_BTD: Tensor, cache: NeuralState, lengths_B: Tensor | None = None) -> tuple[Tensor, NeuralState]:
+        steps = x_BTD.shape[1]
+        total_B = cache.count_B + (steps if lengths_B is None else lengths_B)
+        y_BTD = self.retrieve(x_BTD, cache.weights)
+        filled = (total_B >= self.chunk).nonzero()[:, 0]
+        if len(filled):
+            lengths = None if lengths_B is None else lengths_B[filled]
+            y, after = self(x_BTD[filled], select_lanes(cache, filled), lengths)
+        # Where a chunk is full, and at padding, this may write over the last place, which is of no use there.
+        places = cache.count_B[:, None] + torch.arange(steps, device=x_BTD.device)
+        put_tokens_(cache.tokens_BCD, places.clamp(max=self.chunk - 1), x_BTD)
+        cache = cache._replace(count_B=total_B)
+        if len(filled):
+            y_BTD = y_BTD.index_copy(0, filled, y.to(y_BTD.dtype))
+            put_lanes_(cache, filled, after)
+        return y_BTD, cache
+
+    def end(self, cache: NeuralState) -> NeuralState:
+        return cache._replace(tokens_BCD=_only_first(cache.tokens_BCD, cache.count_B))
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        yield cls(width, chunk=6)
+        yield cls(width, chunk=4, depth=3, hidden_factor=2)
+        yield cls(width, chunk=1, depth=1)
+
+
+def _only_first(tokens_BCD: Tensor, count_B: Tensor) -> Tensor:
+    """Each lane's first `count_B` tokens, then zeros."""
+    behind = torch.arange(tokens_BCD.shape[1], device=count_B.device) >= count_B[:, None]
+    return tokens_BCD.masked_fill(behind[..., None], 0)
+
+
+def _gates(logits_BNC3: Tensor) -> Gates:
+    """What the gates of a chunk's tokens, alpha, theta and eta, come to at its end.
+
+    Equations 13 and 14, of which both are linear in weights, momentum and gradients, unrolled as in equation 16.
+    """
+    forget, step, persist = logits_BNC3.unbind(-1)
+    kept = F.logsigmoid(-forget).cumsum(-1)  # log of the product of 1 - alpha up to each token
+    lasting = (F.logsigmoid(persist) + math.log(LARGEST_MOMENTUM)).cumsum(-1)  # the same of eta
+    # The momentum after token t holds exp(lasting_t - lasting_i) of the gradient of a token i before it, and the end
+    # holds exp(kept_C - kept_t) of what token t adds to the weights: summed over t from i to C.
+    sums = (lasting - kept).flip(-1).logcumsumexp(-1).flip(-1) + kept[..., -1:]
+    held = (sums - lasting).exp()
+    # Together a chunk's tokens take a step of 1 at most: half of equation 12 is then not overshot by a linear memory.
+    theta = step.sigmoid()
+    theta = theta / (theta * held).sum(-1, keepdim=True).clamp(min=1)
+    return Gates(
+        keep_BN=kept[..., -1].exp(),
+        carry_BN=sums[..., 0].exp(),
+        decay_BN=lasting[..., -1].exp(),
+        to_weights_BNC=theta * held,
+        to_momentum_BNC=theta * (lasting[..., -1:] - lasting).exp(),
+    )
+
+
+def _layers(weights: Matrices, x_BLD: Tensor) -> list[Tensor]:
+    """The input of each matrix of M, and M's output."""
+    inputs = [x_BLD]
+    for matrix in weights[:-1]:
+        inputs.append(torch.tanh(inputs[-1] @ matrix.mT) * matrix.shape[1] ** -0.5)
+    return [*inputs, inputs[-1] @ weights[-1].mT]
+
+
+def _answer(weights: Matrices, queries_BLD: Tensor) -> Tensor:
+    """M(q), equation 15."""
+    answers: Tensor = _layers(weights, queries_BLD)[-1]
+    return answers
+
+
+def _descend(
+    weights: Matrices, momentum: Matrices, keys_BCD: Tensor, values_BCD: Tensor, gates: Matrices
+) -> tuple[Matrices, Matrices]:
+    """Weights and momentum at the end of a chunk, of whose every token the gradient is taken at `weights`."""
+    keep, carry, decay, to_weights, to_momentum = gates
+    *inputs, answers = _layers(weights, keys_BCD)
+    delta = answers - values_BCD  # of half of equation 12, by M's output
+    learnt = []
+    for index in reversed(range(len(weights))):
+        # A token's gradient is delta x input, so weighted sums of all tokens' are products of matrices.
+        old, speed = weights[index], momentum[index]
+        by_weights = torch.baddbmm(keep * old + carry * speed, (delta * -to_weights).mT, inputs[index])
+        by_momentum = torch.baddbmm(decay * speed, (delta * -to_momentum).mT, inputs[index])
+        learnt.append((_bounded(by_weights), _bounded(by_momentum)))
+        if index:
+            root = inputs[index].shape[-1] ** 0.5
+            delta = (delta @ old) * ((1 - (root * inputs[index]).square()) / root)
+    first, second = zip(*reversed(learnt), strict=True)
+    return first, second
+
+
+def _bounded(matrix_BOI: Tensor) -> Tensor:
+    """The matrix, scaled down where the root mean square of its elements is above 2, twice that of M's first weights.
+
+    This bounds the state whatever comes: hidden units and keys lie in the unit ball, so bounded matrices give bounded
+    answers, deltas and sums of gradients. That the gradient through many chunks stays moderate too is the work of the
+    limit on a chunk's step, see `_gates`.
+    """
+    limit = 2 * math.sqrt(matrix_BOI.shape[1] * matrix_BOI.shape[2])
+    norm_B11 = torch.linalg.vector_norm(matrix_BOI, dim=(1, 2), keepdim=True)
+    bounded: Tensor = matrix_BOI * (limit / norm_B11.clamp(min=limit))
+    return bounded

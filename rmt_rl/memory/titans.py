@@ -1,0 +1,294 @@
+"""Titans' three ways to join attention and a neural memory (arXiv 2501.00663): as context, as gate, as layer.
+
+Attention is short-term memory, `NeuralMemory` long-term; persistent memory, learned tokens that every token of the
+attention sees (equation 19), is the third. Layers are pre-norm, with residual connections (section 4.4).
+
+Persistent tokens have no place: half of the channels of a head, those that rotary positions turn slowest, aren't
+turned at all, and persistent keys have only these. So what a token sees in them depends neither on its place nor on
+where segments begin.
+
+Dimensions: B lanes, L tokens of a segment, T tokens of a step call, P persistent tokens, N tokens of a window before
+the present one, C capacity of a cache, D width, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmt_rl.errors import UsageError
+from rmt_rl.memory.neural_memory import NeuralMemory, NeuralState
+from rmt_rl.nn.attention import rotate
+from rmt_rl.nn.decoder import Block, CacheT, DecoderConfig, KeyValues, StateT
+from rmt_rl.recurrence import clone, put_tokens_, take_tokens
+
+
+class ScalingGate(nn.Module):
+    """Attention's output y scaled by the memory's answers m, (B, L, D) both: y * 2 sigmoid(m), for equation 25.
+
+    As in section 4.2, both are normalised with learned vectors (m by the memory itself) before the nonlinearity. It is
+    doubled, so that a memory that answers nothing changes nothing.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+
+    def forward(self, y_BLD: Tensor, answers_BLD: Tensor) -> Tensor:
+        normed: Tensor = self.norm(y_BLD.to(self.norm.weight.dtype))
+        return normed * (2 * answers_BLD.sigmoid())
+
+
+class MixingGate(ScalingGate):
+    """The two mixed, g y + (1 - g) m with g = sigmoid(u y + w m) and learned vectors u and w, for equation 28.
+
+    In MAG nothing but the gate brings out what is remembered, so it is given a path of its own. In the T-Maze (one run
+    each) MAG then held what it had read for 320 segments, with scaling for 50; MAC, whose attention reads the memory
+    too, learnt in half the updates with scaling.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.weights_2D = nn.Parameter(torch.zeros(2, width))
+
+    def forward(self, y_BLD: Tensor, answers_BLD: Tensor) -> Tensor:
+        y_BLD = self.norm(y_BLD.to(self.norm.weight.dtype))
+        gate = torch.sigmoid(self.weights_2D[0] * y_BLD + self.weights_2D[1] * answers_BLD)
+        return answers_BLD + gate * (y_BLD - answers_BLD)
+
+
+class TitansBlock(Block[StateT, CacheT]):
+    """What the three layers share: a neural memory and persistent tokens.
+
+    Args:
+        config: sizes.
+        memory: the neural memory, a layer's own.
+        persistent: P, how many persistent tokens.
+
+    Raises:
+        UsageError: heads are narrower than 4, too narrow to turn one half of their channels.
+    """
+
+    def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int) -> None:
+        super().__init__(config)
+        if self.head_width < 4:
+            raise UsageError(f"heads of width {self.head_width} are too narrow for Titans: make them 4 or wider")
+        self.memory = memory
+        self.persistent_PD = nn.Parameter(torch.randn(persistent, config.width))
+
+    def rotations(self, places: int) -> Tensor:
+        """As in `Block`, but the slower half of the pairs isn't turned."""
+        table = super().rotations(places).clone()
+        table[:, self._turned :] = 1
+        return table
+
+    @property
+    def _turned(self) -> int:
+        """How many pairs of a head's channels are turned."""
+        return self.head_width // 4
+
+    def keys_values(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+        """What `project` gives without queries."""
+        normed = self.attention_norm(x_BLD)
+        keys = F.linear(normed, self.to_queries_keys.weight.chunk(2)[1])
+        heads = (self.heads, self.head_width)
+        return rotate(keys.unflatten(-1, heads), rotations), self.to_values(normed).unflatten(-1, heads)
+
+    def opened(self, kept: KeyValues, capacity: int) -> KeyValues:
+        """A cache of [persistent, kept, `capacity` new] tokens; persistent ones aren't counted."""
+        lanes, heads = len(kept.count_B), (self.heads, self.head_width)
+        keys, values = self.keys_values(self.persistent_PD[None], self.rotations(1)[:1])
+        keys = F.pad(keys[..., 2 * self._turned :], (2 * self._turned, 0))
+        rows = []
+        for row, old in ((keys, kept.keys_BCHE), (values, kept.values_BCHE)):
+            rows.append(torch.cat((row.expand(lanes, -1, -1, -1), old, old.new_zeros(lanes, capacity, *heads)), 1))
+        return KeyValues(rows[0], rows[1], kept.count_B.clone())
+
+    def feed(self, x_BLD: Tensor) -> Tensor:
+        """The tokens with the feed-forward net's branch added."""
+        fed: Tensor = x_BLD + self.dropout(self.feed_forward(x_BLD))
+        return fed
+
+    @classmethod
+    def _examples(cls, width: int) -> Iterator[tuple[DecoderConfig, NeuralMemory]]:
+        yield DecoderConfig(width=width, heads=2), NeuralMemory(width, chunk=6)
+        yield DecoderConfig(width=width, heads=2, dropout=0.1), NeuralMemory(width, chunk=4, depth=1)
+
+
+class OpenContext(NamedTuple):
+    """Keys and values of [persistent, retrieved, segment], the memory as it was, and what it will learn."""
+
+    attended: KeyValues
+    memory: NeuralState
+    written_BCD: Tensor
+
+
+class MemoryAsContext(TitansBlock[NeuralState, OpenContext]):
+    """MAC (section 4.1): attention sees what the memory retrieves for the segment, and decides what it learns.
+
+    A token sees the persistent tokens and, of both the retrieved ones and the segment's, those up to its own place.
+    The memory that is read, by queries and by the gate, is the one before the segment, so that nothing later is seen:
+    it learns, a chunk at a time, when the segment ends.
+    """
+
+    def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int) -> None:
+        super().__init__(config, memory, persistent)
+        self.gate = ScalingGate(config.width)
+
+    def initial_state(self, batch_size: int) -> NeuralState:
+        return self.memory.initial_state(batch_size)
+
+    def forward(self, x_BLD: Tensor, state: NeuralState, lengths_B: Tensor | None = None) -> tuple[Tensor, NeuralState]:
+        y_BLD, cache = self.step(x_BLD, self._open(state, *x_BLD.shape[:2]), lengths_B)
+        return y_BLD, self.memory.write(cache.written_BCD, cache.memory, lengths_B)
+
+    def begin(self, state: NeuralState, batch_size: int, capacity: int) -> OpenContext:
+        return self._open(clone(state), batch_size, capacity)
+
+    def _open(self, state: NeuralState, batch_size: int, capacity: int) -> OpenContext:
+        room = self.persistent_PD.new_zeros(batch_size, capacity, self.width)
+        return OpenContext(self.opened(self.open(batch_size, 0), 2 * capacity), state, room)
+
+    def step(self, x_BTD: Tensor, cache: OpenContext, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenContext]:
+        keys, values, count_B = cache.attended
+        persistent, capacity = len(self.persistent_PD), cache.written_BCD.shape[1]
+        places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        turns = self.rotations(max(1, capacity))[places_BT]
+        retrieved = self.memory.retrieve(x_BTD, cache.memory.weights)  # equation 21
+        queries, own_keys, own_values = self.project(x_BTD, turns)
+        old_keys, old_values = self.keys_values(retrieved, turns)
+        # Equation 22; a retrieved token stands at the place of the one that asked for it.
+        both = torch.cat((places_BT, places_BT + capacity), 1) + persistent
+        put_tokens_(keys, both, torch.cat((old_keys, own_keys), 1))
+        put_tokens_(values, both, torch.cat((old_values, own_values), 1))
+        own = torch.arange(capacity, device=x_BTD.device)
+        mask = torch.cat((own.new_full((persistent,), -1), own, own)) <= places_BT[..., None]
+        attended = self.attend(queries, keys.to(queries.dtype), values.to(queries.dtype), mask)
+        y_BTD = self.dropout(self.from_heads(attended.flatten(-2)))  # equation 23
+        written = put_tokens_(cache.written_BCD, places_BT, x_BTD + y_BTD)  # to be learnt, equation 24
+        answers = self.memory.retrieve(x_BTD + y_BTD, cache.memory.weights)
+        added = x_BTD.shape[1] if lengths_B is None else lengths_B
+        seen = KeyValues(keys, values, count_B + added)
+        joined = x_BTD + self.gate(y_BTD, answers)  # equation 25
+        return self.feed(joined), OpenContext(seen, cache.memory, written)
+
+    def end(self, cache: OpenContext) -> NeuralState:
+        return self.memory.write(cache.written_BCD, cache.memory, cache.attended.count_B)
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        for config, memory in cls._examples(width):
+            yield cls(config, memory, persistent=2)
+
+
+class WindowState(NamedTuple):
+    """Keys and values of the window's last N tokens (or, in a cache, of all), and the memory."""
+
+    window: KeyValues
+    memory: NeuralState
+
+
+Part = Callable[[Tensor, Any, Tensor | None], tuple[Tensor, Any]]
+
+
+class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
+    """What MAG and MAL share: attention over a window of `window` tokens, the present one included.
+
+    The window goes on across segments: a token sees the same, however its sequence was cut. Places count from the
+    oldest key that is kept, which is turned to place 0.
+    """
+
+    def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int, window: int) -> None:
+        super().__init__(config, memory, persistent)
+        self.window = window
+
+    @abstractmethod
+    def join(
+        self, x_BLD: Tensor, state: WindowState, remember: Part, attend: Part, lengths_B: Tensor | None
+    ) -> tuple[Tensor, WindowState]:
+        """The layer's output, from the two parts by which it remembers and attends."""
+
+    def initial_state(self, batch_size: int) -> WindowState:
+        return WindowState(self.open(batch_size, self.window - 1), self.memory.initial_state(batch_size))
+
+    def forward(self, x_BLD: Tensor, state: WindowState, lengths_B: Tensor | None = None) -> tuple[Tensor, WindowState]:
+        opened = WindowState(self.opened(state.window, x_BLD.shape[1]), state.memory)
+        y_BLD, (window, memory) = self.join(x_BLD, opened, self.memory, self._look, lengths_B)
+        return y_BLD, WindowState(self._keep(window), memory)
+
+    def begin(self, state: WindowState, batch_size: int, capacity: int) -> WindowState:
+        memory = self.memory.begin(state.memory, batch_size, capacity)
+        return WindowState(self.opened(state.window, capacity), memory)
+
+    def step(self, x_BTD: Tensor, cache: WindowState, lengths_B: Tensor | None = None) -> tuple[Tensor, WindowState]:
+        return self.join(x_BTD, cache, self.memory.step, self._look, lengths_B)
+
+    def end(self, cache: WindowState) -> WindowState:
+        return WindowState(self._keep(cache.window), self.memory.end(cache.memory))
+
+    def _look(self, x_BTD: Tensor, cache: KeyValues, lengths_B: Tensor | None) -> tuple[Tensor, KeyValues]:
+        """What T more tokens attend to (B, T, H, E), and the cache with them."""
+        keys, values, count_B = cache
+        persistent = len(self.persistent_PD)
+        places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        queries, own_keys, own_values = self.project(x_BTD, self.rotations(keys.shape[1])[places_BT])
+        put_tokens_(keys, places_BT + persistent, own_keys)
+        put_tokens_(values, places_BT + persistent, own_values)
+        before = places_BT[..., None] + persistent - torch.arange(keys.shape[1], device=keys.device)
+        mask = (before >= 0) & (before < self.window)
+        mask[..., :persistent] = True
+        attended = self.attend(queries, keys.to(queries.dtype), values.to(queries.dtype), mask)
+        return attended, KeyValues(keys, values, count_B + (x_BTD.shape[1] if lengths_B is None else lengths_B))
+
+    def _keep(self, cache: KeyValues) -> KeyValues:
+        """The last N tokens, turned back by the place of the oldest."""
+        kept, persistent = self.window - 1, len(self.persistent_PD)
+        oldest_B = (cache.count_B - kept).clamp(min=0)
+        places = persistent + oldest_B[:, None] + torch.arange(kept, device=oldest_B.device)
+        back = self.rotations(cache.keys_BCHE.shape[1])[oldest_B][:, None].conj()
+        keys = rotate(take_tokens(cache.keys_BCHE, places), back)
+        return KeyValues(keys, take_tokens(cache.values_BCHE, places), cache.count_B.clamp(max=kept))
+
+
+class MemoryAsGate(SlidingWindowBlock):
+    """MAG (section 4.2): memory and sliding window side by side, the one gates the other."""
+
+    def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int, window: int) -> None:
+        super().__init__(config, memory, persistent, window)
+        self.gate = MixingGate(config.width)
+
+    def join(
+        self, x_BLD: Tensor, state: WindowState, remember: Part, attend: Part, lengths_B: Tensor | None
+    ) -> tuple[Tensor, WindowState]:
+        attended, window = attend(x_BLD, state.window, lengths_B)
+        y_BLD = self.dropout(self.from_heads(attended.flatten(-2)))  # equation 27
+        answers, memory = remember(x_BLD, state.memory, lengths_B)
+        joined = x_BLD + self.gate(y_BLD, answers)  # equation 28
+        return self.feed(joined), WindowState(window, memory)
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        for window, (config, memory) in zip((5, 20), cls._examples(width), strict=True):
+            yield cls(config, memory, 2, window)
+
+
+class MemoryAsLayer(SlidingWindowBlock):
+    """MAL (section 4.3): a layer of memory, then one of sliding-window attention."""
+
+    def join(
+        self, x_BLD: Tensor, state: WindowState, remember: Part, attend: Part, lengths_B: Tensor | None
+    ) -> tuple[Tensor, WindowState]:
+        answers, memory = remember(x_BLD, state.memory, lengths_B)
+        x_BLD = x_BLD + self.dropout(answers)  # equation 30
+        attended, window = attend(x_BLD, state.window, lengths_B)
+        return self.finish(x_BLD, attended), WindowState(window, memory)  # equation 31
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        for window, (config, memory) in zip((5, 20), cls._examples(width), strict=True):
+            yield cls(config, memory, 2, window)
