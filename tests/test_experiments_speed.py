@@ -5,6 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from experiments.speed.peer_ours import Padded, Recomputing
+from experiments.speed.peer_report import report
+from rmt_rl.memory.tokens import MemoryTokens
+from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -23,3 +31,82 @@ def test_the_quick_benchmark_measures_everything_and_writes_its_tables(tmp_path:
     table = (tmp_path / "rate.md").read_text()
     assert table.count("| small | ") == 7 + 2 + 1 + 3
     assert table in done.stdout
+
+
+# Beside the two packages; what runs them is skipped where they aren't installed.
+
+
+@pytest.mark.parametrize("way", [Padded, Recomputing])
+def test_recomputing_does_what_our_steps_do(way: type[Padded]) -> None:
+    core = MemoryTokens(DecoderLayer(DecoderConfig(width=8, heads=2)), 3).double()
+    slow = way(core)
+    x_BLD = torch.randn(2, 5, 8, dtype=torch.float64)
+    cache, slow_cache = core.begin(core.initial_state(2), 2, 5), slow.begin(slow.initial_state(2), 2, 5)
+    for token in x_BLD.split(1, 1):
+        y_BTD, cache = core.step(token, cache)
+        slow_y_BTD, slow_cache = slow.step(token, slow_cache)
+        torch.testing.assert_close(slow_y_BTD, y_BTD)
+    torch.testing.assert_close(slow.end(slow_cache).memory_BMD, core.end(cache).memory_BMD)
+
+
+def test_ratios_are_taken_repeat_by_repeat_and_replay_is_held_against_a_full_gradient_where_they_have_none() -> None:
+    seconds = {"ours, full": [1.0, 2.0, 4.0], "ours, replay": [2.0, 4.0, 8.0], "theirs, full": [3.0, 4.0, 4.0]}
+    peaks = {"ours, full": 100.0, "ours, replay": 20.0, "theirs, full": 150.0}
+    found = {
+        "parameters": {"ours": 90, "theirs": 100},
+        "training": {1: seconds, 2: {"ours, replay": [1.0]}},
+        "peak_mb": {1: peaks, 2: peaks | {"theirs, full": None}},
+        "tokens": 1000,
+        "forward": {"ours": [0.5], "theirs": [1.0]},
+        "generation": {"ours, step": [0.001], "theirs, cache": [0.007]},
+    }
+    text = report({"torch": "2"}, {"small": found})
+    for row in [
+        "| small | 90 | 100 | 0.90 |",
+        "| small | 1 | full | 2.000 | 4.000 | **2.00 (1.00 to 3.00, n = 3)** | 100 | 150 | **1.50** |",
+        "| small | 1 | replay, theirs full | 4.000 | 4.000 | **1.00 (0.50 to 1.50, n = 3)** | 20 | 150 | **7.50** |",
+        "| small | 2 | replay, theirs full | 1.000 |  |  | 20 | too much to run |  |",
+        "| small | 2,000 | 1,000 | **2.00 (n = 1)** |",
+        "| small | theirs, cache | 7.00 | **7.0 (n = 1)** |",
+    ]:
+        assert row in text.splitlines()
+
+
+def test_the_contestants_are_of_one_size_and_give_their_gradients() -> None:
+    pytest.importorskip("titans_pytorch")
+    pytest.importorskip("recurrent_memory_transformer_pytorch")
+    from experiments.speed.peer_measures import PAIRS, parameters
+
+    for name in ("memory tokens", "neural memory", "memory as context"):
+        pair = PAIRS[name]
+        sizes = parameters(pair)
+        assert 0.9 < sizes["ours"] / sizes["theirs"] < 1.1
+        data = pair.data(2 * pair.segment)
+        for contestant in pair.contestants().values():
+            gradients = []
+            for gradient in contestant.gradients:
+                contestant.zero_grad()
+                contestant.backward(data, gradient)
+                leaves = [leaf.grad.flatten() for leaf in contestant.parameters() if leaf.grad is not None]
+                gradients.append(torch.cat(leaves))
+            assert gradients[0].norm() > 0
+            torch.testing.assert_close(gradients[-1], gradients[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_beside_the_packages_measures_everything(tmp_path: Path) -> None:
+    pytest.importorskip("titans_pytorch")
+    pytest.importorskip("recurrent_memory_transformer_pytorch")
+    command = [sys.executable, "-m", "experiments.speed.peers", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "peers.json").read_text())
+    tokens = written["results"]["memory tokens"]
+    assert written["quick"]
+    assert set(tokens["training"]) == {"1", "4"}
+    assert len(tokens["training"]["4"]) == len(tokens["peak_mb"]["4"]) == 4
+    assert all(min(seconds) > 0 for result in written["results"].values() for seconds in result["forward"].values())
+    peaks = {run: [tokens["peak_mb"][segments][run] for segments in "14"] for run in ("ours, full", "ours, replay")}
+    assert peaks["ours, full"][1] > 2 * peaks["ours, full"][0]
+    assert peaks["ours, replay"][1] < 1.5 * peaks["ours, replay"][0]
+    assert (tmp_path / "peers.md").read_text() in done.stdout

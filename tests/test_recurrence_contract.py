@@ -18,13 +18,28 @@ from torch import Tensor
 import rmt_rl.memory
 import rmt_rl.nn
 from rmt_rl.backprop import full, replay, truncated
+from rmt_rl.memory.gated_rnn import GRULayer, LSTMLayer
 from rmt_rl.memory.gated_transformer_xl import GatedTransformerXLLayer
+from rmt_rl.memory.mamba import MambaLayer
+from rmt_rl.memory.neural_memory import NeuralMemory
 from rmt_rl.memory.sliding_context import SlidingContext
+from rmt_rl.memory.titans import MemoryAsGate, MemoryAsLayer
 from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
 from rmt_rl.recurrence import SegmentRecurrent, clone, put_lanes_, select_lanes, tree_fill, tree_leaves, tree_map
 
 LANES, LENGTH, WIDTH = 3, 6, 8
+PROMISING = [  # that how a sequence is cut changes nothing, for their last example while its caches aren't full
+    GatedTransformerXLLayer,
+    GRULayer,
+    LSTMLayer,
+    MambaLayer,
+    MemoryAsGate,
+    MemoryAsLayer,
+    NeuralMemory,
+    SlidingContext,
+    TransformerXLLayer,
+]
 Core = SegmentRecurrent[Any, Any]
 
 
@@ -196,7 +211,7 @@ def test_the_state_survives_save_and_load(core: Core, tokens: Tensor, tmp_path: 
     assert torch.equal(y, expected)
 
 
-@pytest.mark.parametrize("promising", [TransformerXLLayer, GatedTransformerXLLayer, SlidingContext])
+@pytest.mark.parametrize("promising", PROMISING)
 @torch.no_grad()
 def test_segments_chained_equal_the_unrolled_whole(promising: Any, tokens: Tensor) -> None:
     """What sees all that came before, as these do while their cache isn't full, gives the same however it's cut."""

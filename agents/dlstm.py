@@ -1,0 +1,31 @@
+"""Decision LSTM (arXiv 2211.14655): a Decision Transformer with LSTM layers in attention's place."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from rmt_rl.agent import Agent, AgentConfig
+from rmt_rl.memory.gated_rnn import GatedConfig, GatedLayer, LSTMLayer, gated_rnn
+from rmt_rl.recurrence import Stack
+
+
+class RNNConfig(GatedConfig, AgentConfig):
+    """Options of agents with a gated recurrent net."""
+
+    remember: int = Field(90, ge=1, description="gates start by remembering for up to so many steps (chrono)")
+
+
+class DLSTM(Agent):
+    """Every token of a trajectory goes through the LSTM, one after the other."""
+
+    Config = RNNConfig
+    layer: ClassVar[type[GatedLayer[Any]]] = LSTMLayer
+
+    def build_core(self, config: RNNConfig) -> Stack:
+        """Recurrent layers and a final norm."""
+        return gated_rnn(self.layer, config, max(2, config.remember * len(self.tokens)))
+
+
+AGENT = DLSTM
