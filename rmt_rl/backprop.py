@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rmt_rl.recurrence import Tree, TreeT, detach, tree_fill, tree_leaves, tree_map
+from rmt_rl.recurrence import Tree, TreeT, clone, detach, tree_fill, tree_leaves, tree_map
 
 Step = Callable[[int, TreeT], tuple[Tensor, TreeT]]
 Backward = Callable[[Tensor], None]
@@ -67,7 +67,7 @@ def replay(step: Step[TreeT], segments: int, state: TreeT, backward: Backward) -
     states, generators = [], []
     with torch.no_grad():
         for index in range(segments - 1):
-            states.append(state)
+            states.append(clone(state))  # a view would keep the whole segment's outputs alive
             generators.append(_random_state())
             state = step(index, state)[1]
     total, last, gradients = _segment(step, segments - 1, state, None, backward)
