@@ -136,12 +136,18 @@ def _apart(measure: Callable[..., Any], *arguments: Any) -> Any:
 def _tell(what: str, seconds: Seconds, megabytes: Mapping[str, float | None] | None = None) -> None:
     """A line for whoever waits."""
     middle = {name: float(f"{median(found):.3g}") for name, found in seconds.items()}
-    print(f"{what}: s {json.dumps(middle)} {'' if megabytes is None else f'MB {json.dumps(megabytes)}'}", flush=True)
+    peaks = {name: mb and round(mb) for name, mb in (megabytes or {}).items()}
+    print(f"{what}: s {json.dumps(middle)}", f"MB {json.dumps(peaks)}" if peaks else "", flush=True)
 
 
 def parameters(pair: Pair) -> dict[str, int]:
-    """How many parameters each contestant has."""
-    return {side: sum(each.numel() for each in it.parameters()) for side, it in pair.contestants().items()}
+    """How many parameters of each contestant learn, learned positions (theirs; ours are rotary) left out."""
+    counts = {}
+    for side, contestant in pair.contestants().items():
+        contestant.backward(pair.data(2 * pair.segment), "full")
+        learning = [(name, it) for name, it in contestant.named_parameters() if it.grad is not None]
+        counts[side] = sum(it.numel() for name, it in learning if "pos_emb" not in name)
+    return counts
 
 
 def trained(pair: Pair) -> list[str]:
@@ -227,8 +233,8 @@ _MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 def peak(pair: Pair, segments: int, name: str) -> float:
     """The most memory (MB) resident in a training step, above what stands before it; best in a process of its own.
 
-    Before it stand imports, parameters, AdamW's averages and data; a step of one segment has loaded all that is loaded on first use.
-    Freed blocks of 64 KiB or more go back to the system at once, so that what is resident is alive.
+    Before it stand imports, parameters, AdamW's averages and data; a step of one segment has loaded all that is loaded
+    on first use. Freed blocks of 64 KiB or more go back to the system at once, so that what is resident is alive.
     """
     libc = ctypes.CDLL(None)
     libc.mallopt(_MMAP_THRESHOLD, 1 << 16)

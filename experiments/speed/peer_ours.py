@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -62,7 +63,7 @@ class Ours(Contestant):
         """The loss of the segment that starts at this token, and the next state."""
 
     @abstractmethod
-    def generate(self, count: int, core: Core) -> None:
+    def generate(self, core: Core, count: int) -> None:
         """Make so many tokens by `core`, which is the own or one that computes the same in another way."""
 
     def answer(self, part: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -87,7 +88,7 @@ class Ours(Contestant):
 
     def ways(self) -> dict[str, Generate]:
         cores = {"step": self.core, "recomputing": Recomputing(self.core), "base class": Padded(self.core)}
-        return {name: lambda count, core=core: self.generate(count, core) for name, core in cores.items()}
+        return {name: partial(self.generate, core) for name, core in cores.items()}
 
 
 class OurLanguageModel(Ours):
@@ -106,7 +107,7 @@ class OurLanguageModel(Ours):
         logits, state = self.answer(part[:, :-1], state)
         return F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()), state
 
-    def generate(self, count: int, core: Core) -> None:
+    def generate(self, core: Core, count: int) -> None:
         token, state = torch.zeros(1, 1, dtype=torch.long), core.initial_state(1)
         for start in range(0, count, self.segment):
             cache = core.begin(state, 1, self.segment)
@@ -123,7 +124,7 @@ class OurNeuralMemory(Ours):
         y_BKD, state = self.answer(data[:, start : start + self.segment], state)
         return y_BKD.square().mean(), state
 
-    def generate(self, count: int, core: Core) -> None:
+    def generate(self, core: Core, count: int) -> None:
         data = vectors(count)[:1]
         cache = core.begin(core.initial_state(1), 1, count)
         for token in data.split(1, 1):

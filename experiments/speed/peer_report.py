@@ -17,7 +17,7 @@ def report(machine: Mapping[str, str], results: Results) -> str:
     parts = [
         "<!-- Written by `python -m experiments.speed.peers`. -->\n",
         "Measured on " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ". "
-        "Median (lowest to highest of n repeats), float32, CPU time of one thread. A ratio above 1 is ours to the good.\n",
+        "Median (lowest to highest of n repeats), float32, CPU time of one thread. Above 1, ours is the better.\n",
         "## Parameters\n",
         table(["memory", "ours", "theirs", "ours / theirs"], _parameters(results)),
         "## A training step\n",
@@ -67,7 +67,7 @@ def _training_cells(
         f"**{spread(ratio, 2)}**" if ratio else "",
         _megabytes(peaks[ours]),
         _megabytes(peaks[theirs]),
-        f"**{_quotient(peaks[theirs], peaks[ours])}**",
+        _quotient(peaks[theirs], peaks[ours]),
     ]
 
 
@@ -80,7 +80,7 @@ def _megabytes(value: float | None) -> str:
 
 
 def _quotient(above: float | None, below: float | None) -> str:
-    return "" if above is None or below is None else f"{above / below:.2f}"
+    return "" if above is None or below is None else f"**{above / below:.2f}**"
 
 
 def _forward(results: Results) -> Iterator[Sequence[str]]:

@@ -6,6 +6,7 @@ Dimensions: B lanes, L tokens of a row of segments, D width.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import cast
 
 import torch
@@ -134,11 +135,8 @@ class TheirContext(Contestant):
         return cast(Tensor, self.model(data))
 
     def ways(self) -> dict[str, Generate]:
-        return {
-            "cache": lambda count: self._generate(count, True),
-            "no cache": lambda count: self._generate(count, False),
-        }
+        return {"cache": partial(self._generate, True), "no cache": partial(self._generate, False)}
 
-    def _generate(self, count: int, use_cache: bool) -> None:
+    def _generate(self, use_cache: bool, count: int) -> None:
         first = torch.zeros(1, 1, dtype=torch.long)
         self.model.sample(first, 1 + count, show_progress=False, use_cache=use_cache)

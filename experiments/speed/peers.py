@@ -1,7 +1,7 @@
 """Our memories beside titans-pytorch and recurrent-memory-transformer-pytorch: `python -m experiments.speed.peers`.
 
 Writes `peers.json` (everything measured) and `peers.md` (the tables). Needs the two packages, the extra `peers`. Run
-it on a machine that does nothing else; it takes about a quarter of an hour. `--quick` runs every measure for a moment
+it on a machine that does nothing else; it takes about ten minutes. `--quick` runs every measure for a moment
 and says nothing about speed.
 """
 
