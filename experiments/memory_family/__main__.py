@@ -1,0 +1,47 @@
+"""Remakes the table and the pictures of this folder: python -m experiments.memory_family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from experiments.suite import Suite, Sweep, write_results
+
+FOLDER = Path(__file__).parent
+SWEEPS = [Sweep("corridor_length=30,90,300,900"), Sweep("corridor_length=9600", episodes=40)]
+AGEING = [
+    "rate",
+    "rmt",
+    "elmur",
+    "armt",
+    "titans_mac",
+    "titans_mag",
+    "titans_mal",
+    "dlstm",
+    "dgru",
+    "dmamba",
+    "bc_lstm",
+]
+NAMES = [f"{agent}-ageing" for agent in AGEING] + ["trxl-enhanced-ageing", "trxl", "gtrxl", "dt", "bc"]
+CONFIGS = {FOLDER / f"{name}.toml": SWEEPS for name in NAMES}
+WITHOUT_AGEING = {FOLDER / f"{agent}.toml": SWEEPS for agent in AGEING}
+FIRST_SEED = 10  # those before are the ones that options were chosen with
+
+
+def main(seeds: int = 5, without_ageing: int = 3, jobs: int = 2, runs: Path = Path("runs/memory_family")) -> None:
+    """Train, evaluate, tabulate, plot.
+
+    Args:
+        seeds: how many training seeds.
+        without_ageing: how many of them are also trained without memory ageing.
+        jobs: processes at once, one thread each.
+        runs: where the runs go; what is there already isn't done again.
+    """
+    finished = Suite(CONFIGS, range(FIRST_SEED, FIRST_SEED + seeds), runs, jobs).run()
+    plain = Suite(WITHOUT_AGEING, range(FIRST_SEED, FIRST_SEED + without_ageing), runs, jobs).run()
+    print(write_results([*finished, *plain], FOLDER))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
