@@ -7,7 +7,7 @@ begins with a random number of frames of doing nothing. Losing a life does not e
 By default an action is repeated instead of the next one in a quarter of the frames (Machado et al., 2018,
 arXiv:1709.06009), so that no sequence of actions learnt by heart plays the game.
 
-Mean returns of Breakout with the defaults, over 20 episodes: 1.5 at random (197 steps), 355 by the expert (2263 steps).
+What random actions and the expert reach in Breakout: experiments/ceilings.
 """
 
 from __future__ import annotations

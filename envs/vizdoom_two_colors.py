@@ -4,8 +4,8 @@ RATE's task (Cherepanov et al., 2023, arXiv:2306.09459), rebuilt from its descri
 own, and so are the numbers that the paper leaves open. ViZDoom moves the player, finds who touches what, and draws;
 health, rewards, and where objects appear are decided here, so that a seed fixes an episode.
 
-Mean returns with the defaults: 116.9 by the expert (8 episodes, 1,050 steps), 6.0 by the same expert blind to the
-colour (20 episodes, 76 steps), 2.2 at random (20 episodes). They can't be compared with the paper's.
+What random actions, the expert, and the expert blind to the colour reach: experiments/ceilings. These returns can't be
+compared with the paper's.
 """
 
 from __future__ import annotations
