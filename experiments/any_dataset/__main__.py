@@ -52,7 +52,7 @@ CASES = {
         others=("expert=4", "random=2"),  # as 40,000 steps are too few for PPO to learn much
         options=["--env.max-steps", "400"],
         offline=[
-            *("--feed", "windows", "--agent.segment-length", "10", "--batch-size", "32", "--updates", "1500"),
+            *("--feed", "windows", "--agent.segment-length", "10", "--batch-size", "32", "--updates", "1000"),
             *("--eval-episodes", "0"),
         ],
     ),

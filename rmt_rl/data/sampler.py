@@ -164,7 +164,10 @@ def _inner(length: int) -> npt.NDArray[np.bool_]:
 
 
 class WindowSampler(Sampler):
-    """Windows of `segments * segment_length` steps; a shorter episode is one window.
+    """Windows of `segments * segment_length` steps, or of whole episodes that are shorter.
+
+    Each step of the data is the last of one window, but those near an episode's start, for which the episode's first
+    window stands: so the start, where acting always begins, isn't drawn less often than other steps.
 
     Their state is fresh, or that of up to `burn_in` segments before (Kapturowski et al. 2019, "Recurrent Experience
     Replay in Distributed Reinforcement Learning"), which are fewer near an episode's start.
@@ -181,7 +184,7 @@ class WindowSampler(Sampler):
         self._pool_batches = max(1, min(config.bucket_batches, self._order.size // config.batch_size))
 
     def _window_counts(self) -> Ints:
-        return np.maximum(self._lengths - self._span + 1, 1)
+        return self._lengths
 
     def picks(self, update: int) -> Picks:
         """What the batch of an update (counted from 0) consists of."""
@@ -189,7 +192,8 @@ class WindowSampler(Sampler):
         size = self._pool_batches * self._config.batch_size
         items = self._order[pool * size + np.arange(size)]
         episodes = np.searchsorted(self._firsts, items, side="right") - 1
-        start = items - self._firsts[episodes]
+        last = items - self._firsts[episodes]
+        start = np.maximum(last - self._span + 1, 0)
         stop = np.minimum(start + self._span, self._lengths[episodes])
         by_length = np.argsort(stop - start, kind="stable").reshape(self._pool_batches, -1)
         shuffled = np.random.default_rng([self._seed, _SHUFFLE, pool]).permutation(self._pool_batches)
