@@ -50,7 +50,8 @@ def main(runs: Positional[tuple[Path, ...]], length: int = 1_000_000, lanes: int
 def play(run: Path, length: int, lanes: int, seed: int) -> dict[str, Any]:
     """Success by the side of the goal, CPU seconds of each tenth, and resident memory (MB) after it."""
     agent = load_agent(run)
-    seconds, memory = [], []
+    seconds: list[float] = []
+    memory: list[float] = []
     right: dict[str, list[bool]] = {side: [] for side in SIDES.values()}
     with closing(make_vec_env(load_task("tmaze"), {"corridor_length": length}, lanes)) as env:
         began, hints = time.process_time(), np.zeros(lanes)
