@@ -16,13 +16,14 @@ class ARMTConfig(DecoderConfig, AgentConfig):
     """Options of ARMT."""
 
     memory_tokens: int = Field(5, ge=1, description="memory tokens, by which a segment writes to the matrices")
-    key_width: int = Field(16, ge=1, description="width of keys and queries")
+    key_width: int = Field(16, ge=2, description="width of keys and queries")
     nu: int = Field(3, ge=1, description="DPFP's products of each channel: a matrix has 2 x key_width x nu rows")
 
     @model_validator(mode="after")
-    def _no_channel_meets_itself(self) -> Self:
-        if self.nu >= 2 * self.key_width:
-            raise ValueError(f"nu={self.nu} must be less than 2 x key_width={2 * self.key_width}; lower it")
+    def _no_channel_meets_its_opposite(self) -> Self:
+        # At a distance of key_width stands the channel's negative part: their product is 0. Beyond, products repeat.
+        if self.nu >= self.key_width:
+            raise ValueError(f"nu={self.nu} must be less than key_width={self.key_width}; lower it")
         return self
 
 

@@ -107,7 +107,9 @@ def writing(agent: Agent, segments: Sequence[Segment], seed: int = 0) -> Iterato
     state = detach(agent.initial_state(len(segments[0].lengths)))
     for number, segment in enumerate(segments, 1):
         segment = segment.to(agent.device)
-        with _caught_tokens(agent.core) as caught, _caught_attention(agent.core) as looks:
+        # cuDNN's recurrent nets have no gradient outside of training.
+        without_cudnn = torch.backends.cudnn.flags(enabled=False)
+        with _caught_tokens(agent.core) as caught, _caught_attention(agent.core) as looks, without_cudnn:
             _, following = agent(segment, state)
         alive, tokens_BLD = segment.lengths > 0, caught[0]
         before, after = named_leaves(state), named_leaves(following)
@@ -161,8 +163,7 @@ def influence(state: Tree, tokens_BLD: Tensor, per_step: int, generator: torch.G
     total_BK = tokens_BLD.new_zeros(len(tokens_BLD), tokens_BLD.shape[1] // per_step)
     for _ in range(PROBES if leaves else 0):
         probes = [torch.randn(leaf.shape, generator=generator, device=leaf.device).to(leaf.dtype) for leaf in leaves]
-        with torch.backends.cudnn.flags(enabled=False):  # its recurrent nets have no gradient outside of training
-            (gradient,) = torch.autograd.grad(leaves, tokens_BLD, probes, retain_graph=True, allow_unused=True)
+        (gradient,) = torch.autograd.grad(leaves, tokens_BLD, probes, retain_graph=True, allow_unused=True)
         if gradient is not None:
             total_BK = total_BK + gradient.square().sum(2).unflatten(1, (-1, per_step)).sum(2)
     return (total_BK / PROBES).sqrt()

@@ -181,5 +181,5 @@ def test_the_normaliser_grows_only_by_what_is_new() -> None:
 
 
 def test_a_channel_is_not_multiplied_by_itself() -> None:
-    with pytest.raises(ValidationError, match="nu=8 must be less than 2 x key_width=8"):
-        ARMTConfig(key_width=4, nu=8)
+    with pytest.raises(ValidationError, match="nu=4 must be less than key_width=4"):
+        ARMTConfig(key_width=4, nu=4)
