@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +82,12 @@ class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
 
     Attributes:
         width: D, the width of a token.
+        causal: whether output i depends on no later token. Where it does (an encoder), `step` gives what is known when
+            its tokens have come, and `end` the state all the same.
     """
 
     width: int
+    causal: ClassVar[bool] = True
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> StateT:

@@ -62,10 +62,19 @@ def discovered() -> list[Any]:
     ]
 
 
-@pytest.fixture(params=discovered())
-def core(request: pytest.FixtureRequest) -> Core:
+DISCOVERED = discovered()
+CAUSAL = [each for each in DISCOVERED if each.values[0].causal]
+ENCODERS = [each for each in DISCOVERED if not each.values[0].causal]
+
+
+def fresh(request: pytest.FixtureRequest) -> Core:
     core: Core = copy.deepcopy(request.param).double().eval()
     return core
+
+
+core = pytest.fixture(params=DISCOVERED, name="core")(fresh)
+causal_core = pytest.fixture(params=CAUSAL, name="causal_core")(fresh)
+encoder = pytest.fixture(params=ENCODERS, name="encoder")(fresh)
 
 
 @pytest.fixture
@@ -95,26 +104,26 @@ def test_every_mechanism_has_examples() -> None:
 
 
 @torch.no_grad()
-def test_stepwise_equals_segmentwise(core: Core, tokens: Tensor) -> None:
-    expected, final = run(core, tokens)
-    state, outputs = core.initial_state(LANES), []
+def test_stepwise_equals_segmentwise(causal_core: Core, tokens: Tensor) -> None:
+    expected, final = run(causal_core, tokens)
+    state, outputs = causal_core.initial_state(LANES), []
     for segment in tokens.split(LENGTH, 1):
-        cache = core.begin(state, LANES, LENGTH)
+        cache = causal_core.begin(state, LANES, LENGTH)
         for part in segment.split([1, 3, 2], 1):
-            y, cache = core.step(part, cache)
+            y, cache = causal_core.step(part, cache)
             outputs.append(y)
-        state = core.end(cache)
+        state = causal_core.end(cache)
     torch.testing.assert_close(torch.cat(outputs, 1), expected)
     assert_trees_close(state, final)
 
 
 @torch.no_grad()
-def test_lanes_at_mixed_places(core: Core, tokens: Tensor) -> None:
+def test_lanes_at_mixed_places(causal_core: Core, tokens: Tensor) -> None:
     """Lane b feeds b tokens fewer in its first call, so that lanes stand apart and end their segments apart."""
-    expected, _ = run(core, tokens)
+    expected, _ = run(causal_core, tokens)
     first = torch.tensor([3, 2, 1])
-    cache = core.begin(core.initial_state(LANES), LANES, LENGTH)
-    y, cache = core.step(tokens[:, :3], cache, first)
+    cache = causal_core.begin(causal_core.initial_state(LANES), LANES, LENGTH)
+    y, cache = causal_core.step(tokens[:, :3], cache, first)
     for lane, count in enumerate(first.tolist()):
         torch.testing.assert_close(y[lane, :count], expected[lane, :count])
     places = first.clone()
@@ -122,9 +131,9 @@ def test_lanes_at_mixed_places(core: Core, tokens: Tensor) -> None:
         ended = places % LENGTH == 0
         if ended.any():
             lanes = ended.nonzero()[:, 0]
-            state = core.end(select_lanes(cache, lanes))
-            put_lanes_(cache, lanes, core.begin(state, len(lanes), LENGTH))
-        y, cache = core.step(tokens[torch.arange(LANES), places][:, None], cache)
+            state = causal_core.end(select_lanes(cache, lanes))
+            put_lanes_(cache, lanes, causal_core.begin(state, len(lanes), LENGTH))
+        y, cache = causal_core.step(tokens[torch.arange(LANES), places][:, None], cache)
         torch.testing.assert_close(y[:, 0], expected[torch.arange(LANES), places])
         places += 1
 
@@ -155,13 +164,30 @@ def test_lanes_are_independent(core: Core, tokens: Tensor) -> None:
     assert_trees_close(state, select_lanes(final, order))
 
 
-def test_no_output_depends_on_a_later_token(core: Core, tokens: Tensor) -> None:
+def test_no_output_depends_on_a_later_token(causal_core: Core, tokens: Tensor) -> None:
     x = tokens.clone().requires_grad_()
-    y, _ = run(core, x)
+    y, _ = run(causal_core, x)
     for place in (0, 3, LENGTH - 1, LENGTH, 2 * LENGTH + 1):
         (gradient,) = torch.autograd.grad(y[:, place].square().sum(), x, retain_graph=True)
         assert gradient[:, place + 1 :].abs().max() == 0
         assert gradient[:, place].abs().max() > 0
+
+
+def test_an_encoder_sees_its_segment_and_nothing_later(encoder: Core, tokens: Tensor) -> None:
+    x = tokens.clone().requires_grad_()
+    y, _ = run(encoder, x)
+    (gradient,) = torch.autograd.grad(y[:, LENGTH].square().sum(), x)
+    assert gradient[:, 2 * LENGTH :].abs().max() == 0
+    assert (gradient[:, LENGTH : 2 * LENGTH].abs().amax((0, 2)) > 0).all()
+
+
+@torch.no_grad()
+def test_any_core_closes_a_segment_fed_in_parts(core: Core, tokens: Tensor) -> None:
+    _, final = run(core, tokens[:, :LENGTH])
+    cache = core.begin(core.initial_state(LANES), LANES, LENGTH)
+    for part in tokens[:, :LENGTH].split([2, 4], 1):
+        _, cache = core.step(part, cache)
+    assert_trees_close(core.end(cache), final)
 
 
 def loss_step(core: Core, segments: list[Tensor]) -> Any:

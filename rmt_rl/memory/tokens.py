@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rmt_rl.memory.valve import VALVES, ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.recurrence import SegmentRecurrent, Tree, clone, take_tokens
+from rmt_rl.recurrence import CacheT, SegmentRecurrent, Tree, clone, take_tokens
 
 Writes = Literal["memory", "learned"]
 
@@ -42,14 +42,35 @@ class OpenMemory(NamedTuple):
     inner: Tree
 
 
-class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
-    """Wraps a causal core with M memory tokens.
+class LearnedMemory(SegmentRecurrent[MemoryState, CacheT]):
+    """A core with a memory of M vectors, learned ones at first, and a valve that joins old and new ones.
 
     Args:
         inner: the core that reads and writes.
         count: M, the number of memory tokens.
         valve: how old and new memory are joined (see `rmt_rl.memory.valve`).
         valve_heads: attention heads of the valves ca-1 and ca-2.
+    """
+
+    def __init__(
+        self, inner: SegmentRecurrent[Any, Any], count: int, valve: ValveName = "none", valve_heads: int = 1
+    ) -> None:
+        super().__init__()
+        self.inner, self.count, self.width = inner, count, inner.width
+        # Random and not zero: equal tokens would get equal gradients and stay one token for ever.
+        self.memory_MD = nn.Parameter(torch.randn(count, inner.width) * 0.5)
+        self.valve = VALVES[valve](inner.width, valve_heads)
+
+    def initial_state(self, batch_size: int) -> MemoryState:
+        memory_BMD = self.memory_MD.expand(batch_size, -1, -1)
+        return MemoryState(memory_BMD, self.valve.initial_state(memory_BMD), self.inner.initial_state(batch_size))
+
+
+class MemoryTokens(LearnedMemory[OpenMemory]):
+    """Wraps a causal core with M memory tokens.
+
+    Args:
+        inner, count, valve, valve_heads: see `LearnedMemory`.
         writes: where a segment's write tokens begin: at the memory that it reads, or at learned tokens of their own.
     """
 
@@ -61,18 +82,10 @@ class MemoryTokens(SegmentRecurrent[MemoryState, OpenMemory]):
         valve_heads: int = 1,
         writes: Writes = "memory",
     ) -> None:
-        super().__init__()
-        self.inner, self.count, self.width = inner, count, inner.width
-        # Random and not zero: equal tokens would get equal gradients and stay one token for ever.
-        self.memory_MD = nn.Parameter(torch.randn(count, inner.width) * 0.5)
-        self.valve = VALVES[valve](inner.width, valve_heads)
+        super().__init__(inner, count, valve, valve_heads)
         self.writes_MD: nn.Parameter | None = None
         if writes == "learned":
             self.writes_MD = nn.Parameter(torch.randn(count, inner.width) * 0.5)
-
-    def initial_state(self, batch_size: int) -> MemoryState:
-        memory_BMD = self.memory_MD.expand(batch_size, -1, -1)
-        return MemoryState(memory_BMD, self.valve.initial_state(memory_BMD), self.inner.initial_state(batch_size))
 
     def forward(self, x_BLD: Tensor, state: MemoryState, lengths_B: Tensor | None = None) -> tuple[Tensor, MemoryState]:
         length, memory_BMD = x_BLD.shape[1], state.memory_BMD.to(x_BLD.dtype)

@@ -1,0 +1,59 @@
+"""Memory tokens of an encoder: they stand before the segment only, and are read and written at once (RMT).
+
+RMT in the form that arXiv 2304.11062 gives to BERT (section 3): every token of [M_n; X] sees every other, and the
+output at the memory's places is the new memory M_{n+1}. A segment's tokens so see later ones of their own segment, and
+nothing of later segments.
+
+Dimensions: B lanes, L tokens of a segment, M memory tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from rmt_rl.memory.tokens import LearnedMemory, MemoryState
+from rmt_rl.nn.decoder import Block, DecoderConfig, decoder
+from rmt_rl.recurrence import OpenSegment
+
+
+class EncoderLayer(Block[tuple[()], OpenSegment]):
+    """A layer in which all real tokens of a segment see each other; its state is empty."""
+
+    causal = False
+
+    def initial_state(self, batch_size: int) -> tuple[()]:
+        return ()
+
+    def forward(self, x_BLD: Tensor, state: tuple[()], lengths_B: Tensor | None = None) -> tuple[Tensor, tuple[()]]:
+        length = x_BLD.shape[1]
+        q, k, v = self.project(x_BLD, self.rotations(max(1, length))[:length])
+        places = torch.arange(length, device=x_BLD.device)
+        real_BL = places[None] < (length if lengths_B is None else lengths_B[:, None].clamp(min=1))
+        return self.finish(x_BLD, self.attend(q, k, v, real_BL[:, None].expand(-1, length, -1))), ()
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        yield cls(DecoderConfig(width=width, heads=2, dropout=0.2))
+
+
+class EncoderMemoryTokens(LearnedMemory[OpenSegment]):
+    """Wraps an encoder with M memory tokens; see `LearnedMemory`."""
+
+    causal = False
+
+    def forward(self, x_BLD: Tensor, state: MemoryState, lengths_B: Tensor | None = None) -> tuple[Tensor, MemoryState]:
+        memory_BMD = state.memory_BMD.to(x_BLD.dtype)
+        real_B = None if lengths_B is None else lengths_B + self.count
+        y, inner = self.inner(torch.cat((memory_BMD, x_BLD), 1), state.inner, real_B)
+        memory_BMD, valve = self.valve(memory_BMD, y[:, : self.count], state.valve)
+        return y[:, self.count :], MemoryState(memory_BMD, valve, inner)
+
+    @classmethod
+    def examples(cls, width: int) -> Iterator[Self]:
+        config = DecoderConfig(width=width, heads=2, dropout=0.1)
+        yield cls(decoder(config, [EncoderLayer(config) for _ in range(2)]), 3)
+        yield cls(decoder(config, [EncoderLayer(config) for _ in range(2)]), 3, "lstm")
