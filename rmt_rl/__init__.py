@@ -5,8 +5,9 @@ Importing this package registers its environments with Gymnasium and imports nei
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rmt_rl.registry import register_envs
 
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rmt_rl.agent import BaseAgent
+    from rmt_rl.language import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
 
-__all__ = ["__version__", "load"]
+__all__ = ["RecurrentMemoryTransformer", "RecurrentMemoryTransformerWrapper", "__version__", "load"]
 
 __version__ = version("rmt-rl")
 
@@ -36,3 +38,10 @@ def load(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> Base
     from rmt_rl.checkpoint import load_agent  # only now, since it imports PyTorch
 
     return load_agent(run, checkpoint, device)
+
+
+def __getattr__(name: str) -> Any:
+    """The language model's classes, imported when they're asked for, since they import PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("rmt_rl.language"), name)

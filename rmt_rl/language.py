@@ -1,0 +1,407 @@
+"""A recurrent memory transformer on token ids: a face on `SegmentRecurrent` for language-like sequences.
+
+`RecurrentMemoryTransformer` runs one segment, `RecurrentMemoryTransformerWrapper` a sequence of any length. Memories
+are values: what a call returns is what the next one takes.
+
+Dimensions: B lanes, L tokens of a segment, N tokens of a sequence, T tokens of a step call, M memory tokens, D width,
+V vocabulary, X tokens of an XL cache, HE width of all heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rmt_rl import backprop
+from rmt_rl.errors import UsageError
+from rmt_rl.language_core import CORES, Core, Layers, MemoryName, check_same_shapes, check_together, filled, parts_of
+from rmt_rl.memory.encoder_tokens import EncoderLayer
+from rmt_rl.memory.transformer_xl import Hidden, RecurrenceName, TransformerXLLayer
+from rmt_rl.memory.valve import ValveName
+from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
+from rmt_rl.recurrence import Tree, take_tokens
+
+Memories = Tensor | tuple[Tensor, ...]
+
+
+class XLMemories(list[Tensor]):
+    """Keys and values of the last X tokens, (2, B, X, HE) a layer, the oldest first.
+
+    Attributes:
+        count_B: how many of them are real in each lane, int64; they come first. A plain list of tensors, which has no
+            counts, is taken to be full.
+    """
+
+    def __init__(self, layers: Iterable[Tensor], count_B: Tensor) -> None:
+        super().__init__(layers)
+        self.count_B = count_B
+
+
+class Output(NamedTuple):
+    """What a call returns.
+
+    Attributes:
+        output: logits (B, L, V), or embeddings (B, L, D), or the loss (a scalar), as was asked for.
+        memories: what the next call takes: memory tokens (B, M, D); of other memories a tuple of tensors.
+        xl_memories: the XL caches; None where there are none.
+    """
+
+    output: Tensor
+    memories: Memories
+    xl_memories: XLMemories | None
+
+
+class RecurrentMemoryTransformer(nn.Module):
+    """One segment at a time, with a memory that goes from segment to segment.
+
+    Args:
+        dim: D, the width of a token.
+        num_tokens: V, the size of the vocabulary.
+        depth: layers.
+        num_memory_tokens: M; with a Titans memory, the number of persistent tokens.
+        seq_len: the most tokens of a segment.
+        causal: False makes an encoder like BERT: tokens see their whole segment, and memory stands before it only.
+        dim_head, heads: attention heads; their product needn't be dim.
+        ff_mult: hidden width of the feed-forward net / dim.
+        dropout: on each residual branch.
+        memory: `tokens` (RMT, arXiv 2207.06881), a Titans memory (2501.00663), `armt` (2407.04841), or `none`.
+        valve: how old and new memory tokens are joined, see `rmt_rl.memory.valve`; `none` is RMT.
+        use_flash_attn: flash-attn's kernel, where it's installed; PyTorch's fused ones elsewhere.
+        abs_pos_emb: learned positions in the segment are added to tokens.
+        use_xl_memories: a cache of the tokens before the segment in each layer (Transformer-XL, arXiv 1901.02860).
+        xl_mem_len: X; unset = seq_len.
+        enhanced_xl_recurrence: the cache is of the layer above (ERNIE-Doc, arXiv 2012.15688).
+        ignore_index: the label that no loss counts.
+
+    Raises:
+        UsageError: options that don't go together.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_tokens: int,
+        depth: int,
+        num_memory_tokens: int,
+        seq_len: int,
+        causal: bool = True,
+        dim_head: int = 64,
+        heads: int = 8,
+        ff_mult: float = 4,
+        dropout: float = 0.0,
+        memory: MemoryName = "tokens",
+        valve: ValveName = "none",
+        use_flash_attn: bool = False,
+        abs_pos_emb: bool = False,
+        use_xl_memories: bool = False,
+        xl_mem_len: int | None = None,
+        enhanced_xl_recurrence: bool = False,
+        ignore_index: int = -1,
+    ) -> None:
+        super().__init__()
+        check_together(memory, causal, valve, use_xl_memories, abs_pos_emb)
+        self.dim, self.seq_len, self.causal, self.ignore_index = dim, seq_len, causal, ignore_index
+        config = DecoderConfig(
+            layers=depth,
+            width=dim,
+            heads=heads,
+            head_width=dim_head,
+            hidden=round(ff_mult * dim),
+            dropout=dropout,
+            attention="flash" if use_flash_attn and find_spec("flash_attn") else "sdpa",
+        )
+        layer: Callable[[DecoderConfig], Core] = DecoderLayer if causal else EncoderLayer
+        if use_xl_memories:
+            recurrence: RecurrenceName = "enhanced" if enhanced_xl_recurrence else "ordinary"
+            cached = xl_mem_len or seq_len
+            layer = partial(TransformerXLLayer, cached=cached, cache="keys_values", recurrence=recurrence)
+        self.embed = nn.Embedding(num_tokens, dim)
+        self.positions = nn.Embedding(seq_len, dim) if abs_pos_emb else None
+        self.core = CORES[memory](Layers(config, seq_len, num_memory_tokens, causal, valve, layer))
+        self.head = nn.Linear(dim, num_tokens)
+
+    def forward(
+        self,
+        x: Tensor,
+        read_memories: Memories | None = None,
+        *,
+        mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        xl_memories: list[Tensor] | None = None,
+        return_embeddings: bool = False,
+    ) -> Output:
+        """Run a segment of at most `seq_len` tokens.
+
+        Args:
+            x: ids, int64 (B, L), or embeddings, floats (B, L, D).
+            read_memories: what the call before returned; None begins anew.
+            mask: bool (B, L), which tokens are real, anywhere; others change nothing, and their outputs are arbitrary.
+            labels: int64 (B, L), what each place shall predict: the loss is returned, a mean over labels that count.
+            xl_memories: what the call before returned.
+            return_embeddings: return (B, L, D), what the head makes logits of.
+
+        Raises:
+            UsageError: shapes that don't fit.
+        """
+        y_BLD, state = self.run(x, self.state(len(x), read_memories, xl_memories), mask)
+        if labels is not None:
+            counted = labels if mask is None else labels.masked_fill(~mask, self.ignore_index)
+            return self.output(self.loss(y_BLD, counted) / self.counted(counted), state)
+        return self.output(y_BLD if return_embeddings else self.head(y_BLD), state)
+
+    def run(self, x: Tensor, state: Tree, mask: Tensor | None = None) -> tuple[Tensor, Tree]:
+        """Embeddings (B, L, D) and the next state, by the state of `SegmentRecurrent`; see `forward`."""
+        if x.shape[1] > self.seq_len:
+            raise UsageError(
+                f"x has {x.shape[1]} tokens, more than seq_len={self.seq_len}: cut it into segments, or let "
+                "RecurrentMemoryTransformerWrapper do so"
+            )
+        if mask is None:
+            return cast(tuple[Tensor, Tree], self.core(self.embedded(x), state))
+        if mask.shape != x.shape[:2]:
+            raise UsageError(f"mask has shape {tuple(mask.shape)}, but x {tuple(x.shape)}: give it one bool a token")
+        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # real tokens first
+        y_BLD, state = self.core(self.embedded(take_tokens(x, order)), state, mask.sum(1))
+        return take_tokens(y_BLD, order.argsort(dim=1)), state
+
+    def embedded(self, x: Tensor, first: int = 0) -> Tensor:
+        """Ids or embeddings as tokens (B, T, D), of which the first stands at this place of its segment."""
+        if x.is_floating_point() and x.shape[2:] != (self.dim,):
+            raise UsageError(
+                f"x has shape {tuple(x.shape)}: embeddings are (B, L, dim={self.dim}), ids are int64 (B, L)"
+            )
+        x_BTD: Tensor = x if x.is_floating_point() else self.embed(x)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions.weight[first : first + x.shape[1]]
+        return x_BTD
+
+    def loss(self, y_BLD: Tensor, labels_BL: Tensor) -> Tensor:
+        """The sum of the cross entropies, in nats, of those labels that count."""
+        logits = self.head(y_BLD).flatten(0, 1)
+        return F.cross_entropy(logits, labels_BL.flatten(), ignore_index=self.ignore_index, reduction="sum")
+
+    def counted(self, labels: Tensor) -> Tensor:
+        """How many labels count, at least 1."""
+        return (labels != self.ignore_index).sum().clamp(min=1)
+
+    # What callers hold, and the core's state
+
+    def initial_state(self, batch_size: int) -> Tree:
+        """The state before the first segment."""
+        return cast(Tree, self.core.initial_state(batch_size))
+
+    def init_memory(self, batch: int) -> Memories:
+        """The learned memory before the first segment."""
+        return self.output(torch.zeros(()), self.initial_state(batch)).memories
+
+    def state(self, batch_size: int, memories: Memories | None, xl_memories: list[Tensor] | None) -> Tree:
+        """The core's state of what a call returned; what is None begins anew.
+
+        Raises:
+            UsageError: they aren't of such a model, or not of so many lanes.
+        """
+        begun = self.initial_state(batch_size)
+        kept, caches = parts_of(begun)
+        if memories is not None:
+            given = [memories] if isinstance(memories, Tensor) else list(memories)
+            check_same_shapes("memories", given, kept)
+            kept = given
+        if xl_memories:
+            tensors = [each.permute(1, 2, 0, 3).flatten(2) for each in xl_memories]
+            check_same_shapes("xl_memories", tensors, [cache.hidden_BND for cache in caches])
+            full = tensors[0].new_full((batch_size,), tensors[0].shape[1], dtype=torch.long)
+            counts = xl_memories.count_B if isinstance(xl_memories, XLMemories) else full
+            caches = [Hidden(tensor, counts) for tensor in tensors]
+        return filled(begun, iter(kept), iter(caches))
+
+    def output(self, output: Tensor, state: Tree) -> Output:
+        """A call's result, with the core's state as callers hold it: the inverse of `state`."""
+        kept, caches = parts_of(state)
+        layers = [cache.hidden_BND.unflatten(2, (2, -1)).permute(2, 0, 1, 3) for cache in caches]
+        memories = kept[0] if len(kept) == 1 else tuple(kept)
+        return Output(output, memories, XLMemories(layers, caches[0].count_B) if caches else None)
+
+
+class RecurrentMemoryTransformerWrapper(nn.Module):
+    """Cuts sequences into segments: their loss, with full, truncated or replayed gradients, and generation.
+
+    Args:
+        transformer: the model.
+        truncate_at_step: no gradient crosses more segments than that; None = all of them.
+    """
+
+    def __init__(self, transformer: RecurrentMemoryTransformer, truncate_at_step: int | None = None) -> None:
+        super().__init__()
+        self.transformer, self.truncate_at_step = transformer, truncate_at_step
+
+    def forward(
+        self,
+        x: Tensor,
+        memories: Memories | None = None,
+        *,
+        mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        xl_memories: list[Tensor] | None = None,
+        return_loss: bool = False,
+        truncate_at_step: int | None = None,
+        memory_replay_backprop: bool = False,
+        mrbp_loss_weight: float = 1.0,
+        return_state: bool = False,
+    ) -> Output | Tensor:
+        """Run a sequence, a segment of `seq_len` tokens after the other.
+
+        Args:
+            x: ids, int64 (B, N), or embeddings, floats (B, N, D).
+            memories: what a call before returned; None begins anew.
+            mask: bool (B, N), which tokens are real, see `RecurrentMemoryTransformer.forward`.
+            xl_memories: what a call before returned.
+            labels: int64 (B, N), what each place shall predict. Without them it's the next token's id, and the last
+                token of x is a label only: begin the next call with it.
+            return_loss: return the loss, a mean over labels that count. So it is where labels are given.
+            truncate_at_step: see the class, for this call.
+            memory_replay_backprop: backpropagate here, in the memory of one segment (Memformer, arXiv 2010.06891), and
+                return the loss without graph. The gradient is that of full backpropagation.
+            mrbp_loss_weight: what the replayed loss is multiplied by before it is backpropagated.
+            return_state: return memories beside a loss too, cut off from the graph.
+
+        Returns:
+            `Output`, of logits (B, N, V) or, with `return_state`, of the loss; else the loss alone.
+
+        Raises:
+            UsageError: shapes that don't fit, or no labels where none can be made.
+        """
+        model = self.transformer
+        state = model.state(len(x), memories, xl_memories)
+        if labels is None and not (return_loss or memory_replay_backprop):
+            logits = []
+            for part, real in zip(*self._segments(x, mask), strict=True):
+                y_BLD, state = model.run(part, state, real)
+                logits.append(model.head(y_BLD))
+            return model.output(torch.cat(logits, 1), state)
+        if labels is None:
+            x, labels, mask = self._next_tokens(x, mask)
+        elif mask is not None:
+            labels = labels.masked_fill(~mask, model.ignore_index)
+        segments = -(-x.shape[1] // model.seq_len)
+        if memory_replay_backprop:
+            weighted = self._step(x, labels, mask, mrbp_loss_weight)
+            loss, state = backprop.replay(weighted, segments, state, Tensor.backward)
+            loss = loss / mrbp_loss_weight
+        else:
+            blocks: list[Tensor] = []
+            depth = truncate_at_step or self.truncate_at_step or segments
+            _, state = backprop.truncated(self._step(x, labels, mask), segments, state, blocks.append, depth)
+            loss = torch.stack(blocks).sum()
+        return model.output(loss, state) if return_state else loss
+
+    def _segments(self, x: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor | None]]:
+        parts = list(x.split(self.transformer.seq_len, 1))
+        masks: list[Tensor | None] = [None] * len(parts)
+        return parts, masks if mask is None else [*mask.split(self.transformer.seq_len, 1)]
+
+    def _next_tokens(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens, what comes after each, and which tokens are real."""
+        if x.is_floating_point() or not self.transformer.causal or x.shape[1] < 2:
+            raise UsageError(
+                "labels are needed where they can't be the next tokens: of embeddings, of an encoder (causal=False), "
+                "of a sequence of one token"
+            )
+        labels = x[:, 1:] if mask is None else x[:, 1:].masked_fill(~mask[:, 1:], self.transformer.ignore_index)
+        return x[:, :-1], labels, None if mask is None else mask[:, :-1]
+
+    def _step(self, x: Tensor, labels: Tensor, mask: Tensor | None, weight: float = 1.0) -> backprop.Step[Tree]:
+        """The loss of each segment, as its share of the mean times a weight, for `rmt_rl.backprop`."""
+        model = self.transformer
+        parts, masks = self._segments(x, mask)
+        targets, counted = labels.split(model.seq_len, 1), model.counted(labels)
+
+        def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
+            y_BLD, state = model.run(parts[index], state, masks[index])
+            return model.loss(y_BLD, targets[index]) * (weight / counted), state
+
+        return step
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prime: Tensor,
+        *,
+        length: int,
+        memories: Memories | None = None,
+        xl_memories: list[Tensor] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Go on with sequences, a token at a time, each from its segment's cached keys and values.
+
+        Args:
+            prime: ids, int64 (B, N >= 1), to go on from.
+            length: tokens of the whole, those of `prime` included.
+            memories: of what came before `prime`.
+            xl_memories: of what came before `prime`.
+            temperature: divides logits; 0 takes the likeliest token.
+            top_k: draw from so many of the likeliest tokens only; None = all.
+            generator: of the random numbers.
+
+        Returns:
+            The new tokens, int64 (B, length - N).
+
+        Raises:
+            UsageError: an encoder, or a `length` below N.
+        """
+        model = self.transformer
+        if not model.causal or not 1 <= prime.shape[1] <= length:
+            raise UsageError(
+                f"can't generate {length} tokens with causal={model.causal} from {prime.shape[1]}: the model must be "
+                "causal, and length at least that of prime, which has a token or more"
+            )
+        training = model.training
+        model.eval()
+        try:
+            state = model.state(len(prime), memories, xl_memories)
+            stepping = _Stepping(model, state, len(prime))
+            choose = partial(_chosen, temperature=temperature, top_k=top_k, generator=generator)
+            new = [choose(stepping.feed(prime))] if length > prime.shape[1] else []
+            while len(new) < length - prime.shape[1]:
+                new.append(choose(stepping.feed(new[-1])))
+        finally:
+            model.train(training)
+        return torch.cat(new, 1) if new else prime[:, :0]
+
+
+class _Stepping:
+    """A sequence fed a few tokens at a time, from segment to segment."""
+
+    def __init__(self, model: RecurrentMemoryTransformer, state: Tree, lanes: int) -> None:
+        self.model, self.lanes, self.place = model, lanes, 0
+        self.cache = model.core.begin(state, lanes, model.seq_len)
+
+    def feed(self, ids_BT: Tensor) -> Tensor:
+        """The logits (B, V) of what comes after these."""
+        model, y_BTD = self.model, torch.empty(0)
+        while ids_BT.shape[1]:
+            if self.place == model.seq_len:
+                self.cache, self.place = model.core.begin(model.core.end(self.cache), self.lanes, model.seq_len), 0
+            part, ids_BT = ids_BT.tensor_split([model.seq_len - self.place], 1)
+            y_BTD, self.cache = model.core.step(model.embedded(part, self.place), self.cache)
+            self.place += part.shape[1]
+        logits: Tensor = model.head(y_BTD[:, -1])
+        return logits
+
+
+def _chosen(logits_BV: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
+    """A token of each lane, (B, 1)."""
+    if temperature <= 0:
+        return logits_BV.argmax(1, keepdim=True)
+    if top_k is not None:
+        least_B1 = logits_BV.topk(min(top_k, logits_BV.shape[1])).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
+    return (logits_BV / temperature).softmax(1).multinomial(1, generator=generator)

@@ -1,0 +1,137 @@
+"""The cores of `rmt_rl.language`, and what of their states callers hold.
+
+Dimensions: B lanes, X tokens of an XL cache, HE width of all heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+from torch import Tensor
+
+from rmt_rl.errors import UsageError, nearest
+from rmt_rl.memory.associative import AssociativeMemory
+from rmt_rl.memory.encoder_tokens import EncoderMemoryTokens
+from rmt_rl.memory.neural_memory import NeuralMemory
+from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
+from rmt_rl.memory.tokens import MemoryTokens
+from rmt_rl.memory.transformer_xl import Hidden
+from rmt_rl.memory.valve import ValveName
+from rmt_rl.nn.decoder import DecoderConfig, decoder
+from rmt_rl.recurrence import SegmentRecurrent, Stack, Tree
+
+MemoryName = Literal["tokens", "titans_mac", "titans_mag", "titans_mal", "armt", "none"]
+Core = SegmentRecurrent[Any, Any]
+
+
+class Layers(NamedTuple):
+    """What a core is made of.
+
+    Attributes:
+        config: sizes.
+        seq_len, memory_tokens, causal, valve: of the model.
+        layer: makes a layer.
+    """
+
+    config: DecoderConfig
+    seq_len: int
+    memory_tokens: int
+    causal: bool
+    valve: ValveName
+    layer: Callable[[DecoderConfig], Core]
+
+    def made(self) -> list[Core]:
+        """All layers."""
+        return [self.layer(self.config) for _ in range(self.config.layers)]
+
+    def stack(self) -> Stack:
+        """All layers, and the final norm."""
+        return decoder(self.config, self.made())
+
+
+def _tokens(layers: Layers) -> Core:
+    kind = MemoryTokens if layers.causal else EncoderMemoryTokens
+    return kind(layers.stack(), layers.memory_tokens, layers.valve)
+
+
+def _associations(layers: Layers) -> Core:
+    return decoder(layers.config, [AssociativeMemory(layers.made(), layers.memory_tokens, key_width=16)])
+
+
+def _titans(layers: Layers, block: Callable[[DecoderConfig, NeuralMemory, int], Core]) -> Core:
+    """Each layer has a neural memory of its own, which learns a segment at a time."""
+
+    def layer(config: DecoderConfig) -> Core:
+        return block(config, NeuralMemory(config.width, layers.seq_len), layers.memory_tokens)
+
+    return layers._replace(layer=layer).stack()
+
+
+CORES: dict[MemoryName, Callable[[Layers], Core]] = {
+    "tokens": _tokens,
+    "none": Layers.stack,
+    "armt": _associations,
+    "titans_mac": partial(_titans, block=MemoryAsContext),
+    "titans_mag": lambda layers: _titans(layers, partial(MemoryAsGate, window=layers.seq_len)),
+    "titans_mal": lambda layers: _titans(layers, partial(MemoryAsLayer, window=layers.seq_len)),
+}
+assert set(CORES) == set(get_args(MemoryName))
+
+
+def check_together(memory: str, causal: bool, valve: str, xl: bool, absolute: bool) -> None:
+    """Raise an error where options don't go together."""
+    if memory not in CORES:
+        raise UsageError(f"memory={memory!r} is none of {', '.join(CORES)}{nearest(memory, CORES)}")
+    wrong = {
+        f"valve={valve!r} is of memory tokens: choose memory='tokens' or valve='none'": (
+            valve != "none" and memory != "tokens"
+        ),
+        f"memory={memory!r} works token by token: choose causal=True, or memory='tokens' or 'none'": (
+            not causal and memory not in ("tokens", "none")
+        ),
+        "use_xl_memories=True needs a causal model: choose causal=True or use_xl_memories=False": xl and not causal,
+        f"use_xl_memories=True with memory={memory!r}: choose memory='tokens' or 'none'": (
+            xl and memory not in ("tokens", "none")
+        ),
+        "abs_pos_emb=True says nothing of distances to a cache: choose abs_pos_emb=False or use_xl_memories=False": (
+            xl and absolute
+        ),
+    }
+    for message, holds in wrong.items():
+        if holds:
+            raise UsageError(message)
+
+
+# Trees
+
+
+def parts_of(state: Tree) -> tuple[list[Tensor], list[Hidden]]:
+    """A state's tensors and its XL caches."""
+    if isinstance(state, Tensor):
+        return [state], []
+    if isinstance(state, Hidden):
+        return [], [state]
+    pairs = [parts_of(part) for part in state]
+    return [each for kept, _ in pairs for each in kept], [each for _, caches in pairs for each in caches]
+
+
+def filled(state: Tree, kept: Iterator[Tensor], caches: Iterator[Hidden]) -> Tree:
+    """The same tree of others: the inverse of `parts_of`."""
+    if isinstance(state, Tensor):
+        return next(kept)
+    if isinstance(state, Hidden):
+        return next(caches)
+    parts = [filled(part, kept, caches) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def check_same_shapes(name: str, given: list[Tensor], expected: list[Tensor]) -> None:
+    """Raise an error where what was given isn't what is needed."""
+    shapes, needed = ([tuple(each.shape) for each in tensors] for tensors in (given, expected))
+    if shapes != needed:
+        raise UsageError(
+            f"{name} of shapes {shapes} given, {needed} needed: give what a call of this model returned for as many "
+            "sequences"
+        )

@@ -1,0 +1,334 @@
+"""The language model against its own segments: replay, masks, labels, caches, generation; and the peers' snippets."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rmt_rl import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
+from rmt_rl.errors import UsageError
+from rmt_rl.language import XLMemories
+from rmt_rl.language_core import MemoryName
+from rmt_rl.recurrence import tree_leaves
+
+SEGMENT, VOCABULARY, LANES = 6, 11, 3
+SMALL: dict[str, Any] = {
+    "dim": 16,
+    "num_tokens": VOCABULARY,
+    "depth": 2,
+    "num_memory_tokens": 3,
+    "seq_len": SEGMENT,
+    "dim_head": 4,
+    "heads": 2,
+    "dropout": 0.1,
+}
+XL: dict[str, Any] = {"use_xl_memories": True, "xl_mem_len": 5}
+CAUSAL: dict[str, dict[str, Any]] = {
+    "tokens": {},
+    "valve": {"valve": "lstm"},
+    "absolute": {"abs_pos_emb": True},
+    "xl": XL,
+    "enhanced xl": {**XL, "enhanced_xl_recurrence": True},
+    "xl alone": {**XL, "memory": "none"},
+    "none": {"memory": "none"},
+    "armt": {"memory": "armt"},
+    "mac": {"memory": "titans_mac"},
+    "mag": {"memory": "titans_mag"},
+    "mal": {"memory": "titans_mal"},
+}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "encoder": {"causal": False},
+    "encoder with valve": {"causal": False, "valve": "ca-2"},
+    "encoder alone": {"causal": False, "memory": "none"},
+}
+EVERY = CAUSAL | ENCODERS
+
+
+def make(**options: Any) -> RecurrentMemoryTransformer:
+    torch.manual_seed(0)
+    return RecurrentMemoryTransformer(**SMALL | options).double().eval()
+
+
+def ids(length: int, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(VOCABULARY, (LANES, length), generator=generator)
+
+
+def same(left: Any, right: Any) -> None:
+    for a, b in zip(tree_leaves(left), tree_leaves(right), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# The snippets that users of recurrent-memory-transformer-pytorch know, with smaller sizes
+
+
+def test_snippet_of_segments() -> None:
+    model = RecurrentMemoryTransformer(
+        num_tokens=2000, num_memory_tokens=8, dim=32, depth=2, causal=True, dim_head=16, heads=2, seq_len=64,
+        use_flash_attn=True,
+    )  # fmt: skip
+    x = torch.randint(0, 256, (1, 64))
+    logits1, mem1, none = model(x)
+    assert logits1.shape == (1, 64, 2000)
+    assert mem1.shape == (1, 8, 32)
+    assert none is None
+    logits2, mem2, _ = model(x, mem1)
+    logits3, _, _ = model(x, mem2)
+    assert not torch.allclose(logits1, logits2)
+    assert not torch.allclose(logits2, logits3)
+
+
+def test_snippet_of_xl_memories() -> None:
+    model = RecurrentMemoryTransformer(
+        num_tokens=2000, num_memory_tokens=8, dim=32, depth=3, causal=True, dim_head=16, heads=2, seq_len=64,
+        use_flash_attn=True, use_xl_memories=True, xl_mem_len=32,
+    )  # fmt: skip
+    x = torch.randint(0, 256, (1, 64))
+    _, mem1, xl_mem1 = model(x)
+    assert [each.shape for each in xl_mem1] == [(2, 1, 32, 32)] * 3
+    logits2, mem2, xl_mem2 = model(x, mem1, xl_memories=xl_mem1)
+    logits3, _, _ = model(x, mem2, xl_memories=xl_mem2)
+    plain, _, _ = model(x, mem1, xl_memories=list(xl_mem1))  # a full cache needs no counts
+    assert logits3.shape == (1, 64, 2000)
+    torch.testing.assert_close(plain, logits2)
+
+
+def test_snippet_of_memory_replay() -> None:
+    model = RecurrentMemoryTransformerWrapper(
+        RecurrentMemoryTransformer(num_tokens=256, num_memory_tokens=8, dim=32, depth=2, seq_len=64, causal=True)
+    )
+    seq = torch.randint(0, 256, (2, 4096))
+    loss = model(seq, memory_replay_backprop=True)
+    assert loss.shape == ()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+# One segment
+
+
+@pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
+@torch.no_grad()
+def test_a_sequence_is_its_segments_chained(options: dict[str, Any]) -> None:
+    model, x = make(**options), ids(2 * SEGMENT + 2)
+    logits, memories, caches = [], None, None
+    for part in x.split(SEGMENT, 1):
+        out, memories, caches = model(part, memories, xl_memories=caches)
+        logits.append(out)
+    expected = RecurrentMemoryTransformerWrapper(model)(x)
+    torch.testing.assert_close(torch.cat(logits, 1), expected.output)
+    same(memories, expected.memories)
+    same(tuple(caches or ()), tuple(expected.xl_memories or ()))
+
+
+@pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
+@torch.no_grad()
+def test_masked_tokens_change_nothing_wherever_they_stand(options: dict[str, Any]) -> None:
+    model, x = make(**options), ids(2 * SEGMENT)
+    mask = torch.ones(LANES, 2 * SEGMENT, dtype=torch.bool)
+    mask[0, :2], mask[1, 3], mask[1, SEGMENT:] = False, False, False  # in front, in a hole, a whole segment
+    out = RecurrentMemoryTransformerWrapper(model)(x, mask=mask)
+    other = RecurrentMemoryTransformerWrapper(model)(x.where(mask, (x + 1) % VOCABULARY), mask=mask)
+    torch.testing.assert_close(out.output[mask], other.output[mask])
+    same(out.memories, other.memories)
+    alone, memories, caches = model(x[:1, 2:SEGMENT])
+    torch.testing.assert_close(out.output[:1, 2:SEGMENT], alone)
+    later = model(x[:1, SEGMENT:], memories, xl_memories=caches)
+    torch.testing.assert_close(out.output[:1, SEGMENT:], later.output)
+
+
+@torch.no_grad()
+def test_caches_of_lanes_with_different_lengths_go_on_right() -> None:
+    model, x = make(**XL), ids(2 * SEGMENT)
+    mask = torch.arange(SEGMENT) < torch.tensor([[2], [6], [4]])
+    _, memories, caches = model(x[:, :SEGMENT], mask=mask)
+    assert isinstance(caches, XLMemories)
+    out, _, _ = model(x[:, SEGMENT:], memories, xl_memories=caches)
+    for lane, length in enumerate([2, 6, 4]):
+        _, own, cache = model(x[lane : lane + 1, :length])
+        expected, _, _ = model(x[lane : lane + 1, SEGMENT:], own, xl_memories=cache)
+        torch.testing.assert_close(out[lane : lane + 1], expected)
+
+
+@torch.no_grad()
+def test_embeddings_go_in_and_come_out() -> None:
+    model, x = make(), ids(SEGMENT)
+    expected = model(x)
+    torch.testing.assert_close(model(model.embed(x)).output, expected.output)
+    embeddings = model(x, return_embeddings=True).output
+    assert embeddings.shape == (LANES, SEGMENT, 16)
+    torch.testing.assert_close(model.head(embeddings), expected.output)
+
+
+@torch.no_grad()
+def test_an_encoder_sees_later_tokens_of_its_segment_only() -> None:
+    model, x = RecurrentMemoryTransformerWrapper(make(causal=False)), ids(2 * SEGMENT)
+    before = model(x).output
+    x[:, SEGMENT - 1] = (x[:, SEGMENT - 1] + 1) % VOCABULARY
+    assert not torch.allclose(model(x).output[:, 0], before[:, 0])
+    x[:, -1] = (x[:, -1] + 1) % VOCABULARY
+    torch.testing.assert_close(model(x).output[:, :SEGMENT], model(x[:, :SEGMENT]).output)
+
+
+@torch.no_grad()
+def test_absolute_positions_tell_places_apart() -> None:
+    """Without positions a decoder of one layer gives the same for equal tokens that see equal ones."""
+    x = torch.zeros(1, SEGMENT, dtype=torch.long)
+    logits = make(abs_pos_emb=True, memory="none", depth=1)(x).output[0]
+    assert not torch.allclose(logits[0], logits[1])
+    logits = make(memory="none", depth=1)(x).output[0]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+# Losses
+
+
+def gradients(options: dict[str, Any], x: Tensor, **how: Any) -> tuple[Tensor, list[Tensor]]:
+    model = RecurrentMemoryTransformerWrapper(make(**options).train())
+    torch.manual_seed(3)
+    loss = model(x, **how)
+    if loss.requires_grad:
+        loss.backward()
+    grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in model.parameters()]
+    return loss.detach(), grads
+
+
+@pytest.mark.parametrize("options", CAUSAL.values(), ids=CAUSAL)
+def test_replay_is_full_backpropagation(options: dict[str, Any]) -> None:
+    """With dropout, XL caches and an uneven last segment."""
+    x = ids(3 * SEGMENT + 3)
+    loss, expected = gradients(options, x, return_loss=True)
+    replayed, grads = gradients(options, x, memory_replay_backprop=True)
+    torch.testing.assert_close(replayed, loss)
+    for left, right in zip(grads, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+    _, halved = gradients(options, x, memory_replay_backprop=True, mrbp_loss_weight=0.5)
+    for left, right in zip(halved, expected, strict=True):
+        torch.testing.assert_close(2 * left, right, rtol=1e-9, atol=1e-9)
+
+
+def test_truncation_cuts_the_gradient_and_not_the_memory() -> None:
+    x = ids(3 * SEGMENT)
+    labels = torch.full_like(x, -1)
+    labels[:, -1] = 0  # only the last segment has a loss
+    reached = {}
+    for depth in (1, 2, 3):
+        model = RecurrentMemoryTransformerWrapper(make(), truncate_at_step=depth)
+        embeddings = model.transformer.embed(x).detach().requires_grad_()
+        loss = model(embeddings, labels=labels)
+        (gradient,) = torch.autograd.grad(loss, embeddings)
+        reached[depth] = int((gradient.abs().sum((0, 2)).view(3, SEGMENT).sum(1) > 0).sum())
+        torch.testing.assert_close(loss, RecurrentMemoryTransformerWrapper(make())(embeddings, labels=labels))
+    assert reached == {1: 1, 2: 2, 3: 3}
+
+
+@torch.no_grad()
+def test_the_loss_is_the_mean_over_labels_that_count() -> None:
+    model, x = RecurrentMemoryTransformerWrapper(make()), ids(2 * SEGMENT + 1)
+    logits = model(x[:, :-1]).output
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
+    torch.testing.assert_close(model(x, return_loss=True), expected)
+    torch.testing.assert_close(model(x[:, :-1], labels=x[:, 1:]), expected)
+    labels, mask = x[:, 1:].clone(), torch.ones(LANES, 2 * SEGMENT, dtype=torch.bool)
+    labels[:, ::2] = -1
+    mask[1, 4:] = False
+    counted = (labels != -1) & mask
+    expected = torch.nn.functional.cross_entropy(model(x[:, :-1], mask=mask).output[counted], labels[counted])
+    torch.testing.assert_close(model(x[:, :-1], labels=labels, mask=mask), expected)
+    one = model.transformer(x[:, :SEGMENT], labels=labels[:, :SEGMENT], mask=mask[:, :SEGMENT]).output
+    counted = counted[:, :SEGMENT]
+    logits = model(x[:, :SEGMENT], mask=mask[:, :SEGMENT]).output
+    torch.testing.assert_close(one, torch.nn.functional.cross_entropy(logits[counted], labels[:, :SEGMENT][counted]))
+
+
+@pytest.mark.parametrize("how", [{"return_loss": True}, {"memory_replay_backprop": True}], ids=["full", "replay"])
+@pytest.mark.parametrize("options", [{}, XL, {"memory": "titans_mac"}], ids=["tokens", "xl", "mac"])
+def test_losses_go_on_from_the_state_that_they_return(options: dict[str, Any], how: dict[str, Any]) -> None:
+    model, x = RecurrentMemoryTransformerWrapper(make(**options)), ids(4 * SEGMENT + 1)
+    first = model(x[:, : 2 * SEGMENT + 1], return_state=True, **how)
+    second = model(x[:, 2 * SEGMENT :], first.memories, xl_memories=first.xl_memories, return_state=True, **how)
+    whole = model(x, return_state=True, **how)
+    torch.testing.assert_close((first.output + second.output) / 2, whole.output)
+    same(second.memories, whole.memories)
+    assert not any(leaf.requires_grad for leaf in tree_leaves(second.memories))
+
+
+# Generation
+
+
+@pytest.mark.parametrize("options", CAUSAL.values(), ids=CAUSAL)
+@torch.no_grad()
+def test_generation_is_teacher_forcing(options: dict[str, Any]) -> None:
+    """Greedy tokens, over segments' ends, are what the whole sequence's logits say; a memory may come before."""
+    model = RecurrentMemoryTransformerWrapper(make(**options))
+    _, memories, caches = model(ids(SEGMENT))
+    for prime in (1, SEGMENT, SEGMENT + 2):
+        x, length = ids(prime, seed=2), 3 * SEGMENT + 1
+        new = model.generate(x, length=length, memories=memories, xl_memories=caches, temperature=0)
+        assert new.shape == (LANES, length - prime)
+        logits = model(torch.cat((x, new), 1)[:, :-1], memories, xl_memories=caches).output
+        assert torch.equal(logits[:, prime - 1 :].argmax(2), new)
+
+
+@torch.no_grad()
+def test_sampling_follows_the_probabilities() -> None:
+    model = RecurrentMemoryTransformerWrapper(make(dim=4))
+    x = torch.zeros(4000, 1, dtype=torch.long)
+    probabilities = model(x[:1]).output[0, -1].div(0.5).softmax(0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = model.generate(x, length=2, temperature=0.5, generator=generator)
+    found = torch.bincount(drawn[:, 0], minlength=VOCABULARY) / len(x)
+    torch.testing.assert_close(found.double(), probabilities, atol=0.03, rtol=0)
+    top = model.generate(x, length=2, top_k=2, generator=generator)
+    assert set(top[:, 0].tolist()) == set(probabilities.topk(2).indices.tolist())
+    again = [model.generate(x[:9], length=9, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
+    assert torch.equal(*again)
+
+
+def test_generation_leaves_the_mode_as_it_was() -> None:
+    model = RecurrentMemoryTransformerWrapper(make()).train()
+    model.generate(ids(2), length=3)
+    assert model.training
+
+
+# Mistakes
+
+
+def bad(memory: MemoryName, **options: Any) -> dict[str, Any]:
+    return {"memory": memory, **options}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (bad("titans_mac", valve="ca-2"), "valve='ca-2' is of memory tokens"),
+        (bad("titans_mag", causal=False), "memory='titans_mag' works token by token"),
+        (bad("tokens", causal=False, use_xl_memories=True), "use_xl_memories=True needs a causal model"),
+        (bad("titans_mal", use_xl_memories=True), "use_xl_memories=True with memory='titans_mal'"),
+        (bad("tokens", use_xl_memories=True, abs_pos_emb=True), "abs_pos_emb=True"),
+        ({"memory": "titans"}, "memory='titans'.*did you mean 'titans_m"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(**options)
+
+
+def test_shapes_that_do_not_fit() -> None:
+    model, x = make(**XL), ids(SEGMENT)
+    _, memories, caches = model(x)
+    with pytest.raises(UsageError, match="x has 12 tokens, more than seq_len=6"):
+        model(ids(2 * SEGMENT))
+    with pytest.raises(UsageError, match="embeddings are"):
+        model(torch.zeros(LANES, SEGMENT, 3))
+    with pytest.raises(UsageError, match="mask has shape"):
+        model(x, mask=torch.ones(LANES, 2, dtype=torch.bool))
+    with pytest.raises(UsageError, match="memories of shapes"):
+        model(x[:1], memories)
+    with pytest.raises(UsageError, match="xl_memories of shapes"):
+        model(x, memories, xl_memories=caches[:1])
+    wrapper = RecurrentMemoryTransformerWrapper(make(causal=False))
+    with pytest.raises(UsageError, match="labels are needed"):
+        wrapper(x, return_loss=True)
+    with pytest.raises(UsageError, match="can't generate"):
+        wrapper.generate(x, length=9)
