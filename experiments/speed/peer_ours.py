@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.speed.peer_sizes import (
     CHUNK,
@@ -33,11 +32,11 @@ from experiments.speed.peer_sizes import (
     Generate,
     vectors,
 )
-from rmt_rl import backprop
+from rmt_rl import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper, backprop
+from rmt_rl.language import Output
 from rmt_rl.memory.neural_memory import NeuralMemory
 from rmt_rl.memory.titans import MemoryAsContext
-from rmt_rl.memory.tokens import MemoryTokens
-from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
+from rmt_rl.nn.decoder import DecoderConfig, decoder
 from rmt_rl.recurrence import OpenSegment, SegmentRecurrent, clone
 
 Core = SegmentRecurrent[Any, Any]
@@ -45,46 +44,14 @@ GRADIENTS: Mapping[str, Callable[..., Any]] = {"full": backprop.full, "replay": 
 
 
 class Ours(Contestant):
-    """What our contestants share: segments one after the other, and the two ways of backpropagation.
+    """What our contestants share: the two ways of backpropagation, and three of going on token by token."""
 
-    Args:
-        core: the mechanism.
-        segment: K.
-    """
-
-    gradients = ("full", "replay")
-
-    def __init__(self, core: Core, segment: int) -> None:
-        super().__init__()
-        self.core, self.segment = core, segment
-
-    @abstractmethod
-    def loss(self, data: Tensor, start: int, state: Any) -> tuple[Tensor, Any]:
-        """The loss of the segment that starts at this token, and the next state."""
+    gradients = tuple(GRADIENTS)
+    core: Core
 
     @abstractmethod
     def generate(self, core: Core, count: int) -> None:
         """Make so many tokens by `core`, which is the own or one that computes the same in another way."""
-
-    def answer(self, part: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """The output for one segment, and the next state."""
-        return cast(tuple[Tensor, Any], self.core(part, state))
-
-    def backward(self, data: Tensor, gradient: str) -> None:
-        segments = data.shape[1] // self.segment  # token rows have one token more, the last target
-
-        def step(index: int, state: Any) -> tuple[Tensor, Any]:
-            loss, state = self.loss(data, index * self.segment, state)
-            return loss / segments, state
-
-        GRADIENTS[gradient](step, segments, self.core.initial_state(len(data)), Tensor.backward)
-
-    def look(self, data: Tensor) -> Tensor:
-        state, answers = self.core.initial_state(len(data)), []
-        for part in data.split(self.segment, 1):
-            answer, state = self.answer(part, state)
-            answers.append(answer)
-        return torch.cat(answers, 1)
 
     def ways(self) -> dict[str, Generate]:
         cores = {"step": self.core, "recomputing": Recomputing(self.core), "base class": Padded(self.core)}
@@ -92,37 +59,51 @@ class Ours(Contestant):
 
 
 class OurLanguageModel(Ours):
-    """Tokens in, logits of the next token out, around any core."""
+    """`rmt_rl.RecurrentMemoryTransformer`: tokens in, logits of the next token out."""
 
-    def __init__(self, core: Core, segment: int) -> None:
-        super().__init__(core, segment)
-        self.embed, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)
+    def __init__(self, model: RecurrentMemoryTransformer) -> None:
+        super().__init__()
+        self.core, self.model = model.core, RecurrentMemoryTransformerWrapper(model)
 
-    def answer(self, part: Tensor, state: Any) -> tuple[Tensor, Any]:
-        y_BKD, state = self.core(self.embed(part), state)
-        return self.head(y_BKD), state
+    def backward(self, data: Tensor, gradient: str) -> None:
+        replays = gradient == "replay"
+        loss = cast(Tensor, self.model(data, return_loss=True, memory_replay_backprop=replays))
+        if not replays:
+            loss.backward()
 
-    def loss(self, data: Tensor, start: int, state: Any) -> tuple[Tensor, Any]:
-        part = data[:, start : start + self.segment + 1]
-        logits, state = self.answer(part[:, :-1], state)
-        return F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten()), state
+    def look(self, data: Tensor) -> Tensor:
+        return cast(Output, self.model(data)).output
 
     def generate(self, core: Core, count: int) -> None:
-        token, state = torch.zeros(1, 1, dtype=torch.long), core.initial_state(1)
-        for start in range(0, count, self.segment):
-            cache = core.begin(state, 1, self.segment)
-            for _ in range(min(self.segment, count - start)):
-                y_BTD, cache = core.step(self.embed(token), cache)
-                token = self.head(y_BTD[:, -1]).softmax(-1).multinomial(1)
-            state = core.end(cache)
+        self.model.transformer.core = core
+        try:
+            self.model.generate(torch.zeros(1, 1, dtype=torch.long), length=1 + count)
+        finally:
+            self.model.transformer.core = self.core
 
 
 class OurNeuralMemory(Ours):
-    """The neural memory alone, on vectors."""
+    """The neural memory alone, on vectors, segments one after the other."""
 
-    def loss(self, data: Tensor, start: int, state: Any) -> tuple[Tensor, Any]:
-        y_BKD, state = self.answer(data[:, start : start + self.segment], state)
-        return y_BKD.square().mean(), state
+    def __init__(self, core: Core) -> None:
+        super().__init__()
+        self.core = core
+
+    def backward(self, data: Tensor, gradient: str) -> None:
+        parts = data.split(MEMORY_SEGMENT, 1)
+
+        def step(index: int, state: Any) -> tuple[Tensor, Any]:
+            y_BKD, state = self.core(parts[index], state)
+            return y_BKD.square().mean() / len(parts), state
+
+        GRADIENTS[gradient](step, len(parts), self.core.initial_state(len(data)), Tensor.backward)
+
+    def look(self, data: Tensor) -> Tensor:
+        state, answers = self.core.initial_state(len(data)), []
+        for part in data.split(MEMORY_SEGMENT, 1):
+            answer, state = self.core(part, state)
+            answers.append(answer)
+        return torch.cat(answers, 1)
 
     def generate(self, core: Core, count: int) -> None:
         data = vectors(count)[:1]
@@ -167,19 +148,31 @@ class Recomputing(Padded):
 
 def our_memory_tokens() -> Ours:
     """Memory tokens around a decoder."""
-    config = DecoderConfig(layers=TOKEN_LAYERS, width=WIDTH, heads=HEADS, head_width=HEAD_WIDTH)
-    layers: list[Core] = [DecoderLayer(config) for _ in range(config.layers)]
-    return OurLanguageModel(MemoryTokens(decoder(config, layers), MEMORY_TOKENS), TOKEN_SEGMENT)
+    return OurLanguageModel(_language_model(TOKEN_LAYERS, MEMORY_TOKENS, TOKEN_SEGMENT))
 
 
 def our_context() -> Ours:
-    """Layers with memory as context."""
+    """Layers with memory as context, whose memories are as deep and wide as theirs."""
+    model = _language_model(CONTEXT_LAYERS, PERSISTENT, CONTEXT_SEGMENT)
     config = DecoderConfig(layers=CONTEXT_LAYERS, width=WIDTH, heads=HEADS, head_width=HEAD_WIDTH)
     memories = [NeuralMemory(WIDTH, CONTEXT_SEGMENT, DEPTH, HIDDEN_FACTOR) for _ in range(config.layers)]
     layers: list[Core] = [MemoryAsContext(config, memory, PERSISTENT) for memory in memories]
-    return OurLanguageModel(decoder(config, layers), CONTEXT_SEGMENT)
+    model.core = decoder(config, layers)
+    return OurLanguageModel(model)
 
 
 def our_neural_memory() -> Ours:
     """The neural memory alone."""
-    return OurNeuralMemory(NeuralMemory(WIDTH, CHUNK, DEPTH, HIDDEN_FACTOR), MEMORY_SEGMENT)
+    return OurNeuralMemory(NeuralMemory(WIDTH, CHUNK, DEPTH, HIDDEN_FACTOR))
+
+
+def _language_model(depth: int, memory_tokens: int, segment: int) -> RecurrentMemoryTransformer:
+    return RecurrentMemoryTransformer(
+        WIDTH,
+        num_tokens=VOCABULARY,
+        depth=depth,
+        num_memory_tokens=memory_tokens,
+        seq_len=segment,
+        heads=HEADS,
+        dim_head=HEAD_WIDTH,
+    )
