@@ -12,7 +12,7 @@ The rules stand once, in `TMazeVector`; `TMaze` is one lane of it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -21,6 +21,9 @@ from pydantic import BaseModel, Field
 
 from rmt_rl.config import validated
 from rmt_rl.envs._lanes import Lane, Lanes, Ordered, Outcome
+
+if TYPE_CHECKING:
+    from rmt_rl.data.trajectory import Trajectory
 
 ID = "rmt_rl/TMaze-v0"
 
@@ -204,6 +207,13 @@ class Expert:
         known = np.where(hint != 0, hint, known)
         actions = np.where(at_junction, np.where(known < 0, DOWN, UP), RIGHT)
         return np.where((known == 0) & self._active, LEFT, actions), known
+
+
+def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
+    """Return which steps are at the junction, where the hint must be known, bool (T,)."""
+    seen = trajectory.observations
+    at_junction: NDArray[np.bool_] = np.asarray(seen["observation"] if isinstance(seen, dict) else seen)[:-1, 2] == 1
+    return at_junction
 
 
 make = TMaze

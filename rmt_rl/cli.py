@@ -1,4 +1,4 @@
-"""The `rmt-rl` command: list, collect, train, evaluate, plot, inspect.
+"""The `rmt-rl` command: list, collect, train, evaluate, plot, inspect, flops.
 
 Heavy imports stand inside the commands, so that help and errors come at once.
 """
@@ -416,6 +416,38 @@ def inspect_command(arguments: Arguments) -> int:
     return 0
 
 
+class Flops(Frozen):
+    """Count the FLOPs of models segment by segment, against full attention over all segments at once."""
+
+    models: Positional[tuple[str, ...]] = Field(
+        (), description="folders of runs, agents' names (default options), OPT models (none: all of OPT)"
+    )
+    segments: int = Field(4096, ge=1, description="segments of the whole input")
+    tokens: int = Field(512, ge=1, description="new tokens of a segment, of OPT models; an agent has its own")
+    memory_tokens: int = Field(0, ge=0, description="memory tokens, read and written, of OPT models")
+    counting: Literal["chinchilla", "matmuls", "causal"] = Field(
+        "chinchilla",
+        description="of OPT models: matrix products and the softmax (Hoffmann et al. 2022, appendix F); matrix "
+        "products alone; or these with half a square of attention",
+    )
+    plot: Path | None = Field(None, description="a picture to draw, .png or .svg")
+
+
+def flops_command(arguments: Arguments) -> int:
+    """Count FLOPs segment by segment against full attention, of OPT models by formula, of agents as measured."""
+    given = parse(Flops, arguments, "rmt-rl flops", flops_command.__doc__ or "")
+    from rmt_rl.flops import COUNTINGS, OPT
+    from rmt_rl.flops_report import cost, draw, table
+
+    counting = COUNTINGS[given.counting]
+    costs = [cost(model, given.tokens, given.memory_tokens, counting) for model in given.models or OPT]
+    picture = None if given.plot is None else draw(costs, given.segments, given.plot)
+    print(table(costs, given.segments))
+    if picture is not None:
+        print(picture)
+    return 0
+
+
 def _positionals(
     arguments: Arguments, wanted: tuple[str, ...], command: str, more: str = ""
 ) -> tuple[list[str], Arguments]:
@@ -444,6 +476,7 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "evaluate": evaluate_command,
     "plot": plot_command,
     "inspect": inspect_command,
+    "flops": flops_command,
 }
 
 if __name__ == "__main__":

@@ -73,7 +73,12 @@ class RecurrentMemoryTransformer(nn.Module):
         memory: `tokens` (RMT, arXiv 2207.06881), a Titans memory (2501.00663), `armt` (2407.04841), or `none`.
         valve: how old and new memory tokens are joined, see `rmt_rl.memory.valve`; `none` is RMT.
         use_flash_attn: flash-attn's kernel, where it's installed; PyTorch's fused ones elsewhere.
+        rotary_pos_emb: rotary positions (RoFormer, arXiv 2104.09864).
         abs_pos_emb: learned positions in the segment are added to tokens.
+        ff_glu: gated feed-forward nets (GEGLU, arXiv 2002.05202) with as many parameters.
+        token_shift: a layer sees half of the token before (RWKV, arXiv 2305.13048).
+        value_residual: layers attend to the first layer's values too (ResFormer, arXiv 2410.17897).
+        num_residual_streams: more than 1: hyper-connections (arXiv 2409.19606).
         use_xl_memories: a cache of the tokens before the segment in each layer (Transformer-XL, arXiv 1901.02860).
         xl_mem_len: X; unset = seq_len.
         enhanced_xl_recurrence: the cache is of the layer above (ERNIE-Doc, arXiv 2012.15688).
@@ -99,21 +104,27 @@ class RecurrentMemoryTransformer(nn.Module):
         memory: MemoryName = "tokens",
         valve: ValveName = "none",
         use_flash_attn: bool = False,
+        rotary_pos_emb: bool = True,
         abs_pos_emb: bool = False,
+        ff_glu: bool = False,
+        token_shift: bool = False,
+        value_residual: bool = False,
+        num_residual_streams: int = 1,
         use_xl_memories: bool = False,
         xl_mem_len: int | None = None,
         enhanced_xl_recurrence: bool = False,
         ignore_index: int = -1,
     ) -> None:
         super().__init__()
-        check_together(memory, causal, valve, use_xl_memories, abs_pos_emb)
         self.dim, self.seq_len, self.causal, self.ignore_index = dim, seq_len, causal, ignore_index
         config = DecoderConfig(
             layers=depth,
             width=dim,
             heads=heads,
             head_width=dim_head,
-            hidden=round(ff_mult * dim),
+            hidden=round(ff_mult * dim * (2 / 3 if ff_glu else 1)),
+            feed_forward="geglu" if ff_glu else "gelu",
+            rotary=rotary_pos_emb,
             dropout=dropout,
             attention="flash" if use_flash_attn and find_spec("flash_attn") else "sdpa",
         )
@@ -122,9 +133,21 @@ class RecurrentMemoryTransformer(nn.Module):
             recurrence: RecurrenceName = "enhanced" if enhanced_xl_recurrence else "ordinary"
             cached = xl_mem_len or seq_len
             layer = partial(TransformerXLLayer, cached=cached, cache="keys_values", recurrence=recurrence)
+        layers = Layers(
+            config,
+            seq_len,
+            num_memory_tokens,
+            causal,
+            valve,
+            token_shift=token_shift,
+            value_residual=value_residual,
+            streams=num_residual_streams,
+            layer=layer,
+        )
+        check_together(memory, layers, xl=use_xl_memories, absolute=abs_pos_emb)
         self.embed = nn.Embedding(num_tokens, dim)
         self.positions = nn.Embedding(seq_len, dim) if abs_pos_emb else None
-        self.core = CORES[memory](Layers(config, seq_len, num_memory_tokens, causal, valve, layer))
+        self.core = CORES[memory](layers)
         self.head = nn.Linear(dim, num_tokens)
 
     def forward(

@@ -20,6 +20,9 @@ from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.memory.transformer_xl import Hidden
 from rmt_rl.memory.valve import ValveName
 from rmt_rl.nn.decoder import DecoderConfig, decoder
+from rmt_rl.nn.hyper_connections import hyper_connected
+from rmt_rl.nn.token_shift import TokenShift
+from rmt_rl.nn.value_residual import value_residual
 from rmt_rl.recurrence import SegmentRecurrent, Stack, Tree
 
 MemoryName = Literal["tokens", "titans_mac", "titans_mag", "titans_mal", "armt", "none"]
@@ -31,7 +34,7 @@ class Layers(NamedTuple):
 
     Attributes:
         config: sizes.
-        seq_len, memory_tokens, causal, valve: of the model.
+        seq_len, memory_tokens, causal, valve, token_shift, value_residual, streams: of the model.
         layer: makes a layer.
     """
 
@@ -40,11 +43,19 @@ class Layers(NamedTuple):
     memory_tokens: int
     causal: bool
     valve: ValveName
+    token_shift: bool
+    value_residual: bool
+    streams: int
     layer: Callable[[DecoderConfig], Core]
 
     def made(self) -> list[Core]:
-        """All layers."""
-        return [self.layer(self.config) for _ in range(self.config.layers)]
+        """All layers, wrapped as the options say."""
+        layers = [self.layer(self.config) for _ in range(self.config.layers)]
+        if self.value_residual:
+            layers = value_residual(self.config)
+        if self.token_shift:
+            layers = [TokenShift(layer) for layer in layers]
+        return hyper_connected(layers, self.streams) if self.streams > 1 else layers
 
     def stack(self) -> Stack:
         """All layers, and the final norm."""
@@ -80,28 +91,27 @@ CORES: dict[MemoryName, Callable[[Layers], Core]] = {
 assert set(CORES) == set(get_args(MemoryName))
 
 
-def check_together(memory: str, causal: bool, valve: str, xl: bool, absolute: bool) -> None:
+def check_together(memory: str, layers: Layers, xl: bool, absolute: bool) -> None:
     """Raise an error where options don't go together."""
     if memory not in CORES:
         raise UsageError(f"memory={memory!r} is none of {', '.join(CORES)}{nearest(memory, CORES)}")
-    wrong = {
-        f"valve={valve!r} is of memory tokens: choose memory='tokens' or valve='none'": (
-            valve != "none" and memory != "tokens"
+    causal, plain = layers.causal, memory in ("tokens", "none")
+    alone = causal and plain and not (xl or layers.token_shift or layers.streams > 1)
+    wrong = [
+        (layers.valve != "none" and memory != "tokens", f"valve={layers.valve!r}", "memory='tokens'"),
+        (not causal and not plain, "causal=False", "memory='tokens' or 'none'"),
+        (xl and not (causal and plain), "use_xl_memories=True", "causal=True and memory='tokens' or 'none'"),
+        (xl and absolute, "abs_pos_emb=True, which knows no distances", "use_xl_memories=False"),
+        (layers.streams > 1 and memory == "armt", f"num_residual_streams={layers.streams}", "another memory"),
+        (
+            layers.value_residual and not alone,
+            "value_residual=True",
+            "causal=True, memory='tokens' or 'none', no XL memories, no token_shift, one residual stream",
         ),
-        f"memory={memory!r} works token by token: choose causal=True, or memory='tokens' or 'none'": (
-            not causal and memory not in ("tokens", "none")
-        ),
-        "use_xl_memories=True needs a causal model: choose causal=True or use_xl_memories=False": xl and not causal,
-        f"use_xl_memories=True with memory={memory!r}: choose memory='tokens' or 'none'": (
-            xl and memory not in ("tokens", "none")
-        ),
-        "abs_pos_emb=True says nothing of distances to a cache: choose abs_pos_emb=False or use_xl_memories=False": (
-            xl and absolute
-        ),
-    }
-    for message, holds in wrong.items():
+    ]
+    for holds, what, needed in wrong:
         if holds:
-            raise UsageError(message)
+            raise UsageError(f"{what}, given memory={memory!r}, causal={causal}: it needs {needed}")
 
 
 # Trees

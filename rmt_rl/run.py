@@ -55,6 +55,13 @@ class TrainingConfig(Frozen):
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     gradient: Gradient = Field("full", description="backpropagation through segments")
     depth: int = Field(1, ge=1, description="segments that a truncated gradient reaches")
+    curriculum: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="accuracy (where actions are decisive, if the env tells) at which updates read one segment more, "
+        "from 1 to `segments`; 0: all from the start",
+    )
     ageing: int = Field(0, ge=0, description="memory ageing: at most so many filler segments after the first; 0: none")
     hindsight: float = Field(
         0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, where it declares them"
@@ -136,6 +143,11 @@ class OfflineRun(RunConfig):
             raise ValueError(f"devices={devices} can't share batch_size={lanes}: choose a multiple of {devices}")
         if self.training.ageing and self.data.segments < 2:
             raise ValueError(f"ageing={self.training.ageing} comes between segments: choose segments=2 or more")
+        if self.training.curriculum and self.data.feed == "streams":
+            raise ValueError(
+                f"curriculum={self.training.curriculum} reads the beginnings of episodes or windows, but "
+                "feed='streams' goes through whole episodes: choose curriculum=0, or feed='episodes' or 'windows'"
+            )
         return self
 
 

@@ -28,6 +28,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from rmt_rl import backprop, checkpoint
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.collect import collect, dataset_ids
+from rmt_rl.curriculum import Curriculum, Progress
 from rmt_rl.data.sampler import Sampler, make_sampler
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
@@ -130,6 +131,9 @@ class Trainer:
         self.saved: int | None = None  # the update of the last checkpoint
         self.best: float | None = None  # score of the best evaluation
         self.unlogged: list[Metrics] = []  # of the updates since the last line of metrics
+        threshold = config.training.curriculum
+        self.curriculum = Curriculum(last=config.data.segments, threshold=threshold) if threshold else None
+        self.progress = self.curriculum.begin() if self.curriculum else None
 
     def start(self, saved: checkpoint.Checkpoint | None = None) -> None:
         """Get ready for the first update, or for the one after a checkpoint."""
@@ -144,7 +148,10 @@ class Trainer:
             checkpoint.restore_optimizer(saved, self.optimizer)
             self.carried = checkpoint.restore_state(saved, self.carried)
             self.update = self.saved = saved.header.update
-            self.best, self.unlogged = saved.header.progress["best"], saved.header.progress["unlogged"]
+            progress = saved.header.progress
+            self.best, self.unlogged = progress["best"], progress["unlogged"]
+            if self.curriculum and progress["curriculum"]:
+                self.progress = Progress(**progress["curriculum"])
         self.carried = select_lanes(self.carried, self._lanes())
 
     def run_updates(self, report: Report, should_stop: Callable[[], bool]) -> int:
@@ -208,15 +215,25 @@ class Trainer:
         self.optimizer.step()
         self.carried = state if self._streams else ()
         right, right_where_decisive, decisive = self._sum(counts).tolist()
+        if batch.segments[0].decisive is None:
+            self._go_on(batch, right / batch.steps)
+        elif decisive:
+            self._go_on(batch, right_where_decisive / decisive)
         return ({"train/decisive_accuracy": right_where_decisive / decisive} if decisive else {}) | {
             "train/loss": float(loss),
             "train/accuracy": right / batch.steps,
             "train/learning_rate": rate,
             "train/gradient_norm": float(norm),
             "train/state_norm": math.sqrt(self._sum(_mean_square(state, self.fabric.device)) / self.fabric.world_size),
+            "data/segments": len(batch.segments),
             "data/padding": 1 - batch.steps / computed_steps,
             "time/steps_per_second": batch.steps / (time.perf_counter() - began),
         }
+
+    def _go_on(self, batch: Batch, accuracy: float) -> None:
+        """Go on to longer sequences where the present ones are learnt."""
+        if self.curriculum and self.progress:
+            self.progress = self.curriculum.after(self.progress, len(batch.segments), accuracy)
 
     @property
     def _streams(self) -> bool:
@@ -230,7 +247,8 @@ class Trainer:
 
     def _batch(self) -> tuple[Batch, int]:
         """This process's lanes of the batch, and how many steps the whole batch computes, padding included."""
-        batch = self.sampler.batch(self.update).to(self.fabric.device)
+        batch = self.sampler.batch(self.update)
+        batch = (batch.first(self.progress.length) if self.progress else batch).to(self.fabric.device)
         computed_steps = sum(segment.returns_to_go.numel() for segment in batch.segments)
         return batch.select(self._lanes()) if self.fabric.world_size > 1 else batch, computed_steps
 
@@ -331,7 +349,8 @@ class Trainer:
         state = self.carried
         if self.fabric.world_size > 1:
             state = tree_map(self._of_all_lanes, state)
-        progress = {"best": self.best, "unlogged": self.unlogged, "origin": self.origin}
+        curriculum = self.progress.model_dump() if self.progress else None
+        progress = {"best": self.best, "unlogged": self.unlogged, "origin": self.origin, "curriculum": curriculum}
         self._save("last", progress=progress, optimizer=self.optimizer, state=state)
         self.saved = self.update
 

@@ -286,7 +286,7 @@ def test_inspect_prints_tables_and_writes_a_picture_and_numbers(capsys: pytest.C
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(command in text for command in ("list", "collect", "train", "evaluate", "plot", "inspect"))
+    assert all(command in text for command in ("list", "collect", "train", "evaluate", "plot", "inspect", "flops"))
     assert main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(part in text for part in ("--config FILE", "--resume RUN", "--out RUN", "ENV AGENT"))
@@ -296,6 +296,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("train", "tmaze", "rate"): "--updates --learning-rate --env.corridor-length --agent.valve --dataset --out",
         ("collect", "tmaze"): "--episodes --seed --env.corridor-length",
         ("evaluate",): "--vary --episodes --checkpoint --device",
+        ("flops",): "--segments --tokens --memory-tokens --counting --plot",
         ("plot",): "--out",
         ("inspect",): "--out --segments --episodes --lanes --seed --checkpoint --device",
     }

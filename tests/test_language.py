@@ -32,6 +32,13 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "enhanced xl": {**XL, "enhanced_xl_recurrence": True},
     "xl alone": {**XL, "memory": "none"},
     "none": {"memory": "none"},
+    "no positions": {"rotary_pos_emb": False},
+    "geglu": {"ff_glu": True},
+    "token shift": {"token_shift": True},
+    "value residual": {"value_residual": True},
+    "hyper-connections": {"num_residual_streams": 2},
+    "shift, streams and xl": {**XL, "token_shift": True, "num_residual_streams": 2, "ff_glu": True},
+    "mag with shift and streams": {"memory": "titans_mag", "token_shift": True, "num_residual_streams": 2},
     "armt": {"memory": "armt"},
     "mac": {"memory": "titans_mac"},
     "mag": {"memory": "titans_mag"},
@@ -40,6 +47,7 @@ CAUSAL: dict[str, dict[str, Any]] = {
 ENCODERS: dict[str, dict[str, Any]] = {
     "encoder": {"causal": False},
     "encoder with valve": {"causal": False, "valve": "ca-2"},
+    "encoder with shift and streams": {"causal": False, "token_shift": True, "num_residual_streams": 2},
     "encoder alone": {"causal": False, "memory": "none"},
 }
 EVERY = CAUSAL | ENCODERS
@@ -180,6 +188,15 @@ def test_absolute_positions_tell_places_apart() -> None:
     torch.testing.assert_close(logits[0], logits[1])
 
 
+@torch.no_grad()
+def test_every_option_changes_the_output() -> None:
+    """Hyper-connections don't at first; from the same random numbers all others do."""
+    x = ids(SEGMENT)
+    plain = make()(x).output
+    for name in ("no positions", "geglu", "token shift", "value residual"):
+        assert not torch.allclose(make(**EVERY[name])(x).output, plain), name
+
+
 # Losses
 
 
@@ -301,11 +318,14 @@ def bad(memory: MemoryName, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (bad("titans_mac", valve="ca-2"), "valve='ca-2' is of memory tokens"),
-        (bad("titans_mag", causal=False), "memory='titans_mag' works token by token"),
-        (bad("tokens", causal=False, use_xl_memories=True), "use_xl_memories=True needs a causal model"),
-        (bad("titans_mal", use_xl_memories=True), "use_xl_memories=True with memory='titans_mal'"),
-        (bad("tokens", use_xl_memories=True, abs_pos_emb=True), "abs_pos_emb=True"),
+        (bad("titans_mac", valve="ca-2"), "valve='ca-2', given memory='titans_mac'.*: it needs memory='tokens'"),
+        (bad("titans_mag", causal=False), "causal=False, given memory='titans_mag'.*: it needs memory='tokens'"),
+        (bad("tokens", causal=False, use_xl_memories=True), "use_xl_memories=True, given .*needs causal=True"),
+        (bad("titans_mal", use_xl_memories=True), "use_xl_memories=True, given memory='titans_mal'"),
+        (bad("tokens", use_xl_memories=True, abs_pos_emb=True), "abs_pos_emb=True.*needs use_xl_memories=False"),
+        (bad("armt", num_residual_streams=3), "num_residual_streams=3, given memory='armt'"),
+        (bad("tokens", value_residual=True, token_shift=True), "value_residual=True.*it needs .*no token_shift"),
+        (bad("titans_mac", value_residual=True), "value_residual=True, given memory='titans_mac'"),
         ({"memory": "titans"}, "memory='titans'.*did you mean 'titans_m"),
     ],
 )

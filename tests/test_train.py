@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ DROPOUT = {"segment_length": 4, "width": 16, "heads": 2, "layers": 1, "dropout":
 INTERRUPTED = {
     "episodes with dropout and ageing": tiny(agent_options=DROPOUT, ageing=3, ageing_from=2),
     "streams": tiny(data={"feed": "streams", "segments": 2}),
+    "curriculum": tiny(curriculum=0.05),
     "replay with dropout": tiny(agent_options=DROPOUT, gradient="replay"),
     "windows, truncated, no memory": tiny("dt", data={"feed": "windows"}, gradient="truncated"),
 }
@@ -263,6 +265,7 @@ def test_tensorboard_holds_the_metrics_once_after_a_kill_too(tmp_path: Path) -> 
         "train/learning_rate",
         "train/gradient_norm",
         "train/state_norm",
+        "data/segments",
         "data/padding",
         "time/steps_per_second",
         "eval/success_rate",
@@ -333,3 +336,20 @@ def test_a_run_learns(tmp_path: Path) -> None:
     losses = [line["train/loss"] for line in metrics(tmp_path / "run") if "train/loss" in line]
     assert losses[-1] < 0.3 * losses[0]
     assert losses[0] < 2 * math.log(4), "nats an action of four"
+
+
+def test_a_curriculum_reads_more_segments_when_the_present_ones_are_learnt(tmp_path: Path) -> None:
+    every = {"log_every": 1, "data": {"bucket_batches": 1}, "updates": 60, "learning_rate": 1e-2}
+    train(tiny(**every, curriculum=0.5), tmp_path / "run")
+    lines = [line for line in metrics(tmp_path / "run") if "data/segments" in line]
+    segments = [line["data/segments"] for line in lines]
+    assert segments[0] == 1
+    assert set(segments) == {1, 2, 3}
+    assert all(count <= before + 1 for before, count in pairwise(accumulate(segments, max))), "one more at a time"
+    before = [line.get("train/decisive_accuracy", 0) for line in lines[: segments.index(2)]]
+    assert max(before[-5:]) > 0.5, "not before they are"
+    assert len(before) > 5, "nor by one lucky batch"
+    train(tiny(**every | {"updates": 2}, curriculum=0.99), tmp_path / "strict")
+    assert [line["data/segments"] for line in metrics(tmp_path / "strict") if "data/segments" in line] == [1, 1]
+    train(tiny(**every | {"updates": 1}), tmp_path / "without")
+    assert metrics(tmp_path / "without")[0]["data/segments"] == 3

@@ -6,7 +6,7 @@ Dimensions in names: B lanes of a batch, K steps of a segment.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
@@ -88,6 +88,11 @@ class Batch:
     def select(self, lanes: torch.Tensor) -> Batch:
         """These lanes alone (int64 indices); `steps` stays that of all, by which losses are averaged."""
         return self._map(lambda segment: segment.select(lanes), lambda leaf: leaf[lanes])
+
+    def first(self, count: int) -> Batch:
+        """The first `count` segments alone."""
+        kept = self.segments[:count]
+        return replace(self, segments=kept, steps=sum(int(segment.lengths.sum()) for segment in kept))
 
     def _map(self, of_segment: Callable[[Segment], Segment], of_leaf: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return Batch(

@@ -6,8 +6,8 @@ candidate replaces it while it's empty, or is blended into it. Every segment wri
 longest ago; only this one's candidate is computed, since the others' would be thrown away.
 
 What differs from the paper: the tokens' path is pre-norm, as all decoder layers here; the slots' first values are
-learned; each direction has a bias table of its own; the feed-forward nets are plain ones (its ablation finds no loss);
-and nothing is detached between segments, for gradient depth is the training run's choice.
+learned; each direction has a bias table of its own; the feed-forward nets are plain or gated ones (its ablation finds
+no loss); and nothing is detached between segments, for gradient depth is the training run's choice.
 
 Time is relative: a slot carries its age, the tokens between its writing and the open segment. Writing goes round, so no
 age exceeds S segments, however long the episode.
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rmt_rl.nn.decoder import Block, DecoderConfig, KeyValues
+from rmt_rl.nn.decoder import Block, DecoderConfig, KeyValues, feed_forward
 from rmt_rl.recurrence import clone, put_tokens_, take_tokens
 
 NEVER = 1 << 40  # the ages of slots that were never written begin here
@@ -109,10 +109,7 @@ class ELMURLayer(Block[Slots, OpenSlots]):
         self.read = TimedAttention(config.width, self.heads, self.head_width, distances)
         self.write = TimedAttention(config.width, self.heads, self.head_width, distances)
         self.written_norm, self.slot_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
-        hidden = config.hidden or 4 * config.width
-        self.slot_feed_forward = nn.Sequential(
-            nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
-        )
+        self.slot_feed_forward = nn.Sequential(*feed_forward(config))
 
     def initial_state(self, batch_size: int) -> Slots:
         """Empty slots; the first counts as the oldest, so they're filled in order."""
@@ -185,4 +182,4 @@ class ELMURLayer(Block[Slots, OpenSlots]):
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:
         yield cls(DecoderConfig(width=width, heads=2, dropout=0.1), slots=3, blend=0.8, distances=16)
-        yield cls(DecoderConfig(width=width, heads=2), slots=1, blend=0.5)
+        yield cls(DecoderConfig(width=width, heads=2, feed_forward="geglu", rotary=False), slots=1, blend=0.5)

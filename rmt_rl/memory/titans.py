@@ -76,7 +76,7 @@ class TitansBlock(Block[StateT, CacheT]):
 
     def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int) -> None:
         super().__init__(config)
-        if self.head_width < 4:
+        if self.rotary and self.head_width < 4:
             raise UsageError(f"heads of width {self.head_width} are too narrow for Titans: make them 4 or wider")
         self.memory = memory
         self.persistent_PD = nn.Parameter(torch.randn(persistent, config.width))
@@ -90,7 +90,7 @@ class TitansBlock(Block[StateT, CacheT]):
     @property
     def _turned(self) -> int:
         """How many pairs of a head's channels are turned."""
-        return self.head_width // 4
+        return self.head_width // 4 if self.rotary else 0
 
     def keys_values(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
         """What `project` gives without queries."""

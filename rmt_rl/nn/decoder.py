@@ -7,15 +7,18 @@ E width of a head.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
 from rmt_rl.nn.attention import Backend, backend, causal_mask, rotary_table, rotate
 from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, Tree, put_tokens_
+
+FeedForwardName = Literal["gelu", "geglu"]
 
 
 class DecoderConfig(Frozen):
@@ -27,9 +30,13 @@ class DecoderConfig(Frozen):
     head_width: int | None = Field(
         None, ge=2, multiple_of=2, description="width of a head, even; unset = width / heads"
     )
-    hidden: int | None = Field(None, ge=1, description="hidden width of the feed-forward net; unset = 4 x width")
+    hidden: int | None = Field(
+        None, ge=1, description="hidden width of the feed-forward net; unset = 4 x width, or 8/3 x width if gated"
+    )
+    feed_forward: FeedForwardName = Field("gelu", description="feed-forward net: one hidden layer, or a gated one")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each residual branch")
     attention: Backend = Field("sdpa", description="attention kernel; flash needs flash-attn and CUDA")
+    rotary: bool = Field(True, description="rotary positions: queries and keys are turned by their places")
 
     @model_validator(mode="after")
     def _even_heads(self) -> Self:
@@ -39,6 +46,29 @@ class DecoderConfig(Frozen):
                 "choose others or set head_width"
             )
         return self
+
+
+class GEGLU(nn.Module):
+    """The gated hidden layer of equation 6 of GLU Variants (arXiv 2002.05202): (..., 2F) to (..., F).
+
+    The first half goes through GELU and scales the second: GELU(x W) * (x V), with W and V one matrix.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = x.chunk(2, -1)
+        return F.gelu(gate) * value
+
+
+def feed_forward(config: DecoderConfig) -> list[nn.Module]:
+    """The modules of a feed-forward net, (..., D) to (..., D), without norm and dropout.
+
+    GEGLU has three matrices in place of two, so 2/3 of the hidden width have as many parameters (arXiv 2002.05202,
+    section 3), to a multiple of 8, which kernels like. Biases are kept, which the paper leaves out.
+    """
+    gated, width = config.feed_forward == "geglu", config.width
+    hidden = config.hidden or (8 * round(width / 3) if gated else 4 * width)
+    first = nn.Linear(width, 2 * hidden if gated else hidden)
+    return [first, GEGLU() if gated else nn.GELU(), nn.Linear(hidden, width)]
 
 
 class KeyValues(NamedTuple):
@@ -79,17 +109,16 @@ class Block(SegmentRecurrent[StateT, CacheT]):
         self.to_queries_keys = nn.Linear(config.width, 2 * inner, bias=False)
         self.to_values = nn.Linear(config.width, inner, bias=False)
         self.from_heads = nn.Linear(inner, config.width, bias=False)
-        hidden = config.hidden or 4 * config.width
-        self.feed_forward = nn.Sequential(
-            nn.LayerNorm(config.width), nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
-        )
+        self.feed_forward = nn.Sequential(nn.LayerNorm(config.width), *feed_forward(config))
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.attention_residual, self.feed_forward_residual = Residual(), Residual()
         self.attend = backend(config.attention)
+        self.rotary = config.rotary
 
     def rotations(self, places: int) -> Tensor:
-        """The rotary table for at least this many places, a power of two of them."""
-        return rotary_table(self.head_width, 1 << (places - 1).bit_length(), self.to_values.weight.device)
+        """The table of turns for at least this many places, a power of two of them; of no turns where not rotary."""
+        table = rotary_table(self.head_width, 1 << (places - 1).bit_length(), self.to_values.weight.device)
+        return table if self.rotary else torch.ones_like(table)
 
     def project(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (both turned to their places) and values, each (B, L, H, E)."""
@@ -149,6 +178,7 @@ class DecoderLayer(Block[tuple[()], KeyValues]):
     def examples(cls, width: int) -> Iterator[Self]:
         yield cls(DecoderConfig(width=width, heads=2))
         yield cls(DecoderConfig(width=width, heads=2, dropout=0.2, hidden=width))
+        yield cls(DecoderConfig(width=width, heads=2, feed_forward="geglu", rotary=False))
 
 
 def decoder(config: DecoderConfig, layers: list[SegmentRecurrent[Any, Any]]) -> Stack:

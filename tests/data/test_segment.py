@@ -81,3 +81,11 @@ def test_moving_a_batch_moves_every_tensor() -> None:
     ]
     assert {tensor.device.type for tensor in everything if isinstance(tensor, torch.Tensor)} == {"meta"}
     assert moved.steps == 5
+
+
+def test_the_first_segments_of_a_batch_are_a_batch_with_their_steps() -> None:
+    spans = [Span(episode(lane, length), 0, length) for lane, length in enumerate((7, 2))]
+    lanes = torch.ones(2, dtype=torch.bool)
+    batch = Batch(cut(spans, 3), lanes, lanes, steps=9)
+    assert [int(batch.first(count).steps) for count in (1, 2, 3, 4)] == [5, 8, 9, 9]
+    assert batch.first(2).segments == batch.segments[:2]
