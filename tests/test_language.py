@@ -1,5 +1,7 @@
 """The language model against its own segments: replay, masks, labels, caches, generation; and the peers' snippets."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +112,14 @@ def test_snippet_of_memory_replay() -> None:
     loss = model(seq, memory_replay_backprop=True)
     assert loss.shape == ()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_snippet_of_the_readme() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(import torch\n.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["text"].shape == (1, 290)
 
 
 # One segment
