@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from rmt_rl.agent import AgentConfig
+from rmt_rl.errors import UsageError
 from rmt_rl.memory.neural_memory import NeuralMemory
 from rmt_rl.nn.decoder import DecoderConfig
 
@@ -23,7 +24,10 @@ class TitansConfig(DecoderConfig, AgentConfig):
         "unset = a segment",
     )
     forgetting: float = Field(
-        1e-6, gt=0, lt=1, description="share that the memory forgets with each token at first; it learns to forget more"
+        1e-6,
+        ge=1e-12,
+        le=0.999,
+        description="share that the memory forgets with each token at first; it learns to forget more",
     )
     persistent_tokens: int = Field(4, ge=1, description="learned tokens that every attention sees")
 
@@ -38,8 +42,17 @@ class TitansConfig(DecoderConfig, AgentConfig):
         return self
 
     def memory(self, segment: int) -> NeuralMemory:
-        """A layer's memory, in an agent whose segments have this many tokens."""
+        """A layer's memory, in an agent whose segments have this many tokens.
+
+        Raises:
+            UsageError: a chunk is longer than a segment.
+        """
         chunk = self.chunk or segment
+        if chunk > segment:
+            raise UsageError(
+                f"chunk={chunk} is more than the {segment} tokens of a segment (segment_length={self.segment_length}), "
+                "so that what a segment teaches might never be read in training: lower chunk or lengthen segments"
+            )
         return NeuralMemory(self.width, chunk, self.memory_depth, self.memory_factor, self.forgetting)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rmt_rl.agent import Agent, AgentConfig
 from rmt_rl.memory.associative import AssociativeMemory
@@ -18,13 +16,6 @@ class ARMTConfig(DecoderConfig, AgentConfig):
     memory_tokens: int = Field(5, ge=1, description="memory tokens, by which a segment writes to the matrices")
     key_width: int = Field(16, ge=2, description="width of keys and queries")
     nu: int = Field(3, ge=1, description="DPFP's products of each channel: a matrix has 2 x key_width x nu rows")
-
-    @model_validator(mode="after")
-    def _no_channel_meets_its_opposite(self) -> Self:
-        # At a distance of key_width stands the channel's negative part: their product is 0. Beyond, products repeat.
-        if self.nu >= self.key_width:
-            raise ValueError(f"nu={self.nu} must be less than key_width={self.key_width}; lower it")
-        return self
 
 
 class ARMT(Agent):

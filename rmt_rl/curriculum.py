@@ -26,7 +26,7 @@ class Curriculum(Frozen):
     last: int = Field(7, ge=1, description="segments at the end")
     threshold: float = Field(0.95, gt=0, lt=1, description="running accuracy at which a length is learnt")
     smoothing: float = Field(0.9, ge=0, lt=1, description="share of the old in each new running mean")
-    review: float = Field(0.0, ge=0, lt=1, description="share of the updates spent on a shorter length, which count not")
+    review: float = Field(0.0, ge=0, lt=1, description="share of the updates on a length up to it, not counted")
 
     def begin(self) -> Progress:
         """The progress before the first update."""

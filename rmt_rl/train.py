@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from rmt_rl import backprop, checkpoint
@@ -140,9 +141,8 @@ class Trainer:
         options, agent = self.config.training, self.agent
         self.fabric.launch()
         agent.to(self.fabric.device)
-        self.optimizer = torch.optim.AdamW(
-            agent.parameters(), options.learning_rate, betas=(0.9, 0.95), weight_decay=options.weight_decay, fused=True
-        )
+        groups = decay_groups(agent, options.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, options.learning_rate, betas=(0.9, 0.95), fused=True)
         self.carried: Any = detach(agent.initial_state(self.config.data.batch_size)) if self._streams else ()
         if saved is not None:
             checkpoint.restore_optimizer(saved, self.optimizer)
@@ -374,6 +374,18 @@ def learning_rate(options: TrainingConfig, update: int) -> float:
     done = min(1.0, max(0.0, (update - start) / max(1.0, options.updates - start)))
     decay = options.final_rate + (1 - options.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
     return options.learning_rate * warm * decay
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters in order, for AdamW: those that a module calls `undecayed` in groups without weight decay.
+
+    A module names its own so, as a ClassVar of dotted names, where zero is no neutral value: time constants, gates.
+    """
+    undecayed = {
+        module.get_parameter(name) for module in model.modules() for name in getattr(module, "undecayed", ())
+    }
+    alike = groupby(model.parameters(), lambda parameter: parameter in undecayed)
+    return [{"params": list(each), "weight_decay": 0.0 if free else weight_decay} for free, each in alike]
 
 
 def open_data(config: OfflineRun) -> EpisodeStore:

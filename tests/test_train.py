@@ -22,9 +22,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import rmt_rl
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
-from rmt_rl.registry import load_task
+from rmt_rl.registry import load_agent, load_task
 from rmt_rl.run import OfflineRun, TrainingConfig, make_config, write_config
-from rmt_rl.train import _mean_square, learning_rate, resume, train
+from rmt_rl.sizes import SPEC
+from rmt_rl.train import _mean_square, decay_groups, learning_rate, resume, train
 from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
 
@@ -222,6 +223,35 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
     assert rates[99] == pytest.approx(0.2, rel=0.01)
     constant = TrainingConfig(updates=5, learning_rate=2.0, warmup=0, decay_from=1.0)
     assert [learning_rate(constant, update) for update in range(5)] == [2.0] * 5
+
+
+@pytest.mark.parametrize("name", ["titans_mac", "gtrxl", "dmamba", "dgru"])
+def test_weight_decay_leaves_gates_and_time_constants_alone(name: str) -> None:
+    """Other parameters lose a fifth here. The order is the model's, as checkpoints need it."""
+    torch.manual_seed(0)
+    cls = load_agent(name)
+    agent = cls(cls.Config(segment_length=4, width=16), SPEC)
+    groups = decay_groups(agent, weight_decay=0.1)
+    assert [id(each) for group in groups for each in group["params"]] == [id(each) for each in agent.parameters()]
+    before = {key: parameter.detach().clone() for key, parameter in agent.named_parameters()}
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    for parameter in agent.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(200):
+        optimizer.step()
+    kept = {key for key, parameter in agent.named_parameters() if torch.equal(parameter, before[key])}
+    kept -= {key for key, value in before.items() if not value.any()}
+    named = (
+        "to_gates.bias",
+        "residual.bias",
+        "log_a_EN",
+        "skip_E",
+        "to_delta.bias",
+        "rnn.bias_ih_l0",
+        "rnn.bias_hh_l0",
+    )
+    assert kept
+    assert kept == {key for key in kept if key.endswith(named)}
 
 
 def test_evaluation_has_seeds_of_its_own_and_leaves_training_alone(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rmt_rl.errors import UsageError
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 from rmt_rl.recurrence import SegmentRecurrent, Tree, clone, take_tokens
 
@@ -48,7 +49,9 @@ class LayerState(NamedTuple):
 
 
 def dpfp(x_BTK: Tensor, nu: int) -> Tensor:
-    """Deterministic parameter-free projection (arXiv 2102.11174, equation 37): features (B, T, 2 K nu) >= 0, length 1.
+    """Deterministic parameter-free projection (arXiv 2102.11174, equation 37): features (B, T, 2 K nu) >= 0.
+
+    Their length is 1, or 0 where no product is positive (which hardly happens where K is 8 or more).
 
     r = [relu(x), relu(-x)]; feature (i, j) is r[i] r[i - j] for j = 1 ... nu.
     """
@@ -64,10 +67,16 @@ class AssociativeMatrix(nn.Module):
         width: D.
         key_width: K.
         nu: how many products DPFP makes of each channel.
+
+    Raises:
+        UsageError: nu isn't below the width of a key. At that distance stands a channel's negative part, with which its
+            product is 0; beyond, products repeat.
     """
 
     def __init__(self, width: int, key_width: int, nu: int) -> None:
         super().__init__()
+        if not 1 <= nu < key_width:
+            raise UsageError(f"nu={nu} must be from 1 to less than key_width={key_width}; lower it or widen keys")
         self.width, self.nu, self.features = width, nu, 2 * key_width * nu
         self.to_query = nn.Linear(width, key_width, bias=False)
         self.norm = nn.LayerNorm(width)

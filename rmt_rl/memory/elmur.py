@@ -127,16 +127,13 @@ class ELMURLayer(Block[Slots, OpenSlots]):
         return y_BLD, self._store(state, y_BLD, lengths_B)
 
     def finish(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
-        """Add self-attention's branch only, for the memory is read before the feed-forward net."""
-        finished: Tensor = x_BLD + self.dropout(self.from_heads(attended_BLHE.flatten(-2)))
-        return finished
+        """Self-attention's branch only, for the memory is read before the feed-forward net."""
+        return self.add_attended(x_BLD, attended_BLHE)
 
     def _recall(self, x_BTD: Tensor, places_BT: Tensor, ages_BS: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Read the slots (mem2tok) and finish the layer: algorithm 1, tokens' path."""
         distances_BTS = places_BT[:, :, None] + ages_BS[:, None]
-        x_BTD = x_BTD + self.dropout(self.read(self.read_norm(x_BTD), keys, values, distances_BTS))
-        finished: Tensor = x_BTD + self.dropout(self.feed_forward(x_BTD))
-        return finished
+        return self.feed(x_BTD + self.dropout(self.read(self.read_norm(x_BTD), keys, values, distances_BTS)))
 
     def _store(self, memory: Slots, y_BLD: Tensor, lengths_B: Tensor) -> Slots:
         """Write the oldest slot from the first `lengths_B` outputs: algorithm 2; a lane of none stays as it is."""

@@ -45,6 +45,7 @@ class GatedLayer(SegmentRecurrent[StateT, StateT]):
         remember: T >= 2 of the chrono initialisation, in tokens.
     """
 
+    undecayed = ("rnn.bias_ih_l0", "rnn.bias_hh_l0")
     kind: ClassVar[Callable[..., nn.RNNBase]]
     keeping: ClassVar[dict[int, int]]  # gates (in PyTorch's order) that decide what is kept; -1: open, it's lost
 

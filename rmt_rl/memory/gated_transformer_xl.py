@@ -9,8 +9,9 @@ Dimensions: B lanes, L tokens of a segment, D width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,25 +22,26 @@ from rmt_rl.nn.decoder import DecoderConfig, Residual
 GateName = Literal["gru", "output", "highway", "input", "sigmoid-tanh"]
 
 
-class Gate(Residual):
+class Gate(Residual, ABC):
     """What all gates share: ReLU on the submodule's output, then g(x, y), which a subclass gives as `join`."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
+    undecayed: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
         return self.join(x_BLD, y_BLD.relu())
 
+    @abstractmethod
     def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
         """g(x, y), both and the result (B, L, D)."""
-        raise NotImplementedError
 
 
 class GRU(Gate):
     """(1 - z) x + z tanh(W_g y + U_g (r x)), with r = sigmoid(W_r y + U_r x) and z = sigmoid(W_z y + U_z x - b)."""
 
+    undecayed = ("bias",)
+
     def __init__(self, width: int) -> None:
-        super().__init__(width)
+        super().__init__()
         self.from_branch = nn.Linear(width, 3 * width, bias=False)  # W_r, W_z, W_g
         self.from_stream = nn.Linear(width, 2 * width, bias=False)  # U_r, U_z
         self.from_reset = nn.Linear(width, width, bias=False)  # U_g
@@ -57,7 +59,7 @@ class Input(Gate):
     """sigmoid(W x) x + y: the one that doesn't begin near the identity."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width)
+        super().__init__()
         self.gate = nn.Linear(width, width, bias=False)
 
     def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
@@ -66,6 +68,8 @@ class Input(Gate):
 
 class Output(Input):
     """x + sigmoid(W x - b) y."""
+
+    undecayed = ("bias",)
 
     def __init__(self, width: int) -> None:
         super().__init__(width)

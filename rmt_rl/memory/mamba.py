@@ -124,6 +124,8 @@ class MambaState(NamedTuple):
 class MambaLayer(SegmentRecurrent[MambaState, MambaState]):
     """x + Mamba(Norm(x)): figure 3 of the paper. The scan runs in the weights' precision also under autocast."""
 
+    undecayed = ("log_a_EN", "skip_E", "to_delta.bias")
+
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
         self.width, channels, self.taps = config.width, config.expand * config.width, config.taps

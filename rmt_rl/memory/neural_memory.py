@@ -7,7 +7,9 @@ token that comes later. A token waits, as it is, until its chunk is full; so a s
 
 What the paper leaves open: M's hidden units are tanh(.) / sqrt(H), so that each of its matrices sees inputs in the
 unit ball, as keys and queries, l2-normalised, are. The loss is half of equation 12, as in equations 17 and 33: a factor
-2 would be theta's. The convolutions of section 4.4 are left out, so that a pair depends on its own token alone.
+2 would be theta's. A chunk's steps together are limited to 1, and matrices to twice their first size, so that whatever
+comes, nothing grows without bound. The convolutions of section 4.4 are left out, so that a pair depends on its own
+token alone.
 
 Dimensions: B lanes, L tokens of a segment, T of a step call, R of a row (tokens that wait, then the segment's), N full
 chunks in it, C tokens of a chunk, D width, H hidden width, O x I a matrix of M.
@@ -70,8 +72,10 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
             sees fewer, can't tell 1e-4 from nothing; a gate that is of use still opens, if slowly.
 
     Raises:
-        UsageError: the depth or the chunk is below 1, or forgetting isn't between 0 and 1.
+        UsageError: the depth or the chunk is below 1, or forgetting isn't from 1e-12 to .999, what float32 can tell.
     """
+
+    undecayed = ("to_gates.bias",)  # at AdamW's usual decay, forgetting would be 1e-3 after 100,000 updates
 
     def __init__(
         self, width: int, chunk: int, depth: int = 2, hidden_factor: float = 1.0, forgetting: float = 1e-6
@@ -79,8 +83,8 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         super().__init__()
         if depth < 1 or chunk < 1:
             raise UsageError(f"depth={depth} and chunk={chunk} must be at least 1")
-        if not 0 < forgetting < 1:
-            raise UsageError(f"forgetting={forgetting} must be between 0 and 1, both excluded")
+        if not 1e-12 <= forgetting <= 0.999:
+            raise UsageError(f"forgetting={forgetting} must be from 1e-12 to 0.999")
         self.width, self.chunk = width, chunk
         self.norm = nn.LayerNorm(width)
         self.to_queries = nn.Linear(width, width, bias=False)
@@ -172,8 +176,8 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         out: Tensor = self.output(self.output_norm(answers_BLD.to(self.output.weight.dtype)))
         return out
 
-    def _chunks(self, row: Tensor, chunks: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Matrices]]:
-        """Keys, values (B, C, D) and gates of every full chunk."""
+    def _chunks(self, row: Tensor, chunks: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Gates]]:
+        """Keys, values (B, C, D) and gates, (B, 1, 1) or (B, C, 1), of every full chunk."""
         normed = self.norm(row[:, : chunks * self.chunk])
         keys, values = F.silu(self.to_keys_values(normed)).to(dtype).chunk(2, -1)
         with torch.autocast(row.device.type, enabled=False):
@@ -182,7 +186,8 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
             gates = _gates(logits.unflatten(1, (chunks, self.chunk)))
         for index in range(chunks):
             part = slice(index * self.chunk, (index + 1) * self.chunk)
-            yield keys[:, part], values[:, part], tuple(gate[:, index].view(len(row), -1, 1) for gate in gates)
+            own = Gates(*(gate[:, index].view(len(row), -1, 1) for gate in gates))
+            yield keys[:, part], values[:, part], own
 
     # Step by step: M is read at once, and learns when a lane's chunk is full
 
@@ -261,7 +266,7 @@ def _answer(weights: Matrices, queries_BLD: Tensor) -> Tensor:
 
 
 def _descend(
-    weights: Matrices, momentum: Matrices, keys_BCD: Tensor, values_BCD: Tensor, gates: Matrices
+    weights: Matrices, momentum: Matrices, keys_BCD: Tensor, values_BCD: Tensor, gates: Gates
 ) -> tuple[Matrices, Matrices]:
     """Weights and momentum at the end of a chunk, of whose every token the gradient is taken at `weights`."""
     keep, carry, decay, to_weights, to_momentum = gates

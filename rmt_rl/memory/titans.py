@@ -5,7 +5,9 @@ attention sees (equation 19), is the third. Layers are pre-norm, with residual c
 
 Persistent tokens have no place: half of the channels of a head, those that rotary positions turn slowest, aren't
 turned at all, and persistent keys have only these. So what a token sees in them depends neither on its place nor on
-where segments begin.
+where segments begin. Only attention sees them: the paper's equations 26 and 29 hand them to the memory too, which would
+learn the same tokens in each segment. And what MAC's memory learns is the stream with attention's output, x + y, where
+equation 24 has y alone.
 
 Dimensions: B lanes, L tokens of a segment, T tokens of a step call, P persistent tokens, N tokens of a window before
 the present one, C capacity of a cache, D width, H heads, E width of a head.
@@ -109,18 +111,13 @@ class TitansBlock(Block[StateT, CacheT]):
             rows.append(torch.cat((row.expand(lanes, -1, -1, -1), old, old.new_zeros(lanes, capacity, *heads)), 1))
         return KeyValues(rows[0], rows[1], kept.count_B.clone())
 
-    def feed(self, x_BLD: Tensor) -> Tensor:
-        """The tokens with the feed-forward net's branch added."""
-        fed: Tensor = x_BLD + self.dropout(self.feed_forward(x_BLD))
-        return fed
-
     @classmethod
     def _examples(cls, width: int) -> Iterator[tuple[DecoderConfig, NeuralMemory]]:
         yield DecoderConfig(width=width, heads=2), NeuralMemory(width, chunk=6)
         yield DecoderConfig(width=width, heads=2, dropout=0.1), NeuralMemory(width, chunk=4, depth=1)
 
 
-class OpenContext(NamedTuple):
+class OpenRetrieval(NamedTuple):
     """Keys and values of [persistent, retrieved, segment], the memory as it was, and what it will learn."""
 
     attended: KeyValues
@@ -128,7 +125,7 @@ class OpenContext(NamedTuple):
     written_BCD: Tensor
 
 
-class MemoryAsContext(TitansBlock[NeuralState, OpenContext]):
+class MemoryAsContext(TitansBlock[NeuralState, OpenRetrieval]):
     """MAC (section 4.1): attention sees what the memory retrieves for the segment, and decides what it learns.
 
     A token sees the persistent tokens and, of both the retrieved ones and the segment's, those up to its own place.
@@ -147,14 +144,16 @@ class MemoryAsContext(TitansBlock[NeuralState, OpenContext]):
         y_BLD, cache = self.step(x_BLD, self._open(state, *x_BLD.shape[:2]), lengths_B)
         return y_BLD, self.memory.write(cache.written_BCD, cache.memory, lengths_B)
 
-    def begin(self, state: NeuralState, batch_size: int, capacity: int) -> OpenContext:
+    def begin(self, state: NeuralState, batch_size: int, capacity: int) -> OpenRetrieval:
         return self._open(clone(state), batch_size, capacity)
 
-    def _open(self, state: NeuralState, batch_size: int, capacity: int) -> OpenContext:
+    def _open(self, state: NeuralState, batch_size: int, capacity: int) -> OpenRetrieval:
         room = self.persistent_PD.new_zeros(batch_size, capacity, self.width)
-        return OpenContext(self.opened(self.open(batch_size, 0), 2 * capacity), state, room)
+        return OpenRetrieval(self.opened(self.open(batch_size, 0), 2 * capacity), state, room)
 
-    def step(self, x_BTD: Tensor, cache: OpenContext, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenContext]:
+    def step(
+        self, x_BTD: Tensor, cache: OpenRetrieval, lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, OpenRetrieval]:
         keys, values, count_B = cache.attended
         persistent, capacity = len(self.persistent_PD), cache.written_BCD.shape[1]
         places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
@@ -175,9 +174,9 @@ class MemoryAsContext(TitansBlock[NeuralState, OpenContext]):
         added = x_BTD.shape[1] if lengths_B is None else lengths_B
         seen = KeyValues(keys, values, count_B + added)
         joined = x_BTD + self.gate(y_BTD, answers)  # equation 25
-        return self.feed(joined), OpenContext(seen, cache.memory, written)
+        return self.feed(joined), OpenRetrieval(seen, cache.memory, written)
 
-    def end(self, cache: OpenContext) -> NeuralState:
+    def end(self, cache: OpenRetrieval) -> NeuralState:
         return self.memory.write(cache.written_BCD, cache.memory, cache.attended.count_B)
 
     @classmethod

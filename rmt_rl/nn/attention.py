@@ -37,7 +37,13 @@ def flash(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | Non
 
 
 def flex(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
-    """PyTorch's flex_attention, compiled on CUDA; same arguments and result as `sdpa`."""
+    """PyTorch's flex_attention, compiled on CUDA; same arguments and result as `sdpa`.
+
+    Raises:
+        UsageError: a gradient is wanted on a CPU, where there's none.
+    """
+    if torch.is_grad_enabled() and q_BTHE.requires_grad and not q_BTHE.is_cuda:
+        raise UsageError("attention='flex' has no gradient on a CPU: choose attention='sdpa', or train on a GPU")
 
     def score(score: Tensor, b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         allowed = t >= s if mask_BTS is None else mask_BTS[b if mask_BTS.shape[0] > 1 else 0 * b, t, s]

@@ -35,7 +35,10 @@ class DecoderConfig(Frozen):
     )
     feed_forward: FeedForwardName = Field("gelu", description="feed-forward net: one hidden layer, or a gated one")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each residual branch")
-    attention: Backend = Field("sdpa", description="attention kernel; flash needs flash-attn and CUDA")
+    attention: Backend = Field(
+        "sdpa",
+        description="attention kernel; flash needs flash-attn and CUDA, and is sdpa in layers with masks (XL, Titans)",
+    )
     rotary: bool = Field(True, description="rotary positions: queries and keys are turned by their places")
 
     @model_validator(mode="after")
@@ -127,11 +130,19 @@ class Block(SegmentRecurrent[StateT, CacheT]):
         queries, keys = rotate(queries_keys, rotations).chunk(2, 2)
         return queries, keys, self.to_values(normed).unflatten(-1, (-1, self.head_width))
 
+    def add_attended(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
+        """Join the attention's branch to the stream."""
+        joined: Tensor = self.attention_residual(x_BLD, self.dropout(self.from_heads(attended_BLHE.flatten(-2))))
+        return joined
+
+    def feed(self, x_BLD: Tensor) -> Tensor:
+        """Join the feed-forward net's branch to the stream."""
+        fed: Tensor = self.feed_forward_residual(x_BLD, self.dropout(self.feed_forward(x_BLD)))
+        return fed
+
     def finish(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
-        """Join the attention's branch to the stream, then the feed-forward net's."""
-        x_BLD = self.attention_residual(x_BLD, self.dropout(self.from_heads(attended_BLHE.flatten(-2))))
-        finished: Tensor = self.feed_forward_residual(x_BLD, self.dropout(self.feed_forward(x_BLD)))
-        return finished
+        """What follows attention: both branches are joined to the stream."""
+        return self.feed(self.add_attended(x_BLD, attended_BLHE))
 
     def open(self, batch_size: int, capacity: int) -> KeyValues:
         """An empty key-value cache."""

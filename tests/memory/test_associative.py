@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from rmt_rl.agents.armt import ARMTConfig
+from rmt_rl.errors import UsageError
 from rmt_rl.memory.associative import Associations, AssociativeMatrix, AssociativeMemory, dpfp
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
 
@@ -155,7 +154,7 @@ def test_the_state_stays_bounded_over_ten_thousand_segments_of_noise(bf16: bool)
 
     Without the norm before keys and values it passes 10^7 within a thousand segments.
     """
-    own = AssociativeMatrix(D, 2, 2)
+    own = AssociativeMatrix(D, 3, 2)
     torch.nn.init.normal_(own.to_value.weight)
     torch.nn.init.constant_(own.to_strength.bias, 2)
     state, sizes = own.initial_state(2), []
@@ -181,5 +180,5 @@ def test_the_normaliser_grows_only_by_what_is_new() -> None:
 
 
 def test_a_channel_is_not_multiplied_by_itself() -> None:
-    with pytest.raises(ValidationError, match="nu=4 must be less than key_width=4"):
-        ARMTConfig(key_width=4, nu=4)
+    with pytest.raises(UsageError, match="nu=4 must be from 1 to less than key_width=4"):
+        AssociativeMatrix(8, key_width=4, nu=4)

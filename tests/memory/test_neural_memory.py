@@ -264,5 +264,5 @@ def test_bounded_over_many_segments(depth: int, segments: int) -> None:
 def test_bad_sizes_are_named() -> None:
     with pytest.raises(UsageError, match="depth=0 and chunk=4 must be at least 1"):
         NeuralMemory(D, 4, depth=0)
-    with pytest.raises(UsageError, match="forgetting=0 must be between 0 and 1"):
+    with pytest.raises(UsageError, match=r"forgetting=0 must be from 1e-12 to 0\.999"):
         NeuralMemory(D, 4, forgetting=0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rmt_rl.errors import UsageError
-from rmt_rl.nn.attention import Backend, backend, causal_mask, flash, rotary_table, rotate
+from rmt_rl.nn.attention import Backend, backend, causal_mask, flash, flex, rotary_table, rotate
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
 
 HAS_FLASH = importlib.util.find_spec("flash_attn") is not None
@@ -164,3 +164,9 @@ def test_acting_leaves_a_layer_fit_for_training() -> None:
     with torch.inference_mode():
         layer.step(torch.zeros(1, 2, 8), layer.begin((), 1, capacity=300))
     layer(torch.zeros(1, 5, 8), ())[0].sum().backward()
+
+
+def test_flex_tells_that_it_has_no_gradient_on_a_cpu() -> None:
+    q = torch.randn(1, 3, 2, 4, requires_grad=True)
+    with pytest.raises(UsageError, match="attention='flex' has no gradient on a CPU: choose attention='sdpa'"):
+        flex(q, q, q, None)
