@@ -127,6 +127,10 @@ class Trainer:
         self.fabric = _fabric(config.training)
         self.sampler: Sampler = make_sampler(store, config.data, config.agent_options.segment_length, config.seed)
         if config.training.ageing:
+            if not tree_leaves(agent.initial_state(1)):
+                raise UsageError(
+                    f"ageing={config.training.ageing}: agent {config.agent!r} carries no state that could age; set it to 0"
+                )
             self.sampler.fillers(0, count=1, lanes=1)  # fails now, and not when ageing begins
         self.update = 0
         self.saved: int | None = None  # the update of the last checkpoint

@@ -165,6 +165,12 @@ def test_the_norm_of_no_memory_is_on_the_device_of_the_others() -> None:
     assert _mean_square((torch.tensor([3.0, 1.0]),), torch.device("cpu")) == 5
 
 
+def test_what_has_no_state_does_not_age(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ageing=2: agent 'bc' carries no state that could age; set it to 0"):
+        train(tiny("bc", ageing=2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_seeds_repeat_and_differ(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         train(tiny("bc", run={"seed": seed}), tmp_path / name)

@@ -18,6 +18,7 @@ import tyro
 from tyro.conf import Positional
 
 from rmt_rl.checkpoint import load_agent
+from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.registry import load_task
 from rmt_rl.rollout import make_vec_env, rollout
@@ -33,10 +34,12 @@ def main(runs: Positional[tuple[Path, ...]], length: int = 1_000_000, lanes: int
 
     Args:
         runs: folders of T-Maze runs.
-        length: cells of the corridor.
+        length: cells of the corridor, at least 10.
         lanes: episodes.
         seed: of the environment.
     """
+    if length < 10:
+        raise UsageError(f"length={length} can't be told in tenths: give at least 10")
     torch.set_num_threads(1)
     path = FOLDER / "million.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
