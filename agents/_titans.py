@@ -16,7 +16,7 @@ class TitansConfig(DecoderConfig, AgentConfig):
     """Options of every Titans agent."""
 
     memory_depth: int = Field(2, ge=1, le=4, description="matrices of each layer's neural memory; 1 = linear")
-    memory_factor: float = Field(1.0, gt=0, description="hidden width of the neural memory / width, at a depth of 2 or more")
+    memory_factor: float = Field(1.0, gt=0, description="hidden width of a memory of depth 2 or more / width")
     chunk: int | None = Field(
         None,
         ge=1,

@@ -222,3 +222,9 @@ def take_tokens(tokens_BLx: Tensor, places_BT: Tensor) -> Tensor:
     """Token `places_BT[b, t]` of each lane b."""
     lanes = torch.arange(tokens_BLx.shape[0], device=tokens_BLx.device)[:, None]
     return tokens_BLx[lanes, places_BT]
+
+
+def only_first(tokens_BLx: Tensor, count_B: Tensor) -> Tensor:
+    """Each lane's first `count_B` tokens, then zeros: what a state holds must not depend on padding."""
+    behind_BL = torch.arange(tokens_BLx.shape[1], device=count_B.device) >= count_B[:, None]
+    return tokens_BLx.masked_fill(behind_BL.view(*behind_BL.shape, *[1] * (tokens_BLx.ndim - 2)), 0)

@@ -129,7 +129,7 @@ class Trainer:
         if config.training.ageing:
             if not tree_leaves(agent.initial_state(1)):
                 raise UsageError(
-                    f"ageing={config.training.ageing}: agent {config.agent!r} carries no state that could age; set it to 0"
+                    f"ageing={config.training.ageing}: agent {config.agent!r} carries no state that could age; give 0"
                 )
             self.sampler.fillers(0, count=1, lanes=1)  # fails now, and not when ageing begins
         self.update = 0

@@ -105,16 +105,16 @@ def test_every_mechanism_has_examples() -> None:
 
 @torch.no_grad()
 def test_stepwise_equals_segmentwise(causal_core: Core, tokens: Tensor) -> None:
-    expected, final = run(causal_core, tokens)
-    state, outputs = causal_core.initial_state(LANES), []
+    expected_state = state = causal_core.initial_state(LANES)
     for segment in tokens.split(LENGTH, 1):
-        cache = causal_core.begin(state, LANES, LENGTH)
+        expected, expected_state = causal_core(segment, expected_state)
+        cache, outputs = causal_core.begin(state, LANES, LENGTH), []
         for part in segment.split([1, 3, 2], 1):
             y, cache = causal_core.step(part, cache)
             outputs.append(y)
         state = causal_core.end(cache)
-    torch.testing.assert_close(torch.cat(outputs, 1), expected)
-    assert_trees_close(state, final)
+        torch.testing.assert_close(torch.cat(outputs, 1), expected)
+        assert_trees_close(state, expected_state)
 
 
 @torch.no_grad()
@@ -151,6 +151,7 @@ def test_padding_changes_nothing(core: Core, tokens: Tensor) -> None:
         alone = tree_map(lambda leaf, lane=lane: leaf[lane : lane + 1], state)
         y_alone, alone = core(tokens[lane : lane + 1, LENGTH : LENGTH + length], alone)
         torch.testing.assert_close(y[lane : lane + 1, :length], y_alone)
+        assert_trees_close(select_lanes(after, torch.tensor([lane])), alone)
         y_next_alone, _ = core(tokens[lane : lane + 1, 2 * LENGTH : 3 * LENGTH], alone)
         torch.testing.assert_close(y_next[lane : lane + 1], y_next_alone)
 
@@ -183,12 +184,26 @@ def test_an_encoder_sees_its_segment_and_nothing_later(encoder: Core, tokens: Te
 
 @torch.no_grad()
 def test_any_core_closes_a_segment_fed_in_parts(core: Core, tokens: Tensor) -> None:
-    expected, _ = run(core, tokens[:, : 2 * LENGTH])
+    _, expected = run(core, tokens[:, :LENGTH])
     cache = core.begin(core.initial_state(LANES), LANES, LENGTH)
     for part in tokens[:, :LENGTH].split([2, 4], 1):
         _, cache = core.step(part, cache)
-    following, _ = core(tokens[:, LENGTH : 2 * LENGTH], core.end(cache))
-    torch.testing.assert_close(following, expected[:, LENGTH:])
+    assert_trees_close(core.end(cache), expected)
+
+
+@torch.no_grad()
+def test_a_segment_may_end_before_it_is_full(core: Core, tokens: Tensor) -> None:
+    """Lanes that got 5, 2 and no tokens, some of them beside padding, of a segment with room for 20."""
+    _, state = run(core, tokens[:, :LENGTH])
+    x, lengths = tokens[:, LENGTH:], torch.tensor([5, 2, 0])
+    y, expected = core(x[:, :5], state, lengths)
+    cache = core.begin(state, LANES, 20)
+    y_first, cache = core.step(x[:, :3], cache, torch.tensor([3, 2, 0]))
+    y_second, cache = core.step(x[:, 3:5], cache, torch.tensor([2, 0, 0]))
+    assert_trees_close(core.end(cache), expected)
+    if core.causal:
+        torch.testing.assert_close(torch.cat((y_first, y_second), 1)[0], y[0])
+        torch.testing.assert_close(y_first[1, :2], y[1, :2])
 
 
 def loss_step(core: Core, segments: list[Tensor]) -> Any:

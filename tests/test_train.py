@@ -166,7 +166,7 @@ def test_the_norm_of_no_memory_is_on_the_device_of_the_others() -> None:
 
 
 def test_what_has_no_state_does_not_age(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="ageing=2: agent 'bc' carries no state that could age; set it to 0"):
+    with pytest.raises(UsageError, match="ageing=2: agent 'bc' carries no state that could age; give 0"):
         train(tiny("bc", ageing=2), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

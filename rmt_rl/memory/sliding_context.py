@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.recurrence import SegmentRecurrent, Tree, put_tokens_, take_tokens
+from rmt_rl.recurrence import SegmentRecurrent, Tree, only_first, put_tokens_, take_tokens
 
 
 class Context(NamedTuple):
-    """The last tokens (B, N, D), the oldest first, and how many of them are real (they come first)."""
+    """The last tokens (B, N, D), the oldest first, then zeros; and how many of them are real."""
 
     tokens_BND: Tensor
     count_B: Tensor
@@ -61,7 +61,8 @@ class SlidingContext(SegmentRecurrent[Context, OpenContext]):
     def _keep(self, row: Tensor, total_B: Tensor) -> Context:
         """The last N of each lane's `total_B` tokens."""
         places = (total_B - self.context).clamp(min=0)[:, None] + torch.arange(self.context, device=row.device)
-        return Context(take_tokens(row, places.clamp(max=row.shape[1] - 1)), total_B.clamp(max=self.context))
+        kept_B = total_B.clamp(max=self.context)
+        return Context(only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), kept_B), kept_B)
 
     def begin(self, state: Context, batch_size: int, capacity: int) -> OpenContext:
         inner = self.inner.begin(self.inner.initial_state(batch_size), batch_size, self.context + capacity)

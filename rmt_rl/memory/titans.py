@@ -27,7 +27,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.memory.neural_memory import NeuralMemory, NeuralState
 from rmt_rl.nn.attention import rotate
 from rmt_rl.nn.decoder import Block, CacheT, DecoderConfig, KeyValues, StateT
-from rmt_rl.recurrence import clone, put_tokens_, take_tokens
+from rmt_rl.recurrence import clone, only_first, put_tokens_, take_tokens
 
 
 class ScalingGate(nn.Module):
@@ -186,7 +186,7 @@ class MemoryAsContext(TitansBlock[NeuralState, OpenRetrieval]):
 
 
 class WindowState(NamedTuple):
-    """Keys and values of the window's last N tokens (or, in a cache, of all), and the memory."""
+    """Keys and values of the window's last N tokens, then zeros (or, in a cache, of all); and the memory."""
 
     window: KeyValues
     memory: NeuralState
@@ -245,13 +245,14 @@ class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
         return attended, KeyValues(keys, values, count_B + (x_BTD.shape[1] if lengths_B is None else lengths_B))
 
     def _keep(self, cache: KeyValues) -> KeyValues:
-        """The last N tokens, turned back by the place of the oldest."""
+        """The last N tokens, turned back by the place of the oldest, then zeros."""
         kept, persistent = self.window - 1, len(self.persistent_PD)
         oldest_B = (cache.count_B - kept).clamp(min=0)
         places = persistent + oldest_B[:, None] + torch.arange(kept, device=oldest_B.device)
         back = self.rotations(cache.keys_BCHE.shape[1])[oldest_B][:, None].conj()
-        keys = rotate(take_tokens(cache.keys_BCHE, places), back)
-        return KeyValues(keys, take_tokens(cache.values_BCHE, places), cache.count_B.clamp(max=kept))
+        kept_B = cache.count_B.clamp(max=kept)
+        keys = only_first(rotate(take_tokens(cache.keys_BCHE, places), back), kept_B)
+        return KeyValues(keys, only_first(take_tokens(cache.values_BCHE, places), kept_B), kept_B)
 
 
 class MemoryAsGate(SlidingWindowBlock):

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from rmt_rl.nn.attention import causal_mask, rotate
 from rmt_rl.nn.decoder import Block, DecoderConfig, KeyValues
-from rmt_rl.recurrence import put_tokens_, take_tokens
+from rmt_rl.recurrence import only_first, put_tokens_, take_tokens
 
 CacheName = Literal["hidden", "keys_values"]
 RecurrenceName = Literal["ordinary", "enhanced"]
 
 
 class Hidden(NamedTuple):
-    """What is kept of the last tokens (B, N, D), the oldest first, and how many of them are real (they come first)."""
+    """What is kept of the last tokens (B, N, D), the oldest first, then zeros; and how many of them are real."""
 
     hidden_BND: Tensor
     count_B: Tensor
@@ -121,8 +121,8 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
         total_B = count_B + added_B
         places = (total_B - self.cached).clamp(min=0)[:, None] + torch.arange(self.cached, device=row.device)
         places = torch.where(places < count_B[:, None], places, places - count_B[:, None] + self.cached)
-        kept = take_tokens(row, places.clamp(max=row.shape[1] - 1))
-        return Hidden(kept, total_B.clamp(max=self.cached))
+        kept_B = total_B.clamp(max=self.cached)
+        return Hidden(only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), kept_B), kept_B)
 
     def begin(self, state: Hidden, batch_size: int, capacity: int) -> OpenHidden:
         cache = self.open(batch_size, self.cached + capacity)
@@ -141,7 +141,8 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
     def end(self, cache: OpenHidden) -> Hidden:
         count_B = cache.attended.count_B
         places = (count_B - self.cached).clamp(min=0)[:, None] + torch.arange(self.cached, device=count_B.device)
-        return Hidden(take_tokens(cache.hidden_BND, places), count_B.clamp(max=self.cached))
+        kept_B = count_B.clamp(max=self.cached)
+        return Hidden(only_first(take_tokens(cache.hidden_BND, places), kept_B), kept_B)
 
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:
