@@ -3,6 +3,10 @@
 Everything goes through the interface of `SegmentRecurrent`, so that it serves any mechanism. Only attention asks for
 more, the attributes of `WriteTokens`.
 
+A state is looked at leaf by leaf (its tensors of floats) and as a whole, `ALL`. In the whole each leaf is divided by
+its own norm, so that all count the same: of a window of keys beside a matrix of small numbers, say, one would otherwise
+see the window alone.
+
 Dimensions: B lanes, K steps of a segment, L its tokens, D width, T tokens of a row, M write tokens, S keys, H heads,
 E width of a head, P numbers of the agent's heads, F numbers of a state.
 """
@@ -28,7 +32,7 @@ from rmt_rl.nn.attention import sdpa
 from rmt_rl.nn.decoder import Block
 from rmt_rl.recurrence import Tree, detach, take_tokens, tree_leaves
 
-ALL = "all"  # the state as a whole, beside its leaves
+ALL = "all"  # the state as a whole, in which each leaf counts the same; before the leaves
 PROBES = 4  # random directions of the state that influence is estimated by, in each lane
 
 
@@ -49,7 +53,7 @@ class Written:
 
     segment: int  # counted from 1
     lanes: int
-    change: dict[str, float]  # by leaf, see `distance`
+    change: dict[str, float]  # of the whole and by leaf, see `distance`
     influence: tuple[float, ...]  # of each step, see `influence`; shares that sum to 1, or zeros
     attention: tuple[Attention, ...]  # by layer; none of a core without write tokens
 
@@ -58,8 +62,9 @@ class Written:
 class Retained:
     """How far apart the lanes' states are after so many fillers, the same ones for all.
 
-    Lanes are grouped by what they have to remember. By leaf, root mean squares over lanes of: the state's norm, the
-    distance of the lane's group mean from the mean of all, and the lane's distance from its group's mean.
+    Lanes are grouped by what they have to remember. Of the whole and by leaf, root mean squares over lanes of: the
+    state's norm, the distance of the lane's group mean from the mean of all, and the lane's distance from its group's
+    mean.
     """
 
     fillers: int
@@ -112,7 +117,7 @@ def writing(agent: Agent, segments: Sequence[Segment], seed: int = 0) -> Iterato
         with _caught_tokens(agent.core) as caught, _caught_attention(agent.core) as looks, without_cudnn:
             _, following = agent(segment, state)
         alive, tokens_BLD = segment.lengths > 0, caught[0]
-        before, after = named_leaves(state), named_leaves(following)
+        before, after = with_all(named_leaves(state), named_leaves(following))
         influence_BK = influence(following, tokens_BLD, len(agent.tokens), generator)
         share_BK = influence_BK / influence_BK.sum(1, keepdim=True).clamp(min=1e-30)
         yield Written(
@@ -126,12 +131,28 @@ def writing(agent: Agent, segments: Sequence[Segment], seed: int = 0) -> Iterato
 
 
 def named_leaves(state: Tree) -> dict[str, Tensor]:
-    """The state's floats by their place in the tree, each (B, F); where there are several, first `ALL` of them in one.
+    """The state's floats by their place in the tree, each (B, F).
 
     A place is made of fields' names (without dimensions) and of numbers, e.g. `inner.0.hidden`.
     """
-    leaves = {".".join(place) or "state": leaf.detach().flatten(1) for place, leaf in _places(state) if leaf.numel()}
-    return leaves if len(leaves) < 2 else {ALL: torch.cat([leaf.float() for leaf in leaves.values()], 1), **leaves}
+    return {".".join(place) or "state": leaf.detach().flatten(1) for place, leaf in _places(state) if leaf.numel()}
+
+
+def with_all(*states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The states' leaves; where they have several, `ALL` before them: all in one (B, F), each over its norm.
+
+    This norm is the root mean square over lanes and states, so the states' differences keep their meaning.
+    """
+    if len(states[0]) < 2:
+        return list(states)
+    norms = {name: _norm(torch.cat([state[name] for state in states])) for name in states[0]}
+    wholes = (torch.cat([leaf.float() / norms[name] for name, leaf in state.items()], 1) for state in states)
+    return [{ALL: whole, **state} for whole, state in zip(wholes, states, strict=True)]
+
+
+def _norm(leaf: Tensor) -> Tensor:
+    """The root mean square over lanes of a leaf's norm, and not quite 0, so that it can divide."""
+    return leaf.flatten(1).square().sum(1).mean().sqrt().clamp(min=1e-30)
 
 
 def _places(tree: Tree, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
@@ -156,13 +177,17 @@ def distance(one_BF: Tensor, other_BF: Tensor) -> Tensor:
 def influence(state: Tree, tokens_BLD: Tensor, per_step: int, generator: torch.Generator) -> Tensor:
     """How much the state depends on each step, (B, K): the Frobenius norm of its Jacobian by the step's tokens.
 
-    Estimated by E |v J|^2 = |J|^2 for standard normal v. (The gradient of the state's own norm says nothing where the
-    state was normed.)
+    Of the whole state, in which each leaf is divided by its norm; leaves that are zero don't count. Estimated by
+    E |v J|^2 = |J|^2 for standard normal v. (The gradient of the state's own norm says nothing where it was normed.)
     """
-    leaves = [leaf for leaf in tree_leaves(state) if leaf.requires_grad]
+    leaves = [leaf for leaf in tree_leaves(state) if leaf.requires_grad and leaf.any()]
+    norms = [_norm(leaf.detach()) for leaf in leaves]
     total_BK = tokens_BLD.new_zeros(len(tokens_BLD), tokens_BLD.shape[1] // per_step)
     for _ in range(PROBES if leaves else 0):
-        probes = [torch.randn(leaf.shape, generator=generator, device=leaf.device).to(leaf.dtype) for leaf in leaves]
+        probes = [
+            (torch.randn(leaf.shape, generator=generator, device=leaf.device) / norm).to(leaf.dtype)
+            for leaf, norm in zip(leaves, norms, strict=True)
+        ]
         (gradient,) = torch.autograd.grad(leaves, tokens_BLD, probes, retain_graph=True, allow_unused=True)
         if gradient is not None:
             total_BK = total_BK + gradient.square().sum(2).unflatten(1, (-1, per_step)).sum(2)
@@ -268,7 +293,8 @@ def retention(
         with torch.no_grad():
             for filler in islice(remaining, number - passed):
                 _, state = agent(filler.to(agent.device).select(every), state)
-            spreads = {name: _spread(leaf, groups_B) for name, leaf in named_leaves(state).items()}
+            (leaves,) = with_all(named_leaves(state))
+            spreads = {name: _spread(leaf, groups_B) for name, leaf in leaves.items()}
             answers = [_answer(agent, each, groups_B, state) for each in questions]
         norm, between, within = ({name: spread[place] for name, spread in spreads.items()} for place in range(3))
         margin, right = np.mean(answers, 0).tolist() if answers else (None, None)

@@ -1,6 +1,7 @@
 """An `Inspection` to look at: tables for the terminal, and a picture.
 
-Steps and segments are counted from 1, as in the picture.
+Steps and segments are counted from 1, as in the picture. Of a state with many leaves those are shown that are furthest
+apart after all the noise: that's where the memory is.
 """
 
 from __future__ import annotations
@@ -34,21 +35,26 @@ NOISE = "segments of noise, the same in all lanes"
 def tables(inspection: Inspection) -> str:
     """Return the main numbers as two Markdown tables, each below a line of explanation."""
     parameters, state_bytes = inspection.sizes
-    groups = inspection.grouped_by
-    looks = any(each.attention for each in inspection.written)
+    groups, best = inspection.grouped_by, next(iter(_drawn(inspection)[1:]), None)
+    looks = [look for each in inspection.written for look in each.attention]
+    old = any(look.cached or look.read for look in looks)
     lines = [
         f"{title(inspection)}: {parameters:,} parameters, {state_bytes:,} bytes of state a lane",
         "",
         "Writing: relative change of the state; the step that it depends on most"
-        + looks * "; where the write tokens look, on average over layers",
-        *_table([_writing_row(each, looks) for each in inspection.written]),
+        + bool(looks) * "; where the write tokens look, on average over layers",
+        *_table([_writing_row(each, old) for each in inspection.written]),
         "",
         "Retention through the same noise in all lanes: distance between states, over their norm",
     ]
     if groups:
         lines[-1] += f", grouped by {groups};"
         lines += ["how much likelier (nats) an action is to lanes that should take it; share of them that do"]
-    return "\n".join([*lines, *_table([_retention_row(each, bool(groups)) for each in inspection.retained])])
+    if best:
+        lines[-1] += f"; the same of {best},"
+        lines += ["of the state's leaves, which count alike in the whole, the one furthest apart in the end"]
+    rows = [_retention_row(each, bool(groups), best) for each in inspection.retained]
+    return "\n".join([*lines, *_table(rows)])
 
 
 def title(inspection: Inspection) -> str:
@@ -56,36 +62,47 @@ def title(inspection: Inspection) -> str:
     return f"{inspection.env} {inspection.agent}, {inspection.checkpoint}"
 
 
-def _writing_row(written: Written, looks: bool) -> dict[str, str]:
+def _writing_row(written: Written, old: bool) -> dict[str, str]:
+    """With a column for old memory where any is attended to."""
     first = int(np.argmax(written.influence))
     row = {
         "segment": str(written.segment),
         "episodes": str(written.lanes),
-        "change": f"{_whole(written.change):.3f}",
+        "change": f"{next(iter(written.change.values())):.3f}",
         "depends on step": f"{first + 1} ({written.influence[first]:.0%})",
     }
-    if looks:
+    if old:
+        row["at old memory"] = f"{np.mean([each.cached + each.read for each in written.attention]):.0%}"
+    if written.attention:
         steps = np.mean([each.steps for each in written.attention], 0)
-        old = np.mean([each.cached + each.read for each in written.attention])
-        row |= {"at old memory": f"{old:.0%}", "at steps": f"{steps.sum():.0%}"}
-        row["most at step"] = f"{int(steps.argmax()) + 1} ({steps.max():.0%})"
+        row |= {"at steps": f"{steps.sum():.0%}", "most at step": f"{int(steps.argmax()) + 1} ({steps.max():.0%})"}
     return row
 
 
-def _retention_row(retained: Retained, grouped: bool) -> dict[str, str]:
+def _retention_row(retained: Retained, grouped: bool, best: str | None) -> dict[str, str]:
+    """With a column for the leaf `best`."""
     between, within = retained.apart(next(iter(retained.norm)))
     row = {"segments": f"{retained.fillers:,}"}
-    if not grouped:
-        return row | {"between lanes": f"{within:.2g}"}
-    row |= {"between groups": f"{between:.2g}", "within": f"{within:.2g}"}
+    row |= {"between groups": f"{between:.2g}", "within": f"{within:.2g}"} if grouped else {"between lanes": f"{within:.2g}"}
+    if best:
+        row[best] = f"{_between(retained, best, grouped):.2g}"
     if retained.margin is not None and retained.right is not None:
         row |= {"margin (nats)": f"{round(retained.margin, 2) + 0:.2f}", "right": f"{retained.right:.2f}"}
     return row
 
 
-def _whole(by_leaf: dict[str, float]) -> float:
-    """Of the whole state, which comes first."""
-    return next(iter(by_leaf.values()))
+def _drawn(inspection: Inspection) -> list[str]:
+    """The whole state's name and those of its leaves, the furthest apart in the end first, as many as have colours."""
+    last, grouped = inspection.retained[-1], inspection.grouped_by is not None
+    whole, *leaves = last.norm
+    leaves.sort(key=lambda leaf: _between(last, leaf, grouped), reverse=True)
+    return [whole, *leaves][: len(COLOURS)]
+
+
+def _between(retained: Retained, leaf: str, grouped: bool) -> float:
+    """The distance over the norm between groups; of a single group, between lanes."""
+    between, within = retained.apart(leaf)
+    return between if grouped else within
 
 
 def _table(rows: Sequence[dict[str, str]]) -> Iterable[str]:
@@ -112,13 +129,13 @@ def draw(inspection: Inspection, folder: Path) -> Path:
     figure.suptitle(tables(inspection).partition("\n")[0], x=0.01, ha="left", fontsize=13)
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     panels = list(above.subplots(1, 3 if looks else 2, squeeze=False)[0])
-    _draw_change(panels[0], inspection.written)
+    _draw_change(panels[0], inspection)
     _draw_influence(panels[1], inspection.written)
     if looks:
         _draw_attention(panels[2], inspection.written)
     grouped = inspection.grouped_by is not None
     panels = list(below.subplots(1, 2 if grouped else 1, squeeze=False)[0])
-    _draw_apart(panels[0], inspection.retained, inspection.grouped_by)
+    _draw_apart(panels[0], inspection)
     if grouped:
         _draw_margin(panels[1], inspection.retained)
     picture = BytesIO()
@@ -127,15 +144,15 @@ def draw(inspection: Inspection, folder: Path) -> Path:
     return folder / PICTURE
 
 
-def _draw_change(axes: Axes, written: Sequence[Written]) -> None:
-    segments = [each.segment for each in written]
-    for name, colour, marker in _styles(written[0].change):
-        changes = [each.change[name] for each in written]
+def _draw_change(axes: Axes, inspection: Inspection) -> None:
+    segments = [each.segment for each in inspection.written]
+    for name, colour, marker in _styles(inspection):
+        changes = [each.change[name] for each in inspection.written]
         axes.plot(segments, changes, color=colour, marker=marker, markeredgecolor="white", label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     _finish(axes, "How much a segment changes the state", "segment of an episode", "relative change of the state")
-    axes.legend(framealpha=0.7, edgecolor="none", fontsize=8)
+    _legend(axes, inspection)
 
 
 def _draw_influence(axes: Axes, written: Sequence[Written]) -> None:
@@ -177,9 +194,10 @@ def _heat(axes: Axes, rows: dict[str, tuple[float, ...]], title: str, quantity: 
     figure.colorbar(image, ax=axes, label=quantity, shrink=0.9)
 
 
-def _draw_apart(axes: Axes, retained: Sequence[Retained], grouped_by: str | None) -> None:
+def _draw_apart(axes: Axes, inspection: Inspection) -> None:
+    retained, grouped_by = inspection.retained, inspection.grouped_by
     fillers = [each.fillers for each in retained]
-    for name, colour, marker in _styles(retained[0].norm):
+    for name, colour, marker in _styles(inspection):
         between, within = zip(*(each.apart(name) for each in retained), strict=True)
         if grouped_by:
             axes.plot(fillers, between, color=colour, marker=marker, markeredgecolor="white", label=name)
@@ -194,7 +212,7 @@ def _draw_apart(axes: Axes, retained: Sequence[Retained], grouped_by: str | None
     _finish(
         axes, "How far apart states stay", "segments of noise, the same in all lanes", "distance / norm of the state"
     )
-    axes.legend(framealpha=0.7, edgecolor="none", fontsize=8)
+    _legend(axes, inspection)
 
 
 def _draw_margin(axes: Axes, retained: Sequence[Retained]) -> None:
@@ -221,9 +239,15 @@ def _counts(axes: Axes, fillers: Sequence[int]) -> None:
     axes.set_xlim(left=-0.1)
 
 
-def _styles(leaves: Iterable[str]) -> list[tuple[str, str, str]]:
-    """Name, colour and marker of what is drawn: the whole state first, then as many leaves as there are colours."""
-    return list(zip(leaves, COLOURS, MARKERS, strict=False))
+def _styles(inspection: Inspection) -> list[tuple[str, str, str]]:
+    """Name, colour and marker of what is drawn."""
+    return list(zip(_drawn(inspection), COLOURS, MARKERS, strict=False))
+
+
+def _legend(axes: Axes, inspection: Inspection) -> None:
+    missing = len(inspection.retained[-1].norm) - len(_drawn(inspection))
+    title = f"{missing} leaves that end less far apart are left out" if missing else None
+    axes.legend(title=title, title_fontsize=8, framealpha=0.7, edgecolor="none", fontsize=8)
 
 
 def _finish(axes: Axes, title: str, across: str, quantity: str) -> None:

@@ -385,9 +385,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
     A module names its own so, as a ClassVar of dotted names, where zero is no neutral value: time constants, gates.
     """
-    undecayed = {
-        module.get_parameter(name) for module in model.modules() for name in getattr(module, "undecayed", ())
-    }
+    undecayed = {module.get_parameter(name) for module in model.modules() for name in getattr(module, "undecayed", ())}
     alike = groupby(model.parameters(), lambda parameter: parameter in undecayed)
     return [{"params": list(each), "weight_decay": 0.0 if free else weight_decay} for free, each in alike]
 

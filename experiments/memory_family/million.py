@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parent
 SIDES = {1: "up", -1: "down"}
 
 
-def main(runs: Positional[tuple[Path, ...]], length: int = 1_000_000, lanes: int = 40, seed: int = 1000) -> None:
+def main(runs: Positional[tuple[Path, ...]], length: int = 1_000_000, lanes: int = 20, seed: int = 1000) -> None:
     """Play one episode a lane, all lanes in lock-step, on one thread.
 
     Args:
