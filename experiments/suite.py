@@ -116,6 +116,7 @@ def remake(configs: Mapping[Path, Sequence[Sweep]], folder: Path) -> None:
 def write_results(runs: Sequence[Path], folder: Path) -> str:
     """Write `table.md`, `learning.png` and `success.png` into a folder; returns the table."""
     text = table(runs)
+    folder.mkdir(exist_ok=True)
     (folder / "table.md").write_text(text + "\n")
     plot(runs, folder / "learning.png", ["learning"])
     plot(runs, folder / "success.png", ["evaluation"])

@@ -40,7 +40,8 @@ def main(seeds: int = 5, without_ageing: int = 3, jobs: int = 2, runs: Path = Pa
     """
     finished = Suite(CONFIGS, range(FIRST_SEED, FIRST_SEED + seeds), runs, jobs).run()
     plain = Suite(WITHOUT_AGEING, range(FIRST_SEED, FIRST_SEED + without_ageing), runs, jobs).run()
-    print(write_results([*finished, *plain], FOLDER))
+    print(write_results(finished, FOLDER))
+    print(write_results(plain, FOLDER / "without_ageing"))
 
 
 if __name__ == "__main__":
