@@ -47,3 +47,7 @@ class Curriculum(Frozen):
         if mean >= self.threshold and progress.length < self.last:
             return Progress(length=progress.length + 1)
         return Progress(length=progress.length, accuracy=min(1.0, mean))
+
+    def finished(self, progress: Progress) -> bool:
+        """Whether the last length is learnt too."""
+        return progress.length >= self.last and progress.accuracy >= self.threshold

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -51,8 +51,9 @@ def tables(inspection: Inspection) -> str:
         lines[-1] += f", grouped by {groups};"
         lines += ["how much likelier (nats) an action is to lanes that should take it; share of them that do"]
     if best:
-        lines[-1] += f"; the same of {best},"
-        lines += ["of the state's leaves, which count alike in the whole, the one furthest apart in the end"]
+        lines += [
+            f"{best}: the same distance of this leaf, of all (which count alike in the whole) the largest in the end"
+        ]
     rows = [_retention_row(each, bool(groups), best) for each in inspection.retained]
     return "\n".join([*lines, *_table(rows)])
 
@@ -83,7 +84,9 @@ def _retention_row(retained: Retained, grouped: bool, best: str | None) -> dict[
     """With a column for the leaf `best`."""
     between, within = retained.apart(next(iter(retained.norm)))
     row = {"segments": f"{retained.fillers:,}"}
-    row |= {"between groups": f"{between:.2g}", "within": f"{within:.2g}"} if grouped else {"between lanes": f"{within:.2g}"}
+    if grouped:
+        row |= {"between groups": f"{between:.2g}"}
+    row |= {"within" if grouped else "between lanes": f"{within:.2g}"}
     if best:
         row[best] = f"{_between(retained, best, grouped):.2g}"
     if retained.margin is not None and retained.right is not None:
@@ -212,7 +215,7 @@ def _draw_apart(axes: Axes, inspection: Inspection) -> None:
     _finish(
         axes, "How far apart states stay", "segments of noise, the same in all lanes", "distance / norm of the state"
     )
-    _legend(axes, inspection)
+    _legend(axes, inspection, loc="upper left", bbox_to_anchor=(1, 1))  # beside, so that it hides no line
 
 
 def _draw_margin(axes: Axes, retained: Sequence[Retained]) -> None:
@@ -244,10 +247,10 @@ def _styles(inspection: Inspection) -> list[tuple[str, str, str]]:
     return list(zip(_drawn(inspection), COLOURS, MARKERS, strict=False))
 
 
-def _legend(axes: Axes, inspection: Inspection) -> None:
+def _legend(axes: Axes, inspection: Inspection, **place: Any) -> None:
     missing = len(inspection.retained[-1].norm) - len(_drawn(inspection))
-    title = f"{missing} leaves that end less far apart are left out" if missing else None
-    axes.legend(title=title, title_fontsize=8, framealpha=0.7, edgecolor="none", fontsize=8)
+    title = f"{missing} leaves that end\nless far apart are left out" if missing else None
+    axes.legend(title=title, title_fontsize=8, framealpha=0.7, edgecolor="none", fontsize=8, **place)
 
 
 def _finish(axes: Axes, title: str, across: str, quantity: str) -> None:

@@ -24,7 +24,7 @@ from rmt_rl.data.segment import Segment
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.inspection import FILE, Inspection, inspect, milestones, read_cues, write_inspection
-from rmt_rl.inspection_measures import Question, distance, named_leaves, retention, writing
+from rmt_rl.inspection_measures import ALL, Question, distance, named_leaves, retention, with_all, writing
 from rmt_rl.inspection_report import PICTURE, draw, tables
 from rmt_rl.nn.decoder import Block
 from rmt_rl.recurrence import SegmentRecurrent
@@ -176,13 +176,56 @@ def test_leaves_are_named_by_their_place() -> None:
     state = Pair(ones, torch.zeros(3, dtype=torch.long), (ones[:, 0], ones[:, :0]))
     leaves = named_leaves((state, ones))
     assert {name: tuple(leaf.shape) for name, leaf in leaves.items()} == {
-        "all": (3, 25),
         "0.one": (3, 10),
         "0.rest.0": (3, 5),
         "1": (3, 10),
     }
     assert list(named_leaves(ones)) == ["state"]
     assert named_leaves(((), state.count_B)) == {}
+
+
+def test_every_leaf_counts_alike_in_the_whole() -> None:
+    """Norms are sqrt(mean of 1, 4) over the lanes of both states, a hundredth of that, and 0."""
+    one, other = torch.tensor([[1.0, 0], [1, 0]]), torch.tensor([[0.0, 2], [0, 2]])
+    states = [{"large": state, "small": state.flip(1)[:, :, None] / 100, "none": 0 * state} for state in (one, other)]
+    states = [{name: leaf.flatten(1) for name, leaf in state.items()} for state in states]
+    for state, whole in zip(states, with_all(*states), strict=True):
+        assert list(whole) == [ALL, "large", "small", "none"]
+        expected = torch.cat((state["large"], 100 * state["small"], state["none"]), 1) / math.sqrt(2.5)
+        torch.testing.assert_close(whole[ALL], expected)
+    assert with_all({"state": one}) == [{"state": one}]
+
+
+class TwoScales(SegmentRecurrent[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]):
+    """A large leaf: the segment's first token; and a small one, which halves and is added half a second token."""
+
+    width = 2
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        return torch.zeros(batch_size, 2), torch.zeros(batch_size, 2)
+
+    def forward(
+        self, x_BLD: Tensor, state: tuple[Tensor, Tensor], lengths_B: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        return x_BLD, (x_BLD[:, 0], (state[1] + x_BLD[:, 1] * 1e-6) / 2)
+
+
+def test_a_leaf_of_small_numbers_counts_in_all_measures() -> None:
+    """Noise replaces what the large leaf holds at once; it halves the small one, in all lanes alike."""
+    cues = segment([(1, 0), (-1, 0)])
+    assert isinstance(cues.observations, Tensor)
+    cues.observations[:, 1] = torch.tensor([[0.0, 2], [0, -2]])
+    noise = segment([(1, 0)])
+    start, end = retention(agent_of(TwoScales()), cues, torch.tensor([0, 1]), (), repeat(noise), [0, 3])
+    assert start.apart(ALL) == pytest.approx((1, 0))
+    assert end.apart("0") == pytest.approx((0, 0))
+    assert end.apart("1") == pytest.approx((1, 0)), "it's small, and nothing else"
+    assert end.apart(ALL) == pytest.approx((math.sqrt(1 / 2), 0)), "half of the leaves"
+    first, second = writing(agent_of(TwoScales()), [cues, cues])
+    assert first.influence == pytest.approx([2 / 3, 1 / 3, 0, 0], abs=0.03), "Jacobians 1 and 0.5e-6, norms 1, 1e-6"
+    assert first.change == pytest.approx(dict.fromkeys((ALL, "0", "1"), math.sqrt(2)))
+    halves = 0.5 / math.sqrt((1 + 1.5**2) / 2)
+    assert second.change == pytest.approx({"0": 0, "1": halves, ALL: halves / math.sqrt(2)}, rel=1e-5)
 
 
 def uniform(agent: Agent) -> Agent:
@@ -306,7 +349,7 @@ def found(folder: Path) -> Inspection:
 
 def test_a_run_is_inspected(found: Inspection) -> None:
     assert (found.env, found.agent, found.checkpoint) == ("tmaze", "rate", "last, update 2")
-    assert found.grouped_by == "last action"
+    assert found.grouped_by == "decisive action"
     assert [each.segment for each in found.written] == [1, 2]
     assert 12 == found.written[0].lanes > found.written[1].lanes > 0
     assert all(len(each.influence) == len(each.attention[0].steps) == 4 for each in found.written)
@@ -362,6 +405,41 @@ def test_tables_hold_what_was_found(found: Inspection) -> None:
     assert rows[-1][0] == "20"
     assert float(rows[-1][1]) == pytest.approx(last.apart("memory")[0], rel=0.06)
     assert float(rows[-1][-1]) == pytest.approx(last.right, abs=0.006)
+
+
+def with_leaves(found: Inspection, between: dict[str, float]) -> Inspection:
+    """The same with other leaves, so far apart after any noise."""
+    norm, within = dict.fromkeys(between, 1.0), dict.fromkeys(between, 0.1)
+    retained = tuple(replace(each, norm=norm, between=between, within=within) for each in found.retained)
+    return replace(found, retained=retained, written=tuple(replace(each, change=between) for each in found.written))
+
+
+def test_leaves_are_shown_where_the_memory_is(found: Inspection, tmp_path: Path) -> None:
+    between = {ALL: 0.5} | {f"{place}.leaf": place / 10 for place in (1, 2, 9, 3, 4, 5, 6, 7)}
+    many = with_leaves(found, between)
+    lines = tables(many).splitlines()
+    assert any(line.startswith("9.leaf: ") for line in lines)
+    header, row = ([cell.strip() for cell in lines[place].split("|")] for place in (-len(found.retained) - 2, -1))
+    assert row[header.index("9.leaf")] == "0.9"
+    assert float(row[header.index("between groups")]) == 0.5
+    pictures = [imread(draw(many, tmp_path))]
+    for others in ({"1.leaf": 0.15, "2.leaf": 0}, {"9.leaf": 0.8}, {"0.leaf": 0}):
+        pictures.append(imread(draw(with_leaves(found, between | others), tmp_path)))
+    assert np.array_equal(pictures[0], pictures[1]), "2 leaves are left out: those least far apart"
+    assert not np.array_equal(pictures[0], pictures[2])
+    assert not np.array_equal(pictures[0], pictures[3]), "it says that there are 3"
+    ungrouped = replace(with_leaves(found, between), grouped_by=None)
+    assert "0.1" in tables(ungrouped).splitlines()[-1]
+
+
+def test_old_memory_that_nothing_attends_to_has_no_column(found: Inspection) -> None:
+    assert "at old memory" in tables(found)
+    unread = tuple(
+        replace(each, attention=tuple(replace(look, read=0.0) for look in each.attention)) for each in found.written
+    )
+    lines = tables(replace(found, written=unread))
+    assert "at old memory" not in lines
+    assert "most at step" in lines
 
 
 def complaint(run: str, capsys: pytest.CaptureFixture[str]) -> str:

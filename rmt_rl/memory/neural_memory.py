@@ -27,7 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
-from rmt_rl.recurrence import SegmentRecurrent, clone, put_lanes_, put_tokens_, select_lanes, take_tokens, where_lanes
+from rmt_rl.recurrence import (
+    SegmentRecurrent,
+    clone,
+    only_first,
+    put_lanes_,
+    put_tokens_,
+    select_lanes,
+    take_tokens,
+    where_lanes,
+)
 
 Matrices = tuple[Tensor, ...]
 
@@ -164,7 +173,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
             left = torch.zeros_like(state.tokens_BCD)
         else:
             places = (total_B - count_B)[:, None] + torch.arange(self.chunk, device=row.device)
-            left = _only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), count_B)
+            left = only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), count_B)
         return anchors, NeuralState(*learnt, left.to(state.tokens_BCD.dtype), count_B)
 
     # Queries, keys, values and gates
@@ -212,19 +221,13 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         return y_BTD, cache
 
     def end(self, cache: NeuralState) -> NeuralState:
-        return cache._replace(tokens_BCD=_only_first(cache.tokens_BCD, cache.count_B))
+        return cache._replace(tokens_BCD=only_first(cache.tokens_BCD, cache.count_B))
 
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:
         yield cls(width, chunk=6)
         yield cls(width, chunk=4, depth=3, hidden_factor=2)
         yield cls(width, chunk=1, depth=1)
-
-
-def _only_first(tokens_BCD: Tensor, count_B: Tensor) -> Tensor:
-    """Each lane's first `count_B` tokens, then zeros."""
-    behind = torch.arange(tokens_BCD.shape[1], device=count_B.device) >= count_B[:, None]
-    return tokens_BCD.masked_fill(behind[..., None], 0)
 
 
 def _gates(logits_BNC3: Tensor) -> Gates:

@@ -20,7 +20,9 @@ from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import tree_leaves
 
-SMALL = {"segment_length": 4, "width": 24}
+SMALL = {"segment_length": 4, "width": 40}
+UNTOUCHED = {"attention"}  # options that aren't varied: kernels have tests of their own, and not all can run here
+OTHERS: dict[Any, tuple[Any, ...]] = {bool: (False, True), int: (5, 3, 8), float: (0.5,)}  # values to try, by type
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 MIXED = spaces.Tuple((spaces.Discrete(3, start=5), spaces.Box(-1, 1, (2,), np.float32)))
 
@@ -39,7 +41,10 @@ def agents() -> list[Any]:
 
 
 def variants() -> list[Any]:
-    """Every agent's class and config: the default at small size, and each option changed alone."""
+    """Every agent's class and config: the default at small size, and each option changed alone.
+
+    Floats, which take no other path through the code, are left out.
+    """
     return [
         pytest.param(cls, config, id=f"{param.id}-{label}", marks=param.marks)
         for param in agents()
@@ -49,21 +54,35 @@ def variants() -> list[Any]:
 
 
 def _configs(model: type[AgentConfig]) -> Iterator[tuple[str, AgentConfig]]:
-    """A choice takes each of its values, a whole number becomes 6; what the config refuses is left out.
-
-    Attention kernels have tests of their own, and not all can run or train here.
-    """
     yield "default", model.model_validate(SMALL)
-    for option, field in model.model_fields.items():
-        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        numbers = (6,) if field.annotation in (int, int | None) and option not in SMALL else ()
-        for value in (*choices, *numbers):
-            if value == field.default or option == "attention":
-                continue
+    for option in options(model):
+        for value, config in changed(model, option):
+            if not isinstance(value, float):
+                yield f"{option}={value}", config
+
+
+def options(model: type[AgentConfig]) -> list[str]:
+    """The options that are varied."""
+    return [option for option in model.model_fields if option not in {*SMALL, *UNTOUCHED}]
+
+
+def changed(model: type[AgentConfig], option: str) -> list[tuple[Any, AgentConfig]]:
+    """Other values of an option, and configs in which it alone isn't the default.
+
+    A choice takes each of its values, numbers the first of `OTHERS` that the config doesn't refuse.
+    """
+    field = model.model_fields[option]
+    choice = get_origin(field.annotation) is Literal
+    kinds = [field.annotation] if get_origin(field.annotation) is None else get_args(field.annotation)
+    values = get_args(field.annotation) if choice else OTHERS[kinds[0]]
+    found = []
+    for value in values:
+        if value != field.default:
             try:
-                yield f"{option}={value}", model.model_validate(SMALL | {option: value})
+                found.append((value, model.model_validate(SMALL | {option: value})))
             except ValidationError:
                 continue
+    return found if choice else found[:1]
 
 
 def make(

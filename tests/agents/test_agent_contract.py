@@ -16,7 +16,22 @@ from torch import Tensor
 
 from rmt_rl.agent import Agent, AgentConfig
 from rmt_rl.data.segment import Segment, Span, collate
-from tests.agents.examples import MIXED, SMALL, VECTOR, agents, forward, has_memory, make, trajectory, variants
+from rmt_rl.recurrence import tree_leaves
+from rmt_rl.registry import load_agent
+from tests.agents.examples import (
+    MIXED,
+    SMALL,
+    VECTOR,
+    agents,
+    changed,
+    forward,
+    has_memory,
+    make,
+    options,
+    segments,
+    trajectory,
+    variants,
+)
 
 LENGTH, STEPS = SMALL["segment_length"], 23
 STARTS = ((0,), (0, 9), (0, 2, 13))  # the steps at which each lane's episodes begin: lanes stand at mixed places
@@ -140,6 +155,51 @@ def test_padding_changes_nothing(cls: type[Agent], config: AgentConfig) -> None:
     for loss in (losses_BT, tampered_BT):
         for gradient, other in zip(torch.autograd.grad(loss.sum(), list(agent.parameters())), expected, strict=True):
             torch.testing.assert_close(gradient, other)
+
+
+def traces(cls: type[Agent], config: AgentConfig, parts: tuple[Segment, ...]) -> list[Tensor]:
+    """All that an option may change, from the same seed: outputs, with dropout; states; weights and their gradients."""
+    agent = make(cls, config).train()
+    numbers_BTP, losses_BT, state = forward(agent, parts)
+    weights = list(agent.parameters())
+    gradients = torch.autograd.grad(losses_BT.sum(), weights, allow_unused=True, materialize_grads=True)
+    return [numbers_BTP, *tree_leaves(state), *weights, *gradients]
+
+
+def same(one: list[Tensor], other: list[Tensor]) -> bool:
+    """Whether there are as many, of the same shapes and the same to the last bit."""
+    return len(one) == len(other) and all(map(torch.equal, one, other))
+
+
+@every_agent
+def test_every_option_changes_something(cls: type[Agent]) -> None:
+    """Over five segments, so that a memory of a few is full, written again and read."""
+    parts = segments([trajectory(VECTOR, MIXED, steps) for steps in (20, 18)], LENGTH)
+    default = cls.Config.model_validate(SMALL)
+    expected = traces(cls, default, parts)
+    repeated = same(traces(cls, default, parts), expected)
+    assert repeated
+    others = {option: changed(cls.Config, option) for option in options(cls.Config)}
+    assert all(others.values()), f"an option with no other value in {others}"
+    without_effect = [
+        f"{option}={value}"
+        for option, values in others.items()
+        for value, config in values
+        if same(traces(cls, config, parts), expected)
+    ]
+    assert not without_effect, ", ".join(without_effect)
+
+
+@pytest.mark.parametrize("name", ["bc", "bc_lstm"])
+def test_behaviour_cloning_sees_observations_only(name: str) -> None:
+    """Neither the return that is asked for nor its own actions."""
+    cls = load_agent(name)
+    agent = make(cls, cls.Config.model_validate(SMALL))
+    (part,) = segments([trajectory(VECTOR, MIXED, LENGTH)], LENGTH)
+    actions: Any = part.actions
+    discrete, box = actions
+    other = replace(part, returns_to_go=part.returns_to_go + 5, actions=(discrete.roll(1, 1), box - 5))
+    assert torch.equal(forward(agent, (other,))[0], forward(agent, (part,))[0])
 
 
 CUES, WAIT, ASK = 4, 4, 5
