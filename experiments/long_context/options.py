@@ -1,0 +1,153 @@
+"""A run's options, its model, and its file: weights and what resuming needs, as safetensors with a header of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from experiments.long_context.tasks import TaskName
+from rmt_rl.config import Frozen, validated
+from rmt_rl.errors import UsageError
+from rmt_rl.files import write_atomically
+from rmt_rl.language import RecurrentMemoryTransformer
+from rmt_rl.recurrence import Tree, tree_leaves
+
+Memory = Literal["valve", "tokens", "gate", "mac", "mag", "mal", "armt", "none"]
+_MODELS: dict[Memory, dict[str, Any]] = {
+    "valve": {"valve": "ca-2", "causal": False},  # RATE's valve around the memory tokens of an encoder
+    "tokens": {"causal": False},  # RMT in the form of its paper to two million tokens
+    "gate": {"valve": "gate", "causal": False},
+    "mac": {"memory": "titans_mac"},
+    "mag": {"memory": "titans_mag"},
+    "mal": {"memory": "titans_mal"},
+    "armt": {"memory": "armt"},
+    "none": {"memory": "none", "causal": False},  # sees the whole text at once
+}
+FILE = "last.safetensors"
+_KEY = "rmt_rl.long_context"
+
+
+class Options(Frozen):
+    """Everything that makes a run."""
+
+    task: TaskName
+    memory: Memory = Field("valve", description="none sees the whole text at once; see the README")
+    feed: Literal["streams", "curriculum", "full"] = Field(
+        "streams", description="what is trained on; streams begin as curriculum"
+    )
+    seed: int = Field(0, ge=0, description="seed of all that is random")
+    tokens: int = Field(20_000_000, ge=1, description="tokens to train on; the budget, and the learning rate's clock")
+    segment: int = Field(64, ge=24, description="tokens of a segment")
+    lanes: int = Field(48, ge=1, description="sequences of a batch")
+    width: int = Field(64, ge=2, description="width of a token")
+    layers: int = Field(2, ge=1, description="layers")
+    heads: int = Field(4, ge=1, description="attention heads")
+    memory_tokens: int = Field(10, ge=1, description="memory tokens; Titans: persistent tokens")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW, after 1% of warm-up")
+    decay_from: float = Field(0.3, ge=0, le=1, description="share of the tokens after which it falls, to 2% of it")
+    segments: int = Field(7, ge=1, description="the longest sequence; of streams, before they begin")
+    threshold: float = Field(0.95, gt=0, lt=1, description="curriculum: running accuracy at which to add a segment")
+    review: float = Field(0.2, ge=0, lt=1, description="curriculum: share of updates on a shorter length")
+    depths: tuple[int, int] = Field((2, 4), description="streams: fewest and most segments that a gradient reaches")
+    reset: float = Field(0.01, ge=0, le=1, description="streams: probability to begin anew after an update")
+    reset_wrong: float = Field(0.5, ge=0, le=1, description="streams: added to it as far as answers are wrong of late")
+    longest_wait: int = Field(32, ge=0, description="streams: segments until a fact comes, at most")
+    start: str | None = Field(None, description="folder of a run to begin with the weights of")
+    log_every: int = Field(50, ge=1, description="updates between two lines of metrics")
+    save_every: int = Field(500, ge=1, description="updates between two saves")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.memory == "none" and self.feed == "streams":
+            raise ValueError(
+                "memory='none' carries nothing from segment to segment; choose feed='curriculum' or 'full'"
+            )
+        if not 1 <= self.depths[0] <= self.depths[1]:
+            raise ValueError(f"depths={self.depths} must be rising numbers from 1 on")
+        return self
+
+
+def new_model(options: Options, vocabulary: int) -> RecurrentMemoryTransformer:
+    """The model of a run, with random weights."""
+    return RecurrentMemoryTransformer(
+        options.width,
+        num_tokens=vocabulary,
+        depth=options.layers,
+        num_memory_tokens=options.memory_tokens,
+        seq_len=1 << 20 if options.memory == "none" else options.segment,
+        heads=options.heads,
+        dim_head=options.width // options.heads,
+        **_MODELS[options.memory],
+    )
+
+
+class Saved(NamedTuple):
+    """What a run's file holds."""
+
+    options: Options
+    vocabulary: tuple[str, ...]
+    progress: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `model`, `optimizer` or `state` by their names in it."""
+        prefix = name + "/"
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+    def model(self) -> RecurrentMemoryTransformer:
+        """The model with its weights."""
+        model = new_model(self.options, len(self.vocabulary))
+        model.load_state_dict(self.group("model"))
+        return model
+
+
+def save_run(
+    run: Path,
+    options: Options,
+    vocabulary: Sequence[str],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Tree,
+    progress: dict[str, Any],
+) -> None:
+    """Write a run's file; `state` is what lanes carry, `progress` a JSON value to resume with."""
+    tensors = {f"model/{key}": value for key, value in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in values.items()}
+    tensors |= {f"state/{index}": leaf for index, leaf in enumerate(tree_leaves(state))}
+    header = {"options": options.model_dump(mode="json"), "vocabulary": list(vocabulary), "progress": progress}
+    plain = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
+    write_atomically(run / FILE, save(plain, {_KEY: json.dumps(header)}))
+
+
+def read_run(run: Path) -> Saved:
+    """Read a run's file; nothing of it is ever executed.
+
+    Raises:
+        UsageError: there is none, or it isn't one of ours.
+    """
+    try:
+        with safe_open(run / FILE, "pt") as file:
+            header = json.loads((file.metadata() or {})[_KEY])
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - a file is no mapping
+        options = validated(Options, header["options"])
+        return Saved(options, tuple(header["vocabulary"]), header["progress"], tensors)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UsageError(f"{run} holds no run of experiments.long_context that can be read: {error}") from None
+
+
+def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimiser the state it was saved with."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in saved.group("optimizer").items():
+        index, _, name = key.partition("/")
+        entries.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

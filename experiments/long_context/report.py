@@ -1,0 +1,178 @@
+"""The table and the pictures, from `results.json` alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.long_context import evaluate
+from experiments.long_context.options import read_run
+from experiments.long_context.tasks import CHANCE, STORIES
+from rmt_rl.files import write_atomically
+from rmt_rl.plot import COLOURS, DASHES, MARKERS, Style
+from rmt_rl.statistics import success_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = dict[str, Any]
+MEMORIES = {
+    "valve": "memory tokens with RATE's valve",
+    "tokens": "memory tokens (RMT)",
+    "gate": "memory tokens with a gate",
+    "mac": "Titans MAC",
+    "mag": "Titans MAG",
+    "mal": "Titans MAL",
+    "armt": "ARMT",
+    "none": "full attention, no memory",
+}
+FEEDS = {"streams": "curriculum, then streams", "curriculum": "curriculum", "full": "full length at once"}
+SHOWN = (1, 4, 16, 64, 256, 1024, 4096)  # segments that have a column
+
+
+def row(run: Path) -> Row:
+    """All there is to tell of a run that was evaluated, as JSON."""
+    saved = read_run(run)
+    record = json.loads((run / evaluate.FILE).read_text())
+    return {
+        "run": run.name,
+        "options": saved.options.model_dump(mode="json"),
+        "trained_tokens": saved.progress["tokens"],
+        "trained_cpu_seconds": round(saved.progress["cpu_seconds"], 1),
+        "parameters": sum(tensor.numel() for tensor in saved.group("model").values()),
+        "evaluation_seed": record["seed"],
+        "results": record["results"],
+    }
+
+
+def write_results(rows: Sequence[Row], folder: Path) -> str:
+    """Write `table.md`, `accuracy.svg` and `feeds.svg` into a folder; returns the table."""
+    text = table(rows)
+    write_atomically(folder / "table.md", (text + "\n").encode())
+    longest = {_of(one, "task", "memory"): one["options"]["segment"] for one in sorted(rows, key=_segment)}
+    memories = [
+        one for one in rows if _preferred(one) and one["options"]["segment"] == longest[_of(one, "task", "memory")]
+    ]
+    draw(memories, lambda one: MEMORIES[one["options"]["memory"]], folder / "accuracy.svg")
+    compared = {_of(one, "task", "memory", "segment") for one in rows if not _preferred(one)}
+    feeds = [one for one in rows if _of(one, "task", "memory", "segment") in compared]
+    draw(feeds, lambda one: FEEDS[one["options"]["feed"]], folder / "feeds.svg")
+    return text
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Markdown, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory."""
+    head = ["task", "memory", "trained by", "segment", *(f"{each:,}" for each in SHOWN)]
+    head += ["µs a token, first / last", "MB, first / last", "trained on, tokens", "CPU s"]
+    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    for one in rows:
+        options, results = one["options"], one["results"]
+        by_length = {result["segments"]: result for result in results}
+        ends = [_settled(results)[0], results[-1]]
+        speeds = [f"{1e6 * result['cpu_seconds'] / result['tokens']:.1f}" for result in ends]
+        lines.append(
+            [
+                options["task"],
+                MEMORIES[options["memory"]],
+                FEEDS[options["feed"]] + (f", from {Path(options['start']).name}" if options["start"] else ""),
+                str(options["segment"]),
+                *(_cell(by_length[each]) if each in by_length else "" for each in SHOWN),
+                " / ".join(speeds),
+                " / ".join(f"{result['resident_mb']:.0f}" for result in ends),
+                f"{one['trained_tokens']:,}",
+                f"{one['trained_cpu_seconds']:,.0f}",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
+    """One panel a task, one line a label: accuracy over the number of tokens read."""
+    labels = list(dict.fromkeys(map(label, rows)))
+    styles = dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)), strict=False))
+    tasks = [task for task in STORIES if any(one["options"]["task"] == task for one in rows)]
+    if not tasks:
+        return
+    figure = Figure(figsize=(1 + 4.2 * len(tasks), 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    handles: dict[str, Any] = {}
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for one in rows:
+            if one["options"]["task"] == task:
+                handles.setdefault(label(one), _line(axes, one, styles[label(one)]))
+        _finish(axes, task)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        frameon=False,
+        title="share of right answers with 95% intervals over fresh sequences; dotted: guessing",
+        title_fontsize=9,
+    )
+    picture = BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "long_context"}):  # the same bytes from the same results
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    write_atomically(out, picture.getvalue())
+
+
+def _line(axes: Axes, one: Row, style: Style) -> Any:
+    results = one["results"]
+    tokens = [result["segments"] * one["options"]["segment"] for result in results]
+    rates = [result["right"] / result["sequences"] for result in results]
+    (line,) = axes.plot(
+        tokens,
+        rates,
+        color=style.color,
+        linestyle=style.linestyle,
+        marker=style.marker,
+        markersize=5,
+        markeredgecolor="white",
+        clip_on=False,
+    )
+    intervals = [success_interval(result["right"], result["sequences"]) for result in results]
+    lows, highs = [low for low, _ in intervals], [high for _, high in intervals]
+    axes.fill_between(tokens, lows, highs, color=style.color, alpha=0.12, linewidth=0)
+    return line
+
+
+def _finish(axes: Axes, task: str) -> None:
+    axes.axhline(CHANCE, color="grey", linestyle=":", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("accuracy")
+    axes.set_title(task, loc="left", fontsize=11)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _cell(result: Row) -> str:
+    low, high = success_interval(result["right"], result["sequences"])
+    return f"{result['right'] / result['sequences']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _settled(results: Sequence[Row]) -> Sequence[Row]:
+    """Without the lengths whose time is too short to be told; all, if there are no others."""
+    return [result for result in results if result["cpu_seconds"] >= 0.5] or results
+
+
+def _preferred(one: Row) -> bool:
+    """Whether a run is trained in the way that its memory does best by."""
+    return bool(one["options"]["feed"] == ("curriculum" if one["options"]["memory"] == "none" else "streams"))
+
+
+def _of(one: Row, *names: str) -> tuple[Any, ...]:
+    return tuple(one["options"][name] for name in names)
+
+
+def _segment(one: Row) -> int:
+    return int(one["options"]["segment"])

@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.long_context import __main__ as experiment
+from experiments.long_context.evaluate import Result, evaluate, passes, read, streamed
+from experiments.long_context.feeds import Feed, Sequences, SequencesThenStreams, Streams
+from experiments.long_context.options import Memory, Options, read_run
+from experiments.long_context.report import row, write_results
+from experiments.long_context.tasks import NAMES, OBJECTS, PLACES, STORIES, Task, TaskName
+from experiments.long_context.texts import UNKNOWN, Ids, Part, paragraphs, words_of
+from experiments.long_context.train import Command, Trainer, main
+from rmt_rl.curriculum import Curriculum
+from rmt_rl.errors import UsageError
+from rmt_rl.flags import parse
+from rmt_rl.recurrence import clone, select_lanes, tree_leaves
+
+TASKS: tuple[TaskName, ...] = ("memorise", "detect", "reason")
+SMALL = {"width": 16, "heads": 2, "layers": 1, "lanes": 6, "segment": 32, "memory_tokens": 2}
+
+
+def words(task: Task, row_L: Ids) -> str:
+    return " ".join(task.vocabulary[number] for number in row_L)
+
+
+def derive(facts: list[str], question: str) -> set[str]:
+    """The answers that are possible by what is said, as a reader of English would find them."""
+    where = {}
+    holder = set(NAMES)
+    for fact in facts:
+        for clause in fact.removesuffix(" .").split(" and "):
+            name, verb, *_, what = clause.split()
+            if verb == "went":
+                where[name] = what
+            else:
+                holder = {name}
+    about = question.split()[-2]
+    holder = {about} if about in NAMES else holder
+    return {where[name] for name in holder & set(where)} or set(PLACES)
+
+
+# Texts
+
+
+def test_texts_to_train_and_to_test_on_are_apart() -> None:
+    train, test = paragraphs("train"), paragraphs("test")
+    assert not set(train) & set(test)
+
+    def windows(part: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for paragraph in part:
+            found = words_of(paragraph)
+            yield from zip(*(found[shift:] for shift in range(12)), strict=False)
+
+    known, asked = set(windows(train)), list(windows(test))
+    assert sum(window in known for window in asked) / len(asked) < 0.03  # phrases that documentation repeats
+
+
+def test_fillers_name_nothing_that_the_tasks_are_about() -> None:
+    parts: tuple[Part, Part] = ("train", "test")
+    for part in parts:
+        task = Task("reason", part, 64)
+        assert not np.isin(task.text.ids, task.ids((*NAMES, *PLACES, *OBJECTS))).any()
+        assert np.mean(task.text.ids == task.ids([UNKNOWN])[0]) < 0.15
+    assert len(Task("reason", "test", 64).text.ids) > 30_000
+
+
+# Tasks
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_follow_from_the_facts(name: TaskName) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(300):
+        story = STORIES[name](rng, index % len(PLACES))
+        assert derive(list(story.facts), story.question) == {PLACES[story.answer]}
+
+
+def test_reasoning_needs_both_facts() -> None:
+    rng = np.random.default_rng(0)
+    right = []
+    for index in range(600):
+        story = STORIES["reason"](rng, index % len(PLACES))
+        took, went = story.facts
+        assert derive([took], story.question) == set(PLACES)
+        possible = derive([went], story.question)
+        assert len(possible) == 2
+        right.append(rng.choice(sorted(possible)) == PLACES[story.answer])
+    assert np.mean(right) == pytest.approx(0.5, abs=0.07)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_guessing_is_right_by_chance(name: TaskName) -> None:
+    task, rng = Task(name, "train", 32), np.random.default_rng(0)
+    drawn = [task.sequence(rng, 4).story.answer for _ in range(3000)]
+    assert np.bincount(drawn, minlength=6) / 3000 == pytest.approx(np.full(6, 1 / 6), abs=0.03)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_sequence_holds_its_facts_once_and_ends_in_its_question(name: TaskName) -> None:
+    task, rng = Task(name, "train", 40), np.random.default_rng(1)
+    lanes = [task.sequence(rng, 3) for _ in range(40)]
+    rows = [task.segment_batch(rng, lanes, [number] * 40, ask=number == 2) for number in range(3)]
+    assert {batch.shape for batch in rows} == {(40, 40)}
+    for lane, *texts in zip(lanes, *([words(task, one) for one in batch] for batch in rows), strict=True):
+        for fact, segment in zip(lane.story.facts, lane.segments, strict=True):
+            assert [text.count(fact) for text in texts] == [number == segment for number in range(3)]
+        assert texts[2].endswith(lane.story.question)
+        if name == "memorise":
+            assert texts[0].startswith(lane.story.facts[0])
+    if name != "memorise":
+        assert {segment for lane in lanes for segment in lane.segments} == {0, 1, 2}
+
+
+def test_two_facts_of_a_segment_come_in_either_order_and_anywhere() -> None:
+    task, rng = Task("reason", "train", 28), np.random.default_rng(2)  # 28 - 5 - 5 - 12: little room
+    lanes = [task.sequence(rng, 1) for _ in range(300)]
+    texts = [words(task, one) for one in task.segment_batch(rng, lanes, [0] * 300, ask=True)]
+    for lane, text in zip(lanes, texts, strict=True):
+        assert all(fact in text for fact in lane.story.facts)
+    first = [text.index("took") < text.index("went") for text in texts]
+    assert 0.4 < np.mean(first) < 0.6
+    assert len({text.split().index("took") for text in texts}) > 10
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_segments_follow_from_the_generator(name: TaskName) -> None:
+    task = Task(name, "train", 32)
+
+    def drawn(seed: int) -> Ids:
+        rng = np.random.default_rng(seed)
+        lanes = [task.stream(rng, 1, 4) for _ in range(5)]
+        return task.segment_batch(rng, lanes, [0, 1, 2, 3, 4], ask=True)
+
+    np.testing.assert_array_equal(drawn(3), drawn(3))
+    assert (drawn(3) != drawn(4)).any()
+
+
+def test_facts_of_a_stream_wait_log_uniformly() -> None:
+    task, rng = Task("detect", "train", 32), np.random.default_rng(0)
+    waits = np.bincount([task.stream(rng, 0, 8).segments[0] for _ in range(4000)], minlength=8) / 4000
+    assert waits == pytest.approx(np.log(np.arange(2, 10) / np.arange(1, 9)) / np.log(9), abs=0.03)
+    assert Task("memorise", "train", 32).stream(rng, 0, 8).segments == (0,)
+
+
+# Feeds
+
+
+def streams(name: TaskName = "detect", lanes: int = 12, reset: float = 0.2, reset_wrong: float = 0.3) -> Streams:
+    return Streams(Task(name, "train", 32), lanes, 0, (2, 4), reset, reset_wrong, longest_wait=3)
+
+
+def test_lanes_go_on_where_they_were_before_the_question() -> None:
+    feed = streams(reset=0.0, reset_wrong=0.0)
+    seen = [0] * 12
+    for update in range(6):
+        batch = feed.batch(update)
+        assert feed.ages == seen
+        assert batch.fresh_B.tolist() == [age == 0 for age in seen]
+        feed.learn(update, torch.ones(12, dtype=torch.bool))
+        seen = [age + len(batch.segments) - 1 for age in seen]
+    assert seen[0] >= 6
+
+
+def test_a_lane_is_asked_once_its_facts_have_come() -> None:
+    feed, task = streams("reason"), Task("reason", "train", 32)
+    told: list[str] = [""] * 12
+    for update in range(40):
+        batch = feed.batch(update)
+        for index, lane in enumerate(feed.lanes):
+            before = "" if batch.fresh_B[index] else told[index]
+            text = [words(task, segment[index].numpy()) for segment in batch.segments]
+            assert bool(batch.asked_B[index]) == all(fact in " ".join([before, *text]) for fact in lane.story.facts)
+            assert text[-1].endswith(lane.story.question)
+            told[index] = " ".join([before, *text[:-1]])
+        feed.learn(update, torch.rand(12) < 0.5)
+
+
+def test_a_lane_resets_whether_it_was_right_or_wrong_and_keeps_its_answer() -> None:
+    feed = streams("memorise", lanes=600, reset=0.1, reset_wrong=0.8)
+    feed.accuracy = 0.5
+    answers = feed.batch(0).answers_B
+    assert answers.bincount().tolist() == [100] * 6
+    right = torch.arange(600) < 300
+    feed.learn(0, right)
+    fresh = feed.batch(1).fresh_B
+    assert float(fresh[right].float().mean()) == pytest.approx(0.5, abs=0.1)  # .1 + .5 * .8
+    assert float(fresh[~right].float().mean()) == pytest.approx(0.5, abs=0.1)
+    assert torch.equal(feed.batch(1).answers_B, answers)
+
+
+def test_feeds_go_on_from_their_state() -> None:
+    def sequences() -> Feed:
+        return Sequences(Task("detect", "train", 32), 4, 0, Curriculum(last=3, threshold=0.1, review=0.3))
+
+    makers: tuple[Callable[[], Feed], ...] = (streams, sequences)
+    for make in makers:
+        feed, other = make(), make()
+        for update in range(8):
+            batch = feed.batch(update)
+            feed.learn(update, torch.rand(len(batch.fresh_B)) < 0.5)
+        other.restore(json.loads(json.dumps(feed.state())))
+        for ours, theirs in zip(tree_leaves(feed.batch(8)), tree_leaves(other.batch(8)), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_streams_begin_when_the_curriculum_is_finished() -> None:
+    sequences = Sequences(Task("detect", "train", 32), 12, 0, Curriculum(last=2, threshold=0.5, smoothing=0))
+    feed = SequencesThenStreams(sequences, streams())
+    lengths = []
+    for update in range(6):
+        lengths.append(len(feed.batch(update).segments))
+        feed.learn(update, torch.ones(12, dtype=torch.bool))
+    assert lengths[:2] == [1, 2]
+    assert feed.now is feed.streams
+    assert any(feed.streams.ages)
+
+
+# Training
+
+
+def trained(tmp_path: Path, name: str, **options: object) -> Trainer:
+    settings = SMALL | {"tokens": 8000, "segments": 1, "threshold": 0.01} | options
+    trainer = Trainer(Options.model_validate({"task": "detect"} | settings), tmp_path / name)
+    trainer.run_updates()
+    return trainer
+
+
+def test_state_is_carried_without_graph_and_reset_lanes_begin_as_new_ones(tmp_path: Path) -> None:
+    trainer = trained(tmp_path, "run", memory="valve")
+    assert isinstance(trainer.feed, SequencesThenStreams)
+    streams = trainer.feed.streams
+    assert max(streams.ages) > 0
+    assert not any(leaf.requires_grad for leaf in tree_leaves(trainer.carried))
+    streams.ages = [0, 5] * 3
+    batch = streams.batch(99)
+    before = clone(trainer.carried)
+    trainer._backpropagate(batch)
+    after = tree_leaves(trainer.carried)
+    with torch.no_grad():  # by hand, from a new and from the carried state
+        for lane, fresh in ((0, True), (1, False)):
+            state = trainer.model.initial_state(1) if fresh else select_lanes(before, torch.tensor([lane]))
+            for segment in batch.segments[:-1]:
+                _, state = trainer.model.run(segment[lane : lane + 1], state)
+            assert torch.allclose(tree_leaves(state)[0][0], after[0][lane], atol=1e-5)
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole = trained(tmp_path, "whole", save_every=4)
+    stopped = Trainer(whole.options, tmp_path / "stopped")
+    made = 0
+
+    def stop() -> dict[str, float]:
+        nonlocal made
+        made += 1
+        if made > 6:
+            raise KeyboardInterrupt
+        return Trainer._update(stopped)
+
+    stopped._update = stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run_updates()
+    again = Trainer(whole.options, tmp_path / "stopped")
+    assert again.update == 4
+    again.run_updates()
+    for ours, theirs in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(UsageError, match="other options"):
+        Trainer(whole.options.model_copy(update={"seed": 1}), tmp_path / "stopped")
+
+
+def test_weights_of_short_segments_serve_longer_ones(tmp_path: Path) -> None:
+    first = trained(tmp_path, "short")
+    started = Trainer(
+        Options.model_validate(first.options.model_dump() | {"segment": 50, "start": str(tmp_path / "short")}),
+        tmp_path / "long",
+    )
+    for ours, theirs in zip(first.model.parameters(), started.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("memory", ["tokens", "gate", "mac", "mag", "mal", "armt", "none"])
+def test_every_memory_trains_and_is_tested(memory: Memory, tmp_path: Path) -> None:
+    trained(tmp_path, "run", memory=memory, feed="curriculum", segments=2, tokens=600)
+    results = evaluate(tmp_path / "run", 2, 6, 3, seed=5)
+    assert [result.segments for result in results] == [1, 2]
+
+
+def test_streams_need_a_memory() -> None:
+    with pytest.raises(ValueError, match="memory='none' carries nothing"):
+        Options(task="detect", memory="none")
+
+
+# Evaluation
+
+
+def test_lengths_asked_in_one_pass_are_those_asked_alone(tmp_path: Path) -> None:
+    trained(tmp_path, "run", task="memorise", tokens=16_000)
+    saved = read_run(tmp_path / "run")
+    together = list(read(saved, 40, [1, 2, 8], seed=3))
+    task = Task("memorise", "test", 32, saved.vocabulary)
+    rng, model = np.random.default_rng([3, 1]), saved.model().eval()
+    lanes = [task.sequence(rng, 1) for _ in range(40)]
+    with torch.inference_mode():
+        alone = [right_B for each in (1, 2, 8) for _, right_B in streamed(model, task, lanes, [each], 3)]
+    assert [result.right for result in together] == [int(right_B.sum()) for right_B in alone]
+    assert 0 < sum(result.right for result in together) < 120
+
+
+def test_as_many_sequences_as_promised() -> None:
+    assert passes("memorise", "valve", 1024, 64, 16) == [(64, [1, 2, 4, 8, 16, 32, 64, 128, 256]), (16, [512, 1024])]
+    assert passes("detect", "valve", 512, 64, 16)[-2:] == [(64, [256]), (16, [512])]
+    assert passes("memorise", "none", 2, 64, 16) == [(64, [1]), (64, [2])]
+
+
+def test_what_is_measured_adds_up(tmp_path: Path) -> None:
+    trained(tmp_path, "run", task="memorise")
+    results = list(read(read_run(tmp_path / "run"), 5, [1, 2, 4], seed=0))
+    assert [result.tokens for result in results] == [160, 160, 320]  # 5 sequences of 32 tokens a segment
+    assert all(isinstance(result, Result) and result.cpu_seconds > 0 and result.resident_mb > 50 for result in results)
+
+
+# The whole experiment
+
+
+def test_the_experiment_from_command_lines_to_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    common = [*small, "--tokens", "1500", "--threshold", "0.01", "--segments", "1"]
+    run = tmp_path / "runs" / "detect-valve-64"
+    main(["detect", *common, "--out", str(run)])
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["tokens"] >= 1500
+    monkeypatch.setattr(
+        experiment,
+        "plan",
+        lambda: [
+            [
+                experiment.Cell("detect-valve-64", ("detect", *common), longest=4),
+                experiment.Cell("detect-valve-99", ("detect", *common, "--lanes=5"), 4, start="detect-valve-64"),
+            ]
+        ],
+    )
+    ran: list[str] = []
+
+    def in_process(module: str, *arguments: str) -> None:
+        ran.append(module.rpartition(".")[2])
+        if ran[-1] == "train":
+            main(arguments)
+        else:
+            evaluate(Path(arguments[0]), 4, 6, 3, seed=0)
+
+    monkeypatch.setattr(experiment, "_python", in_process)
+    experiment.main(runs=tmp_path / "runs", folder=tmp_path, jobs=1)
+    assert ran == ["train", "evaluate"] * 2
+    experiment.main(runs=tmp_path / "runs", folder=tmp_path, jobs=1)
+    assert ran[4:] == ["train"] * 2  # which find nothing left to do
+    first = (tmp_path / "accuracy.svg").read_bytes()
+    experiment.main(folder=tmp_path, draw=True)
+    assert (tmp_path / "accuracy.svg").read_bytes() == first
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [one["run"] for one in rows] == ["detect-valve-64", "detect-valve-99"]
+    assert rows[0] == json.loads(json.dumps(row(run)))
+    text = write_results(rows, tmp_path)
+    assert "| detect | memory tokens with RATE's valve | curriculum, then streams | 32 |" in text
+    assert "from detect-valve-64" in text
+
+
+def test_the_plan_is_valid() -> None:
+    cells = [cell for chain in experiment.plan() for cell in chain]
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        parse(Command, [*cell.arguments, "--out", "x"], "", "")
