@@ -74,7 +74,7 @@ TRAIN = ["train", "tmaze", "rate"]
         ([*TRAIN, "--devices", "3"], "devices=3 can't share batch_size=64"),
         ([*TRAIN, "--dataset", "nobody/nothing-v0"], "data set 'nobody/nothing-v0' is not below .*rmt-rl collect"),
         ([*TRAIN, *TINY, "--accelerator", "abacus"], "accelerator='abacus'.*choose --accelerator auto or cpu"),
-        (["train", "tmaze", "bc", *TINY, "--agent.segment-length", "10", "--ageing", "1"], "turn memory ageing off"),
+        (["train", "tmaze", "bc", *TINY, "--agent.segment-length", "10", "--ageing", "1"], "carries no state that could age"),
         (["train", "tmaze", "bc", *TINY, "--out", "run"], "out=run holds a run already; resume it"),
         (["train", "tmaze", "bc", *TINY, "--out", "file"], "file/config.toml can't be written: .*another folder"),
         (["train", "tmaze", "bc", *TINY, "--out", "file/x"], "file/x/config.toml can't be written: Not a directory"),

@@ -298,6 +298,7 @@ def test_tensorboard_holds_the_metrics_once_after_a_kill_too(tmp_path: Path) -> 
     assert set(board.Tags()["scalars"]) == {
         "train/loss",
         "train/accuracy",
+        "train/decisive_accuracy",
         "train/learning_rate",
         "train/gradient_norm",
         "train/state_norm",
