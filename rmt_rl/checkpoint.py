@@ -16,16 +16,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from minari.serialization import deserialize_space, serialize_space
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
 from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.files import write_atomically
 from rmt_rl.recurrence import tree_fill, tree_leaves
 from rmt_rl.registry import load_agent as agent_class
+from rmt_rl.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
 
 _KEY, _FORMAT = "rmt_rl", 1
 
@@ -54,8 +53,7 @@ class Checkpoint(NamedTuple):
 
     def group(self, name: str) -> dict[str, Tensor]:
         """The tensors of a group (`model`, `optimizer`, `state`) by their names in it."""
-        prefix = name + "/"
-        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        return group_of(self.tensors, name)
 
 
 def path_of(run: str | Path, name: str = "last") -> Path:
@@ -87,11 +85,6 @@ def save_checkpoint(
     Raises:
         UsageError: the file can't be written; an older one at the same path is untouched.
     """
-    tensors = {f"model/{key}": value for key, value in agent.state_dict().items()}
-    if optimizer is not None:
-        for index, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in values.items()}
-    tensors |= {f"state/{index}": leaf for index, leaf in enumerate(tree_leaves(state))}
     spec = agent.spec
     header = Header(
         format=_FORMAT,
@@ -105,8 +98,7 @@ def save_checkpoint(
         update=update,
         progress=progress or {},
     )
-    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    write_atomically(path, save(plain, {_KEY: header.model_dump_json()}))
+    write_tensors(path, named_tensors(agent, optimizer, state), _KEY, header.model_dump_json())
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -118,10 +110,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
     try:
-        with safe_open(path, "pt") as file:
-            header = (file.metadata() or {}).get(_KEY)
-            # Copied, since the memory of a file is aligned differently, which may round differently.
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - a file is no mapping
+        header, tensors = read_tensors(path, _KEY)
         values = None if header is None else json.loads(header)
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(f"checkpoint {path} is damaged ({error}); use another one or train again") from None
@@ -171,13 +160,10 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) 
     Raises:
         UsageError: the checkpoint holds none.
     """
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in checkpoint.group("optimizer").items():
-        index, _, name = key.partition("/")
-        entries.setdefault(int(index), {})[name] = value
-    if checkpoint.header.update and not entries:
+    saved = checkpoint.group("optimizer")
+    if checkpoint.header.update and not saved:
         raise UsageError(f"checkpoint {checkpoint.path} holds no optimiser state; only a run's last one can be resumed")
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    fill_optimizer(optimizer, saved)
 
 
 def restore_state(checkpoint: Checkpoint, like: Any) -> Any:

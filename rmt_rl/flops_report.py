@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from rmt_rl.agent import Agent
 from rmt_rl.checkpoint import load_agent
 from rmt_rl.errors import UsageError, nearest
-from rmt_rl.files import write_atomically
+from rmt_rl.figures import COLOURS, DASHES, finish, new_figure, save_figure
 from rmt_rl.flops import CHINCHILLA, MATMULS, OPT, Counting, Shape, full, measured_segment, recurrent
 from rmt_rl.nn.decoder import DecoderConfig
-from rmt_rl.plot import COLOURS, DASHES
 from rmt_rl.registry import load_agent as agent_class
 from rmt_rl.registry import names
 from rmt_rl.sizes import SPEC
@@ -156,8 +152,7 @@ def draw(costs: Sequence[Cost], segments: int, out: Path) -> Path:
         raise UsageError("none of these models is made of a decoder to compare with; name one that is, as OPT-125M")
     if out.suffix not in FORMATS:
         raise UsageError(f"plot={str(out)!r}: a picture's name ends in {' or '.join(FORMATS)}")
-    figure = Figure(figsize=(7.4, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.4, 4.6)
     axes = figure.subplots()
     counts = sorted(set(np.geomspace(1, segments, 60).round().astype(int).tolist()))
     for cost, colour, dashes in zip(drawn, cycle(COLOURS), cycle(DASHES), strict=False):
@@ -169,15 +164,9 @@ def draw(costs: Sequence[Cost], segments: int, out: Path) -> Path:
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.yaxis.set_major_formatter(lambda value, _: f"x{value:,g}")
-    axes.set_title("FLOPs of full attention, over those segment by segment", loc="left", fontsize=11)
-    axes.set_xlabel(_across(drawn))
-    axes.set_ylabel("fewer FLOPs")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes, "FLOPs of full attention, over those segment by segment", _across(drawn), "fewer FLOPs")
     figure.legend(loc="outside right upper", frameon=False, title=f"at {segments:,} segments", fontsize=9)
-    picture = BytesIO()
-    figure.savefig(picture, format=out.suffix[1:], dpi=160)
-    write_atomically(out, picture.getvalue())
+    save_figure(figure, out, out.suffix[1:], dpi=160)
     return out
 
 

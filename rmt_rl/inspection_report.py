@@ -7,19 +7,15 @@ apart after all the noise: that's where the memory is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rmt_rl.files import write_atomically
+from rmt_rl.figures import COLOURS, MARKERS, finish, new_figure, save_figure
 from rmt_rl.inspection import Inspection
 from rmt_rl.inspection_measures import Attention, Retained, Written
-from rmt_rl.plot import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,8 +123,7 @@ def draw(inspection: Inspection, folder: Path) -> Path:
         UsageError: the file can't be written.
     """
     looks = any(each.attention for each in inspection.written)
-    figure = Figure(figsize=(15 if looks else 11, 8.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(15 if looks else 11, 8.4)
     figure.suptitle(tables(inspection).partition("\n")[0], x=0.01, ha="left", fontsize=13)
     above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     panels = list(above.subplots(1, 3 if looks else 2, squeeze=False)[0])
@@ -141,9 +136,7 @@ def draw(inspection: Inspection, folder: Path) -> Path:
     _draw_apart(panels[0], inspection)
     if grouped:
         _draw_margin(panels[1], inspection.retained)
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=130)
-    write_atomically(folder / PICTURE, picture.getvalue())
+    save_figure(figure, folder / PICTURE, "png", dpi=130)
     return folder / PICTURE
 
 
@@ -154,7 +147,7 @@ def _draw_change(axes: Axes, inspection: Inspection) -> None:
         axes.plot(segments, changes, color=colour, marker=marker, markeredgecolor="white", label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
-    _finish(axes, "How much a segment changes the state", "segment of an episode", "relative change of the state")
+    finish(axes, "How much a segment changes the state", "segment of an episode", "relative change of the state")
     _legend(axes, inspection)
 
 
@@ -212,7 +205,7 @@ def _draw_apart(axes: Axes, inspection: Inspection) -> None:
         axes.plot([], [], color="grey", linestyle=":", label="within groups")
     _counts(axes, fillers)
     axes.set_ylim(bottom=0)
-    _finish(
+    finish(
         axes, "How far apart states stay", "segments of noise, the same in all lanes", "distance / norm of the state"
     )
     _legend(axes, inspection, loc="upper left", bbox_to_anchor=(1, 1))  # beside, so that it hides no line
@@ -224,7 +217,7 @@ def _draw_margin(axes: Axes, retained: Sequence[Retained]) -> None:
     axes.plot(fillers, margins, color=COLOURS[0], marker="o", markeredgecolor="white")
     axes.axhline(0, color="grey", linewidth=0.8)
     _counts(axes, fillers)
-    _finish(axes, "Does memory still decide the action?", NOISE, "margin (nats)")
+    finish(axes, "Does memory still decide the action?", NOISE, "margin (nats)")
     axes.yaxis.label.set_color(COLOURS[0])
     other = axes.twinx()
     other.plot(fillers, right, color=COLOURS[1], linestyle="--")
@@ -251,11 +244,3 @@ def _legend(axes: Axes, inspection: Inspection, **place: Any) -> None:
     missing = len(inspection.retained[-1].norm) - len(_drawn(inspection))
     title = f"{missing} leaves that end\nless far apart are left out" if missing else None
     axes.legend(title=title, title_fontsize=8, framealpha=0.7, edgecolor="none", fontsize=8, **place)
-
-
-def _finish(axes: Axes, title: str, across: str, quantity: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel(across)
-    axes.set_ylabel(quantity)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)

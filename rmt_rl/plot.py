@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
-from itertools import cycle
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rmt_rl.aggregate import (
     Cells,
@@ -25,28 +20,17 @@ from rmt_rl.aggregate import (
     varied_option,
 )
 from rmt_rl.errors import UsageError
-from rmt_rl.files import write_atomically
+from rmt_rl.figures import Style, finish, new_figure, save_figure, styles
 from rmt_rl.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divisor: 63 styles
-DASHES = ("-", "--", "-.", ":")  # so that lines that coincide, as at 1.00, all show
 CURVES = {"eval/success_rate": "success rate", "eval/mean_return": "mean return"}
 MEASURES = {"success_rate": "success rate", "mean_return": "mean return"}
 Panel = Literal["learning", "evaluation"]
 LOG_SPAN = 20  # values further apart than this are drawn on a logarithmic axis
-
-
-class Style(NamedTuple):
-    """How one group is drawn in both panels."""
-
-    color: str
-    marker: str
-    linestyle: str
 
 
 def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Panel)) -> Path:
@@ -69,19 +53,15 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
     curves = _curves(groups, metric) if metric else {}
     count = len(curves) + bool(cells)
-    figure = Figure(figsize=(1 + 4.6 * count, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1 + 4.6 * count, 4.4)
     axes = list(figure.subplots(1, count, squeeze=False)[0])
-    labels = dict.fromkeys([*(group.label for group in groups), *cells])
-    styles = dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)), strict=False))
+    styled = styles(dict.fromkeys([*(group.label for group in groups), *cells]))
     for panel, (unit, drawn) in zip(axes, curves.items(), strict=False):
-        _draw_curves(panel, drawn, str(metric), styles, unit)
+        _draw_curves(panel, drawn, str(metric), styled, unit)
     if option and cells:
-        _draw_cells(axes[-1], cells, option, value, styles)
+        _draw_cells(axes[-1], cells, option, value, styled)
     _legend(figure, axes, groups)
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=160)
-    write_atomically(out, picture.getvalue())
+    save_figure(figure, out, "png", dpi=160)
     return out
 
 
@@ -121,10 +101,10 @@ def _curves(groups: Sequence[Group], metric: str) -> dict[str, list[Group]]:
     return curves
 
 
-def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styles: Mapping[str, Style], unit: str) -> None:
+def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styled: Mapping[str, Style], unit: str) -> None:
     for group in groups:
         curve = metric_curve(group, metric)
-        style, updates = styles[group.label], list(curve)
+        style, updates = styled[group.label], list(curve)
         few = len(updates) <= 25
         axes.plot(
             updates,
@@ -139,11 +119,10 @@ def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styles: Mappi
         bands = {at: _within(one.interval, CURVES[metric]) for at, one in curve.items() if one.interval}
         lows, highs = [low for low, _ in bands.values()], [high for _, high in bands.values()]
         axes.fill_between(list(bands), lows, highs, color=style.color, alpha=0.15, linewidth=0)
-    axes.set_xlabel(unit)
-    _finish(axes, "During training", CURVES[metric])
+    _finish(axes, "During training", unit, CURVES[metric])
 
 
-def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styles: Mapping[str, Style]) -> None:
+def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styled: Mapping[str, Style]) -> None:
     values = _values(cells)
     numeric = all(map(is_number, values))
     places = {at: float(at) if numeric else float(index) for index, at in enumerate(values)}
@@ -152,7 +131,7 @@ def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styles: Mappi
         shift = 0.012 * (index - (len(cells) - 1) / 2)  # so that bars of equal results lie side by side
         xs = [_shifted(places[at], shift, list(places.values()), logarithmic) for at in row]
         means = [estimate.mean for estimate in row.values()]
-        style = styles[label]
+        style = styled[label]
         axes.plot(
             xs,
             means,
@@ -167,24 +146,20 @@ def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styles: Mappi
         for x, estimate in zip(xs, row.values(), strict=True):
             if estimate.interval:
                 axes.vlines(
-                    x, *_within(estimate.interval, MEASURES[value]), color=styles[label].color, linewidth=1.5, alpha=0.7
+                    x, *_within(estimate.interval, MEASURES[value]), color=styled[label].color, linewidth=1.5, alpha=0.7
                 )
     if logarithmic:
         axes.set_xscale("log")
     axes.minorticks_off()
     ticks = _ticks({_format(at): place for at, place in places.items()}, logarithmic)
     axes.set_xticks(list(ticks.values()), list(ticks), fontsize=8)
-    axes.set_xlabel(option.replace("_", " "))
-    _finish(axes, "After training", MEASURES[value])
+    _finish(axes, "After training", option.replace("_", " "), MEASURES[value])
 
 
-def _finish(axes: Axes, title: str, quantity: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_ylabel(quantity)
+def _finish(axes: Axes, title: str, across: str, quantity: str) -> None:
     if quantity == "success rate":
         axes.set_ylim(0, 1.05)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes, title, across, quantity)
 
 
 def _legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]) -> None:

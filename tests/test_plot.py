@@ -11,7 +11,8 @@ from matplotlib.image import imread
 
 from rmt_rl.aggregate import evaluation_cells, metric_curve, read_groups, varied_option
 from rmt_rl.errors import UsageError
-from rmt_rl.plot import COLOURS, plot, table
+from rmt_rl.figures import COLOURS
+from rmt_rl.plot import plot, table
 from rmt_rl.statistics import mean_interval, success_interval
 
 

@@ -9,16 +9,15 @@ from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
 from experiments.long_context.tasks import TaskName
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.files import write_atomically
 from rmt_rl.language import RecurrentMemoryTransformer
-from rmt_rl.recurrence import Tree, tree_leaves
+from rmt_rl.recurrence import Tree
+from rmt_rl.tensors import group_of, named_tensors, read_tensors, write_tensors
 
 Memory = Literal["valve", "tokens", "gate", "mac", "mag", "mal", "armt", "none"]
 _MODELS: dict[Memory, dict[str, Any]] = {
@@ -99,8 +98,7 @@ class Saved(NamedTuple):
 
     def group(self, name: str) -> dict[str, Tensor]:
         """The tensors of `model`, `optimizer` or `state` by their names in it."""
-        prefix = name + "/"
-        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        return group_of(self.tensors, name)
 
     def model(self) -> RecurrentMemoryTransformer:
         """The model with its weights."""
@@ -119,13 +117,8 @@ def save_run(
     progress: dict[str, Any],
 ) -> None:
     """Write a run's file; `state` is what lanes carry, `progress` a JSON value to resume with."""
-    tensors = {f"model/{key}": value for key, value in model.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in values.items()}
-    tensors |= {f"state/{index}": leaf for index, leaf in enumerate(tree_leaves(state))}
     header = {"options": options.model_dump(mode="json"), "vocabulary": list(vocabulary), "progress": progress}
-    plain = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
-    write_atomically(run / FILE, save(plain, {_KEY: json.dumps(header)}))
+    write_tensors(run / FILE, named_tensors(model, optimizer, state), _KEY, json.dumps(header))
 
 
 def read_run(run: Path) -> Saved:
@@ -135,19 +128,9 @@ def read_run(run: Path) -> Saved:
         UsageError: there is none, or it isn't one of ours.
     """
     try:
-        with safe_open(run / FILE, "pt") as file:
-            header = json.loads((file.metadata() or {})[_KEY])
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - a file is no mapping
+        text, tensors = read_tensors(run / FILE, _KEY)
+        header = json.loads(text or "{}")
         options = validated(Options, header["options"])
         return Saved(options, tuple(header["vocabulary"]), header["progress"], tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UsageError(f"{run} holds no run of experiments.long_context that can be read: {error}") from None
-
-
-def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimiser the state it was saved with."""
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in saved.group("optimizer").items():
-        index, _, name = key.partition("/")
-        entries.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from io import BytesIO
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from experiments.long_context import evaluate
 from experiments.long_context.options import read_run
 from experiments.long_context.tasks import CHANCE, STORIES
+from rmt_rl.figures import Style, finish, new_figure, save_figure, styles
 from rmt_rl.files import write_atomically
-from rmt_rl.plot import COLOURS, DASHES, MARKERS, Style
 from rmt_rl.statistics import success_interval
 
 if TYPE_CHECKING:
@@ -96,18 +92,16 @@ def table(rows: Iterable[Row]) -> str:
 
 def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
     """One panel a task, one line a label: accuracy over the number of tokens read."""
-    labels = list(dict.fromkeys(map(label, rows)))
-    styles = dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)), strict=False))
+    styled = styles(dict.fromkeys(map(label, rows)))
     tasks = [task for task in STORIES if any(one["options"]["task"] == task for one in rows)]
     if not tasks:
         return
-    figure = Figure(figsize=(1 + 4.2 * len(tasks), 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1 + 4.2 * len(tasks), 4.4)
     handles: dict[str, Any] = {}
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         for one in rows:
             if one["options"]["task"] == task:
-                handles.setdefault(label(one), _line(axes, one, styles[label(one)]))
+                handles.setdefault(label(one), _line(axes, one, styled[label(one)]))
         _finish(axes, task)
     figure.legend(
         list(handles.values()),
@@ -118,10 +112,8 @@ def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
         title="share of right answers with 95% intervals over fresh sequences; dotted: guessing",
         title_fontsize=9,
     )
-    picture = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "long_context"}):  # the same bytes from the same results
-        figure.savefig(picture, format="svg", metadata={"Date": None})
-    write_atomically(out, picture.getvalue())
+        save_figure(figure, out, "svg", metadata={"Date": None})
 
 
 def _line(axes: Axes, one: Row, style: Style) -> Any:
@@ -148,11 +140,7 @@ def _finish(axes: Axes, task: str) -> None:
     axes.axhline(CHANCE, color="grey", linestyle=":", linewidth=1)
     axes.set_xscale("log")
     axes.set_ylim(0, 1.05)
-    axes.set_xlabel("tokens")
-    axes.set_ylabel("accuracy")
-    axes.set_title(task, loc="left", fontsize=11)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    finish(axes, task, "tokens", "accuracy")
 
 
 def _cell(result: Row) -> str:

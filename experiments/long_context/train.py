@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from experiments.long_context.feeds import Batch, Feed, Sequences, SequencesThenStreams, Streams
-from experiments.long_context.options import FILE, Options, Saved, new_model, read_run, restore_optimizer, save_run
+from experiments.long_context.options import FILE, Options, Saved, new_model, read_run, save_run
 from experiments.long_context.tasks import Task, TaskName
 from rmt_rl import backprop
 from rmt_rl.curriculum import Curriculum
@@ -32,6 +32,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.recurrence import Tree, detach, tree_fill, where_lanes
 from rmt_rl.run import TrainingConfig
+from rmt_rl.tensors import fill_optimizer
 from rmt_rl.train import learning_rate
 
 
@@ -66,6 +67,13 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), options.learning_rate, betas=(0.9, 0.95), fused=True
         )
+        self.schedule = TrainingConfig(  # whose updates are parts of the budget
+            updates=10_000,
+            learning_rate=options.learning_rate,
+            warmup=100,
+            decay_from=options.decay_from,
+            final_rate=0.02,
+        )
         self.feed = _feed(options, self.task)
         self.carried = detach(self.model.initial_state(options.lanes))
         self.update, self.tokens, self.cpu_seconds = 0, 0, 0.0
@@ -76,7 +84,7 @@ class Trainer:
     def _restore(self, saved: Saved) -> None:
         if saved.options != self.options:
             raise UsageError(f"out={self.run} holds a run of other options; choose another folder or remove it")
-        restore_optimizer(saved, self.optimizer)
+        fill_optimizer(self.optimizer, saved.group("optimizer"))
         leaves = saved.group("state")
         self.carried = tree_fill(self.carried, (leaves[str(index)] for index in range(len(leaves))))
         self.update, self.tokens = saved.progress["update"], saved.progress["tokens"]
@@ -140,15 +148,7 @@ class Trainer:
 
     def _rate(self) -> float:
         """The learning rate, by the share of the budget that is spent."""
-        options, updates = self.options, 10_000
-        schedule = TrainingConfig(
-            updates=updates,
-            learning_rate=options.learning_rate,
-            warmup=updates // 100,
-            decay_from=options.decay_from,
-            final_rate=0.02,
-        )
-        return learning_rate(schedule, updates * self.tokens // options.tokens)
+        return learning_rate(self.schedule, self.schedule.updates * self.tokens // self.options.tokens)
 
     def _backpropagate(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The mean loss of the lanes asked, and whose answers are right; the state before the question is carried."""

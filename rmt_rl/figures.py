@@ -1,0 +1,62 @@
+"""What all pictures share: colours, a figure that needs no screen, the look of a panel, and a file written whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from io import BytesIO
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rmt_rl.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divisor: 63 styles
+DASHES = ("-", "--", "-.", ":")  # so that lines that coincide, as at 1.00, all show
+
+
+class Style(NamedTuple):
+    """How one line is drawn, in all panels."""
+
+    color: str
+    marker: str
+    linestyle: str
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """A style for each label."""
+    return dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)), strict=False))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def finish(axes: Axes, title: str, across: str, quantity: str) -> None:
+    """Give a panel its title, the names of both axes, and its grid."""
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(across)
+    axes.set_ylabel(quantity)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(figure: Figure, path: Path, format: str, **options: Any) -> None:
+    """Write a figure, whatever the path's suffix, as `png` or `svg`; `options` are those of Matplotlib's `savefig`.
+
+    Raises:
+        UsageError: the file can't be written.
+    """
+    picture = BytesIO()
+    figure.savefig(picture, format=format, **options)
+    write_atomically(path, picture.getvalue())
