@@ -175,8 +175,8 @@ class RecurrentMemoryTransformer(nn.Module):
         """
         y_BLD, state = self.run(x, self.state(len(x), read_memories, xl_memories), mask)
         if labels is not None:
-            counted = labels if mask is None else labels.masked_fill(~mask, self.ignore_index)
-            return self.output(self.loss(y_BLD, counted) / self.counted(counted), state)
+            labels = self.real_labels(labels, mask)
+            return self.output(self.loss(y_BLD, labels) / self.counted(labels), state)
         return self.output(y_BLD if return_embeddings else self.head(y_BLD), state)
 
     def run(self, x: Tensor, state: Tree, mask: Tensor | None = None) -> tuple[Tensor, Tree]:
@@ -209,6 +209,10 @@ class RecurrentMemoryTransformer(nn.Module):
         """The sum of the cross entropies, in nats, of those labels that count."""
         logits = self.head(y_BLD).flatten(0, 1)
         return F.cross_entropy(logits, labels_BL.flatten(), ignore_index=self.ignore_index, reduction="sum")
+
+    def real_labels(self, labels: Tensor, mask: Tensor | None) -> Tensor:
+        """The labels, of which those that the mask leaves out count no more."""
+        return labels if mask is None else labels.masked_fill(~mask, self.ignore_index)
 
     def counted(self, labels: Tensor) -> Tensor:
         """How many labels count, at least 1."""
@@ -310,8 +314,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             return model.output(torch.cat(logits, 1), state)
         if labels is None:
             x, labels, mask = self._next_tokens(x, mask)
-        elif mask is not None:
-            labels = labels.masked_fill(~mask, model.ignore_index)
+        else:
+            labels = model.real_labels(labels, mask)
         segments = -(-x.shape[1] // model.seq_len)
         if memory_replay_backprop:
             weighted = self._step(x, labels, mask, mrbp_loss_weight)
@@ -336,8 +340,9 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
                 "labels are needed where they can't be the next tokens: of embeddings, of an encoder (causal=False), "
                 "of a sequence of one token"
             )
-        labels = x[:, 1:] if mask is None else x[:, 1:].masked_fill(~mask[:, 1:], self.transformer.ignore_index)
-        return x[:, :-1], labels, None if mask is None else mask[:, :-1]
+        if mask is None:
+            return x[:, :-1], x[:, 1:], None
+        return x[:, :-1], self.transformer.real_labels(x[:, 1:], mask[:, 1:]), mask[:, :-1]
 
     def _step(self, x: Tensor, labels: Tensor, mask: Tensor | None, weight: float = 1.0) -> backprop.Step[Tree]:
         """The loss of each segment, as its share of the mean times a weight, for `rmt_rl.backprop`."""

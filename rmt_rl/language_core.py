@@ -50,9 +50,9 @@ class Layers(NamedTuple):
 
     def made(self) -> list[Core]:
         """All layers, wrapped as the options say."""
-        layers = [self.layer(self.config) for _ in range(self.config.layers)]
         if self.value_residual:
-            layers = value_residual(self.config)
+            return value_residual(self.config)
+        layers = [self.layer(self.config) for _ in range(self.config.layers)]
         if self.token_shift:
             layers = [TokenShift(layer) for layer in layers]
         return hyper_connected(layers, self.streams) if self.streams > 1 else layers

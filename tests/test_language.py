@@ -168,6 +168,13 @@ def test_caches_of_lanes_with_different_lengths_go_on_right() -> None:
         torch.testing.assert_close(out[lane : lane + 1], expected)
 
 
+@pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
+@torch.no_grad()
+def test_what_a_model_begins_with_is_its_first_memory(options: dict[str, Any]) -> None:
+    model, x = make(**options), ids(SEGMENT)
+    same(tuple(model(x, model.init_memory(LANES)))[:2], tuple(model(x))[:2])
+
+
 @torch.no_grad()
 def test_embeddings_go_in_and_come_out() -> None:
     model, x = make(), ids(SEGMENT)

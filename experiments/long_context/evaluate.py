@@ -26,6 +26,7 @@ from tyro.conf import Positional
 from experiments.long_context.options import Memory, Saved, read_run
 from experiments.long_context.tasks import Lane, Task, TaskName
 from experiments.long_context.train import answer_logits
+from experiments.resident import resident_mb
 from rmt_rl.files import write_atomically
 from rmt_rl.language import RecurrentMemoryTransformer
 
@@ -151,12 +152,6 @@ def _segment(task: Task, lanes: Sequence[Lane], number: int, ask: bool, seed: in
 def _right(model: RecurrentMemoryTransformer, task: Task, lanes: Sequence[Lane], y_BLD: Tensor) -> Tensor:
     logits_BA = answer_logits(model, y_BLD, torch.from_numpy(task.answers))
     return logits_BA.argmax(1) == torch.tensor([lane.story.answer for lane in lanes])
-
-
-def resident_mb() -> float:
-    """Resident memory of this process (Linux)."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
+from experiments.resident import resident_mb
 from rmt_rl.checkpoint import load_agent
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
@@ -29,7 +30,7 @@ FOLDER = Path(__file__).parent
 SIDES = {1: "up", -1: "down"}
 
 
-def main(runs: Positional[tuple[Path, ...]], length: int = 1_000_000, lanes: int = 20, seed: int = 1000) -> None:
+def main(runs: Positional[tuple[Path, ...]], length: int = 1_000_000, lanes: int = 16, seed: int = 1000) -> None:
     """Play one episode a lane, all lanes in lock-step, on one thread.
 
     Args:
@@ -66,7 +67,7 @@ def play(run: Path, length: int, lanes: int, seed: int) -> dict[str, Any]:
             if (number + 1) % (length // 10) == 0 and len(seconds) < 10:  # an episode may last two steps longer
                 now = time.process_time()
                 seconds.append(now - began)
-                memory.append(_resident_mb())
+                memory.append(resident_mb())
                 began = now
                 print(f"{run.name}: {number + 1:,} steps, {seconds[-1]:.0f} CPU s, {memory[-1]:.0f} MB", flush=True)
     config = read_config(run)
@@ -93,12 +94,6 @@ def table(results: dict[str, Any]) -> str:
             f"| {sum(one['cpu_seconds']):,.0f} | {speeds} | {memory} |"
         )
     return "\n".join(rows) + "\n"
-
-
-def _resident_mb() -> float:
-    """Resident memory of this process (Linux)."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

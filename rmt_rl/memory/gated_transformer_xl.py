@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,6 @@ GateName = Literal["gru", "output", "highway", "input", "sigmoid-tanh"]
 
 class Gate(Residual, ABC):
     """What all gates share: ReLU on the submodule's output, then g(x, y), which a subclass gives as `join`."""
-
-    undecayed: ClassVar[tuple[str, ...]] = ()
 
     def forward(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
         return self.join(x_BLD, y_BLD.relu())
