@@ -152,11 +152,11 @@ def test_facts_of_a_stream_wait_log_uniformly() -> None:
 
 
 def streams(name: TaskName = "detect", lanes: int = 12, reset: float = 0.2, reset_wrong: float = 0.3) -> Streams:
-    return Streams(Task(name, "train", 32), lanes, 0, (2, 4), reset, reset_wrong, longest_wait=3)
+    return Streams(Task(name, "train", 32), lanes, 0, (2, 4), (reset, reset), reset_wrong)
 
 
 def test_lanes_go_on_where_they_were_before_the_question() -> None:
-    feed = streams(reset=0.0, reset_wrong=0.0)
+    feed = streams(reset=1e-9, reset_wrong=0.0)
     seen = [0] * 12
     for update in range(6):
         batch = feed.batch(update)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -125,19 +126,21 @@ class Streams:
     lane goes on from the state before it, and its sequence holds no question. So an answer comes from a memory as old
     as its lane, though gradients reach a few segments only.
 
-    Lanes begin anew at random, the sooner the more of *all* answers were wrong of late: memories that have lost their
-    facts teach nothing. Whether a lane's own answer was right must not matter: where wrong lanes are replaced, lanes
-    that were right by luck stay, and a memory that holds anything at all, such as a trait of the first filler, comes to
-    tell their answers. Such streams looked as if learnt (.45 to .70 right), and tests stayed at chance.
+    Lanes begin anew at random, each at a rate of its own: without young lanes among the old ones, whoever answers all
+    is hardly shown a fact any more, and forgets how to read them. All rates rise with the share of *all* answers that
+    were wrong of late: memories that have lost their facts teach nothing. Whether a lane's own answer was right must
+    not matter: where wrong lanes are replaced, lanes that were right by luck stay, and a memory that holds anything at
+    all, such as a trait of the first filler, comes to tell their answers. Such streams looked as if learnt (.45 to .70
+    right), and tests stayed at chance.
 
     Args:
         task: what is learnt.
-        lanes: B.
+        lanes: B; every six of them, one an answer, have a rate.
         seed: of all that is random.
         depths: fewest and most segments of an update.
-        reset: probability for a lane to begin anew after an update when all answers are right.
+        reset: lowest and highest probability for a lane to begin anew after an update, when all answers are right;
+            others' are spread between them, evenly on a logarithmic scale. Facts come within 1/probability segments.
         reset_wrong: what is added to it when all are wrong.
-        longest_wait: segments until a fact comes, at most (not in *memorise*).
     """
 
     def __init__(
@@ -146,17 +149,19 @@ class Streams:
         lanes: int,
         seed: int,
         depths: tuple[int, int],
-        reset: float,
+        reset: tuple[float, float],
         reset_wrong: float,
-        longest_wait: int,
     ) -> None:
         self.task, self.seed, self.depths = task, seed, depths
-        self.reset, self.reset_wrong, self.longest_wait = reset, reset_wrong, longest_wait
-        self.numbers, self.next = list(range(lanes)), lanes  # of lanes' sequences, which follow from them
+        groups = np.geomspace(*reset, num=-(-lanes // len(PLACES)))
+        self.reset, self.reset_wrong = groups.repeat(len(PLACES))[:lanes], reset_wrong
+        self.accuracy = 0.0
         self.ages = [0] * lanes  # segments that a lane's state has seen
+        self.numbers, self.next = list(range(lanes)), lanes  # of lanes' sequences, which follow from them and the waits
+        self.waits = (1 / self._rates()).tolist()  # segments until a fact of theirs comes, at most
         self.lanes = [self._lane(index) for index in range(lanes)]
         self.asked = np.zeros(lanes, bool)
-        self.depth, self.accuracy = 0, 0.0
+        self.depth = 0
 
     def batch(self, update: int) -> Batch:
         rng = np.random.default_rng([self.seed, update])
@@ -174,20 +179,22 @@ class Streams:
         rng = np.random.default_rng([self.seed, update, 1])
         if self.asked.any():
             self.accuracy = 0.9 * self.accuracy + 0.1 * float(right_B.numpy()[self.asked].mean())
-        resets = rng.random(len(self.lanes)) < self.reset + (1 - self.accuracy) * self.reset_wrong
+        rates = self._rates()
+        resets = rng.random(len(self.lanes)) < rates
         for index, reset in enumerate(resets):
             self.ages[index] += self.depth - 1
             if reset:
-                self.numbers[index], self.ages[index] = self.next, 0
+                self.numbers[index], self.ages[index], self.waits[index] = self.next, 0, 1 / rates[index]
                 self.lanes[index] = self._lane(index)
                 self.next += 1
 
     def state(self) -> Any:
-        return {"numbers": self.numbers, "ages": self.ages, "next": self.next, "accuracy": self.accuracy}
+        names = ("numbers", "ages", "waits", "next", "accuracy")
+        return {name: getattr(self, name) for name in names}
 
     def restore(self, state: Any) -> None:
-        self.numbers, self.ages, self.next = list(state["numbers"]), list(state["ages"]), state["next"]
-        self.accuracy = state["accuracy"]
+        for name, value in state.items():
+            setattr(self, name, value)
         self.lanes = [self._lane(index) for index in range(len(self.numbers))]
 
     def measures(self) -> dict[str, float]:
@@ -195,7 +202,11 @@ class Streams:
 
     def _lane(self, index: int) -> Lane:
         rng = np.random.default_rng([self.seed, 0, self.numbers[index], 2])
-        return self.task.stream(rng, index % len(PLACES), self.longest_wait)
+        return self.task.stream(rng, index % len(PLACES), self.waits[index])
+
+    def _rates(self) -> npt.NDArray[np.float64]:
+        """Probability of each lane to begin anew."""
+        return self.reset + (1 - self.accuracy) * self.reset_wrong
 
 
 def answers(lanes: list[Lane]) -> Tensor:

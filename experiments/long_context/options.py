@@ -56,9 +56,10 @@ class Options(Frozen):
     threshold: float = Field(0.95, gt=0, lt=1, description="curriculum: running accuracy at which to add a segment")
     review: float = Field(0.2, ge=0, lt=1, description="curriculum: share of updates on a shorter length")
     depths: tuple[int, int] = Field((2, 4), description="streams: fewest and most segments that a gradient reaches")
-    reset: float = Field(0.01, ge=0, le=1, description="streams: probability to begin anew after an update")
+    reset: tuple[float, float] = Field(
+        (0.003, 0.3), description="streams: lowest and highest probability of a lane to begin anew after an update"
+    )
     reset_wrong: float = Field(0.5, ge=0, le=1, description="streams: added to it as far as answers are wrong of late")
-    longest_wait: int = Field(32, ge=0, description="streams: segments until a fact comes, at most")
     start: str | None = Field(None, description="folder of a run to begin with the weights of")
     log_every: int = Field(50, ge=1, description="updates between two lines of metrics")
     save_every: int = Field(500, ge=1, description="updates between two saves")
@@ -71,6 +72,8 @@ class Options(Frozen):
             )
         if not 1 <= self.depths[0] <= self.depths[1]:
             raise ValueError(f"depths={self.depths} must be rising numbers from 1 on")
+        if not 0 < self.reset[0] <= self.reset[1] <= 1:
+            raise ValueError(f"reset={self.reset} must be rising probabilities above 0")
         return self
 
 

@@ -91,13 +91,13 @@ class Task:
         count = 1 if self.name == "memorise" else segments
         return Lane(story, tuple(rng.integers(count, size=len(story.facts)).tolist()))
 
-    def stream(self, rng: np.random.Generator, answer: int, longest_wait: int) -> Lane:
+    def stream(self, rng: np.random.Generator, answer: int, longest_wait: float) -> Lane:
         """A sequence without end: its facts come in random order, each after a wait of 0 to `longest_wait` segments.
 
         Waits are log-uniform: most are short, so that little time passes without a question.
         """
         story = STORIES[self.name](rng, answer)
-        longest_wait = 0 if self.name == "memorise" else longest_wait
+        longest_wait = 0.0 if self.name == "memorise" else longest_wait
         waits = np.exp(rng.uniform(0, np.log(longest_wait + 1), size=len(story.facts))).astype(int) - 1
         segments = rng.permutation(np.cumsum(waits))
         return Lane(story, tuple(segments.tolist()))

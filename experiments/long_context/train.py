@@ -65,7 +65,7 @@ class Trainer:
         if source:
             self.model.load_state_dict(source.group("model"))
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), options.learning_rate, betas=(0.9, 0.95), fused=True
+            self.model.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True
         )
         self.schedule = TrainingConfig(  # whose updates are parts of the budget
             updates=10_000,
@@ -184,9 +184,7 @@ def _feed(options: Options, task: Task) -> Feed:
     sequences = Sequences(task, options.lanes, options.seed, curriculum)
     if options.feed != "streams":
         return sequences
-    streams = Streams(
-        task, options.lanes, options.seed, options.depths, options.reset, options.reset_wrong, options.longest_wait
-    )
+    streams = Streams(task, options.lanes, options.seed, options.depths, options.reset, options.reset_wrong)
     return SequencesThenStreams(sequences, streams)
 
 
