@@ -15,12 +15,16 @@ import tyro
 from experiments.long_context import evaluate
 from experiments.long_context.options import FILE
 from experiments.long_context.report import row, write_results
-from experiments.long_context.tasks import STORIES
 from rmt_rl.files import write_atomically
 
 FOLDER = Path(__file__).parent
-TOKENS = {"memorise": 15_000_000, "detect": 60_000_000, "reason": 90_000_000}  # with segments of 64
-TOKENS_499 = 30_000_000  # then, with segments of 499
+SHORT = {  # with segments of 32
+    "memorise": ("--tokens", "12000000"),
+    "detect": ("--tokens", "12000000"),
+    "reason": ("--tokens", "40000000", "--layers", "3"),
+}
+LONG = ("--segment", "499", "--lanes", "24", "--depths", "2", "3", "--segments", "2", "--learning-rate", "5e-4")
+LONG_TOKENS = ("--tokens", "15000000")
 WHOLE = 128  # segments that full attention is tested at, at most
 
 
@@ -37,18 +41,15 @@ class Cell:
 def plan() -> list[list[Cell]]:
     """Chains of runs, of which each may begin with the weights of the one before."""
     chains = []
-    for task in STORIES:
-        budget = ("--tokens", str(TOKENS[task]))
+    for task, budget in SHORT.items():
         for memory in ("valve", "tokens", "mac"):
-            short = Cell(f"{task}-{memory}-64", (task, "--memory", memory, *budget))
-            to_499 = ("--segment", "499", "--tokens", str(TOKENS_499), "--segments", "2", "--learning-rate", "5e-4")
-            long = Cell(f"{task}-{memory}-499", (task, "--memory", memory, *to_499), start=short.name)
-            chains.append([short, long])
+            short = Cell(f"{task}-{memory}-32", (task, "--memory", memory, *budget))
+            long = (task, "--memory", memory, *budget[2:], *LONG, *LONG_TOKENS)
+            chains.append([short, Cell(f"{task}-{memory}-499", long, start=short.name)])
         for feed in ("curriculum", "full"):
-            arguments = (task, "--memory", "valve", "--feed", feed, *budget)
-            chains.append([Cell(f"{task}-valve-64-{feed}", arguments)])
+            chains.append([Cell(f"{task}-valve-32-{feed}", (task, "--memory", "valve", "--feed", feed, *budget))])
         whole = (task, "--memory", "none", "--feed", "curriculum", *budget)
-        chains.append([Cell(f"{task}-none-64", whole, longest=WHOLE)])
+        chains.append([Cell(f"{task}-none-32", whole, longest=WHOLE)])
     return chains
 
 
