@@ -23,6 +23,7 @@ import tyro
 from torch import Tensor
 from tyro.conf import Positional
 
+from experiments.long_context.feeds import answers
 from experiments.long_context.options import Memory, Saved, read_run
 from experiments.long_context.tasks import Lane, Task, TaskName
 from experiments.long_context.train import answer_logits
@@ -146,12 +147,13 @@ def whole(
 def _segment(task: Task, lanes: Sequence[Lane], number: int, ask: bool, seed: int) -> Tensor:
     """Follows from (seed, number, ask): what was asked before changes no sequence."""
     rng = np.random.default_rng([seed, number, int(ask)])
-    return torch.from_numpy(task.segment_batch(rng, lanes, [number] * len(lanes), ask))
+    questions = [lane.question for lane in lanes] if ask else None
+    return torch.from_numpy(task.segment_batch(rng, lanes, [number] * len(lanes), questions))
 
 
 def _right(model: RecurrentMemoryTransformer, task: Task, lanes: Sequence[Lane], y_BLD: Tensor) -> Tensor:
     logits_BA = answer_logits(model, y_BLD, torch.from_numpy(task.answers))
-    return logits_BA.argmax(1) == torch.tensor([lane.story.answer for lane in lanes])
+    return logits_BA.argmax(1) == answers([lane.question for lane in lanes])
 
 
 if __name__ == "__main__":

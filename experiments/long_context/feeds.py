@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from experiments.long_context.tasks import PLACES, Lane, Task
+from experiments.long_context.tasks import PLACES, Lane, Question, Task
 from rmt_rl.curriculum import Curriculum, Progress
 
 
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     Attributes:
         segments: int64 (B, L) each.
         answers_B: int64, indices of `tasks.PLACES`.
-        asked_B: bool, whose facts have all come; the others' answers count nothing.
+        asked_B: bool, whose facts have come; the others' answers count nothing.
         fresh_B: bool, whose sequence begins with this batch; the others go on from the state they were left in.
     """
 
@@ -65,12 +65,13 @@ class Sequences:
         rng = np.random.default_rng([self.seed, update])
         self.length = self.curriculum.draw(self.progress, rng)
         lanes = [self.task.sequence(rng, self.length) for _ in range(self.lanes)]
+        questions = [lane.question for lane in lanes]
         segments = [
-            self.task.segment_batch(rng, lanes, [index] * self.lanes, ask=index == self.length - 1)
+            self.task.segment_batch(rng, lanes, [index] * self.lanes, questions if index == self.length - 1 else None)
             for index in range(self.length)
         ]
         everywhere = torch.ones(self.lanes, dtype=torch.bool)
-        return Batch(tuple(map(torch.from_numpy, segments)), answers(lanes), everywhere, everywhere)
+        return Batch(tuple(map(torch.from_numpy, segments)), answers(questions), everywhere, everywhere)
 
     def learn(self, update: int, right_B: Tensor) -> None:
         self.progress = self.curriculum.after(self.progress, self.length, float(right_B.float().mean()))
@@ -126,6 +127,9 @@ class Streams:
     lane goes on from the state before it, and its sequence holds no question. So an answer comes from a memory as old
     as its lane, though gradients reach a few segments only.
 
+    While the task's question can't be answered yet, one is asked that a part of the facts tells, if there is one:
+    *reason* had no lesson otherwise in keeping two places until a holder comes, and kept them badly.
+
     Lanes begin anew at random, each at a rate of its own: without young lanes among the old ones, whoever answers all
     is hardly shown a fact any more, and forgets how to read them. All rates rise with the share of *all* answers that
     were wrong of late: memories that have lost their facts teach nothing. Whether a lane's own answer was right must
@@ -166,14 +170,20 @@ class Streams:
     def batch(self, update: int) -> Batch:
         rng = np.random.default_rng([self.seed, update])
         self.depth = int(rng.integers(self.depths[0], self.depths[1], endpoint=True))
+        answerable = [lane.answerable(age + self.depth) for lane, age in zip(self.lanes, self.ages, strict=True)]
+        questions = [
+            lane.question if not some or lane.question in some else some[rng.integers(len(some))]
+            for lane, some in zip(self.lanes, answerable, strict=True)
+        ]
         segments = [
-            self.task.segment_batch(rng, self.lanes, [age + index for age in self.ages], ask=index == self.depth - 1)
+            self.task.segment_batch(
+                rng, self.lanes, [age + index for age in self.ages], questions if index == self.depth - 1 else None
+            )
             for index in range(self.depth)
         ]
-        ends = [age + self.depth for age in self.ages]
-        self.asked = np.array([max(lane.segments) < end for lane, end in zip(self.lanes, ends, strict=True)])
+        self.asked = np.array([bool(some) for some in answerable])
         fresh = torch.tensor([age == 0 for age in self.ages])
-        return Batch(tuple(map(torch.from_numpy, segments)), answers(self.lanes), torch.from_numpy(self.asked), fresh)
+        return Batch(tuple(map(torch.from_numpy, segments)), answers(questions), torch.from_numpy(self.asked), fresh)
 
     def learn(self, update: int, right_B: Tensor) -> None:
         rng = np.random.default_rng([self.seed, update, 1])
@@ -209,6 +219,6 @@ class Streams:
         return self.reset + (1 - self.accuracy) * self.reset_wrong
 
 
-def answers(lanes: list[Lane]) -> Tensor:
+def answers(questions: list[Question]) -> Tensor:
     """The right answers, int64 (B,)."""
-    return torch.tensor([lane.story.answer for lane in lanes])
+    return torch.tensor([question.answer for question in questions])

@@ -24,12 +24,19 @@ TaskName = Literal["memorise", "detect", "reason"]
 _WORDS = (*NAMES, *PLACES, *OBJECTS, "went", "to", "took", "the", "and", "where", "is", ".", "?")
 
 
+class Question(NamedTuple):
+    """What is asked, the answer as an index of `PLACES`, and the facts that tell it."""
+
+    text: str
+    answer: int
+    facts: tuple[int, ...]
+
+
 class Story(NamedTuple):
-    """Sentences of one sequence, and the answer as an index of `PLACES`."""
+    """Sentences of one sequence, and what may be asked of them: the task's question first, then those of a part."""
 
     facts: tuple[str, ...]
-    question: str
-    answer: int
+    questions: tuple[Question, ...]
 
 
 class Lane(NamedTuple):
@@ -38,11 +45,24 @@ class Lane(NamedTuple):
     story: Story
     segments: tuple[int, ...]
 
+    @property
+    def question(self) -> Question:
+        """That of the task."""
+        return self.story.questions[0]
+
+    def answerable(self, segments: int) -> list[Question]:
+        """What may be asked at the end of so many segments."""
+        return [
+            question
+            for question in self.story.questions
+            if all(self.segments[fact] < segments for fact in question.facts)
+        ]
+
 
 def one_fact(rng: np.random.Generator, answer: int) -> Story:
     """Where somebody went."""
     name = rng.choice(NAMES)
-    return Story((f"{name} went to the {PLACES[answer]} .",), f"where is {name} ?", answer)
+    return Story((_went(name, answer) + " .",), (_where(name, answer, 0),))
 
 
 def two_facts(rng: np.random.Generator, answer: int) -> Story:
@@ -51,10 +71,20 @@ def two_facts(rng: np.random.Generator, answer: int) -> Story:
     Who knows the second fact only can guess one of its two places: right half the time.
     """
     holder, other = rng.choice(NAMES, 2, replace=False)
-    elsewhere = rng.choice([place for place in PLACES if place != PLACES[answer]])
+    elsewhere = int(rng.choice([place for place in range(len(PLACES)) if place != answer]))
     thing = rng.choice(OBJECTS)
-    first, second = rng.permutation([f"{holder} went to the {PLACES[answer]}", f"{other} went to the {elsewhere}"])
-    return Story((f"{holder} took the {thing} .", f"{first} and {second} ."), f"where is the {thing} ?", answer)
+    first, second = rng.permutation([_went(holder, answer), _went(other, elsewhere)])
+    of_the_second = (_where(holder, answer, 1), _where(other, elsewhere, 1))
+    facts = (f"{holder} took the {thing} .", f"{first} and {second} .")
+    return Story(facts, (_where(f"the {thing}", answer, 0, 1), *of_the_second))
+
+
+def _went(name: str, place: int) -> str:
+    return f"{name} went to the {PLACES[place]}"
+
+
+def _where(what: str, answer: int, *facts: int) -> Question:
+    return Question(f"where is {what} ?", answer, facts)
 
 
 STORIES: dict[TaskName, Callable[[np.random.Generator, int], Story]] = {
@@ -102,19 +132,26 @@ class Task:
         segments = rng.permutation(np.cumsum(waits))
         return Lane(story, tuple(segments.tolist()))
 
-    def segment_batch(self, rng: np.random.Generator, lanes: Sequence[Lane], numbers: Sequence[int], ask: bool) -> Ids:
+    def segment_batch(
+        self,
+        rng: np.random.Generator,
+        lanes: Sequence[Lane],
+        numbers: Sequence[int],
+        questions: Sequence[Question] | None = None,
+    ) -> Ids:
         """Segment `numbers[b]` (from 0) of each lane, ids (B, L).
 
         Args:
             rng: draws the filler and the places of facts.
             lanes: the sequences.
             numbers: which segment of each.
-            ask: whether the segments end in their lanes' questions.
+            questions: of each, in which the segments end; None: in filler.
         """
         tokens = self.text.windows(rng, len(lanes), self.segment)
-        for row, (story, segments), number in zip(tokens, lanes, numbers, strict=True):
+        texts = [question.text for question in questions] if questions else [""] * len(lanes)
+        for row, (story, segments), number, text in zip(tokens, lanes, numbers, texts, strict=True):
             facts = [fact for fact, segment in zip(story.facts, segments, strict=True) if segment == number]
-            self._write(rng, row, facts, story.question if ask else "")
+            self._write(rng, row, facts, text)
         return tokens
 
     def _write(self, rng: np.random.Generator, row: Ids, facts: Sequence[str], question: str) -> None:
