@@ -21,10 +21,16 @@ FOLDER = Path(__file__).parent
 SHORT = {  # with segments of 32
     "memorise": ("--tokens", "12000000"),
     "detect": ("--tokens", "12000000"),
-    "reason": ("--tokens", "40000000", "--layers", "3"),
+    "reason": ("--tokens", "40000000", "--layers", "3", "--segments", "3"),
 }
-LONG = ("--segment", "499", "--lanes", "24", "--depths", "2", "3", "--segments", "2", "--learning-rate", "5e-4")
-LONG_TOKENS = ("--tokens", "15000000")
+LONG = ("--segment", "499", "--depths", "2", "3", "--segments", "2", "--learning-rate", "5e-4")
+LONG_BUDGETS = {  # then, with segments of 499
+    "memorise": ("--tokens", "15000000", "--lanes", "24"),
+    "detect": ("--tokens", "20000000", "--lanes", "18"),
+    "reason": ("--tokens", "20000000", "--lanes", "18", "--layers", "3"),
+}
+MEMORIES = ("valve", "gate", "tokens", "mac")
+BEST = {"memorise": "valve", "detect": "valve", "reason": "gate"}  # which go on to segments of 499
 WHOLE = 128  # segments that full attention is tested at, at most
 
 
@@ -42,10 +48,12 @@ def plan() -> list[list[Cell]]:
     """Chains of runs, of which each may begin with the weights of the one before."""
     chains = []
     for task, budget in SHORT.items():
-        for memory in ("valve", "tokens", "mac"):
-            short = Cell(f"{task}-{memory}-32", (task, "--memory", memory, *budget))
-            long = (task, "--memory", memory, *budget[2:], *LONG, *LONG_TOKENS)
-            chains.append([short, Cell(f"{task}-{memory}-499", long, start=short.name)])
+        for memory in MEMORIES:
+            chain = [Cell(f"{task}-{memory}-32", (task, "--memory", memory, *budget))]
+            if memory == BEST[task]:
+                arguments = (task, "--memory", memory, *LONG, *LONG_BUDGETS[task])
+                chain.append(Cell(f"{task}-{memory}-499", arguments, start=chain[0].name))
+            chains.append(chain)
         for feed in ("curriculum", "full"):
             chains.append([Cell(f"{task}-valve-32-{feed}", (task, "--memory", "valve", "--feed", feed, *budget))])
         whole = (task, "--memory", "none", "--feed", "curriculum", *budget)

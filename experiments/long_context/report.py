@@ -57,7 +57,7 @@ def write_results(rows: Sequence[Row], folder: Path) -> str:
     memories = [
         one for one in rows if _preferred(one) and one["options"]["segment"] == longest[_of(one, "task", "memory")]
     ]
-    draw(memories, lambda one: MEMORIES[one["options"]["memory"]], folder / "accuracy.svg")
+    draw(memories, _memory_label, folder / "accuracy.svg")
     compared = {_of(one, "task", "memory", "segment") for one in rows if not _preferred(one)}
     feeds = [one for one in rows if _of(one, "task", "memory", "segment") in compared]
     draw(feeds, lambda one: FEEDS[one["options"]["feed"]], folder / "feeds.svg")
@@ -107,7 +107,7 @@ def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(4, len(handles)),
+        ncols=min(3, len(handles)),
         frameon=False,
         title="share of right answers with 95% intervals over fresh sequences; dotted: guessing",
         title_fontsize=9,
@@ -151,6 +151,10 @@ def _cell(result: Row) -> str:
 def _settled(results: Sequence[Row]) -> Sequence[Row]:
     """Without the lengths whose time is too short to be told; all, if there are no others."""
     return [result for result in results if result["cpu_seconds"] >= 0.5] or results
+
+
+def _memory_label(one: Row) -> str:
+    return f"{MEMORIES[one['options']['memory']]}, segments of {one['options']['segment']}"
 
 
 def _preferred(one: Row) -> bool:
