@@ -15,22 +15,28 @@ import tyro
 from experiments.long_context import evaluate
 from experiments.long_context.options import FILE
 from experiments.long_context.report import row, write_results
+from experiments.long_context.tasks import TaskName
 from rmt_rl.files import write_atomically
 
 FOLDER = Path(__file__).parent
-SHORT = {  # with segments of 32
+LAYERS: dict[TaskName, str] = {"memorise": "2", "detect": "2", "reason": "3"}
+SHORT: dict[TaskName, tuple[str, ...]] = {  # with segments of 32
     "memorise": ("--tokens", "12000000"),
     "detect": ("--tokens", "12000000"),
-    "reason": ("--tokens", "40000000", "--layers", "3", "--segments", "3"),
+    "reason": ("--tokens", "40000000", "--segments", "3"),
 }
-LONG = ("--segment", "499", "--depths", "2", "3", "--segments", "2", "--learning-rate", "5e-4")
-LONG_BUDGETS = {  # then, with segments of 499
-    "memorise": ("--tokens", "15000000", "--lanes", "24"),
-    "detect": ("--tokens", "20000000", "--lanes", "18"),
-    "reason": ("--tokens", "20000000", "--lanes", "18", "--layers", "3"),
-}
+LONG = ("--segment", "499", "--depths", "2", "3", "--learning-rate", "5e-4")
 MEMORIES = ("valve", "gate", "tokens", "mac")
-BEST = {"memorise": "valve", "detect": "valve", "reason": "gate"}  # which go on to segments of 499
+Going = tuple[str, str, tuple[str, ...]]
+WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the run begins with, what differs
+    "memorise-valve": [("-499", "-32", (*LONG, "--lanes", "24", "--segments", "2", "--tokens", "15000000"))],
+    "detect-valve": [("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000"))],
+    "reason-gate": [
+        ("-32-on", "-32", ("--tokens", "30000000", "--segments", "2", "--reset", "0.0003", "0.3")),
+        ("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
+        ("-499-on", "-499", (*LONG, "--lanes", "18", "--segments", "1", "--threshold", "0.8", "--tokens", "20000000")),
+    ],
+}
 WHOLE = 128  # segments that full attention is tested at, at most
 
 
@@ -48,15 +54,16 @@ def plan() -> list[list[Cell]]:
     """Chains of runs, of which each may begin with the weights of the one before."""
     chains = []
     for task, budget in SHORT.items():
+        common = (task, "--layers", LAYERS[task], "--memory")
         for memory in MEMORIES:
-            chain = [Cell(f"{task}-{memory}-32", (task, "--memory", memory, *budget))]
-            if memory == BEST[task]:
-                arguments = (task, "--memory", memory, *LONG, *LONG_BUDGETS[task])
-                chain.append(Cell(f"{task}-{memory}-499", arguments, start=chain[0].name))
+            name, arguments = f"{task}-{memory}", (*common, memory)
+            chain = [Cell(f"{name}-32", (*arguments, *budget))]
+            for end, start, changed in WEIGHTS_GO_ON.get(name, []):
+                chain.append(Cell(name + end, (*arguments, *changed), start=name + start))
             chains.append(chain)
         for feed in ("curriculum", "full"):
-            chains.append([Cell(f"{task}-valve-32-{feed}", (task, "--memory", "valve", "--feed", feed, *budget))])
-        whole = (task, "--memory", "none", "--feed", "curriculum", *budget)
+            chains.append([Cell(f"{task}-valve-32-{feed}", (*common, "valve", "--feed", feed, *budget))])
+        whole = (*common, "none", "--feed", "curriculum", *budget)
         chains.append([Cell(f"{task}-none-32", whole, longest=WHOLE)])
     return chains
 

@@ -53,10 +53,8 @@ def write_results(rows: Sequence[Row], folder: Path) -> str:
     """Write `table.md`, `accuracy.svg` and `feeds.svg` into a folder; returns the table."""
     text = table(rows)
     write_atomically(folder / "table.md", (text + "\n").encode())
-    longest = {_of(one, "task", "memory"): one["options"]["segment"] for one in sorted(rows, key=_segment)}
-    memories = [
-        one for one in rows if _preferred(one) and one["options"]["segment"] == longest[_of(one, "task", "memory")]
-    ]
+    last = {_of(one, "task", "memory"): one for one in sorted(filter(_preferred, rows), key=_segment)}
+    memories = list(last.values())
     draw(memories, _memory_label, folder / "accuracy.svg")
     compared = {_of(one, "task", "memory", "segment") for one in rows if not _preferred(one)}
     feeds = [one for one in rows if _of(one, "task", "memory", "segment") in compared]
