@@ -56,24 +56,37 @@ def truncated(
     return total, detach(state)
 
 
-def replay(step: Step[TreeT], segments: int, state: TreeT, backward: Backward) -> tuple[Tensor, TreeT]:
+def replay(
+    step: Step[TreeT], segments: int, state: TreeT, backward: Backward, depth: int | None = None
+) -> tuple[Tensor, TreeT]:
     """Memory replay (Memformer, arXiv 2010.06891, algorithm 1): the gradient of `full` in the memory of one segment.
+
+    With a `depth` it is the gradient of `truncated`, block by block.
 
     A first pass without graph keeps the state before each segment. The second goes back from the last segment,
     runs each anew from its kept state with the random numbers of its first run (dropout replays exactly, on CPU and
     CUDA), and carries dL/dstate to the segment before. Arguments and result as in `full`.
     """
+    total = _zero(state)
+    for start, stop in _blocks(segments, depth or segments):
+        loss, state = _replayed(step, start, stop, state, backward)
+        total = total + loss
+    return total, state
+
+
+def _replayed(step: Step[TreeT], start: int, stop: int, state: TreeT, backward: Backward) -> tuple[Tensor, TreeT]:
+    """One block of `replay`: segments from `start` on, up to `stop`."""
     initial, state = state, detach(state)
     states, generators = [], []
     with torch.no_grad():
-        for index in range(segments - 1):
+        for index in range(start, stop - 1):
             states.append(clone(state))  # a view would keep the whole segment's outputs alive
             generators.append(_random_state())
             state = step(index, state)[1]
-    total, last, gradients = _segment(step, segments - 1, state, None, backward)
+    total, last, gradients = _segment(step, stop - 1, state, None, backward)
     after = _random_state()
-    for index in reversed(range(segments - 1)):
-        _restore(generators[index])
+    for index in reversed(range(start, stop - 1)):
+        _restore(generators.pop())
         loss, _, gradients = _segment(step, index, states.pop(), gradients, backward)
         total = total + loss
     _restore(after)

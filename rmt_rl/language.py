@@ -9,38 +9,26 @@ V vocabulary, X tokens of an XL cache, HE width of all heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt_rl import backprop
+from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.language_core import CORES, Core, Layers, MemoryName, check_same_shapes, check_together, filled, parts_of
 from rmt_rl.memory.encoder_tokens import EncoderLayer
 from rmt_rl.memory.transformer_xl import Hidden, RecurrenceName, TransformerXLLayer
 from rmt_rl.memory.valve import ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
-from rmt_rl.recurrence import Tree, take_tokens
+from rmt_rl.recurrence import Tree, detach, take_tokens
 
 Memories = Tensor | tuple[Tensor, ...]
-
-
-class XLMemories(list[Tensor]):
-    """Keys and values of the last X tokens, (2, B, X, HE) a layer, the oldest first.
-
-    Attributes:
-        count_B: how many of them are real in each lane, int64; they come first. A plain list of tensors, which has no
-            counts, is taken to be full.
-    """
-
-    def __init__(self, layers: Iterable[Tensor], count_B: Tensor) -> None:
-        super().__init__(layers)
-        self.count_B = count_B
 
 
 class Output(NamedTuple):
@@ -49,12 +37,13 @@ class Output(NamedTuple):
     Attributes:
         output: logits (B, L, V), or embeddings (B, L, D), or the loss (a scalar), as was asked for.
         memories: what the next call takes: memory tokens (B, M, D); of other memories a tuple of tensors.
-        xl_memories: the XL caches; None where there are none.
+        xl_memories: keys and values of the last X tokens, (2, B, X, HE) a layer, the oldest first; places behind the
+            real ones are zero. None where there are no caches.
     """
 
     output: Tensor
     memories: Memories
-    xl_memories: XLMemories | None
+    xl_memories: list[Tensor] | None
 
 
 class RecurrentMemoryTransformer(nn.Module):
@@ -117,17 +106,18 @@ class RecurrentMemoryTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.seq_len, self.causal, self.ignore_index = dim, seq_len, causal, ignore_index
-        config = DecoderConfig(
-            layers=depth,
-            width=dim,
-            heads=heads,
-            head_width=dim_head,
-            hidden=round(ff_mult * dim * (2 / 3 if ff_glu else 1)),
-            feed_forward="geglu" if ff_glu else "gelu",
-            rotary=rotary_pos_emb,
-            dropout=dropout,
-            attention="flash" if use_flash_attn and find_spec("flash_attn") else "sdpa",
-        )
+        sizes: dict[str, Any] = {
+            "layers": depth,
+            "width": dim,
+            "heads": heads,
+            "head_width": dim_head,
+            "hidden": round(ff_mult * dim * (2 / 3 if ff_glu else 1)),
+            "feed_forward": "geglu" if ff_glu else "gelu",
+            "rotary": rotary_pos_emb,
+            "dropout": dropout,
+            "attention": "flash" if use_flash_attn and find_spec("flash_attn") else "sdpa",
+        }
+        config = validated(DecoderConfig, sizes)
         layer: Callable[[DecoderConfig], Core] = DecoderLayer if causal else EncoderLayer
         if use_xl_memories:
             recurrence: RecurrenceName = "enhanced" if enhanced_xl_recurrence else "ordinary"
@@ -173,9 +163,9 @@ class RecurrentMemoryTransformer(nn.Module):
         Raises:
             UsageError: shapes that don't fit.
         """
+        labels = None if labels is None else self.real_labels(x, labels, mask)
         y_BLD, state = self.run(x, self.state(len(x), read_memories, xl_memories), mask)
         if labels is not None:
-            labels = self.real_labels(labels, mask)
             return self.output(self.loss(y_BLD, labels) / self.counted(labels), state)
         return self.output(y_BLD if return_embeddings else self.head(y_BLD), state)
 
@@ -188,8 +178,7 @@ class RecurrentMemoryTransformer(nn.Module):
             )
         if mask is None:
             return cast(tuple[Tensor, Tree], self.core(self.embedded(x), state))
-        if mask.shape != x.shape[:2]:
-            raise UsageError(f"mask has shape {tuple(mask.shape)}, but x {tuple(x.shape)}: give it one bool a token")
+        check_mask(mask, x)
         order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # real tokens first
         y_BLD, state = self.core(self.embedded(take_tokens(x, order)), state, mask.sum(1))
         return take_tokens(y_BLD, order.argsort(dim=1)), state
@@ -210,9 +199,21 @@ class RecurrentMemoryTransformer(nn.Module):
         logits = self.head(y_BLD).flatten(0, 1)
         return F.cross_entropy(logits, labels_BL.flatten(), ignore_index=self.ignore_index, reduction="sum")
 
-    def real_labels(self, labels: Tensor, mask: Tensor | None) -> Tensor:
-        """The labels, of which those that the mask leaves out count no more."""
-        return labels if mask is None else labels.masked_fill(~mask, self.ignore_index)
+    def real_labels(self, x: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+        """The labels of x, of which those that the mask leaves out count no more.
+
+        Raises:
+            UsageError: there isn't one label for each token, or there is no token.
+        """
+        if labels.shape != x.shape[:2] or not labels.numel():
+            raise UsageError(
+                f"labels have shape {tuple(labels.shape)}, x {tuple(x.shape)}: give each token a label, and a token at "
+                "least"
+            )
+        if mask is None:
+            return labels
+        check_mask(mask, x)
+        return labels.masked_fill(~mask, self.ignore_index)
 
     def counted(self, labels: Tensor) -> Tensor:
         """How many labels count, at least 1."""
@@ -243,8 +244,7 @@ class RecurrentMemoryTransformer(nn.Module):
         if xl_memories:
             tensors = [each.permute(1, 2, 0, 3).flatten(2) for each in xl_memories]
             check_same_shapes("xl_memories", tensors, [cache.hidden_BND for cache in caches])
-            full = tensors[0].new_full((batch_size,), tensors[0].shape[1], dtype=torch.long)
-            counts = xl_memories.count_B if isinstance(xl_memories, XLMemories) else full
+            counts = torch.stack([(tensor != 0).any(-1) for tensor in tensors]).any(0).sum(1)
             caches = [Hidden(tensor, counts) for tensor in tensors]
         return filled(begun, iter(kept), iter(caches))
 
@@ -253,7 +253,7 @@ class RecurrentMemoryTransformer(nn.Module):
         kept, caches = parts_of(state)
         layers = [cache.hidden_BND.unflatten(2, (2, -1)).permute(2, 0, 1, 3) for cache in caches]
         memories = kept[0] if len(kept) == 1 else tuple(kept)
-        return Output(output, memories, XLMemories(layers, caches[0].count_B) if caches else None)
+        return Output(output, memories, layers or None)
 
 
 class RecurrentMemoryTransformerWrapper(nn.Module):
@@ -292,10 +292,10 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             labels: int64 (B, N), what each place shall predict. Without them it's the next token's id, and the last
                 token of x is a label only: begin the next call with it.
             return_loss: return the loss, a mean over labels that count. So it is where labels are given.
-            truncate_at_step: see the class, for this call.
+            truncate_at_step: see the class, for this call; blocks of segments are counted from the end.
             memory_replay_backprop: backpropagate here, in the memory of one segment (Memformer, arXiv 2010.06891), and
                 return the loss without graph. The gradient is that of full backpropagation.
-            mrbp_loss_weight: what the replayed loss is multiplied by before it is backpropagated.
+            mrbp_loss_weight: what the replayed loss is multiplied by, the one that is returned too.
             return_state: return memories beside a loss too, cut off from the graph.
 
         Returns:
@@ -306,27 +306,45 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         """
         model = self.transformer
         state = model.state(len(x), memories, xl_memories)
+        depth = self._depth(truncate_at_step)
+        if mask is not None:
+            check_mask(mask, x)
         if labels is None and not (return_loss or memory_replay_backprop):
-            logits = []
-            for part, real in zip(*self._segments(x, mask), strict=True):
-                y_BLD, state = model.run(part, state, real)
-                logits.append(model.head(y_BLD))
-            return model.output(torch.cat(logits, 1), state)
+            return self._outputs(x, mask, state, depth)
         if labels is None:
             x, labels, mask = self._next_tokens(x, mask)
         else:
-            labels = model.real_labels(labels, mask)
+            labels = model.real_labels(x, labels, mask)
         segments = -(-x.shape[1] // model.seq_len)
         if memory_replay_backprop:
-            weighted = self._step(x, labels, mask, mrbp_loss_weight)
-            loss, state = backprop.replay(weighted, segments, state, Tensor.backward)
-            loss = loss / mrbp_loss_weight
+            given, x = x, x.detach().requires_grad_(x.requires_grad)
+            step = self._step(x, labels, mask, mrbp_loss_weight)
+            loss, state = backprop.replay(step, segments, state, Tensor.backward, depth)
+            if x.grad is not None:
+                given.backward(x.grad)
         else:
             blocks: list[Tensor] = []
-            depth = truncate_at_step or self.truncate_at_step or segments
-            _, state = backprop.truncated(self._step(x, labels, mask), segments, state, blocks.append, depth)
+            step = self._step(x, labels, mask)
+            _, state = backprop.truncated(step, segments, state, blocks.append, depth or segments)
             loss = torch.stack(blocks).sum()
         return model.output(loss, state) if return_state else loss
+
+    def _depth(self, truncate_at_step: int | None) -> int | None:
+        depth = self.truncate_at_step if truncate_at_step is None else truncate_at_step
+        if depth is not None and depth < 1:
+            raise UsageError(f"truncate_at_step={depth} must be 1 or more, or None for the gradient of all segments")
+        return depth
+
+    def _outputs(self, x: Tensor, mask: Tensor | None, state: Tree, depth: int | None) -> Output:
+        """The logits of all segments."""
+        model, logits = self.transformer, []
+        parts, masks = self._segments(x, mask)
+        for index, (part, real) in enumerate(zip(parts, masks, strict=True)):
+            if depth and index and (len(parts) - index) % depth == 0:
+                state = detach(state)
+            y_BLD, state = model.run(part, state, real)
+            logits.append(model.head(y_BLD))
+        return model.output(torch.cat(logits, 1), state)
 
     def _segments(self, x: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor | None]]:
         parts = list(x.split(self.transformer.seq_len, 1))
@@ -342,7 +360,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             )
         if mask is None:
             return x[:, :-1], x[:, 1:], None
-        return x[:, :-1], self.transformer.real_labels(x[:, 1:], mask[:, 1:]), mask[:, :-1]
+        told = mask[:, 1:] & mask[:, :-1]  # by a real token
+        return x[:, :-1], self.transformer.real_labels(x[:, :-1], x[:, 1:], told), mask[:, :-1]
 
     def _step(self, x: Tensor, labels: Tensor, mask: Tensor | None, weight: float = 1.0) -> backprop.Step[Tree]:
         """The loss of each segment, as its share of the mean times a weight, for `rmt_rl.backprop`."""
@@ -383,7 +402,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             The new tokens, int64 (B, length - N).
 
         Raises:
-            UsageError: an encoder, or a `length` below N.
+            UsageError: an encoder, a `length` below N, or a `top_k` below 1.
         """
         model = self.transformer
         if not model.causal or not 1 <= prime.shape[1] <= length:
@@ -391,6 +410,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
                 f"can't generate {length} tokens with causal={model.causal} from {prime.shape[1]}: the model must be "
                 "causal, and length at least that of prime, which has a token or more"
             )
+        if top_k is not None and top_k < 1:
+            raise UsageError(f"top_k={top_k} must be 1 or more, or None to draw from all tokens")
         training = model.training
         model.eval()
         try:
@@ -403,6 +424,14 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         finally:
             model.train(training)
         return torch.cat(new, 1) if new else prime[:, :0]
+
+
+def check_mask(mask: Tensor, x: Tensor) -> None:
+    """Raise an error unless the mask has a bool for each token."""
+    if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+        raise UsageError(
+            f"mask is {mask.dtype} of shape {tuple(mask.shape)}, x has shape {tuple(x.shape)}: give each token a bool"
+        )
 
 
 class _Stepping:

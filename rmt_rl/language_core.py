@@ -18,7 +18,7 @@ from rmt_rl.memory.neural_memory import NeuralMemory
 from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.memory.transformer_xl import Hidden
-from rmt_rl.memory.valve import ValveName
+from rmt_rl.memory.valve import VALVES, ValveName
 from rmt_rl.nn.decoder import DecoderConfig, decoder
 from rmt_rl.nn.hyper_connections import hyper_connected
 from rmt_rl.nn.token_shift import TokenShift
@@ -95,9 +95,16 @@ def check_together(memory: str, layers: Layers, xl: bool, absolute: bool) -> Non
     """Raise an error where options don't go together."""
     if memory not in CORES:
         raise UsageError(f"memory={memory!r} is none of {', '.join(CORES)}{nearest(memory, CORES)}")
+    if layers.valve not in VALVES:
+        raise UsageError(f"valve={layers.valve!r} is none of {', '.join(VALVES)}{nearest(layers.valve, VALVES)}")
+    for name, size in (("seq_len", layers.seq_len), ("num_residual_streams", layers.streams)):
+        if size < 1:
+            raise UsageError(f"{name}={size} must be 1 or more")
     causal, plain = layers.causal, memory in ("tokens", "none")
     alone = causal and plain and not (xl or layers.token_shift or layers.streams > 1)
+    none = layers.memory_tokens < 1 and memory in ("tokens", "armt")
     wrong = [
+        (none, f"num_memory_tokens={layers.memory_tokens}", "1 or more; memory='none' has no memory"),
         (layers.valve != "none" and memory != "tokens", f"valve={layers.valve!r}", "memory='tokens'"),
         (not causal and not plain, "causal=False", "memory='tokens' or 'none'"),
         (xl and not (causal and plain), "use_xl_memories=True", "causal=True and memory='tokens' or 'none'"),

@@ -252,7 +252,7 @@ class Trainer:
     def _batch(self) -> tuple[Batch, int]:
         """This process's lanes of the batch, and how many steps the whole batch computes, padding included."""
         batch = self.sampler.batch(self.update)
-        batch = (batch.first(self.progress.length) if self.progress else batch).to(self.fabric.device)
+        batch = (_beginning(batch, self.progress.length) if self.progress else batch).to(self.fabric.device)
         computed_steps = sum(segment.returns_to_go.numel() for segment in batch.segments)
         return batch.select(self._lanes()) if self.fabric.world_size > 1 else batch, computed_steps
 
@@ -460,6 +460,15 @@ def _fabric(options: TrainingConfig) -> Fabric:
 
 def _seed(*words: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+
+
+def _beginning(batch: Batch, segments: int) -> Batch:
+    """So many of the first segments; more where the decisive actions, of which a curriculum is to tell, come later."""
+    for count in range(segments, len(batch.segments)):
+        first = batch.first(count)
+        if any(each.decisive is None or (each.decisive & each.mask).any() for each in first.segments):
+            return first
+    return batch
 
 
 def _mean_square(state: Any, device: torch.device) -> Tensor:

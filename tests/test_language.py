@@ -10,8 +10,11 @@ from torch import Tensor
 
 from rmt_rl import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
 from rmt_rl.errors import UsageError
-from rmt_rl.language import XLMemories
 from rmt_rl.language_core import MemoryName
+from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
+from rmt_rl.memory.transformer_xl import TransformerXLLayer
+from rmt_rl.memory.valve import LSTM, CrossAttention2
+from rmt_rl.nn.hyper_connections import HyperConnection
 from rmt_rl.recurrence import tree_leaves
 
 SEGMENT, VOCABULARY, LANES = 6, 11, 3
@@ -160,7 +163,7 @@ def test_caches_of_lanes_with_different_lengths_go_on_right() -> None:
     model, x = make(**XL), ids(2 * SEGMENT)
     mask = torch.arange(SEGMENT) < torch.tensor([[2], [6], [4]])
     _, memories, caches = model(x[:, :SEGMENT], mask=mask)
-    assert isinstance(caches, XLMemories)
+    caches = [cache.clone() for cache in caches]  # their counts follow from them
     out, _, _ = model(x[:, SEGMENT:], memories, xl_memories=caches)
     for lane, length in enumerate([2, 6, 4]):
         _, own, cache = model(x[lane : lane + 1, :length])
@@ -239,6 +242,54 @@ def test_replay_is_full_backpropagation(options: dict[str, Any]) -> None:
     _, halved = gradients(options, x, memory_replay_backprop=True, mrbp_loss_weight=0.5)
     for left, right in zip(halved, expected, strict=True):
         torch.testing.assert_close(2 * left, right, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, XL], ids=["tokens", "xl"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_replay_is_truncated_as_it_is_told(options: dict[str, Any], depth: int) -> None:
+    x = ids(3 * SEGMENT)
+    loss, expected = gradients(options, x, return_loss=True, truncate_at_step=depth)
+    replayed, grads = gradients(options, x, memory_replay_backprop=True, truncate_at_step=depth)
+    torch.testing.assert_close(replayed, loss)
+    for left, right in zip(grads, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+    _, full = gradients(options, x, return_loss=True)
+    assert not all(torch.allclose(left, right) for left, right in zip(grads, full, strict=True))
+
+
+def test_logits_are_truncated_as_they_are_told() -> None:
+    x = make().embed(ids(3 * SEGMENT)).detach().requires_grad_()
+    RecurrentMemoryTransformerWrapper(make(), truncate_at_step=2)(x).output[:, -1].sum().backward()
+    assert x.grad is not None
+    assert not x.grad[:, :SEGMENT].any()
+    assert x.grad[:, SEGMENT : 2 * SEGMENT].any()
+
+
+def test_replayed_embeddings_reach_what_they_were_made_of() -> None:
+    x, table = ids(2 * SEGMENT), torch.nn.Embedding(VOCABULARY, make().dim, dtype=torch.float64)
+    found = []
+    for how in ({"memory_replay_backprop": True}, {}):
+        table.zero_grad()
+        torch.manual_seed(0)
+        loss = RecurrentMemoryTransformerWrapper(make().eval())(table(x), labels=x, **how)
+        if not how:
+            loss.backward()
+        found.append(table.weight.grad.clone() if table.weight.grad is not None else None)
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": "none"}], ids=["tokens", "none"])
+def test_no_label_is_predicted_from_a_token_that_the_mask_leaves_out(options: dict[str, Any]) -> None:
+    """Padding on the left and in holes, next tokens as labels: what is left out has no part in the loss."""
+    model, x = RecurrentMemoryTransformerWrapper(make(**options)).eval(), ids(2 * SEGMENT)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[0, :3], mask[1, 4:6] = False, False
+    loss = model(x, mask=mask, return_loss=True)
+    labels = torch.cat((x[:, 1:], torch.full_like(x[:, :1], -1)), 1)
+    labels[:, :-1][~(mask[:, 1:] & mask[:, :-1])] = -1
+    torch.testing.assert_close(model(x, mask=mask, labels=labels), loss)
+    changed = torch.where(mask, x, (x + 1) % VOCABULARY)
+    torch.testing.assert_close(model(changed, mask=mask, return_loss=True), loss)
 
 
 def test_truncation_cuts_the_gradient_and_not_the_memory() -> None:
@@ -351,6 +402,49 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
         make(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_memory_tokens": 0}, "num_memory_tokens=0"),
+        ({"num_memory_tokens": 0, "memory": "armt"}, "num_memory_tokens=0"),
+        ({"valve": "ca2"}, "valve='ca2' is none of none, ca-2"),
+        ({"seq_len": 0}, "seq_len=0"),
+        ({"num_residual_streams": 0}, "num_residual_streams=0"),
+        ({"depth": 0}, "layers=0"),
+        ({"dropout": 2.0}, "dropout=2"),
+    ],
+)
+def test_values_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "module", "attributes"),
+    [
+        ({"memory": "titans_mac"}, MemoryAsContext, {}),
+        ({"memory": "titans_mag"}, MemoryAsGate, {}),
+        ({"memory": "titans_mal"}, MemoryAsLayer, {}),
+        ({"valve": "ca-2"}, CrossAttention2, {}),
+        ({"valve": "lstm"}, LSTM, {}),
+        ({"num_residual_streams": 3}, HyperConnection, {}),
+        ({"dropout": 0.3}, torch.nn.Dropout, {"p": 0.3}),
+        ({"ff_mult": 2}, torch.nn.Linear, {"out_features": 32}),
+        ({**XL, "enhanced_xl_recurrence": True}, TransformerXLLayer, {"keeps_outputs": True}),
+        (XL, TransformerXLLayer, {"keeps_outputs": False}),
+    ],
+)
+def test_options_build_what_they_name(options: dict[str, Any], module: type, attributes: dict[str, Any]) -> None:
+    def found(model: RecurrentMemoryTransformer) -> bool:
+        return any(
+            isinstance(each, module) and all(getattr(each, name) == value for name, value in attributes.items())
+            for each in model.modules()
+        )
+
+    assert found(make(**options))
+    assert not found(make())
+
+
 def test_shapes_that_do_not_fit() -> None:
     model, x = make(**XL), ids(SEGMENT)
     _, memories, caches = model(x)
@@ -358,8 +452,19 @@ def test_shapes_that_do_not_fit() -> None:
         model(ids(2 * SEGMENT))
     with pytest.raises(UsageError, match="embeddings are"):
         model(torch.zeros(LANES, SEGMENT, 3))
-    with pytest.raises(UsageError, match="mask has shape"):
+    with pytest.raises(UsageError, match=r"mask is torch\.bool of shape"):
         model(x, mask=torch.ones(LANES, 2, dtype=torch.bool))
+    with pytest.raises(UsageError, match=r"mask is torch\.int64"):
+        model(x, mask=torch.ones_like(x))
+    for labels in (x[:, 1:], torch.cat((x, x), 1), x[:1]):
+        with pytest.raises(UsageError, match="labels have shape"):
+            model(x, labels=labels)
+        with pytest.raises(UsageError, match="labels have shape"):
+            RecurrentMemoryTransformerWrapper(model)(x, labels=labels)
+    with pytest.raises(UsageError, match="truncate_at_step=0"):
+        RecurrentMemoryTransformerWrapper(model)(x, truncate_at_step=0)
+    with pytest.raises(UsageError, match="top_k=0"):
+        RecurrentMemoryTransformerWrapper(model).generate(x, length=9, top_k=0)
     with pytest.raises(UsageError, match="memories of shapes"):
         model(x[:1], memories)
     with pytest.raises(UsageError, match="xl_memories of shapes"):
