@@ -1,11 +1,23 @@
 """Errors that are the user's to mend."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class UsageError(ValueError):
     """A mistake of the user's: one message that names the field, its value and the remedy."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """End a script with one line and exit code 2 where the user made a mistake."""
+    try:
+        yield
+    except UsageError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

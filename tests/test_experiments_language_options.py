@@ -34,6 +34,9 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     rows = [
         {"variant": name, "seed": 0, "updates": 1, "parameters": 1, "cpu_seconds": 1.0, "nats": 5.0} for name in names
     ]
-    path.write_text(json.dumps(rows))
+    other = rows[0] | {"updates": 2, "nats": 9.0}
+    path.write_text(text := json.dumps([*rows, other]))
     main(seeds=1, jobs=1, updates=1, folder=tmp_path)
+    assert path.read_text() == text
+    assert "9.0" not in (tmp_path / "table.md").read_text()
     assert len((tmp_path / "table.md").read_text().splitlines()) == 2 + len(names)

@@ -375,6 +375,14 @@ def test_a_run_learns(tmp_path: Path) -> None:
     assert losses[0] < 2 * math.log(4), "nats an action of four"
 
 
+def test_a_curriculum_reads_as_far_as_the_first_decisive_action(tmp_path: Path) -> None:
+    config = tiny(updates=3, log_every=1, curriculum=0.9, env_options={"corridor_length": [5, 5]}, data={"segments": 3})
+    length = config.agent_options.segment_length
+    train(config, tmp_path / "run")
+    segments = {line["data/segments"] for line in metrics(tmp_path / "run") if "data/segments" in line}
+    assert segments == {-(-6 // length)}
+
+
 def test_a_curriculum_reads_more_segments_when_the_present_ones_are_learnt(tmp_path: Path) -> None:
     every = {"log_every": 1, "data": {"bucket_batches": 1}, "updates": 60, "learning_rate": 1e-2}
     train(tiny(**every, curriculum=0.5), tmp_path / "run")

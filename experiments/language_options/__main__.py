@@ -64,7 +64,7 @@ def main(seeds: int = 3, jobs: int = 2, updates: int = 600, folder: Path = FOLDE
             print(result, flush=True)
             results.append(result)
             write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
-    text = table(results)
+    text = table([one for one in results if one["updates"] == updates])
     write_atomically(folder / "table.md", (text + "\n").encode())
     print(text)
 
@@ -126,7 +126,10 @@ def _drawn(text: Text, rng: np.random.Generator, lanes: int, segments: int) -> T
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: each variant's mean, and its difference to the first with the same seeds, 95% intervals by Student."""
+    """Markdown, of runs of one length: each variant's mean, and its difference to the first with the same seeds.
+
+    Intervals are Student's, 95%.
+    """
     first, *_ = VARIANTS
     by_variant = {name: {one["seed"]: one for one in results if one["variant"] == name} for name in VARIANTS}
     head = ["changed", "nats a word", "perplexity", "difference, nats", "parameters", "CPU s"]

@@ -16,6 +16,7 @@ from experiments.long_context import evaluate
 from experiments.long_context.options import FILE
 from experiments.long_context.report import row, write_results
 from experiments.long_context.tasks import TaskName
+from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
 
 FOLDER = Path(__file__).parent
@@ -83,6 +84,8 @@ def main(
     path = folder / "results.json"
     rows = {one["run"]: one for one in json.loads(path.read_text())} if path.exists() else {}
     chains = [chain for chain in plan() if chain[0].name.startswith(only)]
+    if not (rows if draw else chains):
+        raise UsageError(f"only={only!r}, draw={draw}: no run of the plan or no result is there for it")
     if not draw:
         with ThreadPoolExecutor(jobs) as pool:
             for chain in pool.map(lambda chain: _run_chain(chain, runs), chains):
@@ -119,4 +122,5 @@ def _python(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with explained():
+        tyro.cli(main)

@@ -3,7 +3,7 @@
 A sequence streams through the model once, its state carried along; nothing is kept of a segment but the state. The
 filler is the test part's. Writes `evaluation.json` into the run's folder, after every pass.
 
-Where the fact is in the first segment, one pass answers for all lengths: the question ends a copy of a sequence's
+Where the fact is in the first segment, one pass answers for all lengths: the question ends another draw of the last
 segment, as in training, and doesn't stay. A fact that may be anywhere needs sequences of each length's own.
 
 Dimensions: B lanes, L tokens of a segment.
@@ -28,6 +28,7 @@ from experiments.long_context.options import Memory, Saved, read_run
 from experiments.long_context.tasks import Lane, Task, TaskName
 from experiments.long_context.train import answer_logits
 from experiments.resident import resident_mb
+from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.language import RecurrentMemoryTransformer
 
@@ -72,6 +73,11 @@ def main(
         sequences_long: of each length above.
         seed: of the sequences.
     """
+    for name, value in (("runs", len(runs)), ("sequences", sequences), ("sequences_long", sequences_long)):
+        if value < 1:
+            raise UsageError(f"{name}: {value} given, 1 or more are needed")
+    if longest < 1 or longest & (longest - 1):
+        raise UsageError(f"longest={longest} must be a power of two")
     torch.set_num_threads(1)
     for run in runs:
         evaluate(run, longest, sequences, sequences_long, seed)
@@ -157,4 +163,5 @@ def _right(model: RecurrentMemoryTransformer, task: Task, lanes: Sequence[Lane],
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with explained():
+        tyro.cli(main)

@@ -70,6 +70,8 @@ class Options(Frozen):
             raise ValueError(
                 "memory='none' carries nothing from segment to segment; choose feed='curriculum' or 'full'"
             )
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide width={self.width}")
         if not 1 <= self.depths[0] <= self.depths[1]:
             raise ValueError(f"depths={self.depths} must be rising numbers from 1 on")
         if not 0 < self.reset[0] <= self.reset[1] <= 1:

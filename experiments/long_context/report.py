@@ -65,7 +65,7 @@ def write_results(rows: Sequence[Row], folder: Path) -> str:
 def table(rows: Iterable[Row]) -> str:
     """Markdown, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory."""
     head = ["task", "memory", "trained by", "segment", *(f"{each:,}" for each in SHOWN)]
-    head += ["µs a token, first / last", "MB, first / last", "trained on, tokens", "CPU s"]
+    head += ["µs a token, first / last", "MB, first / last", "tokens of the training", "CPU s of it"]
     lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
     for one in rows:
         options, results = one["options"], one["results"]

@@ -28,7 +28,7 @@ from experiments.long_context.options import FILE, Options, Saved, new_model, re
 from experiments.long_context.tasks import Task, TaskName
 from rmt_rl import backprop
 from rmt_rl.curriculum import Curriculum
-from rmt_rl.errors import UsageError
+from rmt_rl.errors import UsageError, explained
 from rmt_rl.flags import parse
 from rmt_rl.recurrence import Tree, detach, tree_fill, where_lanes
 from rmt_rl.run import TrainingConfig
@@ -58,7 +58,9 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.options, self.run = options, run
         saved = read_run(run) if (run / FILE).exists() else None
-        source = saved or (read_run(Path(options.start)) if options.start else None)
+        if saved and saved.options != options:
+            raise UsageError(f"out={run} holds a run of other options; choose another folder or remove it")
+        source = saved or (_source(Path(options.start), options) if options.start else None)
         self.task = Task(options.task, "train", options.segment, source.vocabulary if source else None)
         self.answers = torch.from_numpy(self.task.answers)
         self.model = new_model(options, len(self.task.vocabulary))
@@ -82,8 +84,6 @@ class Trainer:
             self._restore(saved)
 
     def _restore(self, saved: Saved) -> None:
-        if saved.options != self.options:
-            raise UsageError(f"out={self.run} holds a run of other options; choose another folder or remove it")
         fill_optimizer(self.optimizer, saved.group("optimizer"))
         leaves = saved.group("state")
         self.carried = tree_fill(self.carried, (leaves[str(index)] for index in range(len(leaves))))
@@ -177,6 +177,16 @@ def answer_logits(model: Any, y_BLD: Tensor, answers_A: Tensor) -> Tensor:
     return logits
 
 
+def _source(start: Path, options: Options) -> Saved:
+    """The run to begin with the weights of."""
+    source = read_run(start)
+    for name in ("memory", "width", "layers", "heads", "memory_tokens"):
+        theirs, ours = getattr(source.options, name), getattr(options, name)
+        if theirs != ours:
+            raise UsageError(f"start={start} is a run of {name}={theirs}, not {ours}; choose the same")
+    return source
+
+
 def _feed(options: Options, task: Task) -> Feed:
     first = options.segments if options.feed == "full" else 1
     review = 0.0 if options.feed == "full" else options.review
@@ -189,4 +199,5 @@ def _feed(options: Options, task: Task) -> Feed:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with explained():
+        main(sys.argv[1:])
