@@ -27,11 +27,12 @@ SHORT: dict[TaskName, tuple[str, ...]] = {  # with segments of 32
     "reason": ("--tokens", "40000000", "--segments", "3"),
 }
 LONG = ("--segment", "499", "--depths", "2", "3", "--learning-rate", "5e-4")
+ONE_FACT = (*LONG, "--lanes", "24", "--segments", "2", "--tokens", "15000000")
 MEMORIES = ("valve", "gate", "tokens", "mac")
 Going = tuple[str, str, tuple[str, ...]]
 WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the run begins with, what differs
-    "memorise-valve": [("-499", "-32", (*LONG, "--lanes", "24", "--segments", "2", "--tokens", "15000000"))],
-    "detect-valve": [("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000"))],
+    "memorise-valve": [("-499", "-32", ONE_FACT)],
+    "detect-valve": [("-499", "-32", ONE_FACT)],
     "reason-gate": [
         ("-32-on", "-32", ("--tokens", "30000000", "--segments", "2", "--reset", "0.0003", "0.3")),
         ("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
