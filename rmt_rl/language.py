@@ -69,7 +69,7 @@ class RecurrentMemoryTransformer(nn.Module):
         value_residual: layers attend to the first layer's values too (ResFormer, arXiv 2410.17897).
         num_residual_streams: more than 1: hyper-connections (arXiv 2409.19606).
         use_xl_memories: a cache of the tokens before the segment in each layer (Transformer-XL, arXiv 1901.02860).
-        xl_mem_len: X; unset = seq_len.
+        xl_mem_len: X, of which the segment's written memory tokens are M; unset = seq_len.
         enhanced_xl_recurrence: the cache is of the layer above (ERNIE-Doc, arXiv 2012.15688).
         ignore_index: the label that no loss counts.
 
@@ -121,7 +121,11 @@ class RecurrentMemoryTransformer(nn.Module):
         layer: Callable[[DecoderConfig], Core] = DecoderLayer if causal else EncoderLayer
         if use_xl_memories:
             recurrence: RecurrenceName = "enhanced" if enhanced_xl_recurrence else "ordinary"
-            cached = xl_mem_len or seq_len
+            cached = seq_len if xl_mem_len is None else xl_mem_len
+            if cached <= (written := num_memory_tokens if memory == "tokens" else 0):
+                raise UsageError(
+                    f"xl_mem_len={cached} has no room for text: it must be above {written}, the memory tokens written"
+                )
             layer = partial(TransformerXLLayer, cached=cached, cache="keys_values", recurrence=recurrence)
         layers = Layers(
             config,

@@ -407,6 +407,8 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
     [
         ({"num_memory_tokens": 0}, "num_memory_tokens=0"),
         ({"num_memory_tokens": 0, "memory": "armt"}, "num_memory_tokens=0"),
+        ({**XL, "xl_mem_len": 3}, "xl_mem_len=3"),
+        ({**XL, "xl_mem_len": 0, "memory": "none"}, "xl_mem_len=0"),
         ({"valve": "ca2"}, "valve='ca2' is none of none, ca-2"),
         ({"seq_len": 0}, "seq_len=0"),
         ({"num_residual_streams": 0}, "num_residual_streams=0"),
