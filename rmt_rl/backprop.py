@@ -45,7 +45,7 @@ def truncated(
     The last segment's loss so reaches exactly `depth` segments. Arguments and result as in `full`.
     """
     total = _zero(state)
-    for start, stop in _blocks(segments, depth):
+    for start, stop in blocks(segments, depth):
         state, losses = detach(state) if start else state, []
         for index in range(start, stop):
             loss, state = step(index, state)
@@ -68,7 +68,7 @@ def replay(
     CUDA), and carries dL/dstate to the segment before. Arguments and result as in `full`.
     """
     total = _zero(state)
-    for start, stop in _blocks(segments, depth or segments):
+    for start, stop in blocks(segments, depth or segments):
         loss, state = _replayed(step, start, stop, state, backward)
         total = total + loss
     return total, state
@@ -112,7 +112,8 @@ def _dot(state: Tree, gradients: list[Tensor | None]) -> Tensor:
     return torch.stack(terms).sum() if terms else _zero(state)
 
 
-def _blocks(segments: int, depth: int) -> list[tuple[int, int]]:
+def blocks(segments: int, depth: int) -> list[tuple[int, int]]:
+    """First segment and end of each block that no gradient leaves, `depth` segments each, counted from the end."""
     starts = list(range(segments - depth, 0, -depth))[::-1]
     return list(zip([0, *starts], [*starts, segments], strict=True))
 

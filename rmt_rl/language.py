@@ -298,7 +298,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             return_loss: return the loss, a mean over labels that count. So it is where labels are given.
             truncate_at_step: see the class, for this call; blocks of segments are counted from the end.
             memory_replay_backprop: backpropagate here, in the memory of one segment (Memformer, arXiv 2010.06891), and
-                return the loss without graph. The gradient is that of full backpropagation.
+                return the loss without graph. The gradient is that without replay, full or truncated.
             mrbp_loss_weight: what the replayed loss is multiplied by, the one that is returned too.
             return_state: return memories beside a loss too, cut off from the graph.
 
@@ -343,11 +343,11 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         """The logits of all segments."""
         model, logits = self.transformer, []
         parts, masks = self._segments(x, mask)
-        for index, (part, real) in enumerate(zip(parts, masks, strict=True)):
-            if depth and index and (len(parts) - index) % depth == 0:
-                state = detach(state)
-            y_BLD, state = model.run(part, state, real)
-            logits.append(model.head(y_BLD))
+        for start, stop in backprop.blocks(len(parts), depth or len(parts)):
+            state = detach(state) if start else state
+            for part, real in zip(parts[start:stop], masks[start:stop], strict=True):
+                y_BLD, state = model.run(part, state, real)
+                logits.append(model.head(y_BLD))
         return model.output(torch.cat(logits, 1), state)
 
     def _segments(self, x: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor | None]]:

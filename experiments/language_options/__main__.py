@@ -43,10 +43,10 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what is changed in the first
 }
 SEGMENT, SEGMENTS, LANES = 64, 4, 8
 TEST_SEQUENCES, TEST_SEGMENTS = 32, 16
-SCHEDULE = TrainingConfig(learning_rate=1e-3, warmup=40, decay_from=0.1, final_rate=0.02, updates=600)
+SCHEDULE = TrainingConfig(learning_rate=1e-3, warmup=40, decay_from=0.1, final_rate=0.02)
 
 
-def main(seeds: int = 3, jobs: int = 2, updates: int = 600, folder: Path = FOLDER) -> None:
+def main(seeds: int = 3, jobs: int = 2, updates: int = 200, folder: Path = FOLDER) -> None:
     """Train, test, tabulate.
 
     Args:
