@@ -15,6 +15,7 @@ from rmt_rl.checkpoint import load_agent
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.figures import COLOURS, DASHES, finish, new_figure, save_figure
 from rmt_rl.flops import CHINCHILLA, MATMULS, OPT, Counting, Shape, full, measured_segment, recurrent
+from rmt_rl.markdown import markdown_table
 from rmt_rl.nn.decoder import DecoderConfig
 from rmt_rl.registry import load_agent as agent_class
 from rmt_rl.registry import names
@@ -108,12 +109,9 @@ def _agent(model: str) -> Agent:
 def table(costs: Sequence[Cost], segments: int) -> str:
     """Return a Markdown table of all models, and below it what was counted."""
     across = f"full attention, {segments:,} segments"
-    rows = [["model", "segment", "FLOPs a segment", "a step or token", across, "segment by segment", "fewer"]]
-    rows += [_row(cost, segments) for cost in costs]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(map(str.rjust, row, widths)) + " |" for row in rows]
-    lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
-    return "\n".join([*lines, "", *_notes(costs)])
+    head = ["model", "segment", "FLOPs a segment", "a step or token", across, "segment by segment", "fewer"]
+    rows = [_row(cost, segments) for cost in costs]
+    return "\n".join([markdown_table(head, rows, padded=True), "", *_notes(costs)])
 
 
 def _notes(costs: Sequence[Cost]) -> Iterator[str]:

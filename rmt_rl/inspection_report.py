@@ -6,7 +6,7 @@ apart after all the noise: that's where the memory is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from rmt_rl.figures import COLOURS, MARKERS, finish, new_figure, save_figure
 from rmt_rl.inspection import Inspection
 from rmt_rl.inspection_measures import Attention, Retained, Written
+from rmt_rl.markdown import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,7 @@ def tables(inspection: Inspection) -> str:
         "",
         "Writing: relative change of the state; the step that it depends on most"
         + bool(looks) * "; where the write tokens look, on average over layers",
-        *_table([_writing_row(each, old) for each in inspection.written]),
+        _table([_writing_row(each, old) for each in inspection.written]),
         "",
         "Retention through the same noise in all lanes: distance between states, over their norm",
     ]
@@ -51,7 +52,7 @@ def tables(inspection: Inspection) -> str:
             f"{best}: the same distance of this leaf, of all (which count alike in the whole) the largest in the end"
         ]
     rows = [_retention_row(each, bool(groups), best) for each in inspection.retained]
-    return "\n".join([*lines, *_table(rows)])
+    return "\n".join([*lines, _table(rows)])
 
 
 def title(inspection: Inspection) -> str:
@@ -104,13 +105,8 @@ def _between(retained: Retained, leaf: str, grouped: bool) -> float:
     return between if grouped else within
 
 
-def _table(rows: Sequence[dict[str, str]]) -> Iterable[str]:
-    """A Markdown table in columns that line up."""
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    yield "| " + " | ".join(f"{name:>{width}}" for name, width in widths.items()) + " |"
-    yield "|" + "|".join("-" * (width + 1) + ":" for width in widths.values()) + "|"
-    for row in rows:
-        yield "| " + " | ".join(f"{row[name]:>{width}}" for name, width in widths.items()) + " |"
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows], left=0, padded=True)
 
 
 # Picture

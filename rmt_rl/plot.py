@@ -21,6 +21,7 @@ from rmt_rl.aggregate import (
 )
 from rmt_rl.errors import UsageError
 from rmt_rl.figures import Style, finish, new_figure, save_figure, styles
+from rmt_rl.markdown import bracketed, half_width, markdown_table
 from rmt_rl.statistics import Interval
 
 if TYPE_CHECKING:
@@ -80,12 +81,11 @@ def table(runs: Sequence[Path]) -> str:
         raise UsageError("none of these runs was evaluated; do so with `rmt-rl evaluate RUN --vary ...`")
     columns = _values(cells)
     title = f"{MEASURES[value]} at {option}" if option else MEASURES[value]
-    rows = [[title, *(_format(at) if option else "" for at in columns), "seeds"]]
-    rows.append(["---", *("---:" for _ in columns), "---:"])
+    head, rows = [title, *(_format(at) if option else "" for at in columns), "seeds"], []
     for label, row in cells.items():
         seeds = max(estimate.count for estimate in row.values())
         rows.append([label, *(_cell(row.get(at), seeds) for at in columns), str(seeds)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(head, rows)
 
 
 def _curves(groups: Sequence[Group], metric: str) -> dict[str, list[Group]]:
@@ -224,7 +224,5 @@ def _cell(estimate: Estimate | None, seeds: int) -> str:
     if estimate is None:
         return ""
     text = f"{estimate.mean:.2f}"
-    if estimate.interval:
-        low, high = estimate.interval
-        text += f" ± {(high - low) / 2:.2f}" if estimate.count > 1 else f" [{low:.2f}, {high:.2f}]"
+    text += half_width(estimate.interval) if estimate.count > 1 else bracketed(estimate.interval)
     return text if estimate.count == seeds else f"{text} (n = {estimate.count})"

@@ -399,6 +399,7 @@ def test_tables_hold_what_was_found(found: Inspection) -> None:
     assert lines[0].endswith(" parameters, 320 bytes of state a lane")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
     first = found.written[0]
+    assert set("".join(rows.pop(1))) == set("-:")
     assert rows[1][:3] == ["1", "12", f"{first.change['memory']:.3f}"]
     assert rows[1][3].startswith(f"{np.argmax(first.influence) + 1} (")
     last = found.retained[-1]

@@ -17,6 +17,7 @@ import tyro
 from experiments.suite import cpu_seconds, rmt_rl, spent
 from rmt_rl.data.references import read_references
 from rmt_rl.evaluate import read_evaluation
+from rmt_rl.markdown import bracketed, markdown_table
 from rmt_rl.run import read_config
 
 FOLDER = Path(__file__).parent
@@ -76,13 +77,12 @@ def main(names: tuple[str, ...] = tuple(CASES), runs: Path = Path("runs/any_data
         runs: where the runs go; what is there already isn't done again.
     """
     rows = [row for name in names for row in _rows(CASES[name], runs / name)]
-    head = ["| data from | agent | return | normalised | CPU s, training |", "|---|---|---:|---:|---:|"]
-    text = "\n".join([*head, *rows]) + "\n"
+    text = markdown_table(["data from", "agent", "return", "normalised", "CPU s, training"], rows, left=2) + "\n"
     print(text)
     (FOLDER / f"table{'' if names == tuple(CASES) else '-' + '-'.join(names)}.md").write_text(text)
 
 
-def _rows(case: Case, runs: Path) -> list[str]:
+def _rows(case: Case, runs: Path) -> list[list[str]]:
     online = runs / case.online[0]
     _train(online, [case.env, *case.online, *case.options])
     shares = [f"{online}=4", *case.others]
@@ -94,14 +94,12 @@ def _rows(case: Case, runs: Path) -> list[str]:
         _train(runs / agent, ["--dataset", identity, agent, *case.offline])
     references = read_references([identity])
     assert references is not None
-    rows = [f"| {case.env} | random | {references.random:.1f} | 0 | |"]
+    rows = [[case.env, "random", f"{references.random:.1f}", "0", ""]]
     for run in (online, runs / "rate", runs / "bc"):
         (result,) = (read_evaluation(run) or {"results": []})["results"]
-        normalised, (low, high) = references.normalised(result["mean_return"]), result["return_interval"]
-        rows.append(
-            f"| {case.env} | {read_config(run).agent} | {result['mean_return']:.1f} [{low:.1f}, {high:.1f}] "
-            f"| {normalised:.2f} | {cpu_seconds(run)['train']:.0f} |"
-        )
+        reached = f"{result['mean_return']:.1f}" + bracketed(result["return_interval"], 1)
+        normalised = f"{references.normalised(result['mean_return']):.2f}"
+        rows.append([case.env, read_config(run).agent, reached, normalised, f"{cpu_seconds(run)['train']:.0f}"])
     return rows
 
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tyro
 
 from experiments.ceilings.players import blind_to_colours, guesses_the_turn, search_linear, wanders
 from rmt_rl.collect import RandomPolicy, make_expert
 from rmt_rl.evaluate import Evaluation, evaluate
+from rmt_rl.markdown import bracketed, markdown_table
 from rmt_rl.registry import load_task
 from rmt_rl.rollout import Policy
 
@@ -52,14 +52,14 @@ def main(names: tuple[str, ...] = tuple(CASES)) -> None:
     Args:
         names: which tasks.
     """
-    head = ["| task | player | mean return | success | episodes | their mean length |", "|---|---|---:|---:|---:|---:|"]
-    text = "\n".join([*head, *(row for name in names for row in _rows(CASES[name]))]) + "\n"
+    head = ["task", "player", "mean return", "success", "episodes", "their mean length"]
+    text = markdown_table(head, [row for name in names for row in _rows(CASES[name])], left=2) + "\n"
     print(text)
     if names == tuple(CASES):
         (FOLDER / "table.md").write_text(text)
 
 
-def _rows(case: Case) -> Iterator[str]:
+def _rows(case: Case) -> Iterator[list[str]]:
     task, began = load_task(case.task), time.perf_counter()
     env = task.make(**case.options)
     players: dict[str, Callable[[], Policy]] = {
@@ -73,11 +73,10 @@ def _rows(case: Case) -> Iterator[str]:
         print(f"{case.task}, {name}: {found.mean_return:.2f} ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
-def _row(task: str, player: str, found: Evaluation) -> str:
-    low, high = found.return_interval or (np.nan, np.nan)
+def _row(task: str, player: str, found: Evaluation) -> list[str]:
     success = "-" if found.success_rate is None else f"{found.success_rate:.2f}"
-    reached = f"{found.mean_return:.2f} [{low:.2f}, {high:.2f}]"
-    return f"| {task} | {player} | {reached} | {success} | {len(found.episodes)} | {found.mean_length:.0f} |"
+    reached = f"{found.mean_return:.2f}" + bracketed(found.return_interval)
+    return [task, player, reached, success, str(len(found.episodes)), f"{found.mean_length:.0f}"]
 
 
 if __name__ == "__main__":

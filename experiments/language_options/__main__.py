@@ -23,6 +23,7 @@ from torch import Tensor
 from experiments.long_context.texts import Text, vocabulary
 from rmt_rl.files import write_atomically
 from rmt_rl.language import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
+from rmt_rl.markdown import half_width, markdown_table
 from rmt_rl.run import TrainingConfig
 from rmt_rl.statistics import mean, mean_interval
 from rmt_rl.train import learning_rate
@@ -133,7 +134,7 @@ def table(results: list[dict[str, Any]]) -> str:
     first, *_ = VARIANTS
     by_variant = {name: {one["seed"]: one for one in results if one["variant"] == name} for name in VARIANTS}
     head = ["changed", "nats a word", "perplexity", "difference, nats", "parameters", "CPU s"]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    lines = []
     for name, runs in by_variant.items():
         seeds = sorted(runs.keys() & by_variant[first].keys())
         if not seeds:
@@ -145,18 +146,12 @@ def table(results: list[dict[str, Any]]) -> str:
                 name,
                 f"{mean(nats):.3f}",
                 f"{math.exp(mean(nats)):.1f}",
-                "" if name == first else _with_interval(differences),
+                "" if name == first else f"{mean(differences):+.3f}{half_width(mean_interval(differences), 3)}",
                 f"{runs[seeds[0]]['parameters']:,}",
                 f"{mean([runs[seed]['cpu_seconds'] for seed in seeds]):.0f}",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _with_interval(values: list[float]) -> str:
-    interval = mean_interval(values)
-    half = f" ± {(interval[1] - interval[0]) / 2:.3f}" if interval else ""
-    return f"{mean(values):+.3f}{half}"
+    return markdown_table(head, lines)
 
 
 if __name__ == "__main__":

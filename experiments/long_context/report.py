@@ -14,6 +14,7 @@ from experiments.long_context.options import read_run
 from experiments.long_context.tasks import CHANCE, STORIES
 from rmt_rl.figures import Style, finish, new_figure, save_figure, styles
 from rmt_rl.files import write_atomically
+from rmt_rl.markdown import bracketed, markdown_table
 from rmt_rl.statistics import success_interval
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def table(rows: Iterable[Row]) -> str:
     """Markdown, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory."""
     head = ["task", "memory", "trained by", "segment", *(f"{each:,}" for each in SHOWN)]
     head += ["µs a token, first / last", "MB, first / last", "tokens of the training", "CPU s of it"]
-    lines = [head, ["---"] * 3 + ["---:"] * (len(head) - 3)]
+    lines = []
     for one in rows:
         options, results = one["options"], one["results"]
         by_length = {result["segments"]: result for result in results}
@@ -85,7 +86,7 @@ def table(rows: Iterable[Row]) -> str:
                 f"{one['trained_cpu_seconds']:,.0f}",
             ]
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, lines, left=3)
 
 
 def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
@@ -142,8 +143,8 @@ def _finish(axes: Axes, task: str) -> None:
 
 
 def _cell(result: Row) -> str:
-    low, high = success_interval(result["right"], result["sequences"])
-    return f"{result['right'] / result['sequences']:.2f} [{low:.2f}, {high:.2f}]"
+    right, sequences = result["right"], result["sequences"]
+    return f"{right / sequences:.2f}" + bracketed(success_interval(right, sequences))
 
 
 def _settled(results: Sequence[Row]) -> Sequence[Row]:

@@ -21,6 +21,7 @@ from experiments.resident import resident_mb
 from rmt_rl.checkpoint import load_agent
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.markdown import markdown_table
 from rmt_rl.registry import load_task
 from rmt_rl.rollout import make_vec_env, rollout
 from rmt_rl.run import read_config
@@ -77,11 +78,10 @@ def play(run: Path, length: int, lanes: int, seed: int) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """Markdown, one row a run."""
-    rows = [
-        "| run | steps | success, goal up | goal down | 95% interval | CPU s | steps a CPU s, first / last tenth "
-        "| MB, first / last tenth |",
-        "|---|---:|---:|---:|---|---:|---:|---:|",
-    ]
+    ends = "first / last tenth"
+    head = ["run", "steps", "success, goal up", "goal down", "95% interval", "CPU s"]
+    head += [f"steps a CPU s, {ends}", f"MB, {ends}"]
+    rows = []
     for name, one in results.items():
         played = [*one["right"]["up"], *one["right"]["down"]]
         low, high = success_interval(sum(played), len(played))
@@ -90,10 +90,17 @@ def table(results: dict[str, Any]) -> str:
         speeds = f"{tenth / one['cpu_seconds'][0]:,.0f} / {tenth / one['cpu_seconds'][-1]:,.0f}"
         memory = f"{one['resident_mb'][0]:.0f} / {one['resident_mb'][-1]:.0f}"
         rows.append(
-            f"| {name.partition(',')[0]} | {one['length']:,} | {sides[0]} | {sides[1]} | {low:.2f} to {high:.2f} "
-            f"| {sum(one['cpu_seconds']):,.0f} | {speeds} | {memory} |"
+            [
+                name.partition(",")[0],
+                f"{one['length']:,}",
+                *sides,
+                f"{low:.2f} to {high:.2f}",
+                f"{sum(one['cpu_seconds']):,.0f}",
+                speeds,
+                memory,
+            ]
         )
-    return "\n".join(rows) + "\n"
+    return markdown_table(head, rows) + "\n"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from experiments.suite import Suite, Sweep, cpu_seconds
 from rmt_rl.collect import dataset_ids
 from rmt_rl.data.references import read_references
 from rmt_rl.evaluate import read_evaluation
+from rmt_rl.markdown import bracketed, markdown_table
 from rmt_rl.run import read_config
 
 FOLDER = Path(__file__).parent
@@ -27,24 +28,24 @@ def main(
         jobs: processes at once, one thread each.
         runs: where the runs go; what is there already isn't done again.
     """
-    rows = ["| task | agent | seed | return | random | expert | CPU s, training |", "|---|---|---|---:|---:|---:|---:|"]
+    rows = []
     for name in names:
         configs = {FOLDER / f"{name}-{agent}.toml": [Sweep(episodes=EPISODES[name])] for agent in ("rate", "bc")}
         rows += [_row(run) for run in Suite(configs, range(seeds), runs, jobs).run()]
-    text = "\n".join(rows) + "\n"
+    head = ["task", "agent", "seed", "return", "random", "expert", "CPU s, training"]
+    text = markdown_table(head, rows, left=2) + "\n"
     print(text)
     (FOLDER / "table.md").write_text(text)
 
 
-def _row(run: Path) -> str:
+def _row(run: Path) -> list[str]:
     config = read_config(run)
     (result,) = (read_evaluation(run) or {"results": []})["results"]
     references = read_references(dataset_ids(config))
     assert references is not None
-    low, high = result["return_interval"]
-    reached = f"{result['mean_return']:.2f} [{low:.2f}, {high:.2f}]"
-    known = f"{references.random:.2f} | {references.expert:.2f}"
-    return f"| {config.env} | {config.agent} | {config.seed} | {reached} | {known} | {cpu_seconds(run)['train']:.0f} |"
+    reached = f"{result['mean_return']:.2f}" + bracketed(result["return_interval"])
+    known = (f"{references.random:.2f}", f"{references.expert:.2f}")
+    return [config.env, config.agent, str(config.seed), reached, *known, f"{cpu_seconds(run)['train']:.0f}"]
 
 
 if __name__ == "__main__":

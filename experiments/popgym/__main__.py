@@ -13,6 +13,7 @@ from experiments.suite import Suite, Sweep, cpu_seconds
 from rmt_rl.collect import dataset_ids
 from rmt_rl.data.references import References, read_references
 from rmt_rl.evaluate import read_evaluation
+from rmt_rl.markdown import half_width, markdown_table
 from rmt_rl.registry import load_task
 from rmt_rl.run import read_config
 from rmt_rl.statistics import mean, mean_interval
@@ -67,14 +68,14 @@ def _return(run: Path) -> float:
 
 
 def _table(references: Mapping[str, References], returns: Mapping[str, Returns], cpu: Mapping[str, float]) -> str:
-    rows = [["return", "random", "expert", *AGENTS], ["---", *["---:"] * (2 + len(AGENTS))]]
+    rows = []
     for task, found in references.items():
         rows.append([task, *map(_number, found), *(_spread(returns[task][agent]) for agent in AGENTS)])
     sums = [sum(found.random for found in references.values()), sum(found.expert for found in references.values())]
     rows.append(["**sum**", *map(_number, sums), *(_spread(_sums(returns, agent)) for agent in AGENTS)])
     rows.append(["**normalised, mean**", "0", "1", *(_spread(_normalised(references, returns, a)) for a in AGENTS)])
     rows.append(["CPU minutes, training", "", "", *(f"{cpu[agent] / 60:.0f}" for agent in AGENTS)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown_table(["return", "random", "expert", *AGENTS], rows) + "\n"
 
 
 def _sums(returns: Mapping[str, Returns], agent: str) -> list[float]:
@@ -90,8 +91,7 @@ def _normalised(references: Mapping[str, References], returns: Mapping[str, Retu
 
 def _spread(values: Sequence[float]) -> str:
     """Mean, and half its 95% interval over seeds."""
-    interval = mean_interval(values)
-    return _number(mean(values)) + (f" ± {(interval[1] - interval[0]) / 2:.2f}" if interval else "")
+    return _number(mean(values)) + half_width(mean_interval(values))
 
 
 def _number(value: float) -> str:

@@ -10,6 +10,7 @@ import tyro
 
 from rmt_rl.collect import RandomPolicy, make_expert
 from rmt_rl.evaluate import Evaluation, evaluate
+from rmt_rl.markdown import half_width, markdown_table
 from rmt_rl.registry import load_task
 
 FOLDER = Path(__file__).parent
@@ -24,7 +25,7 @@ def main(episodes: int = 50, seed: int = 1000) -> None:
     """
     task = load_task("popgym")
     fields = task.Config.model_fields
-    rows = ["| task | size | expert's steps | random | expert |", "|---|---|---:|---:|---:|"]
+    rows = []
     sums: dict[str, list[float]] = {}
     for size in get_args(fields["difficulty"].annotation):
         totals = [0.0, 0.0]
@@ -33,19 +34,19 @@ def main(episodes: int = 50, seed: int = 1000) -> None:
             with closing(task.make(**options)) as env:
                 random = evaluate(RandomPolicy(env.action_space, seed), task, options, episodes, seed)
             expert = evaluate(make_expert(task, options, seed), task, options, episodes, seed)
-            rows.append(f"| {name} | {size} | {expert.mean_length:.0f} | {_number(random)} | {_number(expert)} |")
-            print(rows[-1], flush=True)
+            rows.append([name, size, f"{expert.mean_length:.0f}", _number(random), _number(expert)])
+            print(*rows[-1], flush=True)
             totals = [totals[0] + random.mean_return, totals[1] + expert.mean_return]
         sums[size] = totals
     sums["all"] = [sum(each) for each in zip(*sums.values(), strict=True)]
-    rows += [f"| **sum** | {size} | | {totals[0]:.2f} | {totals[1]:.2f} |" for size, totals in sums.items()]
-    (FOLDER / "experts.md").write_text("\n".join(rows) + "\n")
+    rows += [["**sum**", size, "", f"{totals[0]:.2f}", f"{totals[1]:.2f}"] for size, totals in sums.items()]
+    head = ["task", "size", "expert's steps", "random", "expert"]
+    (FOLDER / "experts.md").write_text(markdown_table(head, rows, left=2) + "\n")
 
 
 def _number(evaluation: Evaluation) -> str:
     """Mean return ± half its 95% interval."""
-    low, high = evaluation.return_interval or (0.0, 0.0)
-    return f"{evaluation.mean_return:.3f} ± {(high - low) / 2:.3f}"
+    return f"{evaluation.mean_return:.3f}" + half_width(evaluation.return_interval, 3)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from experiments.speed.report import spread, table
+from experiments.speed.report import spread
+from rmt_rl.markdown import markdown_table
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -19,18 +20,19 @@ def report(machine: Mapping[str, str], results: Results) -> str:
         "Measured on " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ". "
         "Median (lowest to highest of n repeats), float32, CPU time of one thread. Above 1, ours is the better.\n",
         "## Parameters\n",
-        table(["memory", "ours", "theirs", "ours / theirs"], _parameters(results)),
-        "## A training step\n",
-        table(
+        markdown_table(["memory", "ours", "theirs", "ours / theirs"], _parameters(results)),
+        "\n## A training step\n",
+        markdown_table(
             ["memory", "segments", "gradient", "ours, s", "theirs, s", times, "ours, MB", "theirs, MB", megabytes],
             _training(results),
+            left=3,
         ),
-        "## Forward\n",
-        table(["memory", "ours, tokens / s", "theirs, tokens / s", times], _forward(results)),
-        "## Token by token\n",
-        table(["memory", "way", "ms a token", "times our step"], _generation(results)),
+        "\n## Forward\n",
+        markdown_table(["memory", "ours, tokens / s", "theirs, tokens / s", times], _forward(results)),
+        "\n## Token by token\n",
+        markdown_table(["memory", "way", "ms a token", "times our step"], _generation(results), left=2),
     ]
-    return "\n".join(parts)
+    return "\n".join(parts) + "\n"
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:

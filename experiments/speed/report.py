@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from experiments.speed.sizes import SIZES, Aims
+from rmt_rl.markdown import markdown_table
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 AIMS = Aims()
@@ -19,24 +20,20 @@ def report(machine: Mapping[str, str], results: Results) -> str:
         "Measured on " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ". "
         "Median (lowest to highest of n repeats), float32, CPU time of one thread.\n",
         "## Beside the official code\n",
-        table(["size", "measure", "ours", "official code", "ratio", "aim", "met"], _comparison(results)),
-        "## Acting late in an episode\n",
-        table(["size", "step", "ms a step, one lane"], _late(results)),
-        "## The floor\n",
-        table(
+        markdown_table(
+            ["size", "measure", "ours", "official code", "ratio", "aim", "met"], _comparison(results), left=2
+        ),
+        "\n## Acting late in an episode\n",
+        markdown_table(["size", "step", "ms a step, one lane"], _late(results)),
+        "\n## The floor\n",
+        markdown_table(
             ["size", "kFLOP a step", "attention", "GFLOP/s, 1024²", "GFLOP/s, its products", "steps / s", "reached"],
             _floor(results),
         ),
-        "## Where the time goes\n",
-        table(["size", "", "share of the time", "operator calls", "ms, profiled"], _profiles(results)),
+        "\n## Where the time goes\n",
+        markdown_table(["size", "", "share of the time", "operator calls", "ms, profiled"], _profiles(results), left=2),
     ]
-    return "\n".join(parts)
-
-
-def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "\n".join(parts) + "\n"
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
