@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from experiments.long_context import __main__ as experiment
-from experiments.long_context.evaluate import Result, evaluate, passes, read, streamed
+from experiments.long_context.evaluate import SEED, Result, evaluate, passes, read, streamed
 from experiments.long_context.feeds import Feed, Sequences, SequencesThenStreams, Streams
 from experiments.long_context.options import Memory, Options, read_run
 from experiments.long_context.report import row, write_results
@@ -362,7 +363,7 @@ def test_the_experiment_from_command_lines_to_pictures(tmp_path: Path, monkeypat
         if ran[-1] == "train":
             main(arguments)
         else:
-            evaluate(Path(arguments[0]), 4, 6, 3, seed=0)
+            evaluate(Path(arguments[0]), 4, 6, 3, SEED)
 
     monkeypatch.setattr(experiment, "_python", in_process)
     experiment.main(runs=tmp_path / "runs", folder=tmp_path, jobs=1)
@@ -378,6 +379,22 @@ def test_the_experiment_from_command_lines_to_pictures(tmp_path: Path, monkeypat
     text = write_results(rows, tmp_path)
     assert "| detect | memory tokens with RATE's valve | curriculum, then streams | 32 |" in text
     assert "from detect-valve-64" in text
+
+
+def test_a_chain_that_fails_is_named_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = experiment.Cell("good", ()), experiment.Cell("bad", ())
+    monkeypatch.setattr(experiment, "plan", lambda: [[bad], [good]])
+    trained(tmp_path / "runs", "good", tokens=600)
+    evaluate(tmp_path / "runs" / "good", 1, 6, 3, SEED)
+
+    def fails_on_bad(module: str, *arguments: str) -> None:
+        if str(tmp_path / "runs" / "bad") in arguments:
+            raise subprocess.CalledProcessError(1, module)
+
+    monkeypatch.setattr(experiment, "_python", fails_on_bad)
+    with pytest.raises(UsageError, match=r"failed, for reasons said above: bad$"):
+        experiment.main(runs=tmp_path / "runs", folder=tmp_path, jobs=1)
+    assert [one["run"] for one in json.loads((tmp_path / "results.json").read_text())] == ["good"]
 
 
 def test_the_plan_is_valid() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +87,22 @@ def main(
     chains = [chain for chain in plan() if chain[0].name.startswith(only)]
     if not (rows if draw else chains):
         raise UsageError(f"only={only!r}, draw={draw}: no run of the plan or no result is there for it")
+    failed: list[str] = []
     if not draw:
+        order = {cell.name: place for place, cell in enumerate(cell for chain in plan() for cell in chain)}
         with ThreadPoolExecutor(jobs) as pool:
-            for chain in pool.map(lambda chain: _run_chain(chain, runs), chains):
-                rows |= {run.name: row(run) for run in chain}
-                order = {cell.name: place for place, cell in enumerate(cell for each in plan() for cell in each)}
+            running = {pool.submit(_run_chain, chain, runs): chain[0].name for chain in chains}
+            for done in as_completed(running):
+                if isinstance(done.exception(), subprocess.CalledProcessError):
+                    failed.append(running[done])
+                    continue
+                rows |= {run.name: row(run) for run in done.result()}
                 kept = sorted(rows.values(), key=lambda one: order.get(one["run"], len(order)))
                 write_atomically(path, (json.dumps(kept, indent=1) + "\n").encode())
                 rows = {one["run"]: one for one in kept}
     print(write_results(list(rows.values()), folder))
+    if failed:
+        raise UsageError(f"these chains of runs failed, for reasons said above: {', '.join(failed)}")
 
 
 def _run_chain(chain: list[Cell], runs: Path) -> list[Path]:
@@ -109,11 +116,13 @@ def _run_chain(chain: list[Cell], runs: Path) -> list[Path]:
 
 
 def _evaluated(run: Path, longest: int) -> bool:
-    """Whether the present weights have been tested at all lengths."""
+    """Whether the present weights have been tested at all lengths, on the sequences that the table is of."""
     path = run / evaluate.FILE
     if not path.exists() or path.stat().st_mtime < (run / FILE).stat().st_mtime:
         return False
-    return any(result["segments"] == longest for result in json.loads(path.read_text())["results"])
+    record = json.loads(path.read_text())
+    lengths = {result["segments"] for result in record["results"]}
+    return record["seed"] == evaluate.SEED and longest in lengths
 
 
 def _python(*arguments: str) -> None:
