@@ -175,6 +175,7 @@ class RecurrentMemoryTransformer(nn.Module):
 
     def run(self, x: Tensor, state: Tree, mask: Tensor | None = None) -> tuple[Tensor, Tree]:
         """Embeddings (B, L, D) and the next state, by the state of `SegmentRecurrent`; see `forward`."""
+        self.check_tokens(x)
         if x.shape[1] > self.seq_len:
             raise UsageError(
                 f"x has {x.shape[1]} tokens, more than seq_len={self.seq_len}: cut it into segments, or let "
@@ -189,14 +190,19 @@ class RecurrentMemoryTransformer(nn.Module):
 
     def embedded(self, x: Tensor, first: int = 0) -> Tensor:
         """Ids or embeddings as tokens (B, T, D), of which the first stands at this place of its segment."""
-        if x.is_floating_point() and x.shape[2:] != (self.dim,):
-            raise UsageError(
-                f"x has shape {tuple(x.shape)}: embeddings are (B, L, dim={self.dim}), ids are int64 (B, L)"
-            )
         x_BTD: Tensor = x if x.is_floating_point() else self.embed(x)
         if self.positions is not None:
             x_BTD = x_BTD + self.positions.weight[first : first + x.shape[1]]
         return x_BTD
+
+    def check_tokens(self, x: Tensor) -> None:
+        """Raise an error unless x is ids or embeddings."""
+        ids = x.dim() == 2 and x.dtype in (torch.int64, torch.int32)
+        if not ids and not (x.dim() == 3 and x.is_floating_point() and x.shape[2] == self.dim):
+            raise UsageError(
+                f"x is {x.dtype} of shape {tuple(x.shape)}: ids are int64 (B, L), embeddings floats "
+                f"(B, L, dim={self.dim})"
+            )
 
     def loss(self, y_BLD: Tensor, labels_BL: Tensor) -> Tensor:
         """The sum of the cross entropies, in nats, of those labels that count."""
@@ -309,6 +315,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             UsageError: shapes that don't fit, or no labels where none can be made.
         """
         model = self.transformer
+        model.check_tokens(x)
         state = model.state(len(x), memories, xl_memories)
         depth = self._depth(truncate_at_step)
         if mask is not None:
@@ -394,7 +401,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         """Go on with sequences, a token at a time, each from its segment's cached keys and values.
 
         Args:
-            prime: ids, int64 (B, N >= 1), to go on from.
+            prime: ids, int64 (B, N >= 1), to go on from, or embeddings, floats (B, N, D).
             length: tokens of the whole, those of `prime` included.
             memories: of what came before `prime`.
             xl_memories: of what came before `prime`.
@@ -409,6 +416,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             UsageError: an encoder, a `length` below N, or a `top_k` below 1.
         """
         model = self.transformer
+        model.check_tokens(prime)
         if not model.causal or not 1 <= prime.shape[1] <= length:
             raise UsageError(
                 f"can't generate {length} tokens with causal={model.causal} from {prime.shape[1]}: the model must be "
@@ -427,7 +435,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
                 new.append(choose(stepping.feed(new[-1])))
         finally:
             model.train(training)
-        return torch.cat(new, 1) if new else prime[:, :0]
+        return torch.cat(new, 1) if new else prime.new_zeros(len(prime), 0, dtype=torch.long)
 
 
 def check_mask(mask: Tensor, x: Tensor) -> None:

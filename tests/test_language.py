@@ -1,6 +1,7 @@
 """The language model against its own segments: replay, masks, labels, caches, generation; and the peers' snippets."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,14 @@ def test_generation_is_teacher_forcing(options: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
+def test_generation_goes_on_from_embeddings() -> None:
+    model, x = make(), ids(SEGMENT + 2)
+    generate = partial(RecurrentMemoryTransformerWrapper(model).generate, temperature=0)
+    for length in (SEGMENT + 2, SEGMENT + 5):
+        assert torch.equal(generate(model.embed(x), length=length), generate(x, length=length))
+
+
+@torch.no_grad()
 def test_sampling_follows_the_probabilities() -> None:
     model = RecurrentMemoryTransformerWrapper(make(dim=4))
     x = torch.zeros(4000, 1, dtype=torch.long)
@@ -452,8 +461,13 @@ def test_shapes_that_do_not_fit() -> None:
     _, memories, caches = model(x)
     with pytest.raises(UsageError, match="x has 12 tokens, more than seq_len=6"):
         model(ids(2 * SEGMENT))
-    with pytest.raises(UsageError, match="embeddings are"):
-        model(torch.zeros(LANES, SEGMENT, 3))
+    for wrong in (torch.zeros(LANES, SEGMENT, 3), torch.zeros(LANES, SEGMENT), x[0], x.to(torch.uint8), x[..., None]):
+        with pytest.raises(UsageError, match="ids are int64"):
+            model(wrong)
+        wrapper = RecurrentMemoryTransformerWrapper(model)
+        for call in (wrapper, partial(wrapper, memory_replay_backprop=True), partial(wrapper.generate, length=9)):
+            with pytest.raises(UsageError, match="ids are int64"):
+                call(wrong)
     with pytest.raises(UsageError, match=r"mask is torch\.bool of shape"):
         model(x, mask=torch.ones(LANES, 2, dtype=torch.bool))
     with pytest.raises(UsageError, match=r"mask is torch\.int64"):
@@ -471,8 +485,8 @@ def test_shapes_that_do_not_fit() -> None:
         model(x[:1], memories)
     with pytest.raises(UsageError, match="xl_memories of shapes"):
         model(x, memories, xl_memories=caches[:1])
-    wrapper = RecurrentMemoryTransformerWrapper(make(causal=False))
+    encoder = RecurrentMemoryTransformerWrapper(make(causal=False))
     with pytest.raises(UsageError, match="labels are needed"):
-        wrapper(x, return_loss=True)
+        encoder(x, return_loss=True)
     with pytest.raises(UsageError, match="can't generate"):
-        wrapper.generate(x, length=9)
+        encoder.generate(x, length=9)
