@@ -63,6 +63,12 @@ class TrainingConfig(Frozen):
         "from 1 to `segments`; 0: all from the start",
     )
     ageing: int = Field(0, ge=0, description="memory ageing: at most so many filler segments after the first; 0: none")
+    ageing_updates: int = Field(
+        0,
+        ge=0,
+        description="memory ageing: for how many updates, on average, a batch is kept beside the new ones and its "
+        "memories are aged further; 0: none is",
+    )
     hindsight: float = Field(
         0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, where it declares them"
     )
@@ -143,6 +149,10 @@ class OfflineRun(RunConfig):
             raise ValueError(f"devices={devices} can't share batch_size={lanes}: choose a multiple of {devices}")
         if self.training.ageing and self.data.segments < 2:
             raise ValueError(f"ageing={self.training.ageing} comes between segments: choose segments=2 or more")
+        if self.training.ageing_updates and not self.training.ageing:
+            raise ValueError(
+                f"ageing_updates={self.training.ageing_updates} keeps memories that age: choose ageing=1 or more too"
+            )
         if self.training.curriculum and self.data.feed == "streams":
             raise ValueError(
                 f"curriculum={self.training.curriculum} reads the beginnings of episodes or windows, but "

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.metrics import Log, Metrics, Report
-from rmt_rl.recurrence import detach, select_lanes, tree_leaves, tree_map, where_lanes
+from rmt_rl.recurrence import clone, detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.run import CONFIG, OfflineRun, TrainingConfig, check_new, check_origin, read_config, write_config
 from rmt_rl.task import default_episodes
@@ -114,6 +114,22 @@ def resume(
     return trainer.run_updates(report, should_stop)
 
 
+class Kept(NamedTuple):
+    """A batch that is asked again and again from its first segment's memories, while these age.
+
+    Attributes:
+        update: the update that it was drawn for.
+        batch: this process's lanes of it.
+        age: how many filler segments its memories have gone through.
+        state: these memories.
+    """
+
+    update: int
+    batch: Batch
+    age: int
+    state: Any
+
+
 class Trainer:
     """The loop, and what it carries from update to update.
 
@@ -139,6 +155,7 @@ class Trainer:
         threshold = config.training.curriculum
         self.curriculum = Curriculum(last=config.data.segments, threshold=threshold) if threshold else None
         self.progress = self.curriculum.begin() if self.curriculum else None
+        self.kept: Kept | None = None
 
     def start(self, saved: checkpoint.Checkpoint | None = None) -> None:
         """Get ready for the first update, or for the one after a checkpoint."""
@@ -150,13 +167,20 @@ class Trainer:
         self.carried: Any = detach(agent.initial_state(self.config.data.batch_size)) if self._streams else ()
         if saved is not None:
             checkpoint.restore_optimizer(saved, self.optimizer)
-            self.carried = checkpoint.restore_state(saved, self.carried)
             self.update = self.saved = saved.header.update
             progress = saved.header.progress
             self.best, self.unlogged = progress["best"], progress["unlogged"]
             if self.curriculum and progress["curriculum"]:
                 self.progress = Progress(**progress["curriculum"])
+            self._restore_state(saved, progress.get("kept"))
         self.carried = select_lanes(self.carried, self._lanes())
+
+    def _restore_state(self, saved: checkpoint.Checkpoint, kept: dict[str, int] | None) -> None:
+        aged = detach(self.agent.initial_state(self.config.data.batch_size)) if kept else ()
+        self.carried, aged = checkpoint.restore_state(saved, (self.carried, aged))
+        if kept and self.config.training.ageing_updates:
+            batch = self._own(self.sampler.batch(kept["update"]).first(kept["segments"]))
+            self.kept = Kept(kept["update"], batch, kept["age"], select_lanes(aged, self._lanes()))
 
     def run_updates(self, report: Report, should_stop: Callable[[], bool]) -> int:
         """Make the updates that are left; see `train`."""
@@ -206,11 +230,19 @@ class Trainer:
         torch.manual_seed(_seed(self.config.seed, self.update, self.fabric.global_rank))
         batch, computed_steps = self._batch()
         fillers, counts = self._fillers(len(batch.segments)), torch.zeros(3, device=self.fabric.device)
-        step = partial(self._segment, batch, fillers, counts)
+        aged: list[Any] = []  # the memories after the first segment and the fillers
+
+        def step(index: int, state: Any) -> tuple[Tensor, Any]:
+            loss, state = self._segment(batch, counts, index, state)
+            if index == 0 and fillers is not None:
+                state = backprop.straight_through(state, self._after(state, fillers)) if fillers else state
+                aged[:] = [state]
+            return loss, state
+
         self.agent.train()
         self.optimizer.zero_grad()
-        state = self._initial_state(batch)
-        loss, state = self._gradient()(step, len(batch.segments), state, self.fabric.backward)
+        loss, state = self._gradient()(step, len(batch.segments), self._initial_state(batch), self.fabric.backward)
+        of_aged = self._ask_aged(fillers or ())
         loss, norm = self._sum(loss), self._clip()
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             raise self._diverged(f"the loss is {float(loss)} (gradient norm {float(norm)}) at update {self.update + 1}")
@@ -218,6 +250,7 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self.carried = state if self._streams else ()
+        self._keep(batch, len(fillers or ()), *aged)
         right, right_where_decisive, decisive = self._sum(counts).tolist()
         if batch.segments[0].decisive is None:
             self._go_on(batch, right / batch.steps)
@@ -232,7 +265,34 @@ class Trainer:
             "data/segments": len(batch.segments),
             "data/padding": 1 - batch.steps / computed_steps,
             "time/steps_per_second": batch.steps / (time.perf_counter() - began),
+            **of_aged,
         }
+
+    def _ask_aged(self, fillers: tuple[Segment, ...]) -> Metrics:
+        """Age the kept memories further, and backpropagate the loss of what comes after them; returns what to log."""
+        if self.kept is None:
+            return {}
+        batch, age, state = self.kept.batch, self.kept.age + len(fillers), self._after(self.kept.state, fillers)
+        self.kept = self.kept._replace(age=age, state=state)
+        counts = torch.zeros(3, device=self.fabric.device)
+
+        def step(index: int, state: Any) -> tuple[Tensor, Any]:
+            return self._segment(batch, counts, index + 1, state)
+
+        loss, _ = self._gradient()(step, len(batch.segments) - 1, state, self.fabric.backward)
+        _, right, decisive = self._sum(counts).tolist()
+        return {
+            "train/aged_loss": float(self._sum(loss)),
+            "data/age": age,
+        } | ({"train/aged_decisive_accuracy": right / decisive} if decisive else {})
+
+    def _keep(self, batch: Batch, fillers: int, *aged: Any) -> None:
+        """Keep this update's batch from now on, if another one's time is over."""
+        options = self.config.training
+        if options.ageing_updates and aged:
+            generator = np.random.default_rng([self.config.seed, self.update, 1])
+            if self.kept is None or generator.random() * options.ageing_updates < 1:
+                self.kept = Kept(self.update, batch, fillers, clone(detach(aged[0])))
 
     def _go_on(self, batch: Batch, accuracy: float) -> None:
         """Go on to longer sequences where the present ones are learnt."""
@@ -252,15 +312,20 @@ class Trainer:
     def _batch(self) -> tuple[Batch, int]:
         """This process's lanes of the batch, and how many steps the whole batch computes, padding included."""
         batch = self.sampler.batch(self.update)
-        batch = (_beginning(batch, self.progress.length) if self.progress else batch).to(self.fabric.device)
+        batch = _beginning(batch, self.progress.length) if self.progress else batch
         computed_steps = sum(segment.returns_to_go.numel() for segment in batch.segments)
-        return batch.select(self._lanes()) if self.fabric.world_size > 1 else batch, computed_steps
+        return self._own(batch), computed_steps
 
-    def _fillers(self, segments: int) -> tuple[Segment, ...]:
-        """The segments that age this update's memories, none before `ageing_from`."""
+    def _own(self, batch: Batch) -> Batch:
+        """This process's lanes, on its device."""
+        batch = batch.to(self.fabric.device)
+        return batch.select(self._lanes()) if self.fabric.world_size > 1 else batch
+
+    def _fillers(self, segments: int) -> tuple[Segment, ...] | None:
+        """The segments that age this update's memories; None where there are none to age, or not yet."""
         options = self.config.training
         if not options.ageing or self.update < options.ageing_from or segments < 2:
-            return ()
+            return None
         count = int(np.random.default_rng([self.config.seed, self.update]).integers(0, options.ageing + 1))
         fillers = self.sampler.fillers(self.update, count, self.config.data.batch_size)
         return tuple(filler.to(self.fabric.device).select(self._lanes()) for filler in fillers)
@@ -281,9 +346,7 @@ class Trainer:
         }
         return choices[options.gradient]
 
-    def _segment(
-        self, batch: Batch, fillers: tuple[Segment, ...], counts: Tensor, index: int, state: Any
-    ) -> tuple[Tensor, Any]:
+    def _segment(self, batch: Batch, counts: Tensor, index: int, state: Any) -> tuple[Tensor, Any]:
         """One segment's share of the batch's mean loss per real step, and the next state.
 
         Adds to `counts` right actions, right ones where the action is decisive, and decisive ones, once: replay's
@@ -297,8 +360,6 @@ class Trainer:
             if segment.decisive is not None:
                 decisive = segment.decisive & segment.mask
                 counts[1:] += torch.stack([(right * decisive).sum(), decisive.sum()])
-        if index == 0 and fillers:
-            state = backprop.straight_through(state, self._after(state, fillers))
         return loss.sum() / batch.steps, state
 
     @torch.no_grad()
@@ -350,11 +411,22 @@ class Trainer:
 
     def _save_last(self) -> None:
         """Save all that resuming needs."""
-        state = self.carried
+        state = (self.carried, self.kept.state if self.kept else ())
         if self.fabric.world_size > 1:
             state = tree_map(self._of_all_lanes, state)
         curriculum = self.progress.model_dump() if self.progress else None
-        progress = {"best": self.best, "unlogged": self.unlogged, "origin": self.origin, "curriculum": curriculum}
+        kept = self.kept and {
+            "update": self.kept.update,
+            "segments": len(self.kept.batch.segments),
+            "age": self.kept.age,
+        }
+        progress = {
+            "best": self.best,
+            "unlogged": self.unlogged,
+            "origin": self.origin,
+            "curriculum": curriculum,
+            "kept": kept,
+        }
         self._save("last", progress=progress, optimizer=self.optimizer, state=state)
         self.saved = self.update
 

@@ -296,7 +296,7 @@ def test_weights_of_short_segments_serve_longer_ones(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("memory", ["tokens", "gate", "mac", "mag", "mal", "armt", "none"])
+@pytest.mark.parametrize("memory", ["tokens", "gate", "hard-gate", "mac", "mag", "mal", "armt", "none"])
 def test_every_memory_trains_and_is_tested(memory: Memory, tmp_path: Path) -> None:
     trained(tmp_path, "run", memory=memory, feed="curriculum", segments=2, tokens=600)
     results = evaluate(tmp_path / "run", 2, 6, 3, seed=5)

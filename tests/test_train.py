@@ -25,7 +25,7 @@ from rmt_rl.evaluate import evaluate
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.run import OfflineRun, TrainingConfig, make_config, write_config
 from rmt_rl.sizes import SPEC
-from rmt_rl.train import _mean_square, decay_groups, learning_rate, resume, train
+from rmt_rl.train import Trainer, _mean_square, _new_agent, decay_groups, learning_rate, open_data, resume, train
 from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
 
@@ -48,6 +48,8 @@ def killed(values: Values, run: Path, update: int) -> None:
 DROPOUT = {"segment_length": 4, "width": 16, "heads": 2, "layers": 1, "dropout": 0.2}
 INTERRUPTED = {
     "episodes with dropout and ageing": tiny(agent_options=DROPOUT, ageing=3, ageing_from=2),
+    "memories kept, by a curriculum": tiny(curriculum=0.05, ageing=3, ageing_from=1, ageing_updates=3),
+    "streams and memories kept": tiny(data={"feed": "streams"}, ageing=3, ageing_from=1, ageing_updates=9),
     "streams": tiny(data={"feed": "streams", "segments": 2}),
     "curriculum": tiny(curriculum=0.05),
     "replay with dropout": tiny(agent_options=DROPOUT, gradient="replay"),
@@ -171,6 +173,35 @@ def test_what_has_no_state_does_not_age(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("gradient", ["full", "replay"])
+def test_kept_memories_age_from_update_to_update(gradient: str, tmp_path: Path) -> None:
+    frozen = {"learning_rate": 1e-12, "ageing": 3, "ageing_from": 2, "ageing_updates": 10**9, "gradient": gradient}
+    config = tiny(**frozen, log_every=1)
+    store = open_data(config)
+    trainer = Trainer(config, tmp_path, store, _new_agent(config, store))
+    trainer.start()
+    trainer.run_updates(lambda *_: None, lambda: False)
+    kept = trainer.kept
+    assert kept is not None
+    assert kept.age > 3, "older than one update makes them"
+    agent = trainer.agent.eval()
+    with torch.no_grad():
+        _, state = agent(kept.batch.segments[0], agent.initial_state(8))
+        age = 0
+        for trainer.update in range(kept.update, 10):
+            for filler in trainer._fillers(len(trainer.sampler.batch(trainer.update).segments)) or ():
+                _, state = agent(filler, state)
+                age += 1
+        assert kept.age == age
+        loss = torch.zeros(())
+        for segment in kept.batch.segments[1:]:
+            numbers, state = agent(segment, state)
+            loss += agent.losses(numbers, segment)[0].sum() / kept.batch.steps
+    last = metrics(tmp_path)[-1]
+    assert last["data/age"] == kept.age
+    assert last["train/aged_loss"] == pytest.approx(float(loss), rel=1e-4)
+
+
 def test_seeds_repeat_and_differ(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         train(tiny("bc", run={"seed": seed}), tmp_path / name)
@@ -204,7 +235,7 @@ def test_bf16(gradient: str, tmp_path: Path) -> None:
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    options = {"data": {"feed": "streams"}, "ageing": 2, "ageing_from": 0}
+    options = {"data": {"feed": "streams"}, "ageing": 2, "ageing_from": 0, "ageing_updates": 4}
     train(tiny(**options), tmp_path / "one")
     write_config(tiny(**options, devices=2), tmp_path)
     command = [sys.executable, "-m", "rmt_rl.cli", "train", "--config", "config.toml", "--out", "two"]

@@ -19,11 +19,12 @@ from rmt_rl.language import RecurrentMemoryTransformer
 from rmt_rl.recurrence import Tree
 from rmt_rl.tensors import group_of, named_tensors, read_tensors, write_tensors
 
-Memory = Literal["valve", "tokens", "gate", "mac", "mag", "mal", "armt", "none"]
+Memory = Literal["valve", "tokens", "gate", "hard-gate", "mac", "mag", "mal", "armt", "none"]
 _MODELS: dict[Memory, dict[str, Any]] = {
     "valve": {"valve": "ca-2", "causal": False},  # RATE's valve around the memory tokens of an encoder
     "tokens": {"causal": False},  # RMT in the form of its paper to two million tokens
     "gate": {"valve": "gate", "causal": False},
+    "hard-gate": {"valve": "hard-gate", "causal": False},
     "mac": {"memory": "titans_mac"},
     "mag": {"memory": "titans_mag"},
     "mal": {"memory": "titans_mal"},

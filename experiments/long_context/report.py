@@ -25,6 +25,7 @@ MEMORIES = {
     "valve": "memory tokens with RATE's valve",
     "tokens": "memory tokens (RMT)",
     "gate": "memory tokens with a gate",
+    "hard-gate": "memory tokens with a gate that shuts",
     "mac": "Titans MAC",
     "mag": "Titans MAG",
     "mal": "Titans MAL",

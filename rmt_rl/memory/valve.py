@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import Tree
 
-ValveName = Literal["none", "ca-2", "ca-1", "gate", "gru", "lstm"]
+ValveName = Literal["none", "ca-2", "ca-1", "gate", "hard-gate", "gru", "lstm"]
 
 
 class Valve(nn.Module):
@@ -36,8 +36,8 @@ class CrossAttention2(Valve):
     """CA-2, RATE's default: the old memory asks (queries), the new one answers (keys, values).
 
     A property of the formula: tokens that are nearly equal ask nearly the same and are answered the same, so from the
-    second or third segment on the M tokens hold one vector: the room of a single token. `none`, `gate`, `gru` and
-    `lstm` keep their tokens apart.
+    second or third segment on the M tokens hold one vector: the room of a single token. All other valves
+    but `ca-1` keep their tokens apart.
 
     Raises:
         UsageError: the heads don't divide the width.
@@ -68,8 +68,23 @@ class Gate(Valve):
         self.gate = nn.Linear(2 * width, width)
 
     def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
-        gate = self.gate(torch.cat((old_BMD, new_BMD), -1)).sigmoid()
+        gate = self.opened(self.gate(torch.cat((old_BMD, new_BMD), -1)))
         return old_BMD + gate * (new_BMD - old_BMD), state
+
+    def opened(self, logits_BMD: Tensor) -> Tensor:
+        """How far the gate is open, from 0 to 1."""
+        return logits_BMD.sigmoid()
+
+
+class HardGate(Gate):
+    """A gate that can be shut: the sigmoid, stretched to -.1 ... 1.1 and cut off (as in arXiv 1712.01312).
+
+    Below a logit of -2.3 it is 0, and its channel is kept bit for bit, over any number of segments. A sigmoid leaks a
+    little in each, and training over hundreds of segments can't tell it what matters over thousands.
+    """
+
+    def opened(self, logits_BMD: Tensor) -> Tensor:
+        return (1.2 * logits_BMD.sigmoid() - 0.1).clamp(0, 1)
 
 
 class GRU(Valve):
@@ -104,6 +119,7 @@ VALVES: dict[ValveName, type[Valve]] = {
     "ca-2": CrossAttention2,
     "ca-1": CrossAttention1,
     "gate": Gate,
+    "hard-gate": HardGate,
     "gru": GRU,
     "lstm": LSTM,
 }

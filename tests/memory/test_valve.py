@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
 from rmt_rl.memory.tokens import MemoryTokens
-from rmt_rl.memory.valve import GRU, LSTM, VALVES, CrossAttention1, CrossAttention2, Gate, ValveName
+from rmt_rl.memory.valve import GRU, LSTM, VALVES, CrossAttention1, CrossAttention2, Gate, HardGate, ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 
 B, M, D, HEADS = 2, 3, 8, 2
@@ -74,6 +74,19 @@ def test_gate_mixes_channel_by_channel() -> None:
     valve, (old, new) = make(Gate), memories()
     gate = torch.sigmoid(torch.cat((old, new), -1) @ valve.gate.weight.T + valve.gate.bias)
     torch.testing.assert_close(valve(old, new, ())[0], gate * new + (1 - gate) * old)
+
+
+def test_a_hard_gate_keeps_what_it_is_shut_for_bit_for_bit() -> None:
+    valve, (old, new) = make(HardGate), memories()
+    with torch.no_grad():
+        valve.gate.bias[: D // 2] = -50
+        valve.gate.bias[D // 2] = 50
+    kept, _ = valve(old, new, ())
+    soft = torch.sigmoid(torch.cat((old, new), -1) @ valve.gate.weight.T + valve.gate.bias)
+    gate = (1.2 * soft - 0.1).clamp(0, 1)
+    torch.testing.assert_close(kept, gate * new + (1 - gate) * old)
+    assert torch.equal(kept[..., : D // 2], old[..., : D // 2])
+    torch.testing.assert_close(kept[..., D // 2], new[..., D // 2])
 
 
 def test_gru_takes_the_new_memory_as_input() -> None:
