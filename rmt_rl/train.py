@@ -235,7 +235,7 @@ class Trainer:
         def step(index: int, state: Any) -> tuple[Tensor, Any]:
             loss, state = self._segment(batch, counts, index, state)
             if index == 0 and fillers is not None:
-                state = backprop.straight_through(state, self._after(state, fillers)) if fillers else state
+                state = backprop.straight_through(state, self._after(state, fillers))
                 aged[:] = [state]
             return loss, state
 
@@ -281,10 +281,8 @@ class Trainer:
 
         loss, _ = self._gradient()(step, len(batch.segments) - 1, state, self.fabric.backward)
         _, right, decisive = self._sum(counts).tolist()
-        return {
-            "train/aged_loss": float(self._sum(loss)),
-            "data/age": age,
-        } | ({"train/aged_decisive_accuracy": right / decisive} if decisive else {})
+        known = {"train/aged_decisive_accuracy": right / decisive} if decisive else {}
+        return {"train/aged_loss": float(self._sum(loss)), "data/age": age, **known}
 
     def _keep(self, batch: Batch, fillers: int, *aged: Any) -> None:
         """Keep this update's batch from now on, if another one's time is over."""
@@ -415,18 +413,9 @@ class Trainer:
         if self.fabric.world_size > 1:
             state = tree_map(self._of_all_lanes, state)
         curriculum = self.progress.model_dump() if self.progress else None
-        kept = self.kept and {
-            "update": self.kept.update,
-            "segments": len(self.kept.batch.segments),
-            "age": self.kept.age,
-        }
-        progress = {
-            "best": self.best,
-            "unlogged": self.unlogged,
-            "origin": self.origin,
-            "curriculum": curriculum,
-            "kept": kept,
-        }
+        progress = {"best": self.best, "unlogged": self.unlogged, "origin": self.origin, "curriculum": curriculum}
+        if kept := self.kept:
+            progress["kept"] = {"update": kept.update, "segments": len(kept.batch.segments), "age": kept.age}
         self._save("last", progress=progress, optimizer=self.optimizer, state=state)
         self.saved = self.update
 
