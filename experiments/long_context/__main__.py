@@ -28,16 +28,18 @@ SHORT: dict[TaskName, tuple[str, ...]] = {  # with segments of 32
 }
 LONG = ("--segment", "499", "--depths", "2", "3", "--learning-rate", "5e-4")
 ONE_FACT = (*LONG, "--lanes", "24", "--segments", "2", "--tokens", "15000000")
-MEMORIES = ("valve", "gate", "tokens", "mac")
+LONGER_LIVES = ("--tokens", "30000000", "--segments", "2", "--reset", "0.0003", "0.3")
+MEMORIES = ("valve", "gate", "hard-gate", "tokens", "mac")
 Going = tuple[str, str, tuple[str, ...]]
 WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the run begins with, what differs
     "memorise-valve": [("-499", "-32", ONE_FACT)],
     "detect-valve": [("-499", "-32", ONE_FACT)],
     "reason-gate": [
-        ("-32-on", "-32", ("--tokens", "30000000", "--segments", "2", "--reset", "0.0003", "0.3")),
+        ("-32-on", "-32", LONGER_LIVES),
         ("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
         ("-499-on", "-499", (*LONG, "--lanes", "18", "--segments", "1", "--threshold", "0.8", "--tokens", "20000000")),
     ],
+    "reason-hard-gate": [("-32-on", "-32", LONGER_LIVES)],
 }
 WHOLE = 128  # segments that full attention is tested at, at most
 
