@@ -80,7 +80,7 @@ def save_checkpoint(
         update: how many updates have been made.
         progress: JSON values to resume with.
         optimizer: its state, if the run is to be resumed.
-        state: the core's state that the lanes of a stream carry along.
+        state: states of the core: what the lanes of a stream carry along, and kept memories.
 
     Raises:
         UsageError: the file can't be written; an older one at the same path is untouched.

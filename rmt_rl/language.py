@@ -197,7 +197,7 @@ class RecurrentMemoryTransformer(nn.Module):
 
     def check_tokens(self, x: Tensor) -> None:
         """Raise an error unless x is ids or embeddings."""
-        ids = x.dim() == 2 and x.dtype in (torch.int64, torch.int32)
+        ids = x.dim() == 2 and x.dtype == torch.int64
         if not ids and not (x.dim() == 3 and x.is_floating_point() and x.shape[2] == self.dim):
             raise UsageError(
                 f"x is {x.dtype} of shape {tuple(x.shape)}: ids are int64 (B, L), embeddings floats "
@@ -215,10 +215,10 @@ class RecurrentMemoryTransformer(nn.Module):
         Raises:
             UsageError: there isn't one label for each token, or there is no token.
         """
-        if labels.shape != x.shape[:2] or not labels.numel():
+        if labels.shape != x.shape[:2] or not labels.numel() or labels.dtype != torch.int64:
             raise UsageError(
-                f"labels have shape {tuple(labels.shape)}, x {tuple(x.shape)}: give each token a label, and a token at "
-                "least"
+                f"labels have shape {tuple(labels.shape)} and are {labels.dtype}, x has shape {tuple(x.shape)}: give "
+                "each token a label of int64, and a token at least"
             )
         if mask is None:
             return labels

@@ -66,8 +66,8 @@ class TrainingConfig(Frozen):
     ageing_updates: int = Field(
         0,
         ge=0,
-        description="memory ageing: for how many updates, on average, a batch is kept beside the new ones and its "
-        "memories are aged further; 0: none is",
+        description="memory ageing: for how many of the updates that age memories, on average, a batch is kept beside "
+        "the new ones and its memories are aged further; 0: none is kept",
     )
     hindsight: float = Field(
         0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, where it declares them"

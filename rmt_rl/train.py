@@ -74,8 +74,8 @@ def train(
     trainer = Trainer(config, run, store, _new_agent(config, store))
     if first:
         write_config(config, run)
-        if unread := trainer.sampler.unread():
-            warnings.warn(unread, UserWarning, stacklevel=2)
+        for warning in filter(None, (trainer.sampler.unread(), _too_late(config.training))):
+            warnings.warn(warning, UserWarning, stacklevel=2)
     trainer.start()
     return trainer.run_updates(report, should_stop)
 
@@ -121,13 +121,17 @@ class Kept(NamedTuple):
         update: the update that it was drawn for.
         batch: this process's lanes of it.
         age: how many filler segments its memories have gone through.
-        state: these memories.
+        state: these memories, which no gradient leaves.
     """
 
     update: int
     batch: Batch
     age: int
     state: Any
+
+    def aged(self, fillers: int, state: Any) -> Kept:
+        """It after so many fillers more."""
+        return self._replace(age=self.age + fillers, state=clone(state))
 
 
 class Trainer:
@@ -175,12 +179,16 @@ class Trainer:
             self._restore_state(saved, progress.get("kept"))
         self.carried = select_lanes(self.carried, self._lanes())
 
-    def _restore_state(self, saved: checkpoint.Checkpoint, kept: dict[str, int] | None) -> None:
-        aged = detach(self.agent.initial_state(self.config.data.batch_size)) if kept else ()
+    def _restore_state(self, saved: checkpoint.Checkpoint, kept: dict[str, Any] | None) -> None:
+        aged = detach(self.agent.initial_state(kept["data"]["batch_size"])) if kept else ()
         self.carried, aged = checkpoint.restore_state(saved, (self.carried, aged))
-        if kept and self.config.training.ageing_updates:
+        # Drawn with other options, the update's batch would be of other episodes than the memories.
+        if kept and kept["data"] == self._data_options() and self.config.training.ageing_updates:
             batch = self._own(self.sampler.batch(kept["update"]).first(kept["segments"]))
             self.kept = Kept(kept["update"], batch, kept["age"], select_lanes(aged, self._lanes()))
+
+    def _data_options(self) -> Any:
+        return self.config.data.model_dump(mode="json")
 
     def run_updates(self, report: Report, should_stop: Callable[[], bool]) -> int:
         """Make the updates that are left; see `train`."""
@@ -230,13 +238,13 @@ class Trainer:
         torch.manual_seed(_seed(self.config.seed, self.update, self.fabric.global_rank))
         batch, computed_steps = self._batch()
         fillers, counts = self._fillers(len(batch.segments)), torch.zeros(3, device=self.fabric.device)
-        aged: list[Any] = []  # the memories after the first segment and the fillers
+        aged: Any = None  # the memories after the first segment and the fillers
 
         def step(index: int, state: Any) -> tuple[Tensor, Any]:
+            nonlocal aged
             loss, state = self._segment(batch, counts, index, state)
             if index == 0 and fillers is not None:
-                state = backprop.straight_through(state, self._after(state, fillers))
-                aged[:] = [state]
+                state = aged = backprop.straight_through(state, self._after(state, fillers))
             return loss, state
 
         self.agent.train()
@@ -245,12 +253,17 @@ class Trainer:
         of_aged = self._ask_aged(fillers or ())
         loss, norm = self._sum(loss), self._clip()
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise self._diverged(f"the loss is {float(loss)} (gradient norm {float(norm)}) at update {self.update + 1}")
+            raise self._diverged(
+                f"the loss is {float(loss)} (gradient norm {float(norm)}"
+                + "".join(f", {name} {value:g}" for name, value in of_aged.items())
+                + f") at update {self.update + 1}"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.carried = state if self._streams else ()
-        self._keep(batch, len(fillers or ()), *aged)
+        self.carried = clone(state) if self._streams else ()
+        if fillers is not None and self._keeps_another():
+            self.kept = Kept(self.update, batch, len(fillers), clone(detach(aged)))
         right, right_where_decisive, decisive = self._sum(counts).tolist()
         if batch.segments[0].decisive is None:
             self._go_on(batch, right / batch.steps)
@@ -272,25 +285,22 @@ class Trainer:
         """Age the kept memories further, and backpropagate the loss of what comes after them; returns what to log."""
         if self.kept is None:
             return {}
-        batch, age, state = self.kept.batch, self.kept.age + len(fillers), self._after(self.kept.state, fillers)
-        self.kept = self.kept._replace(age=age, state=state)
-        counts = torch.zeros(3, device=self.fabric.device)
+        self.kept = self.kept.aged(len(fillers), self._after(self.kept.state, fillers))
+        batch, counts = self.kept.batch, torch.zeros(3, device=self.fabric.device)
 
         def step(index: int, state: Any) -> tuple[Tensor, Any]:
             return self._segment(batch, counts, index + 1, state)
 
-        loss, _ = self._gradient()(step, len(batch.segments) - 1, state, self.fabric.backward)
+        loss, _ = self._gradient()(step, len(batch.segments) - 1, self.kept.state, self.fabric.backward)
         _, right, decisive = self._sum(counts).tolist()
         known = {"train/aged_decisive_accuracy": right / decisive} if decisive else {}
-        return {"train/aged_loss": float(self._sum(loss)), "data/age": age, **known}
+        return {"train/aged_loss": float(self._sum(loss)), "data/age": self.kept.age, **known}
 
-    def _keep(self, batch: Batch, fillers: int, *aged: Any) -> None:
-        """Keep this update's batch from now on, if another one's time is over."""
-        options = self.config.training
-        if options.ageing_updates and aged:
-            generator = np.random.default_rng([self.config.seed, self.update, 1])
-            if self.kept is None or generator.random() * options.ageing_updates < 1:
-                self.kept = Kept(self.update, batch, fillers, clone(detach(aged[0])))
+    def _keeps_another(self) -> bool:
+        """Whether the batch of this update takes the kept one's place."""
+        updates = self.config.training.ageing_updates
+        generator = np.random.default_rng([self.config.seed, self.update, 1])
+        return updates > 0 and (self.kept is None or generator.random() * updates < 1)
 
     def _go_on(self, batch: Batch, accuracy: float) -> None:
         """Go on to longer sequences where the present ones are learnt."""
@@ -415,7 +425,8 @@ class Trainer:
         curriculum = self.progress.model_dump() if self.progress else None
         progress = {"best": self.best, "unlogged": self.unlogged, "origin": self.origin, "curriculum": curriculum}
         if kept := self.kept:
-            progress["kept"] = {"update": kept.update, "segments": len(kept.batch.segments), "age": kept.age}
+            drawn = {"data": self._data_options(), "update": kept.update, "segments": len(kept.batch.segments)}
+            progress["kept"] = drawn | {"age": kept.age}
         self._save("last", progress=progress, optimizer=self.optimizer, state=state)
         self.saved = self.update
 
@@ -471,6 +482,16 @@ def open_data(config: OfflineRun) -> EpisodeStore:
     with closing(task.make(**options)) as env:
         _check_spaces(f"env {config.env!r}", env, store, remedy)
     return store
+
+
+def _too_late(options: TrainingConfig) -> str | None:
+    """What never happens in so few updates, and the remedy."""
+    if not options.ageing or options.ageing_from < options.updates:
+        return None
+    return (
+        f"ageing={options.ageing} begins at update ageing_from={options.ageing_from} and so never in "
+        f"updates={options.updates}: give a lower --ageing-from"
+    )
 
 
 def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:

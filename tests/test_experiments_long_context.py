@@ -381,20 +381,25 @@ def test_the_experiment_from_command_lines_to_pictures(tmp_path: Path, monkeypat
     assert "from detect-valve-64" in text
 
 
-def test_a_chain_that_fails_is_named_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, bad = experiment.Cell("good", ()), experiment.Cell("bad", ())
-    monkeypatch.setattr(experiment, "plan", lambda: [[bad], [good]])
-    trained(tmp_path / "runs", "good", tokens=600)
-    evaluate(tmp_path / "runs" / "good", 1, 6, 3, SEED)
+def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, runs = experiment.Cell, tmp_path / "runs"
+    after = [cell("bad", (), start="good"), cell("worse", (), start="bad"), cell("fine", (), start="good")]
+    monkeypatch.setattr(experiment, "plan", lambda: [[cell("good", ()), *after]])
+    for name in ("good", "fine"):
+        trained(runs, name, tokens=600)
+        evaluate(runs / name, 1, 6, 3, SEED)
+    begun: list[str] = []
 
     def fails_on_bad(module: str, *arguments: str) -> None:
-        if str(tmp_path / "runs" / "bad") in arguments:
+        begun.append(Path(arguments[-1]).name)
+        if begun[-1] == "bad":
             raise subprocess.CalledProcessError(1, module)
 
     monkeypatch.setattr(experiment, "_python", fails_on_bad)
-    with pytest.raises(UsageError, match=r"failed, for reasons said above: bad$"):
-        experiment.main(runs=tmp_path / "runs", folder=tmp_path, jobs=1)
-    assert [one["run"] for one in json.loads((tmp_path / "results.json").read_text())] == ["good"]
+    with pytest.raises(UsageError, match=r"these runs failed, .*: bad, worse$"):
+        experiment.main(runs=runs, folder=tmp_path, jobs=1)
+    assert "worse" not in begun
+    assert [one["run"] for one in json.loads((tmp_path / "results.json").read_text())] == ["good", "fine"]
 
 
 def test_the_plan_is_valid() -> None:

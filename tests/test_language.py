@@ -461,7 +461,14 @@ def test_shapes_that_do_not_fit() -> None:
     _, memories, caches = model(x)
     with pytest.raises(UsageError, match="x has 12 tokens, more than seq_len=6"):
         model(ids(2 * SEGMENT))
-    for wrong in (torch.zeros(LANES, SEGMENT, 3), torch.zeros(LANES, SEGMENT), x[0], x.to(torch.uint8), x[..., None]):
+    for wrong in (
+        torch.zeros(LANES, SEGMENT, 3),
+        torch.zeros(LANES, SEGMENT),
+        x[0],
+        x.to(torch.uint8),
+        x.int(),
+        x[..., None],
+    ):
         with pytest.raises(UsageError, match="ids are int64"):
             model(wrong)
         wrapper = RecurrentMemoryTransformerWrapper(model)
@@ -472,7 +479,7 @@ def test_shapes_that_do_not_fit() -> None:
         model(x, mask=torch.ones(LANES, 2, dtype=torch.bool))
     with pytest.raises(UsageError, match=r"mask is torch\.int64"):
         model(x, mask=torch.ones_like(x))
-    for labels in (x[:, 1:], torch.cat((x, x), 1), x[:1]):
+    for labels in (x[:, 1:], torch.cat((x, x), 1), x[:1], x.int()):
         with pytest.raises(UsageError, match="labels have shape"):
             model(x, labels=labels)
         with pytest.raises(UsageError, match="labels have shape"):

@@ -48,9 +48,10 @@ def killed(values: Values, run: Path, update: int) -> None:
 DROPOUT = {"segment_length": 4, "width": 16, "heads": 2, "layers": 1, "dropout": 0.2}
 INTERRUPTED = {
     "episodes with dropout and ageing": tiny(agent_options=DROPOUT, ageing=3, ageing_from=2),
-    "memories kept, by a curriculum": tiny(curriculum=0.05, ageing=3, ageing_from=1, ageing_updates=3),
-    "streams and memories kept": tiny(data={"feed": "streams"}, ageing=3, ageing_from=1, ageing_updates=9),
+    "memories kept, by a curriculum": tiny(curriculum=0.05, ageing=3, ageing_from=1, ageing_updates=10**9),
+    "streams and memories kept": tiny(data={"feed": "streams"}, ageing=3, ageing_from=1, ageing_updates=4),
     "streams": tiny(data={"feed": "streams", "segments": 2}),
+    "streams in bf16": tiny(data={"feed": "streams"}, precision="bf16-mixed"),
     "curriculum": tiny(curriculum=0.05),
     "replay with dropout": tiny(agent_options=DROPOUT, gradient="replay"),
     "windows, truncated, no memory": tiny("dt", data={"feed": "windows"}, gradient="truncated"),
@@ -173,6 +174,36 @@ def test_what_has_no_state_does_not_age(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_kept_memories_teach_and_give_way_to_others(tmp_path: Path) -> None:
+    found = {}
+    for updates in (0, 1, 3, 10**9):
+        config = tiny(ageing=2, ageing_from=2, ageing_updates=updates, data={"bucket_batches": 1})
+        store = open_data(config)
+        trainer = Trainer(config, tmp_path / str(updates), store, _new_agent(config, store))
+        trainer.start()
+        trainer.run_updates(lambda *_: None, lambda: False)
+        found[updates] = trainer.kept and trainer.kept.update
+    assert found[0] is None
+    assert (found[1], found[10**9]) == (9, 2), "each in turn, and the first one for good"
+    assert found[3] is not None
+    assert 2 < found[3] < 9
+    assert (weights(tmp_path / "0") - weights(tmp_path / f"{10**9}")).abs().max() > 1e-3
+
+
+def test_memories_kept_of_other_data_options_are_left(tmp_path: Path) -> None:
+    kept = {"ageing": 2, "ageing_from": 2, "ageing_updates": 10**9}
+    train(tiny(**kept), tmp_path)
+    assert header(tmp_path / "last.safetensors")["progress"]["kept"]["update"] < 9
+    write_config(tiny(**kept, updates=12, data={"bucket_batches": 1, "batch_size": 4}), tmp_path)
+    assert resume(tmp_path) == 12
+    assert header(tmp_path / "last.safetensors")["progress"]["kept"]["update"] >= 10
+
+
+def test_ageing_that_never_begins_is_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="ageing=2 begins at update ageing_from=150 and so never in updates=10"):
+        train(tiny(ageing=2), tmp_path / "run")
+
+
 @pytest.mark.parametrize("gradient", ["full", "replay"])
 def test_kept_memories_age_from_update_to_update(gradient: str, tmp_path: Path) -> None:
     frozen = {"learning_rate": 1e-12, "ageing": 3, "ageing_from": 2, "ageing_updates": 10**9, "gradient": gradient}
@@ -212,7 +243,7 @@ def test_seeds_repeat_and_differ(tmp_path: Path) -> None:
 def test_replay_and_deep_truncation_learn_what_full_backpropagation_does(tmp_path: Path) -> None:
     depths = {"full": ("full", 1), "replay": ("replay", 1), "truncated": ("truncated", 3), "short": ("truncated", 1)}
     for name, (gradient, depth) in depths.items():
-        train(tiny(gradient=gradient, depth=depth, ageing=2, ageing_from=3), tmp_path / name)
+        train(tiny(gradient=gradient, depth=depth, ageing=2, ageing_from=3, ageing_updates=2), tmp_path / name)
     full = weights(tmp_path / "full")
     torch.testing.assert_close(weights(tmp_path / "replay"), full, rtol=1e-3, atol=2e-4)
     assert torch.equal(weights(tmp_path / "truncated"), full)

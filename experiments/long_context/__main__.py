@@ -93,28 +93,41 @@ def main(
     if not draw:
         order = {cell.name: place for place, cell in enumerate(cell for chain in plan() for cell in chain)}
         with ThreadPoolExecutor(jobs) as pool:
-            running = {pool.submit(_run_chain, chain, runs): chain[0].name for chain in chains}
-            for done in as_completed(running):
-                if isinstance(done.exception(), subprocess.CalledProcessError):
-                    failed.append(running[done])
-                    continue
-                rows |= {run.name: row(run) for run in done.result()}
+            for chain in as_completed([pool.submit(_run_chain, chain, runs) for chain in chains]):
+                finished, without = chain.result()
+                failed += without
+                rows |= {run.name: row(run) for run in finished}
                 kept = sorted(rows.values(), key=lambda one: order.get(one["run"], len(order)))
                 write_atomically(path, (json.dumps(kept, indent=1) + "\n").encode())
                 rows = {one["run"]: one for one in kept}
     print(write_results(list(rows.values()), folder))
     if failed:
-        raise UsageError(f"these chains of runs failed, for reasons said above: {', '.join(failed)}")
+        raise UsageError(f"these runs failed, or begin with one that did; why is said above: {', '.join(failed)}")
 
 
-def _run_chain(chain: list[Cell], runs: Path) -> list[Path]:
+def _run_chain(chain: list[Cell], runs: Path) -> tuple[list[Path], list[str]]:
+    """The runs that are finished now, and the names of those that aren't."""
+    finished: list[Path] = []
+    failed: list[str] = []
     for cell in chain:
-        run = runs / cell.name
-        start = ("--start", str(runs / cell.start)) if cell.start else ()
+        if cell.start not in failed and _run(cell, runs):
+            finished.append(runs / cell.name)
+        else:
+            failed.append(cell.name)
+    return finished, failed
+
+
+def _run(cell: Cell, runs: Path) -> bool:
+    """Train and test, as far as that isn't done; whether it went well."""
+    run = runs / cell.name
+    start = ("--start", str(runs / cell.start)) if cell.start else ()
+    try:
         _python("experiments.long_context.train", *cell.arguments, *start, "--out", str(run))
         if not _evaluated(run, cell.longest):
             _python("experiments.long_context.evaluate", str(run), "--longest", str(cell.longest))
-    return [runs / cell.name for cell in chain]
+    except subprocess.CalledProcessError:
+        return False
+    return True
 
 
 def _evaluated(run: Path, longest: int) -> bool:
