@@ -39,7 +39,10 @@ WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the ru
         ("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
         ("-499-on", "-499", (*LONG, "--lanes", "18", "--segments", "1", "--threshold", "0.8", "--tokens", "20000000")),
     ],
-    "reason-hard-gate": [("-32-on", "-32", LONGER_LIVES)],
+    "reason-hard-gate": [
+        ("-32-on", "-32", LONGER_LIVES),
+        ("-499", "-32-on", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
+    ],
 }
 WHOLE = 128  # segments that full attention is tested at, at most
 
