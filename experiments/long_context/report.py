@@ -55,7 +55,7 @@ def write_results(rows: Sequence[Row], folder: Path) -> str:
     """Write `table.md`, `accuracy.svg` and `feeds.svg` into a folder; returns the table."""
     text = table(rows)
     write_atomically(folder / "table.md", (text + "\n").encode())
-    last = {_of(one, "task", "memory"): one for one in sorted(filter(_preferred, rows), key=_segment)}
+    last = {_of(one, "task", "memory", "segment"): one for one in sorted(filter(_preferred, rows), key=_segment)}
     memories = list(last.values())
     draw(memories, _memory_label, folder / "accuracy.svg")
     compared = {_of(one, "task", "memory", "segment") for one in rows if not _preferred(one)}
