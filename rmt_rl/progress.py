@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from rmt_rl.evaluate import Evaluation
+from rmt_rl.markdown import bracketed
 
 _NOTED = {
     "train/loss": "loss",
@@ -101,9 +102,8 @@ class EvaluationProgress:
 def evaluation_line(evaluation: Evaluation) -> str:
     """One line: the varied options, success or return with its interval, length, time."""
     what = " ".join(f"{name}={value}" for name, value in evaluation.options.items()) or "the training task"
-    if evaluation.success_rate is not None and evaluation.success_interval is not None:
-        low, high = evaluation.success_interval
-        score = f"success {evaluation.success_rate:.2f} [{low:.2f}, {high:.2f}]"
+    if evaluation.success_rate is not None:
+        score = f"success {evaluation.success_rate:.2f}" + bracketed(evaluation.success_interval)
     else:
         score = f"return {evaluation.mean_return:.2f}"
     if evaluation.normalised_return is not None:
