@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ class Output(NamedTuple):
     """What a call returns.
 
     Attributes:
-        output: logits (B, L, V), or embeddings (B, L, D), or the loss (a scalar), as was asked for.
+        output: logits (B, L, V), or embeddings (B, L, D), or the loss (a scalar), or new tokens, as was asked for.
         memories: what the next call takes: memory tokens (B, M, D); of other memories a tuple of tensors.
         xl_memories: keys and values of the last X tokens, (2, B, X, HE) a layer, the oldest first; places behind the
             real ones are zero. None where there are no caches.
@@ -386,6 +386,34 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
 
         return step
 
+    @overload
+    def generate(
+        self,
+        prime: Tensor,
+        *,
+        length: int,
+        memories: Memories | None = None,
+        xl_memories: list[Tensor] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+        return_state: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def generate(
+        self,
+        prime: Tensor,
+        *,
+        length: int,
+        memories: Memories | None = None,
+        xl_memories: list[Tensor] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        generator: torch.Generator | None = None,
+        return_state: Literal[True],
+    ) -> Output: ...
+
     @torch.no_grad()
     def generate(
         self,
@@ -397,7 +425,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
+        return_state: bool = False,
+    ) -> Output | Tensor:
         """Go on with sequences, a token at a time, each from its segment's cached keys and values.
 
         Args:
@@ -408,9 +437,10 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             temperature: divides logits; 0 takes the likeliest token.
             top_k: draw from so many of the likeliest tokens only; None = all.
             generator: of the random numbers.
+            return_state: return memories too, of all tokens but the last: begin the next call with that one.
 
         Returns:
-            The new tokens, int64 (B, length - N).
+            The new tokens, int64 (B, length - N); with `return_state`, `Output` of them.
 
         Raises:
             UsageError: an encoder, a `length` below N, or a `top_k` below 1.
@@ -430,12 +460,15 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             state = model.state(len(prime), memories, xl_memories)
             stepping = _Stepping(model, state, len(prime))
             choose = partial(_chosen, temperature=temperature, top_k=top_k, generator=generator)
-            new = [choose(stepping.feed(prime))] if length > prime.shape[1] else []
-            while len(new) < length - prime.shape[1]:
-                new.append(choose(stepping.feed(new[-1])))
+            stepping.feed(prime[:, :-1])
+            last, new = prime[:, -1:], [prime.new_zeros(len(prime), 0, dtype=torch.long)]
+            for _ in range(length - prime.shape[1]):
+                last = choose(model.head(stepping.feed(last)[:, -1]))
+                new.append(last)
         finally:
             model.train(training)
-        return torch.cat(new, 1) if new else prime.new_zeros(len(prime), 0, dtype=torch.long)
+        tokens = torch.cat(new, 1)
+        return model.output(tokens, stepping.state()) if return_state else tokens
 
 
 def check_mask(mask: Tensor, x: Tensor) -> None:
@@ -450,20 +483,27 @@ class _Stepping:
     """A sequence fed a few tokens at a time, from segment to segment."""
 
     def __init__(self, model: RecurrentMemoryTransformer, state: Tree, lanes: int) -> None:
-        self.model, self.lanes, self.place = model, lanes, 0
-        self.cache = model.core.begin(state, lanes, model.seq_len)
+        self.model, self.lanes = model, lanes
+        self._begin(state)
 
-    def feed(self, ids_BT: Tensor) -> Tensor:
-        """The logits (B, V) of what comes after these."""
+    def _begin(self, state: Tree) -> None:
+        self.begun, self.place = state, 0
+        self.cache = self.model.core.begin(state, self.lanes, self.model.seq_len)
+
+    def feed(self, x: Tensor) -> Tensor:
+        """The core's outputs (B, T, D) of these tokens, or of those that its last segment holds."""
         model, y_BTD = self.model, torch.empty(0)
-        while ids_BT.shape[1]:
+        while x.shape[1]:
             if self.place == model.seq_len:
-                self.cache, self.place = model.core.begin(model.core.end(self.cache), self.lanes, model.seq_len), 0
-            part, ids_BT = ids_BT.tensor_split([model.seq_len - self.place], 1)
+                self._begin(self.state())
+            part, x = x.tensor_split([model.seq_len - self.place], 1)
             y_BTD, self.cache = model.core.step(model.embedded(part, self.place), self.cache)
             self.place += part.shape[1]
-        logits: Tensor = model.head(y_BTD[:, -1])
-        return logits
+        return y_BTD
+
+    def state(self) -> Tree:
+        """The state after what was fed, as if its segment ended here."""
+        return cast(Tree, self.model.core.end(self.cache)) if self.place else self.begun
 
 
 def _chosen(logits_BV: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

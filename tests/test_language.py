@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rmt_rl import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
 from rmt_rl.errors import UsageError
+from rmt_rl.language import Output
 from rmt_rl.language_core import MemoryName
 from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
@@ -354,6 +355,23 @@ def test_generation_is_teacher_forcing(options: dict[str, Any]) -> None:
         assert new.shape == (LANES, length - prime)
         logits = model(torch.cat((x, new), 1)[:, :-1], memories, xl_memories=caches).output
         assert torch.equal(logits[:, prime - 1 :].argmax(2), new)
+
+
+@pytest.mark.parametrize("options", CAUSAL.values(), ids=CAUSAL)
+@torch.no_grad()
+def test_generation_returns_the_state_before_its_last_token(options: dict[str, Any]) -> None:
+    """Within a segment or at its end, and where nothing new was asked for."""
+    model = RecurrentMemoryTransformerWrapper(make(**options))
+    _, memories, caches = model(ids(SEGMENT))
+    for prime, length in ((1, 1), (1, 3), (SEGMENT, SEGMENT), (2, SEGMENT + 1), (SEGMENT + 1, 2 * SEGMENT + 3)):
+        x = ids(prime, seed=2)
+        given: dict[str, Any] = {"memories": memories, "xl_memories": caches}
+        found = model.generate(x, length=length, temperature=0, return_state=True, **given)
+        assert torch.equal(found.output, model.generate(x, length=length, temperature=0, **given))
+        read = torch.cat((x, found.output), 1)[:, :-1]
+        expected = model(read, **given) if length > 1 else Output(x, memories, caches)
+        same(found.memories, expected.memories)
+        same(found.xl_memories or (), expected.xl_memories or ())
 
 
 @torch.no_grad()
