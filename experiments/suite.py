@@ -21,9 +21,9 @@ import tyro
 
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.flags import parse
+from rmt_rl.offline_data import open_data
 from rmt_rl.plot import plot, table
 from rmt_rl.run import OfflineRun, read_config
-from rmt_rl.train import open_data
 
 
 @dataclass(frozen=True)

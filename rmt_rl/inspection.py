@@ -24,9 +24,9 @@ from rmt_rl.data.segment import Segment, Span, collate, cut
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.inspection_measures import Question, Retained, Written, named_leaves, retention, writing
+from rmt_rl.offline_data import open_data
 from rmt_rl.run import OfflineRun, read_config
 from rmt_rl.sizes import Sizes, sizes
-from rmt_rl.train import open_data
 
 FORMAT, FILE = 1, "inspection.json"
 MOST_SEGMENTS = 16  # that are looked at of an episode

@@ -11,7 +11,7 @@ evaluation.json       what `rmt-rl evaluate` found
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -213,6 +213,17 @@ def check_new(run: Path) -> None:
     """
     if (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
+
+
+def origin_of(config: OfflineRun, ids: Sequence[str]) -> dict[str, Any]:
+    """What a run can't be resumed with another of, as JSON."""
+    return {
+        "seed": config.seed,
+        "agent": config.agent,
+        "env": config.env,
+        "env_options": config.env_options.model_dump(mode="json"),
+        "dataset": list(ids),
+    }
 
 
 def check_origin(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

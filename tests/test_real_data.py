@@ -21,10 +21,12 @@ from rmt_rl.data.store import EpisodeStore, write_dataset
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
+from rmt_rl.offline_data import open_data
 from rmt_rl.recurrence import tree_leaves
 from rmt_rl.registry import load_task
 from rmt_rl.run import OfflineRun, make_config
-from rmt_rl.train import Trainer, _new_agent, open_data, resume, train
+from rmt_rl.train import new_agent, resume, train
+from rmt_rl.trainer import Trainer
 from tests.tiny import Values, assert_same_run, metrics, tiny, weights, work_folder
 
 Capture = pytest.CaptureFixture[str]
@@ -140,7 +142,7 @@ def test_continuous_actions(tmp_path: Path, capsys: Capture) -> None:
 def new_trainer(config: OfflineRun, run: Path) -> tuple[Trainer, EpisodeStore]:
     """A trainer that is ready for the first update."""
     store = open_data(config)
-    trainer = Trainer(config, run, store, _new_agent(config, store))
+    trainer = Trainer(config, run, store, new_agent(config, store))
     trainer.start()
     return trainer, store
 

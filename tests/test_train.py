@@ -22,10 +22,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import rmt_rl
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
+from rmt_rl.offline_data import open_data
+from rmt_rl.optimization import decay_groups, learning_rate
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.run import OfflineRun, TrainingConfig, make_config, write_config
 from rmt_rl.sizes import SPEC
-from rmt_rl.train import Trainer, _mean_square, _new_agent, decay_groups, learning_rate, open_data, resume, train
+from rmt_rl.train import new_agent, resume, train
+from rmt_rl.trainer import Trainer, _mean_square
 from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
 
@@ -179,7 +182,7 @@ def test_kept_memories_teach_and_give_way_to_others(tmp_path: Path) -> None:
     for updates in (0, 1, 3, 10**9):
         config = tiny(ageing=2, ageing_from=2, ageing_updates=updates, data={"bucket_batches": 1})
         store = open_data(config)
-        trainer = Trainer(config, tmp_path / str(updates), store, _new_agent(config, store))
+        trainer = Trainer(config, tmp_path / str(updates), store, new_agent(config, store))
         trainer.start()
         trainer.run_updates(lambda *_: None, lambda: False)
         found[updates] = trainer.kept and trainer.kept.update
@@ -209,7 +212,7 @@ def test_kept_memories_age_from_update_to_update(gradient: str, tmp_path: Path) 
     frozen = {"learning_rate": 1e-12, "ageing": 3, "ageing_from": 2, "ageing_updates": 10**9, "gradient": gradient}
     config = tiny(**frozen, log_every=1)
     store = open_data(config)
-    trainer = Trainer(config, tmp_path, store, _new_agent(config, store))
+    trainer = Trainer(config, tmp_path, store, new_agent(config, store))
     trainer.start()
     trainer.run_updates(lambda *_: None, lambda: False)
     kept = trainer.kept

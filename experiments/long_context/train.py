@@ -30,10 +30,10 @@ from rmt_rl import backprop
 from rmt_rl.curriculum import Curriculum
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.flags import parse
+from rmt_rl.optimization import learning_rate
 from rmt_rl.recurrence import Tree, detach, tree_fill, where_lanes
 from rmt_rl.run import TrainingConfig
 from rmt_rl.tensors import fill_optimizer
-from rmt_rl.train import learning_rate
 
 
 class Command(Options):

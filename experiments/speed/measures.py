@@ -28,7 +28,7 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.rollout import Step, make_vec_env, rollout
 from rmt_rl.run import OfflineRun
-from rmt_rl.train import Trainer
+from rmt_rl.trainer import Trainer
 from rmt_rl.wrappers import VectorReturnToGo
 
 Result = dict[str, Any]

@@ -1,0 +1,55 @@
+"""The data of a run: named by the user, or collected, with what their task can tell of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rmt_rl.collect import collect
+from rmt_rl.data.store import EpisodeStore
+from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.errors import UsageError
+from rmt_rl.registry import load_task
+from rmt_rl.run import OfflineRun
+from rmt_rl.task import default_episodes
+
+if TYPE_CHECKING:
+    from rmt_rl.task import Task
+
+
+def open_data(config: OfflineRun) -> EpisodeStore:
+    """The data set, collected first where none is named; its spaces must be the environment's.
+
+    Raises:
+        UsageError: a data set is missing or damaged, can't be collected, or is of another environment; or the
+            environment declares no hindsight classes, but the run asks for them.
+    """
+    data, options, task = config.data, config.env_options.model_dump(), load_task(config.env)
+    if config.training.hindsight and not hasattr(task, "hindsight"):
+        raise UsageError(
+            f"hindsight={config.training.hindsight}: env {config.env!r} declares no hindsight; set it to 0"
+        )
+    episodes = data.collect_episodes or default_episodes(task)
+    ids = data.dataset or (collect(config.env, options, episodes, data.collect_seed),)
+    known = [name for name in ("hindsight", "decisive", "idle") if hasattr(task, name)]
+    store = EpisodeStore(ids, data.cache_mb << 20, partial(_annotated, task, known) if known else None)
+    remedy = "train in the environment that the data come from, with the same options"
+    with closing(task.make(**options)) as env:
+        check_spaces(f"env {config.env!r}", env, store, remedy)
+    return store
+
+
+def check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:
+    """Raise an error unless the data have the spaces of `of`, an environment or what else knows its own."""
+    for name in ("observation_space", "action_space"):
+        theirs, ours = getattr(store, name), getattr(of, name)
+        if theirs != ours:
+            raise UsageError(f"dataset={', '.join(store.ids)} has {name} {theirs}, but {what} has {ours}; {remedy}")
+
+
+def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:
+    """The trajectory with what its task can tell of it."""
+    return replace(trajectory, **{name: getattr(task, name)(trajectory) for name in names})

@@ -1,0 +1,30 @@
+"""What every training with gradients of ours shares: the learning rate's course, and what weight decay spares."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+from typing import Any
+
+from torch import nn
+
+from rmt_rl.run import TrainingConfig
+
+
+def learning_rate(options: TrainingConfig, update: int) -> float:
+    """Linear warm-up, constant, then cosine decay to `final_rate` of the peak; `update` counts from 0."""
+    warm = min(1.0, (update + 1) / max(1, options.warmup))
+    start = options.decay_from * options.updates
+    done = min(1.0, max(0.0, (update - start) / max(1.0, options.updates - start)))
+    decay = options.final_rate + (1 - options.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+    return options.learning_rate * warm * decay
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """All parameters in order, for AdamW: those that a module calls `undecayed` in groups without weight decay.
+
+    A module names its own so, as a ClassVar of dotted names, where zero is no neutral value: time constants, gates.
+    """
+    undecayed = {module.get_parameter(name) for module in model.modules() for name in getattr(module, "undecayed", ())}
+    alike = groupby(model.parameters(), lambda parameter: parameter in undecayed)
+    return [{"params": list(each), "weight_decay": 0.0 if free else weight_decay} for free, each in alike]
