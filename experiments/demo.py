@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from experiments.suite import Suite, Sweep, write_results
+from experiments.results import write_results
+from experiments.suite import Suite, Sweep
+from rmt_rl.aggregate import read_groups
 
 CONFIGS = Path(__file__).parent / "tmaze"
 RATE_LENGTHS = Sweep("corridor_length=30,90,300,900,9600")
@@ -22,7 +24,7 @@ def main() -> None:
     began = time.perf_counter()
     configs = {CONFIGS / "rate-ageing.toml": [RATE_LENGTHS], CONFIGS / "dt.toml": [DT_LENGTHS]}
     runs = Suite(configs, seeds=[0], runs=Path("runs/demo"), jobs=2).run()
-    print(write_results(runs, Path("runs/demo")))
+    print(write_results(read_groups(runs), Path("runs/demo")))
     print("\nruns/demo/learning.png\nruns/demo/success.png")
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes")
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import tyro
 
+from experiments.results import update_results
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.flags import parse
 from rmt_rl.offline_data import open_data
-from rmt_rl.plot import plot, table
 from rmt_rl.run import OfflineRun, read_config
 
 
@@ -100,27 +100,33 @@ class Suite:
 def remake(configs: Mapping[Path, Sequence[Sweep]], folder: Path) -> None:
     """The command line of an experiment that is one suite: its table and pictures go into `folder`."""
 
-    def main(seeds: int = 5, jobs: int = 2, runs: Path = Path("runs", folder.name)) -> None:
+    def main(only: str = "", seeds: int = 5, jobs: int = 2, runs: Path = Path("runs", folder.name)) -> None:
         """Train, evaluate, tabulate, plot.
 
         Args:
+            only: just the configs whose names begin so, e.g. "rate"; others' rows are those of results.jsonl.
             seeds: how many training seeds, 0, 1, ...
             jobs: processes at once, one thread each.
             runs: where the runs go; what is there already isn't done again.
         """
-        print(write_results(Suite(configs, range(seeds), runs, jobs).run(), folder))
+        finished = Suite(chosen(configs, only), range(seeds), runs, jobs).run()
+        print(update_results(finished, folder, list(configs)))
 
     tyro.cli(main)
 
 
-def write_results(runs: Sequence[Path], folder: Path) -> str:
-    """Write `table.md`, `learning.png` and `success.png` into a folder; returns the table."""
-    text = table(runs)
-    folder.mkdir(exist_ok=True)
-    (folder / "table.md").write_text(text + "\n")
-    plot(runs, folder / "learning.png", ["learning"])
-    plot(runs, folder / "success.png", ["evaluation"])
-    return text
+def chosen(configs: Mapping[Path, Sequence[Sweep]], only: str) -> dict[Path, Sequence[Sweep]]:
+    """Those whose names begin so.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    found = {file: sweeps for file, sweeps in configs.items() if file.stem.startswith(only)}
+    if not found:
+        raise SystemExit(
+            f"only={only!r}: no config's name begins so; there are {', '.join(each.stem for each in configs)}"
+        )
+    return found
 
 
 def rmt_rl(*arguments: str) -> float:

@@ -86,6 +86,11 @@ def read_groups(paths: Iterable[Path]) -> list[Group]:
     runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     if not runs:
         raise UsageError("no runs were given; name folders that `rmt-rl train` made")
+    return grouped(runs)
+
+
+def grouped(runs: Iterable[Run]) -> list[Group]:
+    """Group runs that were read; see `read_groups`."""
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)

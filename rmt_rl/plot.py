@@ -45,7 +45,11 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
     Raises:
         UsageError: a folder holds no run, no run has anything to draw, or `out` can't be written.
     """
-    groups = read_groups(runs)
+    return draw(read_groups(runs), out, panels)
+
+
+def draw(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> Path:
+    """What `plot` does, of groups of runs."""
     logged = (name for name in CURVES if any(name in run.metrics for group in groups for run in group.runs))
     metric = next(logged, None) if "learning" in panels else None
     option, value = varied_option(groups), measure(groups)
@@ -74,7 +78,11 @@ def table(runs: Sequence[Path]) -> str:
     Raises:
         UsageError: a folder holds no run, or no run was evaluated.
     """
-    groups = read_groups(runs)
+    return tabulate(read_groups(runs))
+
+
+def tabulate(groups: Sequence[Group]) -> str:
+    """What `table` does, of groups of runs."""
     option, value = varied_option(groups), measure(groups)
     cells = evaluation_cells(groups, option, value)
     if not cells:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.suite import Suite, Sweep, write_results
+from experiments.results import update_results
+from experiments.suite import Suite, Sweep, chosen
 
 FOLDER = Path(__file__).parent
 SWEEPS = [Sweep("corridor_length=30,90,300,900"), Sweep("corridor_length=9600", episodes=40)]
@@ -29,19 +30,26 @@ WITHOUT_AGEING = {FOLDER / f"{agent}.toml": SWEEPS for agent in AGEING}
 FIRST_SEED = 10  # those before are the ones that options were chosen with
 
 
-def main(seeds: int = 5, without_ageing: int = 3, jobs: int = 2, runs: Path = Path("runs/memory_family")) -> None:
+def main(
+    only: str = "", seeds: int = 5, without_ageing: int = 3, jobs: int = 2, runs: Path = Path("runs/memory_family")
+) -> None:
     """Train, evaluate, tabulate, plot.
 
     Args:
+        only: just the configs whose names begin so, e.g. "titans_mac"; others' rows are those of results.jsonl.
         seeds: how many training seeds.
         without_ageing: how many of them are also trained without memory ageing.
         jobs: processes at once, one thread each.
         runs: where the runs go; what is there already isn't done again.
     """
-    finished = Suite(CONFIGS, range(FIRST_SEED, FIRST_SEED + seeds), runs, jobs).run()
-    plain = Suite(WITHOUT_AGEING, range(FIRST_SEED, FIRST_SEED + without_ageing), runs, jobs).run()
-    print(write_results(finished, FOLDER))
-    print(write_results(plain, FOLDER / "without_ageing"))
+    known = chosen({**CONFIGS, **WITHOUT_AGEING}, only)
+    for configs, count, folder in (
+        (CONFIGS, seeds, FOLDER),
+        (WITHOUT_AGEING, without_ageing, FOLDER / "without_ageing"),
+    ):
+        if wanted := {file: sweeps for file, sweeps in configs.items() if file in known}:
+            finished = Suite(wanted, range(FIRST_SEED, FIRST_SEED + count), runs, jobs).run()
+            print(update_results(finished, folder, list(configs)))
 
 
 if __name__ == "__main__":
