@@ -19,7 +19,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.results import update_results
+from experiments.results import cpu_seconds, kept_rows, row, update_results
+from rmt_rl.errors import UsageError, explained
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.flags import parse
 from rmt_rl.offline_data import open_data
@@ -100,33 +101,42 @@ class Suite:
 def remake(configs: Mapping[Path, Sequence[Sweep]], folder: Path) -> None:
     """The command line of an experiment that is one suite: its table and pictures go into `folder`."""
 
-    def main(only: str = "", seeds: int = 5, jobs: int = 2, runs: Path = Path("runs", folder.name)) -> None:
+    def main(only: tuple[str, ...] = (), seeds: int = 5, jobs: int = 2, runs: Path = Path("runs", folder.name)) -> None:
         """Train, evaluate, tabulate, plot.
 
         Args:
-            only: just the configs whose names begin so, e.g. "rate"; others' rows are those of results.jsonl.
+            only: just these configs, by their files' names, e.g. "rate"; what `results.jsonl` has of others is kept.
             seeds: how many training seeds, 0, 1, ...
             jobs: processes at once, one thread each.
             runs: where the runs go; what is there already isn't done again.
         """
-        finished = Suite(chosen(configs, only), range(seeds), runs, jobs).run()
-        print(update_results(finished, folder, list(configs)))
+        print(made_again(configs, folder, only, range(seeds), runs, jobs))
 
-    tyro.cli(main)
+    with explained():
+        tyro.cli(main)
 
 
-def chosen(configs: Mapping[Path, Sequence[Sweep]], only: str) -> dict[Path, Sequence[Sweep]]:
-    """Those whose names begin so.
+def made_again(
+    configs: Mapping[Path, Sequence[Sweep]],
+    folder: Path,
+    only: Sequence[str],
+    seeds: Sequence[int],
+    runs: Path,
+    jobs: int,
+) -> str:
+    """Run all configs, or those that are named; remake what is in `folder`, and return its table.
 
     Raises:
-        SystemExit: there are none.
+        UsageError: there is no such config, no seed, or others' results aren't there to be kept.
     """
-    found = {file: sweeps for file, sweeps in configs.items() if file.stem.startswith(only)}
-    if not found:
-        raise SystemExit(
-            f"only={only!r}: no config's name begins so; there are {', '.join(each.stem for each in configs)}"
-        )
-    return found
+    names = [file.stem for file in configs]
+    if unknown := [name for name in only if name not in names]:
+        raise UsageError(f"only={', '.join(unknown)}: no config is named so; there are {', '.join(names)}")
+    if not seeds:
+        raise UsageError("seeds=0: give 1 or more")
+    again = {file: sweeps for file, sweeps in configs.items() if not only or file.stem in only}
+    kept = kept_rows(folder, [file for file in configs if file not in again])  # fails before anything is trained
+    return update_results(folder, [*kept, *map(row, Suite(again, seeds, runs, jobs).run())], list(configs))
 
 
 def rmt_rl(*arguments: str) -> float:
@@ -146,13 +156,6 @@ def rmt_rl(*arguments: str) -> float:
     if process.returncode:
         raise SystemExit(f"rmt-rl {' '.join(arguments)} failed:\n{complaint}")
     return cpu
-
-
-def cpu_seconds(run: Path) -> dict[str, float]:
-    """CPU seconds that a run of a suite took so far, to train and to evaluate."""
-    path = run / "cpu.json"
-    spent: dict[str, float] = json.loads(path.read_text()) if path.exists() else {"train": 0.0, "evaluate": 0.0}
-    return spent
 
 
 def spent(run: Path, what: str, seconds: float) -> None:

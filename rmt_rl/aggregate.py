@@ -65,20 +65,22 @@ def read_run(path: Path) -> Run:
     """
     config = path / "config.toml"
     try:
-        settings = _flat(tomllib.loads(config.read_text(encoding="utf-8")))
+        settings = tomllib.loads(config.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} is no run: it has no config.toml; name folders that `rmt-rl train` made") from error
     except ValueError as error:
         raise UsageError(f"{config} is damaged: {error}") from error
-    grouped = {name: value for name, value in settings.items() if name not in UNGROUPED}
     results = (read_evaluation(path) or {"results": []})["results"]
-    return Run(path, settings.get("seed", 0), grouped, _read_metrics(path / "metrics.jsonl"), results)
+    return Run(path, settings.get("seed", 0), grouped_by(settings), _read_metrics(path / "metrics.jsonl"), results)
+
+
+def grouped_by(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's values, nested names joined by dots, without what runs of one group may differ in."""
+    return {name: value for name, value in _flat(values).items() if name not in UNGROUPED}
 
 
 def read_groups(paths: Iterable[Path]) -> list[Group]:
-    """Read runs, each folder once, and group those that differ only in their seeds; in the order given.
-
-    A group is labelled by its agent and by the settings in which it differs from other groups of that agent.
+    """Read runs, each folder once, and group them as `group_runs` does.
 
     Raises:
         UsageError: there is no run, a folder holds none, or two are of the same config and seed.
@@ -86,11 +88,17 @@ def read_groups(paths: Iterable[Path]) -> list[Group]:
     runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     if not runs:
         raise UsageError("no runs were given; name folders that `rmt-rl train` made")
-    return grouped(runs)
+    return group_runs(runs)
 
 
-def grouped(runs: Iterable[Run]) -> list[Group]:
-    """Group runs that were read; see `read_groups`."""
+def group_runs(runs: Iterable[Run]) -> list[Group]:
+    """Group runs that differ only in their seeds; in the order given.
+
+    A group is labelled by its agent and by the settings in which it differs from other groups of that agent.
+
+    Raises:
+        UsageError: two are of the same config and seed.
+    """
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILE = "evaluation.json"
 _SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # all results of a file have them in common
-_READ = ("options", "success_rate", "success_interval", "mean_return", "return_interval")  # by tables and pictures
+READ = ("options", "success_rate", "success_interval", "mean_return", "return_interval")  # by tables and pictures
 Progress = Callable[[int, int], None]
 """Called after every step with the steps made and the episodes finished so far."""
 
@@ -279,7 +279,7 @@ def read_evaluation(run: Path) -> dict[str, Any] | None:
 
 
 def _is_result(value: Any) -> bool:
-    return isinstance(value, dict) and all(key in value for key in _READ) and isinstance(value["options"], dict)
+    return isinstance(value, dict) and all(key in value for key in READ) and isinstance(value["options"], dict)
 
 
 def _keeps(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

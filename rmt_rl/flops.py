@@ -116,16 +116,12 @@ def full(shape: Shape, tokens: int, counting: Counting = CHINCHILLA) -> int:
     return sum(terms(shape, tokens, counting=counting).values())
 
 
-def recurrent(
-    shape: Shape, segments: int, tokens: int, memory: int = 0, counting: Counting = CHINCHILLA, *, encoder: bool = False
-) -> int:
+def recurrent(shape: Shape, segments: int, tokens: int, memory: int = 0, counting: Counting = CHINCHILLA) -> int:
     """FLOPs segment by segment: in each so many new tokens, `memory` tokens to read and as many to write.
 
-    An encoder (`rmt_rl.memory.encoder_tokens`) reads and writes the same ones. The head reads new tokens only, as in
-    `rmt_rl.memory.tokens.MemoryTokens` with a head behind it.
+    The head reads new tokens only, as in `rmt_rl.memory.tokens.MemoryTokens` with a head behind it.
     """
-    positions = tokens + (memory if encoder else 2 * memory)
-    return segments * sum(terms(shape, positions, tokens, counting).values())
+    return segments * sum(terms(shape, tokens + 2 * memory, tokens, counting).values())
 
 
 def measured(forward: Callable[[], Any]) -> int:

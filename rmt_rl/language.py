@@ -26,7 +26,7 @@ from rmt_rl.memory.encoder_tokens import EncoderLayer
 from rmt_rl.memory.transformer_xl import Hidden, RecurrenceName, TransformerXLLayer
 from rmt_rl.memory.valve import ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
-from rmt_rl.recurrence import Tree, detach, take_tokens
+from rmt_rl.recurrence import Tree, clone, detach, take_tokens
 
 Memories = Tensor | tuple[Tensor, ...]
 
@@ -437,7 +437,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             temperature: divides logits; 0 takes the likeliest token.
             top_k: draw from so many of the likeliest tokens only; None = all.
             generator: of the random numbers.
-            return_state: return memories too, of all tokens but the last: begin the next call with that one.
+            return_state: return memories too, as if the segment ended before the last token: begin the next call with
+                that one. One longer call makes the same tokens only where that is a segment's end anyway.
 
         Returns:
             The new tokens, int64 (B, length - N); with `return_state`, `Output` of them.
@@ -465,10 +466,10 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             for _ in range(length - prime.shape[1]):
                 last = choose(model.head(stepping.feed(last)[:, -1]))
                 new.append(last)
+            tokens = torch.cat(new, 1)
+            return model.output(tokens, stepping.state()) if return_state else tokens
         finally:
             model.train(training)
-        tokens = torch.cat(new, 1)
-        return model.output(tokens, stepping.state()) if return_state else tokens
 
 
 def check_mask(mask: Tensor, x: Tensor) -> None:
@@ -490,20 +491,20 @@ class _Stepping:
         self.begun, self.place = state, 0
         self.cache = self.model.core.begin(state, self.lanes, self.model.seq_len)
 
-    def feed(self, x: Tensor) -> Tensor:
-        """The core's outputs (B, T, D) of these tokens, or of those that its last segment holds."""
+    def feed(self, tokens: Tensor) -> Tensor:
+        """Feed ids (B, T) or embeddings (B, T, D); the core's outputs of those in the last segment, none of none."""
         model, y_BTD = self.model, torch.empty(0)
-        while x.shape[1]:
+        while tokens.shape[1]:
             if self.place == model.seq_len:
                 self._begin(self.state())
-            part, x = x.tensor_split([model.seq_len - self.place], 1)
+            part, tokens = tokens.tensor_split([model.seq_len - self.place], 1)
             y_BTD, self.cache = model.core.step(model.embedded(part, self.place), self.cache)
             self.place += part.shape[1]
         return y_BTD
 
     def state(self) -> Tree:
         """The state after what was fed, as if its segment ended here."""
-        return cast(Tree, self.model.core.end(self.cache)) if self.place else self.begun
+        return cast(Tree, self.model.core.end(self.cache)) if self.place else clone(detach(self.begun))
 
 
 def _chosen(logits_BV: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

@@ -236,7 +236,7 @@ def _seed(config: OnlineRun, made: int) -> int:
 
 
 def _origin(config: OnlineRun) -> dict[str, Any]:
-    """What a run can't be resumed with another of, as JSON."""
+    """What must be the same when a run is resumed, as JSON."""
     return {
         "seed": config.seed,
         "agent": config.agent,

@@ -1,4 +1,4 @@
-"""What every training with gradients of ours shares: the learning rate's course, and what weight decay spares."""
+"""The learning rate's course, and which parameters weight decay spares."""
 
 from __future__ import annotations
 

@@ -45,11 +45,15 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
     Raises:
         UsageError: a folder holds no run, no run has anything to draw, or `out` can't be written.
     """
-    return draw(read_groups(runs), out, panels)
+    return plot_groups(read_groups(runs), out, panels)
 
 
-def draw(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> Path:
-    """What `plot` does, of groups of runs."""
+def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> Path:
+    """What `plot` does, of groups of runs.
+
+    Raises:
+        UsageError: no run has anything to draw, or `out` can't be written.
+    """
     logged = (name for name in CURVES if any(name in run.metrics for group in groups for run in group.runs))
     metric = next(logged, None) if "learning" in panels else None
     option, value = varied_option(groups), measure(groups)
@@ -78,11 +82,15 @@ def table(runs: Sequence[Path]) -> str:
     Raises:
         UsageError: a folder holds no run, or no run was evaluated.
     """
-    return tabulate(read_groups(runs))
+    return groups_table(read_groups(runs))
 
 
-def tabulate(groups: Sequence[Group]) -> str:
-    """What `table` does, of groups of runs."""
+def groups_table(groups: Sequence[Group]) -> str:
+    """What `table` does, of groups of runs.
+
+    Raises:
+        UsageError: no run was evaluated.
+    """
     option, value = varied_option(groups), measure(groups)
     cells = evaluation_cells(groups, option, value)
     if not cells:
@@ -104,7 +112,7 @@ def _curves(groups: Sequence[Group], metric: str) -> dict[str, list[Group]]:
             curves.setdefault("environment steps" if group.online else "update", []).append(group)
         else:
             warnings.warn(
-                f"{group.label} logged no {CURVES[metric]}; it has no learning curve", UserWarning, stacklevel=3
+                f"{group.label} logged no {CURVES[metric]}; it has no learning curve", UserWarning, stacklevel=4
             )
     return curves
 

@@ -215,8 +215,8 @@ def check_new(run: Path) -> None:
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
 
 
-def origin_of(config: OfflineRun, ids: Sequence[str]) -> dict[str, Any]:
-    """What a run can't be resumed with another of, as JSON."""
+def offline_origin(config: OfflineRun, ids: Sequence[str]) -> dict[str, Any]:
+    """What must be the same when a run is resumed, as JSON."""
     return {
         "seed": config.seed,
         "agent": config.agent,

@@ -18,7 +18,16 @@ from rmt_rl.errors import UsageError
 from rmt_rl.metrics import Report
 from rmt_rl.offline_data import check_spaces, open_data
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.run import CONFIG, OfflineRun, TrainingConfig, check_new, check_origin, origin_of, read_config, write_config
+from rmt_rl.run import (
+    CONFIG,
+    OfflineRun,
+    TrainingConfig,
+    check_new,
+    check_origin,
+    offline_origin,
+    read_config,
+    write_config,
+)
 from rmt_rl.trainer import Trainer
 
 
@@ -74,7 +83,7 @@ def resume(
     saved = checkpoint.read_checkpoint(path) if path.exists() else None
     if saved:
         # First, since opening the data may collect others. An id of ours tells the environment's source too.
-        check_origin(run, saved.header.progress["origin"], origin_of(config, dataset_ids(config)))
+        check_origin(run, saved.header.progress["origin"], offline_origin(config, dataset_ids(config)))
     store = open_data(config)
     agent = cast(Agent, checkpoint.restore_agent(saved)) if saved else new_agent(config, store)
     if agent.config != config.agent_options:

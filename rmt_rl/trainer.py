@@ -34,7 +34,7 @@ from rmt_rl.metrics import Log, Metrics, Report
 from rmt_rl.optimization import decay_groups, learning_rate
 from rmt_rl.recurrence import clone, detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_task
-from rmt_rl.run import OfflineRun, TrainingConfig, origin_of
+from rmt_rl.run import OfflineRun, TrainingConfig, offline_origin
 
 
 class Kept(NamedTuple):
@@ -66,7 +66,7 @@ class Trainer:
 
     def __init__(self, config: OfflineRun, run: Path, store: EpisodeStore, agent: Agent) -> None:
         self.config, self.run, self.agent = config, run, agent
-        self.origin = origin_of(config, store.ids)
+        self.origin = offline_origin(config, store.ids)
         self.fabric = _fabric(config.training)
         self.sampler: Sampler = make_sampler(store, config.data, config.agent_options.segment_length, config.seed)
         if config.training.ageing:
@@ -114,7 +114,7 @@ class Trainer:
         return self.config.data.model_dump(mode="json")
 
     def run_updates(self, report: Report, should_stop: Callable[[], bool]) -> int:
-        """Make the updates that are left; see `train`."""
+        """Make the updates that are left; see `rmt_rl.train.train`."""
         options = self.config.training
         with self._log() as log:
             while self.update < options.updates and not self._any(should_stop()):

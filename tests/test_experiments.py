@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results import update_results
-from experiments.suite import Suite, Sweep, chosen
+from experiments.results import FILE, row, update_results
+from experiments.suite import Suite, Sweep, made_again
 from rmt_rl.checkpoint import path_of, read_checkpoint
+from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.plot import table
 from rmt_rl.run import read_config
@@ -31,7 +32,7 @@ def test_a_suite_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
     (run,) = suite.run()
     results = (read_evaluation(run) or {})["results"]
     assert [result["options"] for result in results] == [{"corridor_length": 1}, {"corridor_length": 6}]
-    assert "bc" in update_results([run], tmp_path, [config])
+    assert "bc" in update_results(tmp_path, [row(run)], [config])
     assert all((tmp_path / name).stat().st_size > 0 for name in ("table.md", "learning.png", "success.png"))
 
     # Stopped in the middle: no evaluation, and updates left to make.
@@ -53,29 +54,44 @@ def test_a_suite_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
     assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
-def test_results_of_one_config_are_made_anew_beside_those_kept_of_others(
+def test_one_config_is_made_again_beside_what_is_kept_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
     configs = {tmp_path / f"{name}.toml": [Sweep("corridor_length=1,6", episodes=5)] for name in ("bc", "bc-two")}
     for file, updates in zip(configs, (1, 2), strict=True):
         file.write_text(CONFIG.replace("updates = 3", f"updates = {updates}"))
-    one, two = configs
-    runs = Suite(configs, seeds=[0, 1], runs=tmp_path / "runs", jobs=2).run()
-    whole = update_results(runs, tmp_path, [one, two])
-    assert whole == table(runs)
+    runs = tmp_path / "runs"
+
+    def again(*only: str, seeds: int = 2, configs: dict[Path, list[Sweep]] = configs) -> str:
+        return made_again(configs, tmp_path, only, range(seeds), runs, jobs=2)
+
+    with pytest.raises(UsageError, match="has no results of bc: make it too"):
+        again("bc-two")
+    assert not runs.exists()
+    whole = again()
+    assert whole == table(sorted(runs.iterdir()))
     picture = (tmp_path / "success.png").read_bytes()
 
-    again = [run for run in runs if run.name.startswith("bc-two")]
-    shutil.rmtree(tmp_path / "runs" / "bc-0")  # what is kept needs no runs
-    assert update_results(again, tmp_path, [one, two]) == whole
+    shutil.rmtree(runs / "bc-0")  # what is kept needs no runs
+    assert again("bc-two") == whole
     assert (tmp_path / "success.png").read_bytes() == picture
     # A config's results are of one making: fewer seeds take the place of all.
-    assert [row[-4:-2] for row in update_results(again[:1], tmp_path, [one, two]).splitlines()[2:]] == [" 2", " 1"]
-    assert len(update_results(again, tmp_path, [two]).splitlines()) == 3  # the other is no part any more
-    assert list(chosen(configs, "bc-t")) == [two]
-    with pytest.raises(SystemExit, match="only='dt': no config's name begins so; there are bc, bc-two"):
-        chosen(configs, "dt")
+    seeds = [line.split("|")[-2].strip() for line in again("bc-two", seeds=1).splitlines()[2:]]
+    assert seeds == ["2", "1"]
+
+    with pytest.raises(UsageError, match="only=bc-t: no config is named so; there are bc, bc-two"):
+        again("bc-t")
+    with pytest.raises(UsageError, match="seeds=0"):
+        again(seeds=0)
+    changed, _ = configs
+    changed.write_text(CONFIG.replace("updates = 3", "updates = 4"))
+    with pytest.raises(UsageError, match=r"has results of bc with training\.updates other than in bc\.toml"):
+        again("bc-two")
+    with (tmp_path / FILE).open("a") as lines:
+        lines.write('{"config": "bc"}\n')
+    with pytest.raises(UsageError, match="line 4, is damaged: a field is missing"):
+        again("bc-two")
 
 
 def test_every_config_of_an_experiment_is_valid() -> None:

@@ -28,7 +28,6 @@ from rmt_rl.flops import (
     terms,
 )
 from rmt_rl.flops_report import cost
-from rmt_rl.memory.encoder_tokens import EncoderLayer, EncoderMemoryTokens
 from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 from rmt_rl.sizes import SPEC
@@ -123,15 +122,6 @@ def test_pytorchs_counter_agrees_with_the_formula(options: dict[str, object], re
         stated = recurrent(Shape.of(config, 11), 1, length, 3, MATMULS)
         assert counted == pytest.approx(stated, rel=0.01)  # what was asked for
         assert counted == stated
-
-
-def test_pytorchs_counter_agrees_with_the_formula_of_an_encoder() -> None:
-    config = DecoderConfig(width=32, heads=2)
-    core = EncoderMemoryTokens(decoder(config, [EncoderLayer(config) for _ in range(config.layers)]), 3)
-    for length in (1, 20):
-        x = torch.randn(1, length, config.width)
-        counted = measured(lambda x=x: core(x, core.initial_state(1)))  # type: ignore[misc]
-        assert counted == recurrent(Shape.of(config), 1, length, 3, MATMULS, encoder=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -374,6 +374,28 @@ def test_generation_returns_the_state_before_its_last_token(options: dict[str, A
         same(found.xl_memories or (), expected.xl_memories or ())
 
 
+@pytest.mark.parametrize("options", CAUSAL.values(), ids=CAUSAL)
+def test_a_state_of_generation_is_a_value_without_dropout(options: dict[str, Any]) -> None:
+    model = RecurrentMemoryTransformerWrapper(make(**options, dropout=0.1))
+    for length in (1, 4):
+        calm, lively = (
+            model.train(on).generate(ids(1), length=length, temperature=0, return_state=True) for on in (False, True)
+        )
+        same(calm.memories, lively.memories)
+        same(calm.xl_memories or (), lively.xl_memories or ())
+        own = {parameter.data_ptr() for parameter in model.parameters()}
+        assert not any(leaf.requires_grad or leaf.data_ptr() in own for leaf in tree_leaves(lively.memories))
+
+
+@torch.no_grad()
+def test_generation_goes_on_where_a_segment_ended() -> None:
+    model = RecurrentMemoryTransformerWrapper(make())
+    begun = model.generate(ids(2), length=SEGMENT + 1, temperature=0, return_state=True)
+    more = model.generate(begun.output[:, -1:], length=SEGMENT, memories=begun.memories, temperature=0)
+    at_once = model.generate(ids(2), length=2 * SEGMENT, temperature=0)
+    assert torch.equal(torch.cat((begun.output, more), 1), at_once)
+
+
 @torch.no_grad()
 def test_generation_goes_on_from_embeddings() -> None:
     model, x = make(), ids(SEGMENT + 2)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.suite import cpu_seconds, rmt_rl, spent
+from experiments.results import cpu_seconds
+from experiments.suite import rmt_rl, spent
 from rmt_rl.data.references import read_references
 from rmt_rl.evaluate import read_evaluation
 from rmt_rl.markdown import bracketed, markdown_table

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tyro
 
-from experiments.results import update_results
-from experiments.suite import Suite, Sweep, chosen
+from experiments.suite import Sweep, made_again
+from rmt_rl.errors import explained
 
 FOLDER = Path(__file__).parent
 SWEEPS = [Sweep("corridor_length=30,90,300,900"), Sweep("corridor_length=9600", episodes=40)]
@@ -31,26 +31,28 @@ FIRST_SEED = 10  # those before are the ones that options were chosen with
 
 
 def main(
-    only: str = "", seeds: int = 5, without_ageing: int = 3, jobs: int = 2, runs: Path = Path("runs/memory_family")
+    only: tuple[str, ...] = (),
+    seeds: int = 5,
+    without_ageing: int = 3,
+    jobs: int = 2,
+    runs: Path = Path("runs/memory_family"),
 ) -> None:
     """Train, evaluate, tabulate, plot.
 
     Args:
-        only: just the configs whose names begin so, e.g. "titans_mac"; others' rows are those of results.jsonl.
+        only: just these configs, by their files' names, e.g. "rate-ageing"; what `results.jsonl` has of others is kept.
         seeds: how many training seeds.
         without_ageing: how many of them are also trained without memory ageing.
         jobs: processes at once, one thread each.
         runs: where the runs go; what is there already isn't done again.
     """
-    known = chosen({**CONFIGS, **WITHOUT_AGEING}, only)
-    for configs, count, folder in (
-        (CONFIGS, seeds, FOLDER),
-        (WITHOUT_AGEING, without_ageing, FOLDER / "without_ageing"),
-    ):
-        if wanted := {file: sweeps for file, sweeps in configs.items() if file in known}:
-            finished = Suite(wanted, range(FIRST_SEED, FIRST_SEED + count), runs, jobs).run()
-            print(update_results(finished, folder, list(configs)))
+    parts = (CONFIGS, seeds, FOLDER), (WITHOUT_AGEING, without_ageing, FOLDER / "without_ageing")
+    for configs, count, folder in parts:
+        named = [name for name in only if name in {file.stem for file in configs}]
+        if named or not only:
+            print(made_again(configs, folder, named, range(FIRST_SEED, FIRST_SEED + count), runs, jobs))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with explained():
+        tyro.cli(main)

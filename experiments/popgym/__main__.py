@@ -9,7 +9,8 @@ from typing import get_args
 import matplotlib.pyplot as plt
 import tyro
 
-from experiments.suite import Suite, Sweep, cpu_seconds
+from experiments.results import cpu_seconds
+from experiments.suite import Suite, Sweep
 from rmt_rl.collect import dataset_ids
 from rmt_rl.data.references import References, read_references
 from rmt_rl.evaluate import read_evaluation

@@ -21,13 +21,13 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from experiments.speed.sizes import SEGMENTS, Size
-from rmt_rl.agent import Agent, AgentSpec
+from rmt_rl.agent import AgentSpec
 from rmt_rl.collect import collect
 from rmt_rl.data.sampler import Sampler, make_sampler
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.rollout import Step, make_vec_env, rollout
-from rmt_rl.run import OfflineRun
+from rmt_rl.train import new_agent
 from rmt_rl.trainer import Trainer
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -120,14 +120,6 @@ def training(size: Size, effort: Effort, gradient: str) -> Result:
     ranges = [range(repeat * updates, (repeat + 1) * updates) for repeat in range(repeats)]
     speeds = [work.steps(each) / (marks[each.stop] - marks[each.start]) for each in ranges]
     return {"steps_per_second": speeds, "real_share": work.real_share, "padding": work.padding(ranges[0])}
-
-
-def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
-    """An untrained agent for these data."""
-    torch.manual_seed(0)
-    spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return)
-    agent: Agent = load_agent(config.agent)(config.agent_options, spec)
-    return agent
 
 
 # Acting
