@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments.suite import Sweep, made_again
+from experiments.suite import Sweep, check_named, made_again
 from rmt_rl.errors import explained
 
 FOLDER = Path(__file__).parent
@@ -46,6 +46,7 @@ def main(
         jobs: processes at once, one thread each.
         runs: where the runs go; what is there already isn't done again.
     """
+    check_named(only, [*CONFIGS, *WITHOUT_AGEING])
     parts = (CONFIGS, seeds, FOLDER), (WITHOUT_AGEING, without_ageing, FOLDER / "without_ageing")
     for configs, count, folder in parts:
         named = [name for name in only if name in {file.stem for file in configs}]
