@@ -67,10 +67,10 @@ def update_results(folder: Path, rows: Iterable[Row], configs: Sequence[Path]) -
         configs: in the order of the table.
     """
     folder.mkdir(exist_ok=True)
-    files = {config.stem: config for config in configs}
-    rows = sorted(rows, key=lambda one: (list(files).index(one["config"]), one["seed"]))
+    settings = {config.stem: _settings(config) for config in configs}
+    rows = sorted(rows, key=lambda one: (list(settings).index(one["config"]), one["seed"]))
     write_atomically(folder / FILE, "".join(f"{json.dumps(one)}\n" for one in rows).encode())
-    return write_results(group_runs(_run(one, files[one["config"]]) for one in rows), folder)
+    return write_results(group_runs(_run(one, settings[one["config"]]) for one in rows), folder)
 
 
 def write_results(groups: Sequence[Group], folder: Path) -> str:
@@ -106,6 +106,6 @@ def _settings(config: Path) -> dict[str, Any]:
     return grouped_by(read_config(config).model_dump(mode="json", exclude_none=True))
 
 
-def _run(one: Row, config: Path) -> Run:
+def _run(one: Row, settings: dict[str, Any]) -> Run:
     metrics = {name: {int(at): value for at, value in curve.items()} for name, curve in one["metrics"].items()}
-    return Run(Path(f"{one['config']}-{one['seed']}"), one["seed"], _settings(config), metrics, one["results"])
+    return Run(Path(f"{one['config']}-{one['seed']}"), one["seed"], settings, metrics, one["results"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, cast, overload
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -266,6 +266,16 @@ class RecurrentMemoryTransformer(nn.Module):
         return Output(output, memories, layers or None)
 
 
+class Generation(TypedDict, total=False):
+    """What `RecurrentMemoryTransformerWrapper.generate` takes besides; see there."""
+
+    memories: Memories | None
+    xl_memories: list[Tensor] | None
+    temperature: float
+    top_k: int | None
+    generator: torch.Generator | None
+
+
 class RecurrentMemoryTransformerWrapper(nn.Module):
     """Cuts sequences into segments: their loss, with full, truncated or replayed gradients, and generation.
 
@@ -388,30 +398,12 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
 
     @overload
     def generate(
-        self,
-        prime: Tensor,
-        *,
-        length: int,
-        memories: Memories | None = None,
-        xl_memories: list[Tensor] | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        generator: torch.Generator | None = None,
-        return_state: Literal[False] = False,
+        self, prime: Tensor, *, length: int, return_state: Literal[False] = False, **how: Unpack[Generation]
     ) -> Tensor: ...
 
     @overload
     def generate(
-        self,
-        prime: Tensor,
-        *,
-        length: int,
-        memories: Memories | None = None,
-        xl_memories: list[Tensor] | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        generator: torch.Generator | None = None,
-        return_state: Literal[True],
+        self, prime: Tensor, *, length: int, return_state: Literal[True], **how: Unpack[Generation]
     ) -> Output: ...
 
     @torch.no_grad()
