@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +129,7 @@ def made_again(
     Raises:
         UsageError: there is no such config, no seed, or others' results aren't there to be kept.
     """
-    check_named(only, configs)
+    check_named(only, [file.stem for file in configs])
     if not seeds:
         raise UsageError("seeds=0: give 1 or more")
     again = {file: sweeps for file, sweeps in configs.items() if not only or file.stem in only}
@@ -137,11 +137,10 @@ def made_again(
     return update_results(folder, [*kept, *map(row, Suite(again, seeds, runs, jobs).run())], list(configs))
 
 
-def check_named(only: Sequence[str], configs: Iterable[Path]) -> None:
-    """Raise an error where a name is no config's."""
-    names = [file.stem for file in configs]
+def check_named(only: Sequence[str], names: Sequence[str]) -> None:
+    """Raise an error where one isn't among these names."""
     if unknown := [name for name in only if name not in names]:
-        raise UsageError(f"only={', '.join(unknown)}: no config is named so; there are {', '.join(names)}")
+        raise UsageError(f"only={', '.join(unknown)}: nothing is named so; there are {', '.join(names)}")
 
 
 def rmt_rl(*arguments: str) -> float:

@@ -1,8 +1,10 @@
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from experiments.memory_family import __main__ as memory_family
 from experiments.results import FILE, row, update_results
 from experiments.suite import Suite, Sweep, made_again
 from rmt_rl.checkpoint import path_of, read_checkpoint
@@ -80,7 +82,7 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
     seeds = [line.split("|")[-2].strip() for line in again("bc-two", seeds=1).splitlines()[2:]]
     assert seeds == ["2", "1"]
 
-    with pytest.raises(UsageError, match="only=bc-t: no config is named so; there are bc, bc-two"):
+    with pytest.raises(UsageError, match="only=bc-t: nothing is named so; there are bc, bc-two"):
         again("bc-t")
     with pytest.raises(UsageError, match="seeds=0"):
         again(seeds=0)
@@ -92,6 +94,27 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
         lines.write('{"config": "bc"}\n')
     with pytest.raises(UsageError, match="line 4, is damaged: a field is missing"):
         again("bc-two")
+
+
+def test_the_family_is_made_with_ageing_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    sweeps, files = [Sweep("corridor_length=1,6", episodes=5)], [tmp_path / f"{name}.toml" for name in ("with", "bc")]
+    for file in files:
+        file.write_text(CONFIG)
+    monkeypatch.setattr(memory_family, "FOLDER", tmp_path)
+    monkeypatch.setattr(memory_family, "CONFIGS", {files[0]: sweeps})
+    monkeypatch.setattr(memory_family, "WITHOUT_AGEING", {files[1]: sweeps})
+
+    def rows(folder: Path) -> list[tuple[str, int]]:
+        lines = (folder / FILE).read_text().splitlines() if (folder / FILE).exists() else []
+        return [(one["config"], one["seed"]) for one in map(json.loads, lines)]
+
+    with pytest.raises(UsageError, match="only=wit: nothing is named so; there are with, bc"):
+        memory_family.main(("wit",), runs=tmp_path / "runs")
+    memory_family.main(("bc",), without_ageing=1, runs=tmp_path / "runs")
+    assert (rows(tmp_path), rows(tmp_path / "without_ageing")) == ([], [("bc", 10)])
+    memory_family.main(seeds=2, without_ageing=1, runs=tmp_path / "runs")
+    assert (rows(tmp_path), rows(tmp_path / "without_ageing")) == ([("with", 10), ("with", 11)], [("bc", 10)])
 
 
 def test_every_config_of_an_experiment_is_valid() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.long_context import __main__ as experiment
-from experiments.long_context.evaluate import SEED, Result, evaluate, passes, read, streamed
+from experiments.long_context.evaluate import SEED, SEQUENCES, SEQUENCES_LONG, Result, evaluate, passes, read, streamed
 from experiments.long_context.feeds import Feed, Sequences, SequencesThenStreams, Streams
 from experiments.long_context.options import Memory, Options, read_run
 from experiments.long_context.report import row, write_results
@@ -363,13 +363,20 @@ def test_the_experiment_from_command_lines_to_pictures(tmp_path: Path, monkeypat
         if ran[-1] == "train":
             main(arguments)
         else:
-            evaluate(Path(arguments[0]), 4, 6, 3, SEED)
+            evaluate(Path(arguments[0]), 4, SEQUENCES, SEQUENCES_LONG, SEED)
 
     monkeypatch.setattr(experiment, "_python", in_process)
     experiment.main(runs=tmp_path / "runs", folder=tmp_path, jobs=1)
     assert ran == ["train", "evaluate"] * 2
     experiment.main(runs=tmp_path / "runs", folder=tmp_path, jobs=1)
     assert ran[4:] == ["train"] * 2  # which find nothing left to do
+    evaluate(run, 4, SEQUENCES - 1, SEQUENCES_LONG, SEED)
+    experiment.main(("detect-valve-64",), runs=tmp_path / "runs", folder=tmp_path, jobs=1)
+    assert ran[6:] == ["train", "evaluate"]  # for it was tested with other sequences
+    experiment.main(("detect-valve-99",), runs=tmp_path / "runs", folder=tmp_path, jobs=1)
+    assert ran[8:] == ["train"] * 2  # itself and what it begins with
+    with pytest.raises(UsageError, match="only=detect-valve: nothing is named so"):
+        experiment.main(("detect-valve",), runs=tmp_path / "runs", folder=tmp_path)
     first = (tmp_path / "accuracy.svg").read_bytes()
     experiment.main(folder=tmp_path, draw=True)
     assert (tmp_path / "accuracy.svg").read_bytes() == first

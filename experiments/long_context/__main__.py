@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from pathlib import Path
 import tyro
 
 from experiments.long_context import evaluate
-from experiments.long_context.options import FILE
+from experiments.long_context.options import FILE, read_run
 from experiments.long_context.report import row, write_results
 from experiments.long_context.tasks import TaskName
+from experiments.suite import check_named
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
 
@@ -34,6 +36,7 @@ Going = tuple[str, str, tuple[str, ...]]
 WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the run begins with, what differs
     "memorise-valve": [("-499", "-32", ONE_FACT)],
     "detect-valve": [("-499", "-32", ONE_FACT)],
+    "detect-hard-gate": [("-499", "-32", ONE_FACT)],
     "reason-gate": [
         ("-32-on", "-32", LONGER_LIVES),
         ("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
@@ -42,6 +45,7 @@ WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the ru
     "reason-hard-gate": [
         ("-32-on", "-32", LONGER_LIVES),
         ("-499", "-32-on", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
+        ("-499-on", "-499", (*LONG, "--lanes", "18", "--segments", "1", "--threshold", "0.8", "--tokens", "20000000")),
     ],
 }
 WHOLE = 128  # segments that full attention is tested at, at most
@@ -76,12 +80,17 @@ def plan() -> list[list[Cell]]:
 
 
 def main(
-    only: str = "", jobs: int = 2, runs: Path = Path("runs/long_context"), draw: bool = False, folder: Path = FOLDER
+    only: tuple[str, ...] = (),
+    jobs: int = 2,
+    runs: Path = Path("runs/long_context"),
+    draw: bool = False,
+    folder: Path = FOLDER,
 ) -> None:
     """Train, evaluate, tabulate, plot; what is finished isn't done again.
 
     Args:
-        only: just the chains of runs whose first one's name begins so, e.g. "detect-valve"; others' results are kept.
+        only: just these runs, e.g. "detect-valve-499", and those whose weights they begin with; what `results.json`
+            has of others is kept.
         jobs: processes at once, one thread each.
         runs: where the runs go.
         draw: make the table and the pictures of `results.json` and nothing else.
@@ -89,9 +98,9 @@ def main(
     """
     path = folder / "results.json"
     rows = {one["run"]: one for one in json.loads(path.read_text())} if path.exists() else {}
-    chains = [chain for chain in plan() if chain[0].name.startswith(only)]
-    if not (rows if draw else chains):
-        raise UsageError(f"only={only!r}, draw={draw}: no run of the plan or no result is there for it")
+    chains = _chosen(only)
+    if draw and not rows:
+        raise UsageError(f"draw: {path} has no results yet; leave it out to make them")
     failed: list[str] = []
     if not draw:
         order = {cell.name: place for place, cell in enumerate(cell for chain in plan() for cell in chain)}
@@ -106,6 +115,22 @@ def main(
     print(write_results(list(rows.values()), folder))
     if failed:
         raise UsageError(f"these runs failed, or begin with one that did; why is said above: {', '.join(failed)}")
+
+
+def _chosen(only: Sequence[str]) -> list[list[Cell]]:
+    """The chains of the plan, as far as these runs need them."""
+    chains = plan()
+    check_named(only, [cell.name for chain in chains for cell in chain])
+    if not only:
+        return chains
+    starts = {cell.name: cell.start for chain in chains for cell in chain}
+    needed = set()
+    for name in only:
+        last: str | None = name
+        while last is not None:
+            needed.add(last)
+            last = starts[last]
+    return [some for chain in chains if (some := [cell for cell in chain if cell.name in needed])]
 
 
 def _run_chain(chain: list[Cell], runs: Path) -> tuple[list[Path], list[str]]:
@@ -126,21 +151,23 @@ def _run(cell: Cell, runs: Path) -> bool:
     start = ("--start", str(runs / cell.start)) if cell.start else ()
     try:
         _python("experiments.long_context.train", *cell.arguments, *start, "--out", str(run))
-        if not _evaluated(run, cell.longest):
+        if not _evaluated(run, cell):
             _python("experiments.long_context.evaluate", str(run), "--longest", str(cell.longest))
     except subprocess.CalledProcessError:
         return False
     return True
 
 
-def _evaluated(run: Path, longest: int) -> bool:
+def _evaluated(run: Path, cell: Cell) -> bool:
     """Whether the present weights have been tested at all lengths, on the sequences that the table is of."""
     path = run / evaluate.FILE
     if not path.exists() or path.stat().st_mtime < (run / FILE).stat().st_mtime:
         return False
-    record = json.loads(path.read_text())
-    lengths = {result["segments"] for result in record["results"]}
-    return record["seed"] == evaluate.SEED and longest in lengths
+    record, options = json.loads(path.read_text()), read_run(run).options
+    passes = evaluate.passes(options.task, options.memory, cell.longest, evaluate.SEQUENCES, evaluate.SEQUENCES_LONG)
+    tested = {result["segments"]: result["sequences"] for result in record["results"]}
+    expected = {length: sequences for sequences, lengths in passes for length in lengths}
+    return record["seed"] == evaluate.SEED and tested == expected
 
 
 def _python(*arguments: str) -> None:

@@ -34,6 +34,7 @@ from rmt_rl.language import RecurrentMemoryTransformer
 
 FILE = "evaluation.json"
 MANY = 256  # segments up to which the larger number of sequences is run
+SEQUENCES, SEQUENCES_LONG = 64, 16  # of the table
 SEED = 1_000_000  # far from those of training, though its text is another anyway
 
 
@@ -60,8 +61,8 @@ class Result(NamedTuple):
 def main(
     runs: Positional[tuple[Path, ...]],
     longest: int = 4096,
-    sequences: int = 64,
-    sequences_long: int = 16,
+    sequences: int = SEQUENCES,
+    sequences_long: int = SEQUENCES_LONG,
     seed: int = SEED,
 ) -> None:
     """Test runs, on one thread.

@@ -46,7 +46,7 @@ def main(
         jobs: processes at once, one thread each.
         runs: where the runs go; what is there already isn't done again.
     """
-    check_named(only, [*CONFIGS, *WITHOUT_AGEING])
+    check_named(only, [file.stem for file in [*CONFIGS, *WITHOUT_AGEING]])
     parts = (CONFIGS, seeds, FOLDER), (WITHOUT_AGEING, without_ageing, FOLDER / "without_ageing")
     for configs, count, folder in parts:
         named = [name for name in only if name in {file.stem for file in configs}]
