@@ -130,8 +130,9 @@ def made_again(
         UsageError: there is no such config, no seed, or others' results aren't there to be kept.
     """
     check_named(only, [file.stem for file in configs])
-    if not seeds:
-        raise UsageError("seeds=0: give 1 or more")
+    for name, count in (("seeds", len(seeds)), ("jobs", jobs)):
+        if count < 1:
+            raise UsageError(f"{name}={count}: give 1 or more")
     again = {file: sweeps for file, sweeps in configs.items() if not only or file.stem in only}
     kept = kept_rows(folder, [file for file in configs if file not in again])  # fails before anything is trained
     return update_results(folder, [*kept, *map(row, Suite(again, seeds, runs, jobs).run())], list(configs))

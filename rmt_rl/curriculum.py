@@ -6,8 +6,10 @@ so on. Options are frozen and progress is a value, to be kept in a checkpoint as
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rmt_rl.config import Frozen
 
@@ -26,11 +28,17 @@ class Curriculum(Frozen):
     last: int = Field(7, ge=1, description="segments at the end")
     threshold: float = Field(0.95, gt=0, lt=1, description="running accuracy at which a length is learnt")
     smoothing: float = Field(0.9, ge=0, lt=1, description="share of the old in each new running mean")
-    review: float = Field(0.0, ge=0, lt=1, description="share of the updates on a length up to it, not counted")
+    review: float = Field(0.0, ge=0, lt=1, description="share of the updates on any length up to the present one")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.first > self.last:
+            raise ValueError(f"first={self.first} must not be above last={self.last}")
+        return self
 
     def begin(self) -> Progress:
         """The progress before the first update."""
-        return Progress(length=min(self.first, self.last))
+        return Progress(length=self.first)
 
     def draw(self, progress: Progress, rng: np.random.Generator) -> int:
         """The length of the next update's sequences: the present one, or for review one of those up to it."""
@@ -39,7 +47,8 @@ class Curriculum(Frozen):
     def after(self, progress: Progress, length: int, accuracy: float) -> Progress:
         """The progress after an update on this length, on which this share of answers (0 to 1) was right.
 
-        The running mean starts at 0: a length takes a few updates at the least, the more the smoother.
+        Shorter ones aren't counted. The running mean starts at 0: a length takes a few updates at the least, the more
+        the smoother.
         """
         if length < progress.length:
             return progress

@@ -21,12 +21,22 @@ from torch import Tensor, nn
 from rmt_rl import backprop
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
-from rmt_rl.language_core import CORES, Core, Layers, MemoryName, check_same_shapes, check_together, filled, parts_of
+from rmt_rl.language_core import (
+    CORES,
+    Core,
+    Layers,
+    MemoryName,
+    check_same_shapes,
+    check_sizes,
+    check_together,
+    filled,
+    parts_of,
+)
 from rmt_rl.memory.encoder_tokens import EncoderLayer
 from rmt_rl.memory.transformer_xl import Hidden, RecurrenceName, TransformerXLLayer
 from rmt_rl.memory.valve import ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
-from rmt_rl.recurrence import Tree, clone, detach, take_tokens
+from rmt_rl.recurrence import Tree, clone, detach, take_tokens, where_lanes
 
 Memories = Tensor | tuple[Tensor, ...]
 
@@ -105,6 +115,10 @@ class RecurrentMemoryTransformer(nn.Module):
         ignore_index: int = -1,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, num_tokens=num_tokens, depth=depth, seq_len=seq_len)
+        check_sizes(dim_head=dim_head, heads=heads, ff_mult=ff_mult)
+        if rotary_pos_emb and dim_head % 2:
+            raise UsageError(f"dim_head={dim_head} must be even for rotary positions, or rotary_pos_emb=False")
         self.dim, self.seq_len, self.causal, self.ignore_index = dim, seq_len, causal, ignore_index
         sizes: dict[str, Any] = {
             "layers": depth,
@@ -138,7 +152,8 @@ class RecurrentMemoryTransformer(nn.Module):
             streams=num_residual_streams,
             layer=layer,
         )
-        check_together(memory, layers, xl=use_xl_memories, absolute=abs_pos_emb)
+        unused = not use_xl_memories and (xl_mem_len is not None or enhanced_xl_recurrence)
+        check_together(memory, layers, xl=use_xl_memories, unused_xl=unused, absolute=abs_pos_emb)
         self.embed = nn.Embedding(num_tokens, dim)
         self.positions = nn.Embedding(seq_len, dim) if abs_pos_emb else None
         self.core = CORES[memory](layers)
@@ -160,13 +175,15 @@ class RecurrentMemoryTransformer(nn.Module):
             x: ids, int64 (B, L), or embeddings, floats (B, L, D).
             read_memories: what the call before returned; None begins anew.
             mask: bool (B, L), which tokens are real, anywhere; others change nothing, and their outputs are arbitrary.
+                A sequence that has none in this segment keeps its memories.
             labels: int64 (B, L), what each place shall predict: the loss is returned, a mean over labels that count.
             xl_memories: what the call before returned.
             return_embeddings: return (B, L, D), what the head makes logits of.
 
         Raises:
-            UsageError: shapes that don't fit.
+            UsageError: shapes that don't fit, ids or labels that aren't of the vocabulary.
         """
+        self.check_tokens(x)
         labels = None if labels is None else self.real_labels(x, labels, mask)
         y_BLD, state = self.run(x, self.state(len(x), read_memories, xl_memories), mask)
         if labels is not None:
@@ -174,8 +191,11 @@ class RecurrentMemoryTransformer(nn.Module):
         return self.output(y_BLD if return_embeddings else self.head(y_BLD), state)
 
     def run(self, x: Tensor, state: Tree, mask: Tensor | None = None) -> tuple[Tensor, Tree]:
-        """Embeddings (B, L, D) and the next state, by the state of `SegmentRecurrent`; see `forward`."""
-        self.check_tokens(x)
+        """Embeddings (B, L, D) and the next state, by the state of `SegmentRecurrent`; see `forward`.
+
+        Raises:
+            UsageError: more tokens than a segment has, or a mask that doesn't fit; `check_tokens` is left to callers.
+        """
         if x.shape[1] > self.seq_len:
             raise UsageError(
                 f"x has {x.shape[1]} tokens, more than seq_len={self.seq_len}: cut it into segments, or let "
@@ -185,8 +205,8 @@ class RecurrentMemoryTransformer(nn.Module):
             return cast(tuple[Tensor, Tree], self.core(self.embedded(x), state))
         check_mask(mask, x)
         order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # real tokens first
-        y_BLD, state = self.core(self.embedded(take_tokens(x, order)), state, mask.sum(1))
-        return take_tokens(y_BLD, order.argsort(dim=1)), state
+        y_BLD, following = self.core(self.embedded(take_tokens(x, order)), state, mask.sum(1))
+        return take_tokens(y_BLD, order.argsort(dim=1)), where_lanes(mask.any(1), following, state)
 
     def embedded(self, x: Tensor, first: int = 0) -> Tensor:
         """Ids or embeddings as tokens (B, T, D), of which the first stands at this place of its segment."""
@@ -196,12 +216,22 @@ class RecurrentMemoryTransformer(nn.Module):
         return x_BTD
 
     def check_tokens(self, x: Tensor) -> None:
-        """Raise an error unless x is ids or embeddings."""
+        """Raise an error unless x is ids of the vocabulary or embeddings."""
         ids = x.dim() == 2 and x.dtype == torch.int64
         if not ids and not (x.dim() == 3 and x.is_floating_point() and x.shape[2] == self.dim):
             raise UsageError(
                 f"x is {x.dtype} of shape {tuple(x.shape)}: ids are int64 (B, L), embeddings floats "
                 f"(B, L, dim={self.dim})"
+            )
+        if ids:
+            self._check_words("x", x)
+
+    def _check_words(self, name: str, ids: Tensor) -> None:
+        words = self.embed.num_embeddings
+        if bool(((ids < 0) | (ids >= words)).any()):
+            raise UsageError(
+                f"{name} has ids from {int(ids.min())} to {int(ids.max())}: they must be from 0 to {words - 1}, as "
+                f"num_tokens={words}"
             )
 
     def loss(self, y_BLD: Tensor, labels_BL: Tensor) -> Tensor:
@@ -213,13 +243,14 @@ class RecurrentMemoryTransformer(nn.Module):
         """The labels of x, of which those that the mask leaves out count no more.
 
         Raises:
-            UsageError: there isn't one label for each token, or there is no token.
+            UsageError: there isn't one label for each token, there is no token, or a label isn't of the vocabulary.
         """
         if labels.shape != x.shape[:2] or not labels.numel() or labels.dtype != torch.int64:
             raise UsageError(
                 f"labels have shape {tuple(labels.shape)} and are {labels.dtype}, x has shape {tuple(x.shape)}: give "
                 "each token a label of int64, and a token at least"
             )
+        self._check_words(f"labels but for ignore_index={self.ignore_index}", labels[labels != self.ignore_index])
         if mask is None:
             return labels
         check_mask(mask, x)
@@ -251,9 +282,9 @@ class RecurrentMemoryTransformer(nn.Module):
             given = [memories] if isinstance(memories, Tensor) else list(memories)
             check_same_shapes("memories", given, kept)
             kept = given
-        if xl_memories:
+        if xl_memories is not None and len(xl_memories):
+            check_same_shapes("xl_memories", list(xl_memories), self.output(torch.zeros(()), begun).xl_memories or [])
             tensors = [each.permute(1, 2, 0, 3).flatten(2) for each in xl_memories]
-            check_same_shapes("xl_memories", tensors, [cache.hidden_BND for cache in caches])
             counts = torch.stack([(tensor != 0).any(-1) for tensor in tensors]).any(0).sum(1)
             caches = [Hidden(tensor, counts) for tensor in tensors]
         return filled(begun, iter(kept), iter(caches))
@@ -286,7 +317,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
 
     def __init__(self, transformer: RecurrentMemoryTransformer, truncate_at_step: int | None = None) -> None:
         super().__init__()
-        self.transformer, self.truncate_at_step = transformer, truncate_at_step
+        self.transformer, self.truncate_at_step = transformer, checked_depth(truncate_at_step)
 
     def forward(
         self,
@@ -307,7 +338,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         Args:
             x: ids, int64 (B, N), or embeddings, floats (B, N, D).
             memories: what a call before returned; None begins anew.
-            mask: bool (B, N), which tokens are real, see `RecurrentMemoryTransformer.forward`.
+            mask: bool (B, N), which tokens are real, see `RecurrentMemoryTransformer.forward`. Segments are cut by
+                place all the same: of sequences of different lengths pad the ends.
             xl_memories: what a call before returned.
             labels: int64 (B, N), what each place shall predict. Without them it's the next token's id, and the last
                 token of x is a label only: begin the next call with it.
@@ -322,12 +354,14 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             `Output`, of logits (B, N, V) or, with `return_state`, of the loss; else the loss alone.
 
         Raises:
-            UsageError: shapes that don't fit, or no labels where none can be made.
+            UsageError: what doesn't fit, no labels where none can be made, or replay where gradients are off.
         """
         model = self.transformer
         model.check_tokens(x)
         state = model.state(len(x), memories, xl_memories)
-        depth = self._depth(truncate_at_step)
+        depth = self.truncate_at_step if truncate_at_step is None else checked_depth(truncate_at_step)
+        if memory_replay_backprop and not torch.is_grad_enabled():
+            raise UsageError("memory_replay_backprop=True backpropagates, but gradients are off: give return_loss=True")
         if mask is not None:
             check_mask(mask, x)
         if labels is None and not (return_loss or memory_replay_backprop):
@@ -349,12 +383,6 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             _, state = backprop.truncated(step, segments, state, blocks.append, depth or segments)
             loss = torch.stack(blocks).sum()
         return model.output(loss, state) if return_state else loss
-
-    def _depth(self, truncate_at_step: int | None) -> int | None:
-        depth = self.truncate_at_step if truncate_at_step is None else truncate_at_step
-        if depth is not None and depth < 1:
-            raise UsageError(f"truncate_at_step={depth} must be 1 or more, or None for the gradient of all segments")
-        return depth
 
     def _outputs(self, x: Tensor, mask: Tensor | None, state: Tree, depth: int | None) -> Output:
         """The logits of all segments."""
@@ -436,7 +464,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             The new tokens, int64 (B, length - N); with `return_state`, `Output` of them.
 
         Raises:
-            UsageError: an encoder, a `length` below N, or a `top_k` below 1.
+            UsageError: an encoder, a `length` below N, a `top_k` below 1, or a `temperature` below 0.
         """
         model = self.transformer
         model.check_tokens(prime)
@@ -447,6 +475,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             )
         if top_k is not None and top_k < 1:
             raise UsageError(f"top_k={top_k} must be 1 or more, or None to draw from all tokens")
+        if not temperature >= 0:
+            raise UsageError(f"temperature={temperature} must be 0 or more; 0 takes the likeliest token")
         training = model.training
         model.eval()
         try:
@@ -462,6 +492,15 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             return model.output(tokens, stepping.state()) if return_state else tokens
         finally:
             model.train(training)
+
+
+def checked_depth(truncate_at_step: int | None) -> int | None:
+    """The same, if it is a number of segments or None."""
+    if truncate_at_step is not None and not (isinstance(truncate_at_step, int) and truncate_at_step >= 1):
+        raise UsageError(
+            f"truncate_at_step={truncate_at_step} must be 1 or more segments, or None for the gradient of all"
+        )
+    return truncate_at_step
 
 
 def check_mask(mask: Tensor, x: Tensor) -> None:
@@ -501,7 +540,7 @@ class _Stepping:
 
 def _chosen(logits_BV: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
     """A token of each lane, (B, 1)."""
-    if temperature <= 0:
+    if temperature == 0:
         return logits_BV.argmax(1, keepdim=True)
     if top_k is not None:
         least_B1 = logits_BV.topk(min(top_k, logits_BV.shape[1])).values[:, -1:]

@@ -91,15 +91,25 @@ CORES: dict[MemoryName, Callable[[Layers], Core]] = {
 assert set(CORES) == set(get_args(MemoryName))
 
 
-def check_together(memory: str, layers: Layers, xl: bool, absolute: bool) -> None:
+def check_sizes(**sizes: float) -> None:
+    """Raise an error where a size isn't above 0."""
+    for name, size in sizes.items():
+        if not size > 0:
+            raise UsageError(f"{name}={size} must be above 0")
+
+
+def check_together(memory: str, layers: Layers, xl: bool, unused_xl: bool, absolute: bool) -> None:
     """Raise an error where options don't go together."""
     if memory not in CORES:
         raise UsageError(f"memory={memory!r} is none of {', '.join(CORES)}{nearest(memory, CORES)}")
     if layers.valve not in VALVES:
         raise UsageError(f"valve={layers.valve!r} is none of {', '.join(VALVES)}{nearest(layers.valve, VALVES)}")
-    for name, size in (("seq_len", layers.seq_len), ("num_residual_streams", layers.streams)):
-        if size < 1:
-            raise UsageError(f"{name}={size} must be 1 or more")
+    for name, size, least in (
+        ("num_residual_streams", layers.streams, 1),
+        ("num_memory_tokens", layers.memory_tokens, 0),
+    ):
+        if size < least:
+            raise UsageError(f"{name}={size} must be {least} or more")
     causal, plain = layers.causal, memory in ("tokens", "none")
     alone = causal and plain and not (xl or layers.token_shift or layers.streams > 1)
     none = layers.memory_tokens < 1 and memory in ("tokens", "armt")
@@ -108,6 +118,7 @@ def check_together(memory: str, layers: Layers, xl: bool, absolute: bool) -> Non
         (layers.valve != "none" and memory != "tokens", f"valve={layers.valve!r}", "memory='tokens'"),
         (not causal and not plain, "causal=False", "memory='tokens' or 'none'"),
         (xl and not (causal and plain), "use_xl_memories=True", "causal=True and memory='tokens' or 'none'"),
+        (unused_xl, "xl_mem_len or enhanced_xl_recurrence", "use_xl_memories=True"),
         (xl and absolute, "abs_pos_emb=True, which knows no distances", "use_xl_memories=False"),
         (layers.streams > 1 and memory == "armt", f"num_residual_streams={layers.streams}", "another memory"),
         (
@@ -146,6 +157,9 @@ def filled(state: Tree, kept: Iterator[Tensor], caches: Iterator[Hidden]) -> Tre
 
 def check_same_shapes(name: str, given: list[Tensor], expected: list[Tensor]) -> None:
     """Raise an error where what was given isn't what is needed."""
+    strangers = [type(each).__name__ for each in given if not isinstance(each, Tensor)]
+    if strangers:
+        raise UsageError(f"{name} has {', '.join(strangers)} in it: give what a call returned as its {name}, tensors")
     shapes, needed = ([tuple(each.shape) for each in tensors] for tensors in (given, expected))
     if shapes != needed:
         raise UsageError(

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from rmt_rl.config import validated
 from rmt_rl.curriculum import Curriculum, Progress
+from rmt_rl.errors import UsageError
 
 
 def test_a_length_is_added_when_the_running_accuracy_reaches_the_threshold() -> None:
@@ -49,3 +51,8 @@ def test_progress_survives_json_and_options_are_frozen() -> None:
     assert Progress.model_validate(progress.model_dump(mode="json")) == progress
     with pytest.raises(ValidationError):
         Curriculum().threshold = 0.1  # type: ignore[misc]
+
+
+def test_a_curriculum_rises() -> None:
+    with pytest.raises(UsageError, match="first=3 must not be above last=2"):
+        validated(Curriculum, {"first": 3, "last": 2})

@@ -17,7 +17,7 @@ from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
 from rmt_rl.memory.valve import LSTM, CrossAttention2
 from rmt_rl.nn.hyper_connections import HyperConnection
-from rmt_rl.recurrence import tree_leaves
+from rmt_rl.recurrence import tree_leaves, tree_map
 
 SEGMENT, VOCABULARY, LANES = 6, 11, 3
 SMALL: dict[str, Any] = {
@@ -150,6 +150,7 @@ def test_masked_tokens_change_nothing_wherever_they_stand(options: dict[str, Any
     model, x = make(**options), ids(2 * SEGMENT)
     mask = torch.ones(LANES, 2 * SEGMENT, dtype=torch.bool)
     mask[0, :2], mask[1, 3], mask[1, SEGMENT:] = False, False, False  # in front, in a hole, a whole segment
+    mask[2, :SEGMENT] = False  # the first one
     out = RecurrentMemoryTransformerWrapper(model)(x, mask=mask)
     other = RecurrentMemoryTransformerWrapper(model)(x.where(mask, (x + 1) % VOCABULARY), mask=mask)
     torch.testing.assert_close(out.output[mask], other.output[mask])
@@ -158,6 +159,11 @@ def test_masked_tokens_change_nothing_wherever_they_stand(options: dict[str, Any
     torch.testing.assert_close(out.output[:1, 2:SEGMENT], alone)
     later = model(x[:1, SEGMENT:], memories, xl_memories=caches)
     torch.testing.assert_close(out.output[:1, SEGMENT:], later.output)
+    hole = torch.arange(SEGMENT)[None] != 3
+    for lane, alone in ((1, model(x[1:2, :SEGMENT], mask=hole)), (2, model(x[2:, SEGMENT:]))):
+        same(tree_map(lambda each, lane=lane: each[lane : lane + 1], out.memories), alone.memories)
+        same([each[:, lane : lane + 1] for each in out.xl_memories or ()], alone.xl_memories or [])
+    torch.testing.assert_close(out.output[2:, SEGMENT:], alone.output)
 
 
 @torch.no_grad()
@@ -461,7 +467,14 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
         ({"valve": "ca2"}, "valve='ca2' is none of none, ca-2"),
         ({"seq_len": 0}, "seq_len=0"),
         ({"num_residual_streams": 0}, "num_residual_streams=0"),
-        ({"depth": 0}, "layers=0"),
+        ({"depth": 0}, "depth=0 must be above 0"),
+        ({"dim": 0}, "dim=0"),
+        ({"num_tokens": -1}, "num_tokens=-1"),
+        ({"ff_mult": -1}, "ff_mult=-1"),
+        ({"dim_head": 3}, "dim_head=3 must be even"),
+        ({"num_memory_tokens": -1, "memory": "titans_mac"}, "num_memory_tokens=-1 must be 0 or more"),
+        ({"xl_mem_len": 4}, "xl_mem_len or .*needs use_xl_memories=True"),
+        ({"enhanced_xl_recurrence": True}, "xl_mem_len or .*needs use_xl_memories=True"),
         ({"dropout": 2.0}, "dropout=2"),
     ],
 )
@@ -502,6 +515,8 @@ def test_shapes_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="x has 12 tokens, more than seq_len=6"):
         model(ids(2 * SEGMENT))
     for wrong in (
+        x + VOCABULARY,
+        x - VOCABULARY,
         torch.zeros(LANES, SEGMENT, 3),
         torch.zeros(LANES, SEGMENT),
         x[0],
@@ -509,11 +524,11 @@ def test_shapes_that_do_not_fit() -> None:
         x.int(),
         x[..., None],
     ):
-        with pytest.raises(UsageError, match="ids are int64"):
+        with pytest.raises(UsageError, match=r"ids are int64|must be from 0 to 10"):
             model(wrong)
         wrapper = RecurrentMemoryTransformerWrapper(model)
         for call in (wrapper, partial(wrapper, memory_replay_backprop=True), partial(wrapper.generate, length=9)):
-            with pytest.raises(UsageError, match="ids are int64"):
+            with pytest.raises(UsageError, match=r"ids are int64|must be from 0 to 10"):
                 call(wrong)
     with pytest.raises(UsageError, match=r"mask is torch\.bool of shape"):
         model(x, mask=torch.ones(LANES, 2, dtype=torch.bool))
@@ -524,14 +539,27 @@ def test_shapes_that_do_not_fit() -> None:
             model(x, labels=labels)
         with pytest.raises(UsageError, match="labels have shape"):
             RecurrentMemoryTransformerWrapper(model)(x, labels=labels)
+    with pytest.raises(UsageError, match="labels but for ignore_index=-1 has ids from -100 to"):
+        model(x, labels=x.where(x > 0, -100))
     with pytest.raises(UsageError, match="truncate_at_step=0"):
         RecurrentMemoryTransformerWrapper(model)(x, truncate_at_step=0)
+    with pytest.raises(UsageError, match=r"truncate_at_step=1\.5"):
+        RecurrentMemoryTransformerWrapper(model, truncate_at_step=1.5)  # type: ignore[arg-type]
+    with torch.no_grad(), pytest.raises(UsageError, match="gradients are off"):
+        RecurrentMemoryTransformerWrapper(model)(x, memory_replay_backprop=True)
+    for temperature in (-1.0, float("nan")):
+        with pytest.raises(UsageError, match="temperature="):
+            RecurrentMemoryTransformerWrapper(model).generate(x, length=9, temperature=temperature)
     with pytest.raises(UsageError, match="top_k=0"):
         RecurrentMemoryTransformerWrapper(model).generate(x, length=9, top_k=0)
     with pytest.raises(UsageError, match="memories of shapes"):
         model(x[:1], memories)
     with pytest.raises(UsageError, match="xl_memories of shapes"):
         model(x, memories, xl_memories=caches[:1])
+    with pytest.raises(UsageError, match="xl_memories of shapes"):
+        model(x, memories, xl_memories=caches[0])
+    with pytest.raises(UsageError, match="memories has list in it"):
+        model(x, model(x))
     encoder = RecurrentMemoryTransformerWrapper(make(causal=False))
     with pytest.raises(UsageError, match="labels are needed"):
         encoder(x, return_loss=True)

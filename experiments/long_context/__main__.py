@@ -99,6 +99,8 @@ def main(
     path = folder / "results.json"
     rows = {one["run"]: one for one in json.loads(path.read_text())} if path.exists() else {}
     chains = _chosen(only)
+    if jobs < 1:
+        raise UsageError(f"jobs={jobs}: give 1 or more")
     if draw and not rows:
         raise UsageError(f"draw: {path} has no results yet; leave it out to make them")
     failed: list[str] = []
