@@ -212,6 +212,15 @@ class OpenSegment(NamedTuple):
     count_B: Tensor
 
 
+def joined(kept_BND: Tensor, count_B: Tensor, x_BLD: Tensor) -> Tensor:
+    """Each lane's first `count_B` kept tokens with new ones directly behind them: (B, the largest count + L, D)."""
+    longest = int(count_B.max()) if len(count_B) else 0
+    if not longest:
+        return x_BLD
+    row = torch.cat((kept_BND[:, :longest].to(x_BLD.dtype), torch.zeros_like(x_BLD)), 1)
+    return put_tokens_(row, count_B[:, None] + torch.arange(x_BLD.shape[1], device=x_BLD.device), x_BLD)
+
+
 def put_tokens_(tokens_BLx: Tensor, places_BT: Tensor, values_BTx: Tensor) -> Tensor:
     """Write token t of lane b at place `places_BT[b, t]`, in place."""
     lanes = torch.arange(tokens_BLx.shape[0], device=tokens_BLx.device)[:, None]

@@ -24,11 +24,20 @@ from rmt_rl.memory.mamba import MambaLayer
 from rmt_rl.memory.neural_memory import NeuralMemory
 from rmt_rl.memory.sliding_context import SlidingContext
 from rmt_rl.memory.titans import MemoryAsGate, MemoryAsLayer
-from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
+from rmt_rl.nn.token_shift import TokenShift
 from rmt_rl.recurrence import SegmentRecurrent, clone, put_lanes_, select_lanes, tree_fill, tree_leaves, tree_map
 
-LANES, LENGTH, WIDTH = 3, 6, 8
+LANES, LENGTH, WIDTH, SEGMENTS = 3, 6, 8, 4
+SHORT_OF_SIGHT = {  # how many segments, their own included, examples get gradient from whose state knows no more
+    "TokenShift-0": 2,
+    "TokenShift-1": 2,
+    "SlidingContext-0": 2,
+    **{f"TransformerXLLayer-{index}": 1 for index in (0, 1, 4, 6)},  # stop_gradient
+    "TransformerXLLayer-2": 2,
+    "TransformerXLLayer-3": 3,
+    **{f"GatedTransformerXLLayer-{index}": 1 for index in (0, 1, 2, 3, 4, 6)},  # stop_gradient
+}
 PROMISING = [  # that how a sequence is cut changes nothing, for their last example while its caches aren't full
     GatedTransformerXLLayer,
     GRULayer,
@@ -80,7 +89,7 @@ encoder = pytest.fixture(params=ENCODERS, name="encoder")(fresh)
 @pytest.fixture
 def tokens() -> Tensor:
     torch.manual_seed(1)
-    return torch.randn(LANES, 4 * LENGTH, WIDTH, dtype=torch.float64)
+    return torch.randn(LANES, SEGMENTS * LENGTH, WIDTH, dtype=torch.float64)
 
 
 def run(core: Core, tokens: Tensor, state: Any = None, length: int = LENGTH) -> tuple[Tensor, Any]:
@@ -279,20 +288,29 @@ def reach(core: Core, tokens: Tensor, depth: int) -> int:
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_gradient_crosses_exactly_the_segments_asked_for(core: Core, tokens: Tensor, depth: int) -> None:
-    own = reach(core, tokens, depth=4)
-    assert reach(core, tokens, depth) == min(depth, own)
-    if isinstance(core, MemoryTokens):
-        assert own == 4
+    assert reach(core, tokens, depth) == min(depth, reach(core, tokens, depth=4))
 
 
+def test_gradient_goes_as_far_back_as_the_state_knows(
+    core: Core, tokens: Tensor, request: pytest.FixtureRequest
+) -> None:
+    stateless = not list(tree_leaves(core.initial_state(LANES)))
+    expected = 1 if stateless else SHORT_OF_SIGHT.get(request.node.callspec.id, SEGMENTS)
+    assert reach(core, tokens, depth=SEGMENTS) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
-def test_runs_under_bf16_autocast(core: Core, tokens: Tensor) -> None:
-    core = core.float()
+def test_runs_under_bf16_autocast(core: Core, tokens: Tensor, dtype: torch.dtype) -> None:
+    core, x = core.float(), tokens.to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, state = run(core, tokens.float())
+        y, state = run(core, x)
         cache = core.begin(state, LANES, LENGTH)
-        y_step, cache = core.step(tokens[:, :2].float(), cache)
+        y_step, cache = core.step(x[:, :2], cache)
         core.end(cache)
+    if not isinstance(core, TransformerXLLayer | SlidingContext | TokenShift):  # which keep tokens as they came
+        kept, begun = (tree_leaves(tree) for tree in (state, core.initial_state(LANES)))
+        assert [leaf.dtype for leaf in kept] == [leaf.dtype for leaf in begun]
     assert y.isfinite().all()
     assert y_step.isfinite().all()
     exact, _ = run(core, tokens.float())

@@ -46,11 +46,10 @@ class EncoderMemoryTokens(LearnedMemory[OpenSegment]):
     causal = False
 
     def forward(self, x_BLD: Tensor, state: MemoryState, lengths_B: Tensor | None = None) -> tuple[Tensor, MemoryState]:
-        memory_BMD = state.memory_BMD.to(x_BLD.dtype)
+        read_BMD = state.memory_BMD.to(x_BLD.dtype)
         real_B = None if lengths_B is None else lengths_B + self.count
-        y, inner = self.inner(torch.cat((memory_BMD, x_BLD), 1), state.inner, real_B)
-        memory_BMD, valve = self.valve(memory_BMD, y[:, : self.count], state.valve)
-        return y[:, self.count :], MemoryState(memory_BMD, valve, inner)
+        y, inner = self.inner(torch.cat((read_BMD, x_BLD), 1), state.inner, real_B)
+        return y[:, self.count :], MemoryState(*self.join(state, y[:, : self.count]), inner)
 
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:

@@ -1,8 +1,10 @@
 """Gated recurrent layers: LSTM (Hochreiter & Schmidhuber, 1997) and GRU (arXiv 1406.1078), pre-norm and residual.
 
 A layer is a block like a Transformer's with the recurrent net in attention's place, so that depth trains well:
-x + W RNN(Norm(x)), then x + FeedForward(Norm(x)). PyTorch's kernels run whole segments and single tokens alike. They
-run in the weights' precision also under autocast: a state that is rounded at every token drifts.
+x + W RNN(Norm(x)), then x + FeedForward(Norm(x)). The LSTM's cell is c_t = f c_{t-1} + i tanh(.), its output
+o tanh(c_t); the GRU's output is z h_{t-1} + (1 - z) tanh(.): `torch.nn.LSTM` and `torch.nn.GRU` have the rest.
+PyTorch's kernels run whole segments and single tokens alike. They run in the weights' precision also under autocast: a
+state that is rounded at every token drifts.
 
 Gates start by chrono initialisation (arXiv 1804.11188): the bias of what keeps the state is log U[1, T-1],
 so that channels forget within times between 2 and T tokens; T = 2 makes it zero.

@@ -179,7 +179,7 @@ class MambaLayer(SegmentRecurrent[MambaState, MambaState]):
     def _last_inputs(self, row: Tensor, lengths_B: Tensor | None) -> Tensor:
         """The last K-1 real inputs of a row of [K-1 before the segment, segment]."""
         if lengths_B is None:
-            return row[:, 1 - self.taps :]
+            return row[:, 1 - self.taps :].clone()  # a view would keep the whole segment in memory
         return take_tokens(row, lengths_B[:, None] + torch.arange(self.taps - 1, device=row.device))
 
     def begin(self, state: MambaState, batch_size: int, capacity: int) -> MambaState:

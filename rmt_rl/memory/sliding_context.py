@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.recurrence import SegmentRecurrent, Tree, only_first, put_tokens_, take_tokens
+from rmt_rl.recurrence import SegmentRecurrent, Tree, joined, only_first, put_tokens_, take_tokens
 
 
 class Context(NamedTuple):
@@ -49,13 +49,10 @@ class SlidingContext(SegmentRecurrent[Context, OpenContext]):
 
     def forward(self, x_BLD: Tensor, state: Context, lengths_B: Tensor | None = None) -> tuple[Tensor, Context]:
         lanes, length, _ = x_BLD.shape
-        own = torch.arange(length, device=x_BLD.device)
-        longest = int(state.count_B.max())
-        row = torch.cat((state.tokens_BND[:, :longest].to(x_BLD.dtype), x_BLD.new_zeros(x_BLD.shape)), 1)
-        places = state.count_B[:, None] + own
-        row = row.index_put((torch.arange(lanes, device=x_BLD.device)[:, None], places), x_BLD)
+        row = joined(state.tokens_BND, state.count_B, x_BLD)
         total_B = state.count_B + (length if lengths_B is None else lengths_B)
         y, _ = self.inner(row, self.inner.initial_state(lanes), total_B)
+        places = state.count_B[:, None] + torch.arange(length, device=x_BLD.device)
         return take_tokens(y, places), self._keep(row, total_B)
 
     def _keep(self, row: Tensor, total_B: Tensor) -> Context:

@@ -3,7 +3,7 @@
 Attention is short-term memory, `NeuralMemory` long-term; persistent memory, learned tokens that every token of the
 attention sees (equation 19), is the third. Layers are pre-norm, with residual connections (section 4.4).
 
-Persistent tokens have no place: half of the channels of a head, those that rotary positions turn slowest, aren't
+Persistent tokens have no place: about half of the channels of a head, those that rotary positions turn slowest, aren't
 turned at all, and persistent keys have only these. So what a token sees in them depends neither on its place nor on
 where segments begin. Only attention sees them: the paper's equations 26 and 29 hand them to the memory too, which would
 learn the same tokens in each segment. And what MAC's memory learns is the stream with attention's output, x + y, where

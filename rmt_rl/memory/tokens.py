@@ -61,6 +61,17 @@ class LearnedMemory(SegmentRecurrent[MemoryState, CacheT]):
         self.memory_MD = nn.Parameter(torch.randn(count, inner.width) * 0.5)
         self.valve = VALVES[valve](inner.width, valve_heads)
 
+    def join(self, state: MemoryState | OpenMemory, written_BMD: Tensor) -> tuple[Tensor, Tree]:
+        """The next memory, of the one that was read and what was written, and the valve's next state.
+
+        In the weights' precision, under autocast too: a memory that is rounded in every segment drifts, and what
+        changes it little is lost.
+        """
+        dtype = self.memory_MD.dtype
+        with torch.autocast(written_BMD.device.type, enabled=False):
+            memory_BMD, valve = self.valve(state.memory_BMD.to(dtype), written_BMD.to(dtype), state.valve)
+        return memory_BMD, valve
+
     def initial_state(self, batch_size: int) -> MemoryState:
         memory_BMD = self.memory_MD.expand(batch_size, -1, -1)
         return MemoryState(memory_BMD, self.valve.initial_state(memory_BMD), self.inner.initial_state(batch_size))
@@ -88,8 +99,8 @@ class MemoryTokens(LearnedMemory[OpenMemory]):
             self.writes_MD = nn.Parameter(torch.randn(count, inner.width) * 0.5)
 
     def forward(self, x_BLD: Tensor, state: MemoryState, lengths_B: Tensor | None = None) -> tuple[Tensor, MemoryState]:
-        length, memory_BMD = x_BLD.shape[1], state.memory_BMD.to(x_BLD.dtype)
-        row = torch.cat((memory_BMD, x_BLD, self._writes(memory_BMD)), 1)
+        length, read_BMD = x_BLD.shape[1], state.memory_BMD.to(x_BLD.dtype)
+        row = torch.cat((read_BMD, x_BLD, self._writes(read_BMD)), 1)
         if lengths_B is None:
             y, inner = self.inner(row, state.inner)
             written_BMD = y[:, -self.count :]
@@ -97,8 +108,7 @@ class MemoryTokens(LearnedMemory[OpenMemory]):
             order, writes_BM = self._order(length, lengths_B)
             y, inner = self.inner(take_tokens(row, order), state.inner, lengths_B + 2 * self.count)
             written_BMD = take_tokens(y, writes_BM)
-        memory_BMD, valve = self.valve(memory_BMD, written_BMD, state.valve)
-        return y[:, self.count : self.count + length], MemoryState(memory_BMD, valve, inner)
+        return y[:, self.count : self.count + length], MemoryState(*self.join(state, written_BMD), inner)
 
     def _writes(self, memory_BMD: Tensor) -> Tensor:
         """Where the write tokens begin (B, M, D)."""
@@ -124,8 +134,7 @@ class MemoryTokens(LearnedMemory[OpenMemory]):
 
     def end(self, cache: OpenMemory) -> MemoryState:
         written_BMD, inner = self.inner.step(self._writes(cache.memory_BMD), cache.inner)
-        memory_BMD, valve = self.valve(cache.memory_BMD, written_BMD, cache.valve)
-        return MemoryState(memory_BMD, valve, self.inner.end(inner))
+        return MemoryState(*self.join(cache, written_BMD), self.inner.end(inner))
 
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:

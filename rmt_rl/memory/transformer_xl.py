@@ -75,7 +75,7 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
 
     def forward(self, x_BLD: Tensor, state: Hidden, lengths_B: Tensor | None = None) -> tuple[Tensor, Hidden]:
         lanes, length, _ = x_BLD.shape
-        before, count_B = state.hidden_BND.detach() if self.stop_gradient else state.hidden_BND, state.count_B
+        before, count_B = self._carried(state), state.count_B
         # Places count from the oldest cached token: cache 0 ... count-1, segment count ... count+L-1.
         own = torch.arange(length, device=x_BLD.device)
         old = torch.arange(self.cached, device=x_BLD.device).expand(lanes, -1)
@@ -91,6 +91,10 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
             row = self._joined(before, y_BLD)
         added_B = torch.full_like(count_B, length) if lengths_B is None else lengths_B
         return y_BLD, self._keep(row, count_B, added_B)
+
+    def _carried(self, state: Hidden) -> Tensor:
+        """What is kept of earlier segments, with gradient or without."""
+        return state.hidden_BND.detach() if self.stop_gradient else state.hidden_BND
 
     def remember(self, tokens_BLD: Tensor) -> Tensor:
         """What the cache holds of these inputs (or outputs) of the layer: (B, L, D)."""
@@ -125,12 +129,12 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
         return Hidden(only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), kept_B), kept_B)
 
     def begin(self, state: Hidden, batch_size: int, capacity: int) -> OpenHidden:
-        cache = self.open(batch_size, self.cached + capacity)
-        keys, values = self.recall(state.hidden_BND)
+        cache, before = self.open(batch_size, self.cached + capacity), self._carried(state)
+        keys, values = self.recall(before)
         cache.keys_BCHE[:, : self.cached] = rotate(keys, self.rotations(self.cached)[: self.cached])
         cache.values_BCHE[:, : self.cached] = values
-        room = state.hidden_BND.new_zeros(batch_size, capacity, state.hidden_BND.shape[-1])
-        return OpenHidden(torch.cat((state.hidden_BND, room), 1), cache._replace(count_B=state.count_B.clone()))
+        room = before.new_zeros(batch_size, capacity, before.shape[-1])
+        return OpenHidden(torch.cat((before, room), 1), cache._replace(count_B=state.count_B.clone()))
 
     def step(self, x_BTD: Tensor, cache: OpenHidden, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenHidden]:
         places = cache.attended.count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)

@@ -29,11 +29,13 @@ class Valve(nn.Module):
 
     def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
         """The memory (B, M, D) for the next segment, and the valve's next state."""
-        return new_BMD, state
+        return new_BMD.clone(), state  # a view would keep the whole segment in memory
 
 
 class CrossAttention2(Valve):
     """CA-2, RATE's default: the old memory asks (queries), the new one answers (keys, values).
+
+    M_{n+1} = softmax(M_n Wq (M~ Wk)' / sqrt(E)) M~ Wv for each head of width E, joined by an output matrix.
 
     A property of the formula: tokens that are nearly equal ask nearly the same and are answered the same, so from the
     second or third segment on the M tokens hold one vector: the room of a single token. All other valves
@@ -54,7 +56,7 @@ class CrossAttention2(Valve):
 
 
 class CrossAttention1(CrossAttention2):
-    """CA-1: the new memory asks, the old one answers."""
+    """CA-1: the new memory asks, the old one answers: as CA-2 with M_n and M~ exchanged."""
 
     def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
         return super().forward(new_BMD, old_BMD, state)
@@ -89,7 +91,7 @@ class HardGate(Gate):
 
 
 class GRU(Valve):
-    """Each memory token is the hidden state of a GRU cell, whose input is the new token."""
+    """Each memory token is the hidden state of a GRU cell, whose input is the new token: M_{n+1} = GRU(M~, M_n)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
@@ -100,7 +102,10 @@ class GRU(Valve):
 
 
 class LSTM(Valve):
-    """As `GRU` with an LSTM cell; the cell state is the valve's own state (B, M, D), zero at first."""
+    """As `GRU` with an LSTM cell: M_{n+1}, c_{n+1} = LSTM(M~, (M_n, c_n)).
+
+    The cell state c is the valve's own state (B, M, D), zero at first.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)

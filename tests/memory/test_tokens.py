@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from rmt_rl.memory.tokens import MemoryTokens, Writes
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
-from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
+from rmt_rl.memory.valve import Gate
+from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 from rmt_rl.recurrence import Pointwise
 
 B, L, M, D = 2, 5, 3, 8
@@ -114,3 +115,19 @@ def test_read_and_write_tokens_are_cached_at_their_places(cache: Any) -> None:
             whole, _ = core.inner(torch.cat(rows[lane])[None], core.inner.initial_state(1))
             torch.testing.assert_close(state.memory_BMD[lane], whole[0, -M:])
             torch.testing.assert_close(y[lane, :length], whole[0, len(whole[0]) - M - length : -M])
+
+
+@torch.no_grad()
+def test_a_memory_that_changes_slowly_does_so_under_bf16_autocast_too() -> None:
+    """Rounded to bf16 in each segment, it would stand still: a thousandth of a number is below its last digit."""
+    core = MemoryTokens(decoder(CONFIG, [DecoderLayer(CONFIG)]), M, "gate")
+    assert isinstance(core.valve, Gate)
+    core.valve.gate.bias.fill_(-7)
+    x, exact = torch.randn(B, L, D), core.initial_state(B)
+    first, rounded = exact.memory_BMD, exact
+    for _ in range(300):
+        _, exact = core(x, exact)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            _, rounded = core(x.bfloat16(), rounded)
+    assert (exact.memory_BMD - first).abs().mean() > 0.1
+    torch.testing.assert_close(rounded.memory_BMD - first, exact.memory_BMD - first, rtol=0.1, atol=0.02)

@@ -149,6 +149,10 @@ def test_the_gradient_stops_or_passes_as_asked(cache: Any, recurrence: Any) -> N
     let_through = gradients_of_last(layer(L, cache=cache, recurrence=recurrence, stop_gradient=False), x)
     reached = (let_through > 0).all(1).tolist()
     assert reached == [recurrence == "enhanced"] * 3 + [True] * 2
+    for stop in (True, False):
+        core = layer(L, cache=cache, recurrence=recurrence, stop_gradient=stop)
+        begun = core.begin(run(core, x.requires_grad_())[1], B, L)
+        assert begun.hidden_BND.requires_grad is not stop
 
 
 @pytest.mark.parametrize("recurrence", ["ordinary", "enhanced"])
