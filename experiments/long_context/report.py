@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 
 from experiments.long_context import evaluate
-from experiments.long_context.options import read_run
+from experiments.long_context.options import Saved, read_run
 from experiments.long_context.tasks import CHANCE, STORIES
 from rmt_rl.figures import Style, finish, new_figure, save_figure, styles
 from rmt_rl.files import write_atomically
@@ -45,10 +45,19 @@ def row(run: Path) -> Row:
         "options": saved.options.model_dump(mode="json"),
         "trained_tokens": saved.progress["tokens"],
         "trained_cpu_seconds": round(saved.progress["cpu_seconds"], 1),
+        "before": _before(saved),
         "parameters": sum(tensor.numel() for tensor in saved.group("model").values()),
         "evaluation_seed": record["seed"],
         "results": record["results"],
     }
+
+
+def _before(saved: Saved) -> dict[str, float]:
+    """Tokens and CPU seconds of the trainings that made the weights a run began with."""
+    if saved.options.start is None:
+        return {"tokens": 0, "cpu_seconds": 0.0}
+    source = read_run(Path(saved.options.start))
+    return {name: round(source.progress[name] + spent, 1) for name, spent in _before(source).items()}
 
 
 def write_results(rows: Sequence[Row], folder: Path) -> str:
@@ -67,7 +76,7 @@ def write_results(rows: Sequence[Row], folder: Path) -> str:
 def table(rows: Iterable[Row]) -> str:
     """Markdown, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory."""
     head = ["task", "memory", "trained by", "segment", *(f"{each:,}" for each in SHOWN)]
-    head += ["µs a token, first / last", "MB, first / last", "tokens of the training", "CPU s of it"]
+    head += ["µs a token, first / last", "MB, first / last", "M tokens of training", "CPU s of it"]
     lines = []
     for one in rows:
         options, results = one["options"], one["results"]
@@ -83,8 +92,8 @@ def table(rows: Iterable[Row]) -> str:
                 *(_cell(by_length[each]) if each in by_length else "" for each in SHOWN),
                 " / ".join(speeds),
                 " / ".join(f"{result['resident_mb']:.0f}" for result in ends),
-                f"{one['trained_tokens']:,}",
-                f"{one['trained_cpu_seconds']:,.0f}",
+                f"{_tokens(one) / 1e6:.0f}",
+                f"{one['before']['cpu_seconds'] + one['trained_cpu_seconds']:,.0f}",
             ]
         )
     return markdown_table(head, lines, left=3)
@@ -154,7 +163,13 @@ def _settled(results: Sequence[Row]) -> Sequence[Row]:
 
 
 def _memory_label(one: Row) -> str:
-    return f"{MEMORIES[one['options']['memory']]}, segments of {one['options']['segment']}"
+    longer = f", {_tokens(one) / 1e6:.0f} M tokens" if one["options"]["start"] else ""
+    return f"{MEMORIES[one['options']['memory']]}, segments of {one['options']['segment']}{longer}"
+
+
+def _tokens(one: Row) -> int:
+    """Of all its training, what made the weights it began with included."""
+    return int(one["before"]["tokens"] + one["trained_tokens"])
 
 
 def _preferred(one: Row) -> bool:
