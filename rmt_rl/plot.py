@@ -144,7 +144,8 @@ def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styled: Mappi
     places = {at: float(at) if numeric else float(index) for index, at in enumerate(values)}
     logarithmic = numeric and values[0] > 0 and values[-1] / values[0] > LOG_SPAN
     for index, (label, row) in enumerate(cells.items()):
-        shift = 0.012 * (index - (len(cells) - 1) / 2)  # so that bars of equal results lie side by side
+        apart = min(0.012, 0.08 / len(cells))  # so that bars of equal results lie side by side, near their tick
+        shift = apart * (index - (len(cells) - 1) / 2)
         xs = [_shifted(places[at], shift, list(places.values()), logarithmic) for at in row]
         means = [estimate.mean for estimate in row.values()]
         style = styled[label]
