@@ -163,7 +163,8 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) 
     saved = checkpoint.group("optimizer")
     if checkpoint.header.update and not saved:
         raise UsageError(f"checkpoint {checkpoint.path} holds no optimiser state; only a run's last one can be resumed")
-    fill_optimizer(optimizer, saved)
+    with _about(checkpoint.path):
+        fill_optimizer(optimizer, saved)
 
 
 def restore_state(checkpoint: Checkpoint, like: Any) -> Any:
@@ -173,8 +174,8 @@ def restore_state(checkpoint: Checkpoint, like: Any) -> Any:
         UsageError: it has another shape, e.g. another number of lanes.
     """
     saved, leaves = checkpoint.group("state"), tree_leaves(like)
-    tensors = [saved[str(index)] for index in range(len(saved))]
-    if [len(tensor) for tensor in tensors] != [len(leaf) for leaf in leaves]:
+    tensors = [saved.get(str(index), torch.empty(0)) for index in range(len(saved))]
+    if [tensor.shape for tensor in tensors] != [leaf.shape for leaf in leaves]:
         raise UsageError(
             f"checkpoint {checkpoint.path} holds the states of other lanes; resume with the feed and batch_size it "
             "was made with"

@@ -20,7 +20,7 @@ from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl import __version__, registry
-from rmt_rl.config import Frozen
+from rmt_rl.config import SEEDS, Frozen
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.flags import parse, with_options
 
@@ -119,7 +119,7 @@ class Collection(Frozen):
     """Episodes of an environment's expert, of trained agents, of random actions, or of several mixed."""
 
     episodes: int | None = Field(None, ge=1, description="episodes to collect (unset: the env's number, mostly 4000)")
-    seed: int = Field(0, ge=0, description="seed of the episodes")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of the episodes")
     policy: tuple[str, ...] = Field(
         (), description="expert (default), random or a run's folder; several for a mix, e.g. expert=1 runs/ppo-0=2"
     )
@@ -296,7 +296,7 @@ class Evaluate(Frozen):
         (), description="an env option and its values: corridor_length=90,300; give it again for a grid"
     )
     episodes: int = Field(100, ge=1, description="episodes for each value")
-    seed: int = Field(1000, ge=0, description="seed of the episodes")
+    seed: int = Field(1000, ge=0, lt=SEEDS, description="seed of the episodes")
     lanes: int = Field(100, ge=1, description="environments played at once, at most")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
     target_return: float | None = Field(None, description="return to aim at (unset: the data's best)")
@@ -379,7 +379,7 @@ class Inspect(Frozen):
     segments: int = Field(10_000, ge=1, description="segments of noise that memories are carried through")
     episodes: int = Field(64, ge=1, description="episodes that are looked at segment by segment")
     lanes: int = Field(8, ge=1, description="memories that are carried through the same noise")
-    seed: int = Field(0, ge=0, description="seed of the choice of episodes and noise")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of the choice of episodes and noise")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
     device: str = Field("cpu", description="where the agent runs, e.g. cpu or cuda")
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rmt_rl.errors import UsageError, nearest
 
+SEEDS = 2**63  # how many PyTorch's generators know
+
 
 class Frozen(BaseModel):
     """Base of all configs: fields can't change, unknown ones are refused, defaults are validated."""

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from rmt_rl.agent import Learning
 from rmt_rl.backprop import Gradient
-from rmt_rl.config import Frozen, validated
+from rmt_rl.config import SEEDS, Frozen, validated
 from rmt_rl.data.sampler import SamplerConfig
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
@@ -39,7 +39,7 @@ class DataConfig(SamplerConfig):
     collect_episodes: int | None = Field(
         None, ge=1, description="episodes that the expert collects where no data set is named (unset: mostly 4000)"
     )
-    collect_seed: int = Field(0, ge=0, description="seed of that collection")
+    collect_seed: int = Field(0, ge=0, lt=SEEDS, description="seed of that collection")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
 
 
@@ -85,7 +85,7 @@ class EvaluationConfig(Frozen):
 
     eval_every: int = Field(100, ge=1, description="updates between two evaluations")
     eval_episodes: int = Field(50, ge=0, description="episodes of each; 0: none")
-    eval_seed: int = Field(1_000_000, ge=0, description="seed of these episodes")
+    eval_seed: int = Field(1_000_000, ge=0, lt=SEEDS, description="seed of these episodes")
 
 
 class OnlineConfig(Frozen):
@@ -110,7 +110,7 @@ class RunConfig(Frozen):
 
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
-    seed: int = Field(0, ge=0, description="seed of all that is random")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of all that is random")
     env_options: Any = None
     agent_options: Any = None
     evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
@@ -147,6 +147,11 @@ class OfflineRun(RunConfig):
         lanes, devices = self.data.batch_size, self.training.devices
         if lanes % devices:
             raise ValueError(f"devices={devices} can't share batch_size={lanes}: choose a multiple of {devices}")
+        if self.training.depth != 1 and self.training.gradient != "truncated":
+            raise ValueError(
+                f"depth={self.training.depth} is that of a truncated gradient, but gradient={self.training.gradient!r} "
+                "crosses all segments: choose gradient='truncated', or leave depth out"
+            )
         if self.training.ageing and self.data.segments < 2:
             raise ValueError(f"ageing={self.training.ageing} comes between segments: choose segments=2 or more")
         if self.training.ageing_updates and not self.training.ageing:
@@ -226,12 +231,14 @@ def offline_origin(config: OfflineRun, ids: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def check_origin(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_origin(run: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
     """Refuse to resume a run with another seed, agent, environment or data than it was started with.
 
     Raises:
-        UsageError: one of them differs.
+        UsageError: one of them differs, or the checkpoint tells none of them.
     """
+    if before is None:
+        raise UsageError(f"{run} can't be resumed: its last checkpoint holds weights alone, as a best one does")
     for name, value in before.items():
         if now[name] != value:
             raise UsageError(

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.recurrence import Tree, tree_leaves
 
@@ -30,11 +31,21 @@ def group_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser the state that the tensors of its group hold; its parameter groups stay."""
+    """Give an optimiser, an Adam or AdamW, the state that the tensors of its group hold; its parameter groups stay.
+
+    Raises:
+        UsageError: of a parameter's state something is missing, or has another shape.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition("/")
         entries.setdefault(int(index), {})[name] = value
+    for place, entry in entries.items():
+        shapes = {name: tuple(value.shape) for name, value in sorted(entry.items())}
+        shape = tuple(parameters[place].shape) if place < len(parameters) else ()
+        if shapes != {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}:
+            raise UsageError(f"the optimiser's state of parameter {place}, of shape {shape}, is {shapes}")
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -83,7 +83,7 @@ def resume(
     saved = checkpoint.read_checkpoint(path) if path.exists() else None
     if saved:
         # First, since opening the data may collect others. An id of ours tells the environment's source too.
-        check_origin(run, saved.header.progress["origin"], offline_origin(config, dataset_ids(config)))
+        check_origin(run, saved.header.progress.get("origin"), offline_origin(config, dataset_ids(config)))
     store = open_data(config)
     agent = cast(Agent, checkpoint.restore_agent(saved)) if saved else new_agent(config, store)
     if agent.config != config.agent_options:

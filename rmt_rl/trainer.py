@@ -25,7 +25,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from rmt_rl import backprop, checkpoint
 from rmt_rl.agent import Agent
 from rmt_rl.curriculum import Curriculum, Progress
-from rmt_rl.data.sampler import Sampler, make_sampler
+from rmt_rl.data.sampler import Sampler, SamplerConfig, make_sampler
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
@@ -103,22 +103,30 @@ class Trainer:
         self.carried = select_lanes(self.carried, self._lanes())
 
     def _restore_state(self, saved: checkpoint.Checkpoint, kept: dict[str, Any] | None) -> None:
-        aged = detach(self.agent.initial_state(kept["data"]["batch_size"])) if kept else ()
+        drawn, now = saved.header.progress.get("drawn"), self._drawn()
+        aged = detach(self.agent.initial_state(drawn["batch_size"])) if kept and drawn else ()
         self.carried, aged = checkpoint.restore_state(saved, (self.carried, aged))
+        if self._streams and drawn and drawn["segments"] != now["segments"]:
+            raise UsageError(
+                f"segments={now['segments']}, but checkpoint {saved.path} was made with {drawn['segments']}: its lanes "
+                f"stand elsewhere, and their states are of other steps; undo what was changed in {self.run}"
+            )
         # Drawn with other options, the update's batch would be of other episodes than the memories.
-        if kept and kept["data"] == self._data_options() and self.config.training.ageing_updates:
+        if kept and drawn == now and self.config.training.ageing_updates:
             batch = self._own(self.sampler.batch(kept["update"]).first(kept["segments"]))
             self.kept = Kept(kept["update"], batch, kept["age"], select_lanes(aged, self._lanes()))
 
-    def _data_options(self) -> Any:
-        return self.config.data.model_dump(mode="json")
+    def _drawn(self) -> Any:
+        """What decides which steps an update draws, as JSON."""
+        return self.config.data.model_dump(mode="json", include=set(SamplerConfig.model_fields))
 
     def run_updates(self, report: Report, should_stop: Callable[[], bool]) -> int:
         """Make the updates that are left; see `rmt_rl.train.train`."""
         options = self.config.training
         with self._log() as log:
             while self.update < options.updates and not self._any(should_stop()):
-                self.unlogged.append(self._update())
+                metrics = self._update()
+                self.unlogged.append({name: value for name, value in metrics.items() if math.isfinite(value)})
                 self.update += 1
                 metrics = self._means() if self._due(options.log_every) else {}
                 if self.config.evaluation.eval_episodes and self._due(self.config.evaluation.eval_every):
@@ -347,9 +355,9 @@ class Trainer:
             state = tree_map(self._of_all_lanes, state)
         curriculum = self.progress.model_dump() if self.progress else None
         progress = {"best": self.best, "unlogged": self.unlogged, "origin": self.origin, "curriculum": curriculum}
+        progress["drawn"] = self._drawn()
         if kept := self.kept:
-            drawn = {"data": self._data_options(), "update": kept.update, "segments": len(kept.batch.segments)}
-            progress["kept"] = drawn | {"age": kept.age}
+            progress["kept"] = {"update": kept.update, "segments": len(kept.batch.segments), "age": kept.age}
         self._save("last", progress=progress, optimizer=self.optimizer, state=state)
         self.saved = self.update
 
@@ -374,7 +382,7 @@ def _fabric(options: TrainingConfig) -> Fabric:
             precision=options.precision,
             strategy="ddp" if options.devices > 1 else "auto",
         )
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
+    except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"accelerator={options.accelerator!r}, devices={options.devices}: {error}; choose --accelerator auto "
             "or cpu, or fewer --devices"

@@ -74,6 +74,7 @@ TRAIN = ["train", "tmaze", "rate"]
         ([*TRAIN, "--devices", "3"], "devices=3 can't share batch_size=64"),
         ([*TRAIN, "--dataset", "nobody/nothing-v0"], "data set 'nobody/nothing-v0' is not below .*rmt-rl collect"),
         ([*TRAIN, *TINY, "--accelerator", "abacus"], "accelerator='abacus'.*choose --accelerator auto or cpu"),
+        ([*TRAIN, *TINY, "--accelerator", "tpu"], "accelerator='tpu'.*choose --accelerator auto or cpu"),
         (["train", "tmaze", "rate", *TINY, "--agent.segment-length", "10", "--ageing", "1"], "turn memory ageing off"),
         (["train", "tmaze", "bc", *TINY, "--ageing", "1"], "ageing=1: agent 'bc' carries no state that could age"),
         (["train", "tmaze", "bc", *TINY, "--out", "run"], "out=run holds a run already; resume it"),

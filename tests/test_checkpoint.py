@@ -64,6 +64,8 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="states of other lanes"):
         restore_state(saved, (torch.zeros(4, 2), (torch.zeros(4), torch.zeros(4, 1))))
     with pytest.raises(UsageError, match="states of other lanes"):
+        restore_state(saved, (torch.zeros(3, 3), (torch.zeros(3), torch.zeros(3, 1))))
+    with pytest.raises(UsageError, match="states of other lanes"):
         restore_state(saved, ())
 
 
@@ -73,6 +75,20 @@ def test_a_checkpoint_without_an_optimiser_acts_but_cannot_be_resumed(tmp_path: 
     saved = read_checkpoint(path_of(tmp_path, "best"))
     with pytest.raises(UsageError, match="holds no optimiser state"):
         restore_optimizer(saved, torch.optim.AdamW(restore_agent(saved).parameters()))
+
+
+def test_a_damaged_optimiser_is_told(tmp_path: Path) -> None:
+    agent = make_agent()
+    optimizer = torch.optim.AdamW(agent.parameters())
+    torch.stack([parameter.sum() for parameter in agent.parameters()]).sum().backward()
+    optimizer.step()
+    save_checkpoint(path_of(tmp_path), agent, "bc", 1, optimizer=optimizer)
+    saved = read_checkpoint(path_of(tmp_path))
+    for damage in ({"optimizer/0/exp_avg": None}, {"optimizer/0/exp_avg_sq": torch.zeros(1, 3)}):
+        tensors = {key: damage.get(key, value) for key, value in saved.tensors.items()}
+        left = saved._replace(tensors={key: value for key, value in tensors.items() if value is not None})
+        with pytest.raises(UsageError, match=r"last\.safetensors can't be used: the optimiser's state of parameter 0"):
+            restore_optimizer(left, torch.optim.AdamW(agent.parameters()))
 
 
 # Killed while writing

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,29 @@ def test_memories_kept_of_other_data_options_are_left(tmp_path: Path) -> None:
     write_config(tiny(**kept, updates=12, data={"bucket_batches": 1, "batch_size": 4}), tmp_path)
     assert resume(tmp_path) == 12
     assert header(tmp_path / "last.safetensors")["progress"]["kept"]["update"] >= 10
+
+
+def test_memories_are_kept_where_an_option_changes_that_draws_nothing(tmp_path: Path) -> None:
+    kept = {"ageing": 2, "ageing_from": 2, "ageing_updates": 10**9}
+    train(tiny(**kept), tmp_path)
+    update = header(tmp_path / "last.safetensors")["progress"]["kept"]["update"]
+    write_config(tiny(**kept, updates=12, data={"cache_mb": 7}), tmp_path)
+    resume(tmp_path)
+    assert header(tmp_path / "last.safetensors")["progress"]["kept"]["update"] == update
+
+
+def test_streams_do_not_go_on_with_states_of_other_steps(tmp_path: Path) -> None:
+    train(tiny(data={"feed": "streams", "segments": 1}), tmp_path)
+    write_config(tiny(updates=12, data={"feed": "streams", "segments": 2}), tmp_path)
+    with pytest.raises(UsageError, match=r"segments=2, but checkpoint .* was made with 1"):
+        resume(tmp_path)
+
+
+def test_a_best_checkpoint_in_the_last_one_s_place_is_told(tmp_path: Path) -> None:
+    train(tiny("bc", evaluation={"eval_episodes": 2, "eval_every": 5}), tmp_path)
+    shutil.copy(tmp_path / "best.safetensors", tmp_path / "last.safetensors")
+    with pytest.raises(UsageError, match="can't be resumed: its last checkpoint holds weights alone"):
+        resume(tmp_path)
 
 
 def test_ageing_that_never_begins_is_told(tmp_path: Path) -> None:

@@ -103,7 +103,6 @@ class Sampler(ABC):
         return Batch(
             cut(rest, self._segment_length),
             fresh=torch.from_numpy(picks.fresh),
-            begins=torch.from_numpy(first == 0),
             steps=int((picks.stop - picks.start).sum()),
             burn_in=cut(burn_in, self._segment_length),
         )
@@ -166,8 +165,10 @@ def _inner(length: int) -> npt.NDArray[np.bool_]:
 class WindowSampler(Sampler):
     """Windows of `segments * segment_length` steps, or of whole episodes that are shorter.
 
-    Each step of the data is the last of one window, but those near an episode's start, for which the episode's first
-    window stands: so the start, where acting always begins, isn't drawn less often than other steps.
+    Windows begin before an episode's start and end behind its end too, and are then moved into it: so every step is
+    read by as many windows as a window has steps, or more within a window's length of the borders (less than twice as
+    many, of near both three times). The start, where acting always begins, and the end, where much is decided, aren't
+    read less often than other steps.
 
     Their state is fresh, or that of up to `burn_in` segments before (Kapturowski et al. 2019, "Recurrent Experience
     Replay in Distributed Reinforcement Learning"), which are fewer near an episode's start.
@@ -184,7 +185,7 @@ class WindowSampler(Sampler):
         self._pool_batches = max(1, min(config.bucket_batches, self._order.size // config.batch_size))
 
     def _window_counts(self) -> Ints:
-        return self._lengths
+        return self._lengths + self._span - 1
 
     def picks(self, update: int) -> Picks:
         """What the batch of an update (counted from 0) consists of."""
@@ -193,8 +194,9 @@ class WindowSampler(Sampler):
         items = self._order[pool * size + np.arange(size)]
         episodes = np.searchsorted(self._firsts, items, side="right") - 1
         last = items - self._firsts[episodes]
-        start = np.maximum(last - self._span + 1, 0)
-        stop = np.minimum(start + self._span, self._lengths[episodes])
+        lengths = self._lengths[episodes]
+        start = np.clip(last - self._span + 1, 0, np.maximum(lengths - self._span, 0))
+        stop = np.minimum(start + self._span, lengths)
         by_length = np.argsort(stop - start, kind="stable").reshape(self._pool_batches, -1)
         shuffled = np.random.default_rng([self._seed, _SHUFFLE, pool]).permutation(self._pool_batches)
         chosen = by_length[shuffled[number]]

@@ -77,7 +77,6 @@ class Batch:
 
     segments: tuple[Segment, ...]
     fresh: torch.Tensor  # (B,) bool, lanes whose state is fresh at the first step that is read; others go on
-    begins: torch.Tensor  # (B,) bool, lanes whose first step is an episode's; a fresh state elsewhere lacks its past
     steps: int  # real steps of all segments, without burn-in
     burn_in: tuple[Segment, ...] = ()  # run for the state alone, where a lane has real steps in them
 
@@ -98,7 +97,6 @@ class Batch:
         return Batch(
             tuple(map(of_segment, self.segments)),
             of_leaf(self.fresh),
-            of_leaf(self.begins),
             self.steps,
             tuple(map(of_segment, self.burn_in)),
         )

@@ -49,12 +49,20 @@ class Trajectory:
             for name, leaf in named_leaves(tree, field):
                 _check(name, leaf, len(self) + (field == "observations"))
             object.__setattr__(self, field, _read_only(tree))
+        for field, declared in self._declared().items():
+            _check(field, declared, len(self))
+            object.__setattr__(self, field, _read_only(declared))
         ends = np.flatnonzero(self.terminations[:-1] | self.truncations[:-1])
         if len(ends):
             raise UsageError(f"the episode ends at step {ends[0]} of {len(self)}; cut it there into two trajectories")
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    def _declared(self) -> dict[str, Array]:
+        """What the task tells of the steps, where it tells anything."""
+        told = {"hindsight": self.hindsight, "decisive": self.decisive, "idle": self.idle}
+        return {name: array for name, array in told.items() if array is not None}
 
     @cached_property
     def returns_to_go(self) -> npt.NDArray[np.float32]:
@@ -64,7 +72,8 @@ class Trajectory:
     @cached_property
     def nbytes(self) -> int:
         """Bytes of all arrays, the returns-to-go included."""
-        trees = (self.observations, self.actions, self.rewards, self.terminations, self.truncations)
+        own = (self.observations, self.actions, self.rewards, self.terminations, self.truncations)
+        trees = [*own, *self._declared().values()]
         return sum(leaf.nbytes for tree in trees for _, leaf in named_leaves(tree, "")) + 4 * len(self)
 
 

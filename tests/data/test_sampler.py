@@ -31,7 +31,7 @@ def sampler(
 def tensors(batch: Batch) -> list[torch.Tensor]:
     segments = (*batch.burn_in, *batch.segments)
     parts = [(s.observations, s.actions, s.returns_to_go, s.lengths) for s in segments]
-    return [*(t for part in parts for t in part if isinstance(t, torch.Tensor)), batch.fresh, batch.begins]
+    return [*(t for part in parts for t in part if isinstance(t, torch.Tensor)), batch.fresh]
 
 
 def equal(a: Batch, b: Batch) -> bool:
@@ -55,11 +55,14 @@ def test_every_item_appears_once_an_epoch(
 ) -> None:
     made = sampler(lengths, feed, seed, batch_size=batch_size, bucket_batches=bucket_batches, segments=2)
     span = 8
-    expected = Counter(  # how often an epoch shows each window: once for each step that may be its last
-        (number, max(0, last - span + 1))
+    expected = Counter(  # how often an epoch shows each window: those that overhang are moved into the episode
+        (number, min(max(0, last - span + 1), max(0, length - span)))
         for number, length in enumerate(lengths)
-        for last in range(1 if feed == "episodes" else length)
+        for last in range(1 if feed == "episodes" else length + span - 1)
     )
+    if feed == "windows":
+        read = Counter((number, step) for number, start in expected.elements() for step in range(start, start + span))
+        assert all(span <= read[number, step] < 3 * span for number, n in enumerate(lengths) for step in range(n))
     items = expected.total()
     pool_batches = max(1, min(bucket_batches, items // batch_size))  # no pool is larger than the data
     batches = items * pool_batches  # a whole number of pools and of epochs
@@ -95,7 +98,7 @@ def test_streams_keep_the_order_of_steps_and_mark_starts(
         batch = made.batch(update)
         for lane in range(batch_size):
             seen = lane_steps(batch, lane)
-            assert bool(batch.fresh[lane]) == bool(batch.begins[lane]) == (expected_next[lane] is None)
+            assert bool(batch.fresh[lane]) == (expected_next[lane] is None)
             number, first = seen[0]
             assert seen[0] == (expected_next[lane] or [number, 0])
             begun[number] += first == 0
@@ -110,15 +113,13 @@ def test_streams_keep_the_order_of_steps_and_mark_starts(
 def test_burn_in_are_the_steps_before_the_window(lengths: list[int], burn_in: int, segments: int, update: int) -> None:
     batch = sampler(lengths, "windows", segments=segments, burn_in=burn_in).batch(update)
     plain = sampler(lengths, "windows", segments=segments).batch(update)
-    assert equal(replace(batch, burn_in=(), begins=plain.begins), plain), "the windows are the same"
+    assert equal(replace(batch, burn_in=()), plain), "the windows are the same"
     assert batch.fresh.all()
     for lane in range(4):
         number, start = lane_steps(batch, lane)[0]
         before = [step for segment in batch.burn_in for step in steps(segment, lane)]
         first = max(0, start - burn_in * 4)
         assert before == [[number, step] for step in range(first, start)]
-        assert bool(batch.begins[lane]) == (first == 0)
-        assert bool(plain.begins[lane]) == (start == 0)
 
 
 @pytest.mark.parametrize("feed", ["episodes", "streams"])
@@ -207,9 +208,10 @@ def test_episodes_that_are_never_read_to_their_end_are_told() -> None:
 
 @pytest.mark.parametrize("feed", FEEDS)
 def test_fewer_episodes_than_lanes_fill_a_batch_by_repetition(feed: str) -> None:
-    batch = sampler([5, 9], feed, batch_size=7, bucket_batches=4).batch(3)
-    assert batch.fresh.shape == (7,)
-    assert {number for lane in range(7) for number, _ in lane_steps(batch, lane)} == {0, 1}
+    made = sampler([5, 9], feed, batch_size=7, bucket_batches=4)
+    batches = [made.batch(update) for update in range(4)]
+    assert all(batch.fresh.shape == (7,) for batch in batches)
+    assert {number for batch in batches for lane in range(7) for number, _ in lane_steps(batch, lane)} == {0, 1}
 
 
 def test_sorting_by_length_leaves_less_padding() -> None:

@@ -64,7 +64,7 @@ def test_trees_keep_their_shape_and_dtypes() -> None:
 def test_moving_a_batch_moves_every_tensor() -> None:
     segment = collate([Span(tree_episode(0, 5), 0, 5)])
     lanes = torch.ones(1, dtype=torch.bool)
-    moved = Batch((segment,), lanes, lanes, 5, burn_in=(segment,)).to("meta")
+    moved = Batch((segment,), lanes, 5, burn_in=(segment,)).to("meta")
     (burn_in,) = moved.burn_in
     observations, actions = moved.segments[0].observations, moved.segments[0].actions
     assert isinstance(observations, dict)
@@ -76,7 +76,6 @@ def test_moving_a_batch_moves_every_tensor() -> None:
         moved.segments[0].lengths,
         moved.segments[0].mask,
         moved.fresh,
-        moved.begins,
         *burn_in.observations.values(),
     ]
     assert {tensor.device.type for tensor in everything if isinstance(tensor, torch.Tensor)} == {"meta"}
@@ -86,6 +85,6 @@ def test_moving_a_batch_moves_every_tensor() -> None:
 def test_the_first_segments_of_a_batch_are_a_batch_with_their_steps() -> None:
     spans = [Span(episode(lane, length), 0, length) for lane, length in enumerate((7, 2))]
     lanes = torch.ones(2, dtype=torch.bool)
-    batch = Batch(cut(spans, 3), lanes, lanes, steps=9)
+    batch = Batch(cut(spans, 3), lanes, steps=9)
     assert [int(batch.first(count).steps) for count in (1, 2, 3, 4)] == [5, 8, 9, 9]
     assert batch.first(2).segments == batch.segments[:2]
