@@ -91,7 +91,7 @@ class BaseAgent(nn.Module, ABC):
         episode_start: np.ndarray[Any, Any] | None = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        """Choose actions, as Stable-Baselines3's policies do.
+        """Choose actions, as Stable-Baselines3's policies do, but the likeliest ones unless asked to sample.
 
         Args:
             observation: a value of the observation space, or a batch (B, ...) of them; or a Dict of it under

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import read_evaluation
+from rmt_rl.evaluate import SETTINGS, read_evaluation
 from rmt_rl.statistics import Interval, mean, mean_interval
 
 UNGROUPED = ("seed", "data.collect_seed")  # what runs of one group may differ in
@@ -29,6 +30,8 @@ class Run:
     """By name, then by update."""
     results: Sequence[Mapping[str, Any]]
     """Of `evaluation.json`; none when the run was never evaluated."""
+    evaluated: str | None = None
+    """The checkpoint that was, and its update, as `evaluation.json` says it."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,14 @@ def read_run(path: Path) -> Run:
         raise UsageError(f"{path} is no run: it has no config.toml; name folders that `rmt-rl train` made") from error
     except ValueError as error:
         raise UsageError(f"{config} is damaged: {error}") from error
-    results = (read_evaluation(path) or {"results": []})["results"]
-    return Run(path, settings.get("seed", 0), grouped_by(settings), _read_metrics(path / "metrics.jsonl"), results)
+    for name in ("env", "agent"):
+        if not isinstance(settings.get(name), str):
+            raise UsageError(f"{config} is damaged: it names no {name}")
+    evaluation = read_evaluation(path) or {"checkpoint": None, "results": []}
+    metrics = _read_metrics(path / "metrics.jsonl")
+    return Run(
+        path, settings.get("seed", 0), grouped_by(settings), metrics, evaluation["results"], evaluation["checkpoint"]
+    )
 
 
 def grouped_by(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +97,35 @@ def read_groups(paths: Iterable[Path]) -> list[Group]:
     runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
     if not runs:
         raise UsageError("no runs were given; name folders that `rmt-rl train` made")
-    return group_runs(runs)
+    groups = group_runs(runs)
+    for group in groups:
+        _warn_of_differences(group)
+    return groups
+
+
+def _warn_of_differences(group: Group) -> None:
+    """Say so where a mean would be over runs that were evaluated in different ways, or before they were finished."""
+    ways: dict[str, Path] = {}
+    for run in group.runs:
+        if run.evaluated is None or not run.results:
+            continue
+        checkpoint, _, update = run.evaluated.partition(", update ")
+        settings = {name: run.results[0].get(name) for name in SETTINGS if name != "target_return"}
+        ways.setdefault(", ".join([f"checkpoint={checkpoint}", *(f"{k}={v}" for k, v in settings.items())]), run.path)
+        newest = max((at for curve in run.metrics.values() for at in curve), default=0)
+        if checkpoint == "last" and update.isdigit() and int(update) < newest:
+            warnings.warn(
+                f"{run.path} was evaluated at {update} and has been trained to {newest} since; evaluate it again",
+                UserWarning,
+                stacklevel=2,
+            )
+    if len(ways) > 1:
+        (one, first), (other, second), *_ = ways.items()
+        warnings.warn(
+            f"{group.label}: {first} was evaluated with {one}, but {second} with {other}; evaluate them alike",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
@@ -135,9 +172,15 @@ def varied_option(groups: Sequence[Group]) -> str | None:
     return max(values, key=lambda name: len(values[name])) if values else None
 
 
-def measure(groups: Sequence[Group]) -> str:
-    """Return what evaluations are compared by: `success_rate`, or `mean_return` where some have no success."""
-    rated = all(result["success_rate"] is not None for result in _results(groups))
+def measure(groups: Sequence[Group], option: str | None) -> str:
+    """Return what evaluations are compared by: `success_rate`, or `mean_return` where some have no success.
+
+    Args:
+        groups: from `read_groups`.
+        option: as in `evaluation_cells`, which leaves out results without it.
+    """
+    compared = [result for result in _results(groups) if option is None or option in result["options"]]
+    rated = all(result["success_rate"] is not None for result in compared)
     return "success_rate" if rated else "mean_return"
 
 
@@ -231,6 +274,8 @@ def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
             raise UsageError(f"{path}, line {number}, is damaged: {error}") from error
         except (AttributeError, KeyError, TypeError) as error:
             raise UsageError(f"{path}, line {number}, is damaged: no object with an update") from error
+        if not all(map(is_number, [update, *record.values()])):
+            raise UsageError(f"{path}, line {number}, is damaged: a value is no number")
         for name, value in record.items():
             metrics.setdefault(name, {})[update] = value
     return metrics

@@ -20,7 +20,7 @@ from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl import __version__, registry
-from rmt_rl.config import SEEDS, Frozen
+from rmt_rl.config import APART, SEEDS, Frozen
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.flags import parse, with_options
 
@@ -119,7 +119,7 @@ class Collection(Frozen):
     """Episodes of an environment's expert, of trained agents, of random actions, or of several mixed."""
 
     episodes: int | None = Field(None, ge=1, description="episodes to collect (unset: the env's number, mostly 4000)")
-    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of the episodes")
+    seed: int = Field(0, ge=0, lt=SEEDS, description=f"seed of the episodes{APART}")
     policy: tuple[str, ...] = Field(
         (), description="expert (default), random or a run's folder; several for a mix, e.g. expert=1 runs/ppo-0=2"
     )
@@ -212,9 +212,13 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
     options = [part for option in options for part in _apart(option)]
     at = options.index("--dataset") + 1
     end = at + _leading(options[at:])
-    *ids, agent = [*options[at:end], *names]
-    if not ids:
-        raise UsageError(f"--dataset {agent}: name an agent, too: rmt-rl train --dataset ID AGENT; see rmt-rl list")
+    given = [*options[at:end], *names]
+    if len(given) < 2:
+        raise UsageError(
+            f"--dataset {' '.join(given)}: give a data set's id and an agent: rmt-rl train --dataset ID AGENT; see "
+            "rmt-rl list"
+        )
+    *ids, agent = given
     if registry.load_agent(agent).learning == "online":
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
     from rmt_rl.run import make_config
@@ -296,7 +300,7 @@ class Evaluate(Frozen):
         (), description="an env option and its values: corridor_length=90,300; give it again for a grid"
     )
     episodes: int = Field(100, ge=1, description="episodes for each value")
-    seed: int = Field(1000, ge=0, lt=SEEDS, description="seed of the episodes")
+    seed: int = Field(1000, ge=0, lt=SEEDS, description=f"seed of the episodes{APART}")
     lanes: int = Field(100, ge=1, description="environments played at once, at most")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
     target_return: float | None = Field(None, description="return to aim at (unset: the data's best)")
@@ -355,7 +359,7 @@ class Plot(Frozen):
     """Draw learning curves, and success over what was varied; mean and 95% interval over seeds."""
 
     runs: Positional[tuple[Path, ...]] = Field((), description="folders of runs")
-    out: Path = Field(Path("curves.png"), description="the picture, PNG")
+    out: Path = Field(Path("curves.png"), description="the picture, .png or .svg")
 
 
 def plot_command(arguments: Arguments) -> int:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rmt_rl.errors import UsageError, nearest
 
 SEEDS = 2**63  # how many PyTorch's generators know
+APART = "; environments played at once count up from it, so choose seeds 1000 apart"
 
 
 class Frozen(BaseModel):

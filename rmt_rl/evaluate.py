@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILE = "evaluation.json"
-_SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # all results of a file have them in common
+SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # all results of a file have them in common
 READ = ("options", "success_rate", "success_interval", "mean_return", "return_interval")  # by tables and pictures
 Progress = Callable[[int, int], None]
 """Called after every step with the steps made and the episodes finished so far."""
@@ -118,7 +119,7 @@ class Evaluation:
         """Return the record of this evaluation in `evaluation.json`."""
         return {
             "options": dict(self.options),
-            **{name: getattr(self, name) for name in _SETTINGS},
+            **{name: getattr(self, name) for name in SETTINGS},
             "success_rate": self.success_rate,
             "success_interval": self.success_interval,
             "mean_return": self.mean_return,
@@ -196,11 +197,14 @@ def sweep(
     `evaluate`.
 
     Raises:
-        UsageError: as `evaluate` does; an unknown option names the nearest one.
+        UsageError: as `evaluate` does; an unknown option names the nearest one. Or an agent's spaces aren't those of
+            an environment with these options.
     """
     combinations = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
     for combination in combinations:
         validated(task.Config, {**options, **combination})
+    for combination in filter(None, combinations):
+        _check_spaces(policy, task, {**options, **combination}, combination)
 
     def at(combination: Mapping[str, Any]) -> Evaluation:
         begin(combination)
@@ -218,6 +222,19 @@ def sweep(
         return replace(evaluation, options=combination)
 
     return map(at, combinations)
+
+
+def _check_spaces(policy: Policy, task: Task, options: Mapping[str, Any], varied: Mapping[str, Any]) -> None:
+    """Raise an error where an agent would see or do other things than it was made for."""
+    spec = getattr(policy, "spec", None)  # not every policy knows its spaces
+    with closing(task.make(**options)) as env:
+        for name in ("observation_space", "action_space"):
+            own, there = getattr(spec, name, None), getattr(env, name)
+            if own is not None and own != there:
+                what = ", ".join(f"{option}={value!r}" for option, value in varied.items())
+                raise UsageError(
+                    f"with {what}, {task.ID} has {name} {there}, but the agent has {own}; vary another option"
+                )
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
@@ -242,14 +259,24 @@ def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: s
 
     Results of the same checkpoint at other options are kept, so that a sweep can be written result by result, and
     options can be added later. Results that those can't be compared with are dropped: of another checkpoint, seed,
-    target return or number of lanes, or with sampled actions instead of the likeliest.
+    target return or number of lanes, or with sampled actions instead of the likeliest. That is warned of.
 
     Raises:
         UsageError: the file can't be written.
     """
     path = run / FILE
     results = [evaluation.to_json() for evaluation in evaluations]
-    kept = [old for old in _previous(run, checkpoint) if all(_keeps(old, new) for new in results)]
+    before = _previous(run)
+    comparable = before["results"] if before["checkpoint"] == checkpoint else []
+    kept = [old for old in comparable if all(_keeps(old, new) for new in results)]
+    again = [new["options"] for new in results]
+    if dropped := sum(old not in kept and old["options"] not in again for old in before["results"]):
+        warnings.warn(
+            f"{path}: {dropped} earlier results are dropped, as they are of another checkpoint, seed, target return or "
+            "number of lanes, or of actions chosen in another way",
+            UserWarning,
+            stacklevel=2,
+        )
     record = {"format": FORMAT, "checkpoint": checkpoint, "results": kept + results}
     write_atomically(path, json.dumps(record, indent=1).encode())
     return path
@@ -279,20 +306,26 @@ def read_evaluation(run: Path) -> dict[str, Any] | None:
 
 
 def _is_result(value: Any) -> bool:
-    return isinstance(value, dict) and all(key in value for key in READ) and isinstance(value["options"], dict)
+    if not (isinstance(value, dict) and all(key in value for key in READ) and isinstance(value["options"], dict)):
+        return False
+    intervals = [value[name] or [] for name in ("success_interval", "return_interval")]
+    if not all(isinstance(interval, list) for interval in intervals):
+        return False
+    numbers = [value["mean_return"], value["success_rate"] or 0.0, *chain.from_iterable(intervals)]
+    return all(isinstance(number, int | float) for number in numbers)
 
 
 def _keeps(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Whether an earlier result may stand beside a new one: it is of other options, and made in the same way."""
-    return old["options"] != new["options"] and all(old.get(name) == new[name] for name in _SETTINGS)
+    return old["options"] != new["options"] and all(old.get(name) == new[name] for name in SETTINGS)
 
 
-def _previous(run: Path, checkpoint: str) -> list[dict[str, Any]]:
+def _previous(run: Path) -> dict[str, Any]:
+    none: dict[str, Any] = {"checkpoint": None, "results": []}
     try:
-        record = read_evaluation(run)
+        return read_evaluation(run) or none
     except UsageError:  # what can't be read is replaced: new results are worth more
-        return []
-    return record["results"] if record and record["checkpoint"] == checkpoint else []
+        return none
 
 
 def _values(text: str) -> list[Any]:

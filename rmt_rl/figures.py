@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 
 if TYPE_CHECKING:
@@ -51,12 +52,23 @@ def finish(axes: Axes, title: str, across: str, quantity: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_figure(figure: Figure, path: Path, format: str, **options: Any) -> None:
-    """Write a figure, whatever the path's suffix, as `png` or `svg`; `options` are those of Matplotlib's `savefig`.
+def picture_format(path: Path) -> str:
+    """`png` or `svg`, as the name ends.
 
     Raises:
-        UsageError: the file can't be written.
+        UsageError: it ends in neither.
+    """
+    if path.suffix not in (".png", ".svg"):
+        raise UsageError(f"{str(path)!r}: a picture's name ends in .png or .svg")
+    return path.suffix[1:]
+
+
+def save_figure(figure: Figure, path: Path, **options: Any) -> None:
+    """Write a figure as a PNG or an SVG, as the name ends; `options` are those of Matplotlib's `savefig`.
+
+    Raises:
+        UsageError: the name ends in neither, or the file can't be written.
     """
     picture = BytesIO()
-    figure.savefig(picture, format=format, **options)
+    figure.savefig(picture, format=picture_format(path), **options)
     write_atomically(path, picture.getvalue())

@@ -13,7 +13,7 @@ import numpy as np
 from rmt_rl.agent import Agent
 from rmt_rl.checkpoint import load_agent
 from rmt_rl.errors import UsageError, nearest
-from rmt_rl.figures import COLOURS, DASHES, finish, new_figure, save_figure
+from rmt_rl.figures import COLOURS, DASHES, finish, new_figure, picture_format, save_figure
 from rmt_rl.flops import CHINCHILLA, MATMULS, OPT, Counting, Shape, full, measured_segment, recurrent
 from rmt_rl.markdown import markdown_table
 from rmt_rl.nn.decoder import DecoderConfig
@@ -21,7 +21,6 @@ from rmt_rl.registry import load_agent as agent_class
 from rmt_rl.registry import names
 from rmt_rl.sizes import SPEC
 
-FORMATS = (".png", ".svg")
 LETTERS = (
     "n positions, m of them new tokens; d width; h heads, a width of all together; f hidden width and g matrices of",
     "the feed-forward net (2, or 3 if gated); v vocabulary",
@@ -148,8 +147,7 @@ def draw(costs: Sequence[Cost], segments: int, out: Path) -> Path:
     drawn = [cost for cost in costs if cost.shape is not None]
     if not drawn:
         raise UsageError("none of these models is made of a decoder to compare with; name one that is, as OPT-125M")
-    if out.suffix not in FORMATS:
-        raise UsageError(f"plot={str(out)!r}: a picture's name ends in {' or '.join(FORMATS)}")
+    picture_format(out)  # before anything is drawn
     figure = new_figure(7.4, 4.6)
     axes = figure.subplots()
     counts = sorted(set(np.geomspace(1, segments, 60).round().astype(int).tolist()))
@@ -164,7 +162,7 @@ def draw(costs: Sequence[Cost], segments: int, out: Path) -> Path:
     axes.yaxis.set_major_formatter(lambda value, _: f"x{value:,g}")
     finish(axes, "FLOPs of full attention, over those segment by segment", _across(drawn), "fewer FLOPs")
     figure.legend(loc="outside right upper", frameon=False, title=f"at {segments:,} segments", fontsize=9)
-    save_figure(figure, out, out.suffix[1:], dpi=160)
+    save_figure(figure, out, dpi=160)
     return out
 
 

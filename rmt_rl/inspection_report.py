@@ -132,7 +132,7 @@ def draw(inspection: Inspection, folder: Path) -> Path:
     _draw_apart(panels[0], inspection)
     if grouped:
         _draw_margin(panels[1], inspection.retained)
-    save_figure(figure, folder / PICTURE, "png", dpi=130)
+    save_figure(figure, folder / PICTURE, dpi=130)
     return folder / PICTURE
 
 

@@ -20,7 +20,7 @@ from rmt_rl.aggregate import (
     varied_option,
 )
 from rmt_rl.errors import UsageError
-from rmt_rl.figures import Style, finish, new_figure, save_figure, styles
+from rmt_rl.figures import Style, finish, new_figure, picture_format, save_figure, styles
 from rmt_rl.markdown import bracketed, half_width, markdown_table
 from rmt_rl.statistics import Interval
 
@@ -39,7 +39,7 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
 
     Args:
         runs: folders of training runs; those whose configs differ only in their seeds form a group.
-        out: the PNG file to write.
+        out: the file to write, a .png or an .svg.
         panels: what to draw, of what the runs have.
 
     Raises:
@@ -56,7 +56,9 @@ def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> 
     """
     logged = (name for name in CURVES if any(name in run.metrics for group in groups for run in group.runs))
     metric = next(logged, None) if "learning" in panels else None
-    option, value = varied_option(groups), measure(groups)
+    picture_format(out)  # before anything is drawn
+    option = varied_option(groups)
+    value = measure(groups, option)
     cells = evaluation_cells(groups, option, value) if option and "evaluation" in panels else {}
     if metric is None and not cells:
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
@@ -70,7 +72,7 @@ def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> 
     if option and cells:
         _draw_cells(axes[-1], cells, option, value, styled)
     _legend(figure, axes, groups)
-    save_figure(figure, out, "png", dpi=160)
+    save_figure(figure, out, dpi=160)
     return out
 
 
@@ -91,7 +93,8 @@ def groups_table(groups: Sequence[Group]) -> str:
     Raises:
         UsageError: no run was evaluated.
     """
-    option, value = varied_option(groups), measure(groups)
+    option = varied_option(groups)
+    value = measure(groups, option)
     cells = evaluation_cells(groups, option, value)
     if not cells:
         raise UsageError("none of these runs was evaluated; do so with `rmt-rl evaluate RUN --vary ...`")

@@ -72,8 +72,8 @@ def load_task(name: str) -> Task:
 def task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
     """The name and the options of the task that makes what a Gymnasium spec, e.g. of a data set, describes."""
     ours = {constant("envs", name, "ID"): name for name in names("envs")}
-    if spec.id in ours and not spec.additional_wrappers:
-        return ours[spec.id], dict(spec.kwargs)
+    if spec.id in ours and not spec.additional_wrappers and spec.max_episode_steps is None:
+        return ours[spec.id], {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
     from rmt_rl.gymnasium_task import task_of
 
     return task_of(spec)

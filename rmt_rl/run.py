@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from rmt_rl.agent import Learning
 from rmt_rl.backprop import Gradient
-from rmt_rl.config import SEEDS, Frozen, validated
+from rmt_rl.config import APART, SEEDS, Frozen, validated
 from rmt_rl.data.sampler import SamplerConfig
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
@@ -39,7 +39,7 @@ class DataConfig(SamplerConfig):
     collect_episodes: int | None = Field(
         None, ge=1, description="episodes that the expert collects where no data set is named (unset: mostly 4000)"
     )
-    collect_seed: int = Field(0, ge=0, lt=SEEDS, description="seed of that collection")
+    collect_seed: int = Field(0, ge=0, lt=SEEDS, description=f"seed of that collection{APART}")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
 
 
@@ -85,7 +85,7 @@ class EvaluationConfig(Frozen):
 
     eval_every: int = Field(100, ge=1, description="updates between two evaluations")
     eval_episodes: int = Field(50, ge=0, description="episodes of each; 0: none")
-    eval_seed: int = Field(1_000_000, ge=0, lt=SEEDS, description="seed of these episodes")
+    eval_seed: int = Field(1_000_000, ge=0, lt=SEEDS, description=f"seed of these episodes{APART}")
 
 
 class OnlineConfig(Frozen):

@@ -72,6 +72,8 @@ TRAIN = ["train", "tmaze", "rate"]
         ([*TRAIN, "--env.corridor-length", "9", "3"], "corridor_length=.9, 3.: .*the shortest length comes first"),
         ([*TRAIN, "--agent.reads", "free", "--agent.cached", "3"], "choose reads=causal or cached=0"),
         ([*TRAIN, "--devices", "3"], "devices=3 can't share batch_size=64"),
+        (["train", "--dataset"], "--dataset : give a data set's id and an agent"),
+        (["train", "rate", "--dataset"], "--dataset rate: give a data set's id and an agent"),
         ([*TRAIN, "--dataset", "nobody/nothing-v0"], "data set 'nobody/nothing-v0' is not below .*rmt-rl collect"),
         ([*TRAIN, *TINY, "--accelerator", "abacus"], "accelerator='abacus'.*choose --accelerator auto or cpu"),
         ([*TRAIN, *TINY, "--accelerator", "tpu"], "accelerator='tpu'.*choose --accelerator auto or cpu"),

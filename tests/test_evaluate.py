@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import Evaluation, evaluate, parse_vary, read_evaluation, sweep, write_evaluation
+from rmt_rl.registry import load_agent, load_task
 from tests.recall import Config, Expert, RecallTask
 
 TASK = RecallTask()
@@ -169,7 +172,8 @@ def test_results_at_other_settings_are_kept_and_those_of_another_checkpoint_drop
     write_evaluation(tmp_path, evaluated({"length": [3, 4]}), "one")
     write_evaluation(tmp_path, evaluated({"length": [4, 5]}), "one")
     assert settings() == [(3, 0), (4, 0), (5, 0)]
-    write_evaluation(tmp_path, evaluated({"length": [6]}), "two")
+    with pytest.warns(UserWarning, match="3 earlier results are dropped"):
+        write_evaluation(tmp_path, evaluated({"length": [6]}), "two")
     assert settings() == [(6, 0)]
 
 
@@ -188,7 +192,8 @@ def test_results_made_in_another_way_are_dropped(tmp_path: Path, change: dict[st
         return [result["options"]["length"] for result in (read_evaluation(tmp_path) or {})["results"]]
 
     assert [write(3), write(4)] == [[3], [3, 4]]
-    assert write(5, **change) == [5]
+    with pytest.warns(UserWarning, match="2 earlier results are dropped"):
+        assert write(5, **change) == [5]
     assert write(6, **change) == [5, 6]
 
 
@@ -235,3 +240,11 @@ def test_a_task_may_limit_how_many_environments_are_open_at_once() -> None:
     found = evaluate(expert(), Large(), {}, 7, seed=0)
     assert {episode.lane for episode in found.episodes} == {0, 1}
     assert len(found.episodes) == 7
+
+
+def test_what_is_varied_must_leave_an_agent_its_spaces() -> None:
+    task, cls = load_task("cartpole_hidden"), load_agent("bc")
+    with closing(task.make()) as env:
+        agent = cls(cls.Config(), AgentSpec(env.observation_space, env.action_space))
+    with pytest.raises(UsageError, match=r"with hide='positions', .* has observation_space .*; vary another option"):
+        sweep(agent, task, {}, {"hide": ["velocities", "positions"]}, 1, seed=0)

@@ -204,7 +204,7 @@ def test_the_kernel_of_a_run_makes_no_difference(tmp_path: Path) -> None:
         (["--segments", "0"], "segments=0: .*greater than or equal to 1"),
         (["--tokens", "0"], "tokens=0: .*greater than or equal to 1"),
         (["--memory-tokens", "-1"], "memory_tokens=-1: .*greater than or equal to 0"),
-        (["--plot", "a.pdf"], "plot='a.pdf': a picture's name ends in .png or .svg"),
+        (["--plot", "a.pdf"], "'a.pdf': a picture's name ends in .png or .svg"),
         (["bc", "--plot", "a.png"], "none of these models is made of a decoder"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import gymnasium
@@ -127,8 +128,8 @@ def test_the_module_that_registers_an_id_may_stand_before_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "{}"], "name an agent, too: rmt-rl train --dataset ID AGENT"),
-        (["--dataset={}"], "name an agent, too"),
+        (["--dataset", "{}"], "give a data set's id and an agent: rmt-rl train --dataset ID AGENT"),
+        (["--dataset={}"], "give a data set's id and an agent"),
         (["--dataset", "{}", "rat"], "unknown agent 'rat' .*did you mean 'rate'"),
         (["rat", "--dataset={}"], "unknown agent 'rat' .*did you mean 'rate'"),
         (["--dataset", "{}", "ppo"], "agent 'ppo' learns by acting, not from data sets: rmt-rl train ENV ppo"),
@@ -140,6 +141,18 @@ def test_what_is_missing_beside_a_data_set_is_told(
     identity = random_data("Pendulum-v1")
     assert main(["train", *(each.format(identity) for each in arguments)]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_data_set_s_time_limit_is_kept_and_its_render_mode_is_not() -> None:
+    plain = gymnasium.make("rmt_rl/TMaze-v0", corridor_length=5, render_mode="rgb_array")
+    limited = gymnasium.make("rmt_rl/TMaze-v0", corridor_length=5, max_episode_steps=3)
+    assert plain.spec is not None
+    assert limited.spec is not None
+    assert registry.task_of(plain.spec) == ("tmaze", {"corridor_length": 5})
+    name, options = registry.task_of(limited.spec)
+    with closing(registry.load_task(name).make(**options)) as env:
+        assert env.spec is not None
+        assert env.spec.max_episode_steps == 3
 
 
 def test_a_data_set_can_not_have_a_module_imported() -> None:

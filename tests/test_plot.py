@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,7 @@ def test_a_half_written_last_line_is_left_out_and_a_repeated_update_counts_once(
         (b'{"update": 1}\n[1]\n', "line 2, is damaged: no object with an update"),
         (b'{"loss": 1}\n{"update": 1}\n', "line 1, is damaged: no object with an update"),
         (b'{"update": 1}\n\xff\xfe', "is damaged: 'utf-8' codec"),
+        (b'{"update": 1, "eval/success_rate": null}\n', "line 1, is damaged: a value is no number"),
     ],
 )
 def test_damaged_metrics_are_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -208,8 +210,16 @@ def test_damaged_metrics_are_named(tmp_path: Path, content: bytes, message: str)
         table([run])
 
 
+RATED = '"success_interval": null, "mean_return": 0, "return_interval": null'
+
+
 @pytest.mark.parametrize(
-    "content", ['{"format": 1}', '{"format": 1, "checkpoint": "last", "results": [{"options": {}}]}']
+    "content",
+    [
+        '{"format": 1}',
+        '{"format": 1, "checkpoint": "last", "results": [{"options": {}}]}',
+        f'{{"format": 1, "checkpoint": "last", "results": [{{"options": {{}}, "success_rate": "x", {RATED}}}]}}',
+    ],
 )
 def test_a_damaged_evaluation_is_named(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "run")
@@ -225,6 +235,8 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         plot([tmp_path / "empty"], out)
     with pytest.raises(UsageError, match="no runs were given"):
         plot([], out)
+    with pytest.raises(UsageError, match=r"a picture's name ends in \.png or \.svg"):
+        plot([make_run(tmp_path / "seen", curve={0: 0.1})], tmp_path / "out.pdf")
     untouched = make_run(tmp_path / "untouched")
     with pytest.raises(UsageError, match="no evaluation to draw"):
         plot([untouched], out)
@@ -233,7 +245,53 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     (untouched / "metrics.jsonl").write_text("{\n{}\n")
     with pytest.raises(UsageError, match=r"metrics\.jsonl, line 1, is damaged"):
         plot([untouched], out)
+    (untouched / "config.toml").write_text("env = 3")
+    with pytest.raises(UsageError, match=r"config\.toml is damaged: it names no env"):
+        plot([untouched], out)
     (untouched / "config.toml").write_text("agent = ")
     with pytest.raises(UsageError, match=r"config\.toml is damaged"):
         plot([untouched], out)
     assert not out.exists()
+
+
+def evaluated(run: Path, checkpoint: str, seed: int) -> Path:
+    """The run, its evaluation made so."""
+    record = json.loads((run / "evaluation.json").read_text())
+    results = [result | {"seed": seed} for result in record["results"]]
+    (run / "evaluation.json").write_text(json.dumps(record | {"checkpoint": checkpoint, "results": results}))
+    return run
+
+
+def test_what_was_evaluated_in_different_ways_or_too_early_is_told(tmp_path: Path) -> None:
+    made = [make_run(tmp_path / str(seed), seed=seed, curve={5: 1.0}, results={3: 50}) for seed in range(3)]
+    alike = [evaluated(made[0], "last, update 5", 7), evaluated(made[1], "last, update 5", 7)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table(alike)
+    with pytest.warns(UserWarning, match="0 was evaluated with checkpoint=last, .*2 with checkpoint=best"):
+        table([*alike, evaluated(made[2], "best, update 3", 7)])
+    with pytest.warns(UserWarning, match="2 was evaluated at 3 and has been trained to 5 since"):
+        table([*alike, evaluated(made[2], "last, update 3", 7)])
+
+
+def test_a_picture_is_what_its_name_says(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", curve={0: 0.1, 50: 0.2})
+    assert plot([run], tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
+    assert plot([run], tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_without_success_count_only_where_they_are_drawn(tmp_path: Path) -> None:
+    rated, unrated = (
+        make_run(tmp_path / "rated", results={3: 50}),
+        make_run(tmp_path / "other", agent="ppo", env="pole"),
+    )
+    nothing: dict[str, Any] = {
+        "options": {},
+        "success_rate": None,
+        "success_interval": None,
+        "mean_return": 9,
+        "return_interval": None,
+    }
+    record = {"format": 1, "checkpoint": "last", "results": [nothing]}
+    (unrated / "evaluation.json").write_text(json.dumps(record))
+    assert table([rated, unrated]).startswith("| success rate at length")

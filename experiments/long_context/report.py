@@ -122,7 +122,7 @@ def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
         title_fontsize=9,
     )
     with matplotlib.rc_context({"svg.hashsalt": "long_context"}):  # the same bytes from the same results
-        save_figure(figure, out, "svg", metadata={"Date": None})
+        save_figure(figure, out, metadata={"Date": None})
 
 
 def _line(axes: Axes, one: Row, style: Style) -> Any:
