@@ -116,7 +116,7 @@ def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(3, len(handles)),
+        ncols=min(2 if max(map(len, handles)) > 45 else 3, len(handles)),  # as many as have room
         frameon=False,
         title="share of right answers with 95% intervals over fresh sequences; dotted: guessing",
         title_fontsize=9,
