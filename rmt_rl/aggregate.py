@@ -110,6 +110,7 @@ def _warn_of_differences(group: Group) -> None:
         if run.evaluated is None or not run.results:
             continue
         checkpoint, _, update = run.evaluated.partition(", update ")
+        # Not the target return, which follows from each run's own data.
         settings = {name: run.results[0].get(name) for name in SETTINGS if name != "target_return"}
         ways.setdefault(", ".join([f"checkpoint={checkpoint}", *(f"{k}={v}" for k, v in settings.items())]), run.path)
         newest = max((at for curve in run.metrics.values() for at in curve), default=0)

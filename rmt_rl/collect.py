@@ -28,7 +28,7 @@ from rmt_rl.evaluate import Progress, evaluate
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task, slug
 from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
-from rmt_rl.task import default_episodes, most_lanes
+from rmt_rl.task import check_same_spaces, default_episodes, most_lanes
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
@@ -204,10 +204,7 @@ def _player(
     from rmt_rl.checkpoint import load_agent  # only now, since it imports PyTorch
 
     agent = load_agent(name, behaviour.checkpoint)
-    for field in ("observation_space", "action_space"):
-        ours, theirs = getattr(agent.spec, field), getattr(env, field)
-        if ours != theirs:
-            raise UsageError(f"policy {name!r} has {field} {ours}, but {task.ID} has {theirs}; choose another run")
+    check_same_spaces(f"policy {name!r}", agent.spec, task.ID, env, "choose another run")
     agent.set_random_seed(seed)
     return _Player(agent, agent.target_return(behaviour.target_return), not behaviour.sample)
 

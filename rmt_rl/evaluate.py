@@ -19,7 +19,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
-from rmt_rl.task import most_lanes
+from rmt_rl.task import check_same_spaces, most_lanes
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
@@ -203,8 +203,11 @@ def sweep(
     combinations = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
     for combination in combinations:
         validated(task.Config, {**options, **combination})
-    for combination in filter(None, combinations):
-        _check_spaces(policy, task, {**options, **combination}, combination)
+    if spec := getattr(policy, "spec", None):  # of an agent, which was made for certain spaces
+        for combination in filter(None, combinations):
+            what = ", ".join(f"{option}={value!r}" for option, value in combination.items())
+            with closing(task.make(**{**options, **combination})) as env:
+                check_same_spaces(f"with {what}, {task.ID}", env, "the agent", spec, "vary another option")
 
     def at(combination: Mapping[str, Any]) -> Evaluation:
         begin(combination)
@@ -222,19 +225,6 @@ def sweep(
         return replace(evaluation, options=combination)
 
     return map(at, combinations)
-
-
-def _check_spaces(policy: Policy, task: Task, options: Mapping[str, Any], varied: Mapping[str, Any]) -> None:
-    """Raise an error where an agent would see or do other things than it was made for."""
-    spec = getattr(policy, "spec", None)  # not every policy knows its spaces
-    with closing(task.make(**options)) as env:
-        for name in ("observation_space", "action_space"):
-            own, there = getattr(spec, name, None), getattr(env, name)
-            if own is not None and own != there:
-                what = ", ".join(f"{option}={value!r}" for option, value in varied.items())
-                raise UsageError(
-                    f"with {what}, {task.ID} has {name} {there}, but the agent has {own}; vary another option"
-                )
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:

@@ -14,7 +14,7 @@ from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
 from rmt_rl.run import OfflineRun
-from rmt_rl.task import default_episodes
+from rmt_rl.task import check_same_spaces, default_episodes
 
 if TYPE_CHECKING:
     from rmt_rl.task import Task
@@ -44,10 +44,7 @@ def open_data(config: OfflineRun) -> EpisodeStore:
 
 def check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:
     """Raise an error unless the data have the spaces of `of`, an environment or what else knows its own."""
-    for name in ("observation_space", "action_space"):
-        theirs, ours = getattr(store, name), getattr(of, name)
-        if theirs != ours:
-            raise UsageError(f"dataset={', '.join(store.ids)} has {name} {theirs}, but {what} has {ours}; {remedy}")
+    check_same_spaces(f"dataset={', '.join(store.ids)}", store, what, of, remedy)
 
 
 def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:

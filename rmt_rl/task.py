@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rmt_rl.errors import UsageError
+
 if TYPE_CHECKING:
     import gymnasium
     from pydantic import BaseModel
@@ -55,3 +57,11 @@ def default_episodes(task: Task) -> int:
 def most_lanes(task: Task, wanted: int) -> int:
     """How many environments to open at once: as many as wanted, or fewer where the task says so."""
     return min(wanted, getattr(task, "LANES", wanted))
+
+
+def check_same_spaces(what: str, one: Any, who: str, other: Any, remedy: str) -> None:
+    """Raise an error unless two that know their spaces (environments, data, agents' specs) have the same."""
+    for name in ("observation_space", "action_space"):
+        own, others = getattr(one, name), getattr(other, name)
+        if own != others:
+            raise UsageError(f"{what} has {name} {own}, but {who} has {others}; {remedy}")
