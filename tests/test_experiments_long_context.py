@@ -412,5 +412,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path: Path, monke
 def test_the_plan_is_valid() -> None:
     cells = [cell for chain in experiment.plan() for cell in chain]
     assert len({cell.name for cell in cells}) == len(cells)
+    options = {cell.name: parse(Command, [*cell.arguments, "--out", "x"], "", "") for cell in cells}
     for cell in cells:
-        parse(Command, [*cell.arguments, "--out", "x"], "", "")
+        assert cell.start is None or options[cell.start].seed == options[cell.name].seed
+        assert (f"-seed-{options[cell.name].seed}" in cell.name) == (options[cell.name].seed > 0)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -48,6 +48,8 @@ WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the ru
         ("-499-on", "-499", (*LONG, "--lanes", "18", "--segments", "1", "--threshold", "0.8", "--tokens", "20000000")),
     ],
 }
+REPEATED = ("memorise-valve-32", "detect-valve-32", "reason-hard-gate-32", "reason-hard-gate-32-on")
+MORE_SEEDS = (1, 2)  # of these runs; of all others there is seed 0 alone
 WHOLE = 128  # segments that full attention is tested at, at most
 
 
@@ -72,11 +74,20 @@ def plan() -> list[list[Cell]]:
             for end, start, changed in WEIGHTS_GO_ON.get(name, []):
                 chain.append(Cell(name + end, (*arguments, *changed), start=name + start))
             chains.append(chain)
+            repeated = [cell for cell in chain if cell.name in REPEATED]
+            chains += [[_again(cell, seed) for cell in repeated] for seed in MORE_SEEDS if repeated]
         for feed in ("curriculum", "full"):
             chains.append([Cell(f"{task}-valve-32-{feed}", (*common, "valve", "--feed", feed, *budget))])
         whole = (*common, "none", "--feed", "curriculum", *budget)
         chains.append([Cell(f"{task}-none-32", whole, longest=WHOLE)])
     return chains
+
+
+def _again(cell: Cell, seed: int) -> Cell:
+    """The same run with another seed, beginning with the run of that seed."""
+    end = f"-seed-{seed}"
+    start = cell.start and cell.start + end
+    return replace(cell, name=cell.name + end, arguments=(*cell.arguments, "--seed", str(seed)), start=start)
 
 
 def main(

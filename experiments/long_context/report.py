@@ -64,18 +64,18 @@ def write_results(rows: Sequence[Row], folder: Path) -> str:
     """Write `table.md`, `accuracy.svg` and `feeds.svg` into a folder; returns the table."""
     text = table(rows)
     write_atomically(folder / "table.md", (text + "\n").encode())
-    last = {_of(one, "task", "memory", "segment"): one for one in sorted(filter(_preferred, rows), key=_segment)}
+    last = {_setting(one): one for one in sorted(filter(_preferred, rows), key=_segment)}
     memories = list(last.values())
     draw(memories, _memory_label, folder / "accuracy.svg")
-    compared = {_of(one, "task", "memory", "segment") for one in rows if not _preferred(one)}
-    feeds = [one for one in rows if _of(one, "task", "memory", "segment") in compared]
+    compared = {_setting(one) for one in rows if not _preferred(one)}
+    feeds = [one for one in rows if _setting(one) in compared]
     draw(feeds, lambda one: FEEDS[one["options"]["feed"]], folder / "feeds.svg")
     return text
 
 
 def table(rows: Iterable[Row]) -> str:
     """Markdown, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory."""
-    head = ["task", "memory", "trained by", "segment", *(f"{each:,}" for each in SHOWN)]
+    head = ["task", "memory", "trained by", "segment", "seed", *(f"{each:,}" for each in SHOWN)]
     head += ["µs a token, first / last", "MB, first / last", "M tokens of training", "CPU s of it"]
     lines = []
     for one in rows:
@@ -89,6 +89,7 @@ def table(rows: Iterable[Row]) -> str:
                 MEMORIES[options["memory"]],
                 FEEDS[options["feed"]] + (f", from {Path(options['start']).name}" if options["start"] else ""),
                 str(options["segment"]),
+                str(options["seed"]),
                 *(_cell(by_length[each]) if each in by_length else "" for each in SHOWN),
                 " / ".join(speeds),
                 " / ".join(f"{result['resident_mb']:.0f}" for result in ends),
@@ -100,7 +101,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
-    """One panel a task, one line a label: accuracy over the number of tokens read."""
+    """One panel a task, a line a run, alike for all runs of a label: accuracy over the number of tokens read."""
     styled = styles(dict.fromkeys(map(label, rows)))
     tasks = [task for task in STORIES if any(one["options"]["task"] == task for one in rows)]
     if not tasks:
@@ -177,8 +178,9 @@ def _preferred(one: Row) -> bool:
     return bool(one["options"]["feed"] == ("curriculum" if one["options"]["memory"] == "none" else "streams"))
 
 
-def _of(one: Row, *names: str) -> tuple[Any, ...]:
-    return tuple(one["options"][name] for name in names)
+def _setting(one: Row) -> tuple[Any, ...]:
+    """What runs are compared by that differ in their training alone."""
+    return tuple(one["options"][name] for name in ("task", "memory", "segment", "seed"))
 
 
 def _segment(one: Row) -> int:
