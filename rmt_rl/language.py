@@ -36,7 +36,7 @@ from rmt_rl.memory.encoder_tokens import EncoderLayer
 from rmt_rl.memory.transformer_xl import Hidden, RecurrenceName, TransformerXLLayer
 from rmt_rl.memory.valve import ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
-from rmt_rl.recurrence import Tree, clone, detach, take_tokens, where_lanes
+from rmt_rl.recurrence import Tree, clone, detach, take_tokens, tree_leaves, tree_map, where_lanes
 
 Memories = Tensor | tuple[Tensor, ...]
 
@@ -372,11 +372,14 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             labels = model.real_labels(x, labels, mask)
         segments = -(-x.shape[1] // model.seq_len)
         if memory_replay_backprop:
-            given, x = x, x.detach().requires_grad_(x.requires_grad)
+            given = x, state
+            x, state = tree_map(lambda leaf: leaf.detach().requires_grad_(leaf.requires_grad), given)
+            cut = tree_leaves((x, state))
             step = self._step(x, labels, mask, mrbp_loss_weight)
             loss, state = backprop.replay(step, segments, state, Tensor.backward, depth)
-            if x.grad is not None:
-                given.backward(x.grad)
+            pairs = [pair for pair in zip(tree_leaves(given), cut, strict=True) if pair[1].grad is not None]
+            if pairs:  # at once, as tokens and memories may be made by one graph
+                torch.autograd.backward([leaf for leaf, _ in pairs], [like.grad for _, like in pairs])
         else:
             blocks: list[Tensor] = []
             step = self._step(x, labels, mask)

@@ -252,6 +252,19 @@ def test_replay_is_full_backpropagation(options: dict[str, Any]) -> None:
         torch.testing.assert_close(2 * left, right, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
+def test_replay_is_full_backpropagation_of_ragged_sequences_with_labels(options: dict[str, Any]) -> None:
+    """Holes, a segment without a token, one sequence that ends early; encoders too."""
+    x, labels = ids(3 * SEGMENT + 3), ids(3 * SEGMENT + 3, seed=2)
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[0, 2:4], mask[1, SEGMENT : 2 * SEGMENT], mask[2, SEGMENT + 2 :] = False, False, False
+    loss, expected = gradients(options, x, mask=mask, labels=labels)
+    replayed, grads = gradients(options, x, mask=mask, labels=labels, memory_replay_backprop=True)
+    torch.testing.assert_close(replayed, loss)
+    for left, right in zip(grads, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("options", [{}, XL], ids=["tokens", "xl"])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_replay_is_truncated_as_it_is_told(options: dict[str, Any], depth: int) -> None:
@@ -273,17 +286,23 @@ def test_logits_are_truncated_as_they_are_told() -> None:
     assert x.grad[:, SEGMENT : 2 * SEGMENT].any()
 
 
-def test_replayed_embeddings_reach_what_they_were_made_of() -> None:
-    x, table = ids(2 * SEGMENT), torch.nn.Embedding(VOCABULARY, make().dim, dtype=torch.float64)
+@pytest.mark.parametrize("options", [{}, {"memory": "titans_mag"}, XL], ids=["tokens", "mag", "xl"])
+def test_replay_reaches_what_embeddings_and_memories_were_made_of(options: dict[str, Any]) -> None:
+    """Both by one graph: the memories are of a first part of the text, read with its gradient."""
+    x, table = ids(3 * SEGMENT), torch.nn.Embedding(VOCABULARY, SMALL["dim"], dtype=torch.float64)
     found = []
     for how in ({"memory_replay_backprop": True}, {}):
         table.zero_grad()
-        torch.manual_seed(0)
-        loss = RecurrentMemoryTransformerWrapper(make().eval())(table(x), labels=x, **how)
+        model = RecurrentMemoryTransformerWrapper(make(**options))
+        embedded = table(x)
+        before = model(embedded[:, :SEGMENT])
+        kept = {"memories": before.memories, "xl_memories": before.xl_memories}
+        loss = model(embedded[:, SEGMENT:], labels=x[:, SEGMENT:], **kept, **how)
         if not how:
             loss.backward()
-        found.append(table.weight.grad.clone() if table.weight.grad is not None else None)
-    torch.testing.assert_close(*found)
+        weights = [table.weight, *model.parameters()]
+        found.append([weight.grad.clone() for weight in weights if weight.grad is not None])
+    same(*found)
 
 
 @pytest.mark.parametrize("options", [{}, {"memory": "none"}], ids=["tokens", "none"])
