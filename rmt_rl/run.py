@@ -60,7 +60,7 @@ class TrainingConfig(Frozen):
         ge=0,
         lt=1,
         description="accuracy (where actions are decisive, if the env tells) at which updates read one segment more, "
-        "from 1 to `segments`; 0: all from the start",
+        "from 1 to `segments`; streams begin where the last length is learnt; 0: all from the start",
     )
     ageing: int = Field(0, ge=0, description="memory ageing: at most so many filler segments after the first; 0: none")
     ageing_updates: int = Field(
@@ -157,11 +157,6 @@ class OfflineRun(RunConfig):
         if self.training.ageing_updates and not self.training.ageing:
             raise ValueError(
                 f"ageing_updates={self.training.ageing_updates} keeps memories that age: choose ageing=1 or more too"
-            )
-        if self.training.curriculum and self.data.feed == "streams":
-            raise ValueError(
-                f"curriculum={self.training.curriculum} reads the beginnings of episodes or windows, but "
-                "feed='streams' goes through whole episodes: choose curriculum=0, or feed='episodes' or 'windows'"
             )
         return self
 

@@ -68,7 +68,8 @@ class Trainer:
         self.config, self.run, self.agent = config, run, agent
         self.origin = offline_origin(config, store.ids)
         self.fabric = _fabric(config.training)
-        self.sampler: Sampler = make_sampler(store, config.data, config.agent_options.segment_length, config.seed)
+        length = config.agent_options.segment_length
+        self.sampler: Sampler = make_sampler(store, config.data, length, config.seed)
         if config.training.ageing:
             if not tree_leaves(agent.initial_state(1)):
                 raise UsageError(
@@ -82,6 +83,11 @@ class Trainer:
         threshold = config.training.curriculum
         self.curriculum = Curriculum(last=config.data.segments, threshold=threshold) if threshold else None
         self.progress = self.curriculum.begin() if self.curriculum else None
+        self.beginnings: Sampler | None = None  # of episodes, which a curriculum reads before streams
+        self.streams_from: int | None = None  # the update at which it has led to streams
+        if self.curriculum and self._streams:
+            episodes = config.data.model_copy(update={"feed": "episodes"})
+            self.beginnings = make_sampler(store, episodes, length, config.seed)
         self.kept: Kept | None = None
 
     def start(self, saved: checkpoint.Checkpoint | None = None) -> None:
@@ -99,6 +105,7 @@ class Trainer:
             self.best, self.unlogged = progress["best"], progress["unlogged"]
             if self.curriculum and progress["curriculum"]:
                 self.progress = Progress(**progress["curriculum"])
+                self.streams_from = progress.get("streams_from")
             self._restore_state(saved, progress.get("kept"))
         self.carried = select_lanes(self.carried, self._lanes())
 
@@ -113,7 +120,7 @@ class Trainer:
             )
         # Drawn with other options, the update's batch would be of other episodes than the memories.
         if kept and drawn == now and self.config.training.ageing_updates:
-            batch = self._own(self.sampler.batch(kept["update"]).first(kept["segments"]))
+            batch = self._own(self._draw(kept["update"]).first(kept["segments"]))
             self.kept = Kept(kept["update"], batch, kept["age"], select_lanes(aged, self._lanes()))
 
     def _drawn(self) -> Any:
@@ -235,8 +242,10 @@ class Trainer:
 
     def _go_on(self, batch: Batch, accuracy: float) -> None:
         """Go on to longer sequences where the present ones are learnt."""
-        if self.curriculum and self.progress:
+        if self.curriculum and self.progress and self.streams_from is None:
             self.progress = self.curriculum.after(self.progress, len(batch.segments), accuracy)
+            if self.beginnings and self.curriculum.finished(self.progress):
+                self.streams_from = self.update + 1
 
     @property
     def _streams(self) -> bool:
@@ -250,10 +259,17 @@ class Trainer:
 
     def _batch(self) -> tuple[Batch, int]:
         """This process's lanes of the batch, and how many steps the whole batch computes, padding included."""
-        batch = self.sampler.batch(self.update)
-        batch = _beginning(batch, self.progress.length) if self.progress else batch
+        batch = self._draw(self.update)
+        if self.progress and self.streams_from is None:
+            batch = _beginning(batch, self.progress.length)
         computed_steps = sum(segment.returns_to_go.numel() for segment in batch.segments)
         return self._own(batch), computed_steps
+
+    def _draw(self, update: int) -> Batch:
+        """The whole batch of an update, up to the present one."""
+        if self.beginnings and (self.streams_from is None or update < self.streams_from):
+            return self.beginnings.batch(update)
+        return self.sampler.batch(update - (self.streams_from or 0))
 
     def _own(self, batch: Batch) -> Batch:
         """This process's lanes, on its device."""
@@ -355,7 +371,7 @@ class Trainer:
             state = tree_map(self._of_all_lanes, state)
         curriculum = self.progress.model_dump() if self.progress else None
         progress = {"best": self.best, "unlogged": self.unlogged, "origin": self.origin, "curriculum": curriculum}
-        progress["drawn"] = self._drawn()
+        progress |= {"streams_from": self.streams_from, "drawn": self._drawn()}
         if kept := self.kept:
             progress["kept"] = {"update": kept.update, "segments": len(kept.batch.segments), "age": kept.age}
         self._save("last", progress=progress, optimizer=self.optimizer, state=state)

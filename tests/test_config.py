@@ -176,10 +176,6 @@ def test_a_short_config_is_filled_with_defaults(tmp_path: Path) -> None:
             "ageing=2 comes between segments",
         ),
         ('env = "tmaze"\nagent = "bc"\n[training]\nageing_updates = 9', "ageing_updates=9 keeps memories that age"),
-        (
-            'env = "tmaze"\nagent = "bc"\n[training]\ncurriculum = 0.9\n[data]\nfeed = "streams"',
-            "curriculum=0.9 reads the beginnings .* choose curriculum=0, or feed='episodes'",
-        ),
         ("env = tmaze", "isn't valid TOML"),
     ],
 )

@@ -21,6 +21,7 @@ from minari.serialization import serialize_space
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rmt_rl
+from rmt_rl.data.sampler import make_sampler
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.offline_data import open_data
@@ -57,6 +58,9 @@ INTERRUPTED = {
     "streams": tiny(data={"feed": "streams", "segments": 2}),
     "streams in bf16": tiny(data={"feed": "streams"}, precision="bf16-mixed"),
     "curriculum": tiny(curriculum=0.05),
+    "a curriculum, then streams, and memories kept": tiny(
+        data={"feed": "streams", "segments": 2}, curriculum=0.01, ageing=3, ageing_from=1, ageing_updates=10**9
+    ),
     "replay with dropout": tiny(agent_options=DROPOUT, gradient="replay"),
     "windows, truncated, no memory": tiny("dt", data={"feed": "windows"}, gradient="truncated"),
 }
@@ -470,6 +474,34 @@ def test_a_curriculum_reads_as_far_as_the_first_decisive_action(tmp_path: Path) 
     train(config, tmp_path / "run")
     segments = {line["data/segments"] for line in metrics(tmp_path / "run") if "data/segments" in line}
     assert segments == {-(-6 // length)}
+
+
+def test_a_curriculum_leads_to_streams(tmp_path: Path) -> None:
+    """Once the last length is learnt all lanes begin an episode, and go on in it from update to update."""
+    every = {"feed": "streams", "segments": 2, "bucket_batches": 1}
+    config = tiny(data=every, curriculum=0.5, updates=60, learning_rate=1e-2, log_every=1, save_every=1000)
+    store = open_data(config)
+    trainer = Trainer(config, tmp_path, store, new_agent(config, store))
+    trainer.start()
+    trainer.run_updates(lambda *_: None, lambda: False)
+    begun = trainer.streams_from
+    assert begun is not None
+    assert trainer.progress is not None
+    assert (trainer.progress.length, trainer.progress.accuracy >= 0.5) == (2, True)
+    assert header(tmp_path / "last.safetensors")["progress"]["streams_from"] == begun < 55
+    episodes = make_sampler(store, config.data.model_copy(update={"feed": "episodes"}), 4, config.seed)
+    streams = make_sampler(store, config.data, 4, config.seed)
+    for update in range(60):
+        expected = episodes.batch(update) if update < begun else streams.batch(update - begun)
+        drawn = trainer._draw(update)
+        assert torch.equal(drawn.fresh, expected.fresh)
+        for segment, other in zip(drawn.segments, expected.segments, strict=True):
+            torch.testing.assert_close(segment.actions, other.actions)
+            assert torch.equal(segment.lengths, other.lengths)
+    assert streams.batch(0).fresh.all()
+    assert not streams.batch(1).fresh.all()
+    lengths = [line["data/segments"] for line in metrics(tmp_path) if "data/segments" in line]
+    assert set(lengths[:begun]) == {1, 2}
 
 
 def test_a_curriculum_reads_more_segments_when_the_present_ones_are_learnt(tmp_path: Path) -> None:
