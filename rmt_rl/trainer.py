@@ -105,7 +105,9 @@ class Trainer:
             self.best, self.unlogged = progress["best"], progress["unlogged"]
             if self.curriculum and progress["curriculum"]:
                 self.progress = Progress(**progress["curriculum"])
-                self.streams_from = progress.get("streams_from")
+            self.streams_from = progress.get("streams_from")
+            if self._streams and not self.curriculum and progress["curriculum"] and self.streams_from is None:
+                self.streams_from = self.update  # a curriculum that is broken off here
             self._restore_state(saved, progress.get("kept"))
         self.carried = select_lanes(self.carried, self._lanes())
 

@@ -21,6 +21,7 @@ from minari.serialization import serialize_space
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rmt_rl
+from rmt_rl.checkpoint import read_checkpoint
 from rmt_rl.data.sampler import make_sampler
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
@@ -502,6 +503,22 @@ def test_a_curriculum_leads_to_streams(tmp_path: Path) -> None:
     assert not streams.batch(1).fresh.all()
     lengths = [line["data/segments"] for line in metrics(tmp_path) if "data/segments" in line]
     assert set(lengths[:begun]) == {1, 2}
+
+
+@pytest.mark.parametrize(("curriculum", "begun"), [(0.01, None), (0.99, 10)], ids=["through", "broken off"])
+def test_streams_go_on_without_their_curriculum(curriculum: float, begun: int | None, tmp_path: Path) -> None:
+    """Where it is switched off on resuming, lanes' states are of the steps before those that they read."""
+    config = tiny(data={"feed": "streams", "segments": 2}, curriculum=curriculum)
+    train(config, tmp_path)
+    begun = header(tmp_path / "last.safetensors")["progress"]["streams_from"] or begun
+    longer = tiny(data={"feed": "streams", "segments": 2}, updates=12)
+    store = open_data(longer)
+    trainer = Trainer(longer, tmp_path, store, new_agent(longer, store))
+    trainer.start(read_checkpoint(tmp_path / "last.safetensors"))
+    streams = make_sampler(store, longer.data, 4, longer.seed)
+    assert begun is not None
+    assert torch.equal(trainer._draw(10).fresh, streams.batch(10 - begun).fresh)
+    assert torch.equal(trainer._draw(10).segments[0].lengths, streams.batch(10 - begun).segments[0].lengths)
 
 
 def test_a_curriculum_reads_more_segments_when_the_present_ones_are_learnt(tmp_path: Path) -> None:
