@@ -32,13 +32,17 @@ FOLDER = Path(__file__).parent
 VARIANTS: dict[str, dict[str, Any]] = {  # what is changed in the first
     "memory tokens, rotary positions": {},
     "learned positions": {"rotary_pos_emb": False, "abs_pos_emb": True},
+    "no positions": {"rotary_pos_emb": False},
     "GEGLU": {"ff_glu": True},
     "token shift": {"token_shift": True},
     "value residual": {"value_residual": True},
     "hyper-connections, 4 streams": {"num_residual_streams": 4},
     "RATE's valve": {"valve": "ca-2"},
     "XL cache of a segment": {"use_xl_memories": True},
+    "the same, recurrence enhanced": {"use_xl_memories": True, "enhanced_xl_recurrence": True},
     "Titans MAC": {"memory": "titans_mac"},
+    "Titans MAG": {"memory": "titans_mag"},
+    "Titans MAL": {"memory": "titans_mal"},
     "ARMT": {"memory": "armt"},
     "no memory": {"memory": "none"},
 }

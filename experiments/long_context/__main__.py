@@ -31,12 +31,12 @@ SHORT: dict[TaskName, tuple[str, ...]] = {  # with segments of 32
 LONG = ("--segment", "499", "--depths", "2", "3", "--learning-rate", "5e-4")
 ONE_FACT = (*LONG, "--lanes", "24", "--segments", "2", "--tokens", "15000000")
 LONGER_LIVES = ("--tokens", "30000000", "--segments", "2", "--reset", "0.0003", "0.3")
+BEST: dict[TaskName, str] = {"memorise": "valve", "detect": "valve", "reason": "hard-gate"}  # to compare feeds by
 MEMORIES = ("valve", "gate", "hard-gate", "tokens", "mac")
 Going = tuple[str, str, tuple[str, ...]]
 WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the run begins with, what differs
-    "memorise-valve": [("-499", "-32", ONE_FACT)],
-    "detect-valve": [("-499", "-32", ONE_FACT)],
-    "detect-hard-gate": [("-499", "-32", ONE_FACT)],
+    **{f"memorise-{memory}": [("-499", "-32", ONE_FACT)] for memory in ("valve", "tokens")},
+    **{f"detect-{memory}": [("-499", "-32", ONE_FACT)] for memory in ("valve", "hard-gate", "tokens")},
     "reason-gate": [
         ("-32-on", "-32", LONGER_LIVES),
         ("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
@@ -76,8 +76,9 @@ def plan() -> list[list[Cell]]:
             chains.append(chain)
             repeated = [cell for cell in chain if cell.name in REPEATED]
             chains += [[_again(cell, seed) for cell in repeated] for seed in MORE_SEEDS if repeated]
+        best = BEST[task]
         for feed in ("curriculum", "full"):
-            chains.append([Cell(f"{task}-valve-32-{feed}", (*common, "valve", "--feed", feed, *budget))])
+            chains.append([Cell(f"{task}-{best}-32-{feed}", (*common, best, "--feed", feed, *budget))])
         whole = (*common, "none", "--feed", "curriculum", *budget)
         chains.append([Cell(f"{task}-none-32", whole, longest=WHOLE)])
     return chains
