@@ -152,7 +152,8 @@ _FUSED_ON_CPU = {
 def measured_segment(core: SegmentRecurrent[Any, Any], tokens: int) -> int:
     """FLOPs that PyTorch counts in a segment of one lane, far enough into an episode that the next costs as much.
 
-    That is the second one or, where a window of past tokens fills first, one with a full window.
+    That is the second one or, where a window of past tokens fills first, one with a full window. Of a token model,
+    head and embedding aside: `measured_segment(model.core, model.seq_len)`.
     """
     core = deepcopy(core).requires_grad_(False)  # PyTorch's counter can't do with no_grad
     x_BLD, state, last, flops = torch.zeros(1, tokens, core.width), core.initial_state(1), -1, 0

@@ -48,7 +48,8 @@ class Output(NamedTuple):
         output: logits (B, L, V), or embeddings (B, L, D), or the loss (a scalar), or new tokens, as was asked for.
         memories: what the next call takes: memory tokens (B, M, D); of other memories a tuple of tensors.
         xl_memories: keys and values of the last X tokens, (2, B, X, HE) a layer, the oldest first; places behind the
-            real ones are zero. None where there are no caches.
+            real ones are zero, so a token whose keys and values are zero in every layer isn't told from those. None
+            where there are no caches.
     """
 
     output: Tensor
