@@ -74,7 +74,10 @@ def write_results(rows: Sequence[Row], folder: Path) -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Markdown, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory."""
+    """Markdown, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory.
+
+    These are of the first and the last length that were run with as many sequences at once.
+    """
     head = ["task", "memory", "trained by", "segment", "seed", *(f"{each:,}" for each in SHOWN)]
     head += ["µs a token, first / last", "MB, first / last", "M tokens of training", "CPU s of it"]
     lines = []
@@ -159,8 +162,9 @@ def _cell(result: Row) -> str:
 
 
 def _settled(results: Sequence[Row]) -> Sequence[Row]:
-    """Without the lengths whose time is too short to be told; all, if there are no others."""
-    return [result for result in results if result["cpu_seconds"] >= 0.5] or results
+    """Those of as many sequences at once as the last, and if there are any, of a time that is long enough to tell."""
+    alike = [result for result in results if result["sequences"] == results[-1]["sequences"]]
+    return [result for result in alike if result["cpu_seconds"] >= 0.5] or alike
 
 
 def _memory_label(one: Row) -> str:
