@@ -30,6 +30,7 @@ SHORT: dict[TaskName, tuple[str, ...]] = {  # with segments of 32
 }
 LONG = ("--segment", "499", "--depths", "2", "3", "--learning-rate", "5e-4")
 ONE_FACT = (*LONG, "--lanes", "24", "--segments", "2", "--tokens", "15000000")
+LATER = ("--lanes", "18", "--segments", "1", "--threshold", "0.8")
 LONGER_LIVES = ("--tokens", "30000000", "--segments", "2", "--reset", "0.0003", "0.3")
 BEST: dict[TaskName, str] = {"memorise": "valve", "detect": "valve", "reason": "hard-gate"}  # to compare feeds by
 MEMORIES = ("valve", "gate", "hard-gate", "tokens", "mac")
@@ -40,12 +41,12 @@ WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the ru
     "reason-gate": [
         ("-32-on", "-32", LONGER_LIVES),
         ("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
-        ("-499-on", "-499", (*LONG, "--lanes", "18", "--segments", "1", "--threshold", "0.8", "--tokens", "20000000")),
+        ("-499-on", "-499", (*LONG, *LATER, "--tokens", "20000000")),
     ],
     "reason-hard-gate": [
         ("-32-on", "-32", LONGER_LIVES),
         ("-499", "-32-on", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
-        ("-499-on", "-499", (*LONG, "--lanes", "18", "--segments", "1", "--threshold", "0.8", "--tokens", "20000000")),
+        ("-499-on", "-499", (*LONG, *LATER, "--tokens", "30000000", "--reset-wrong", "0.02")),  # longer lives
     ],
 }
 REPEATED = ("memorise-valve-32", "detect-valve-32", "reason-hard-gate-32", "reason-hard-gate-32-on")
