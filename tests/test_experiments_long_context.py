@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from experiments.long_context import __main__ as experiment
+from experiments.long_context import order
 from experiments.long_context.evaluate import SEED, SEQUENCES, SEQUENCES_LONG, Result, evaluate, passes, read, streamed
 from experiments.long_context.feeds import Feed, Sequences, SequencesThenStreams, Streams
 from experiments.long_context.options import Memory, Options, read_run
@@ -335,6 +337,29 @@ def test_what_is_measured_adds_up(tmp_path: Path) -> None:
     results = list(read(read_run(tmp_path / "run"), 5, [1, 2, 4], seed=0))
     assert [result.tokens for result in results] == [160, 160, 320]  # 5 sequences of 32 tokens a segment
     assert all(isinstance(result, Result) and result.cpu_seconds > 0 and result.resident_mb > 50 for result in results)
+
+
+# Orders of facts
+
+
+def test_accuracy_by_the_order_of_facts(tmp_path: Path) -> None:
+    run = trained(tmp_path, "run", task="reason", tokens=600).run
+    found = list(order.rows(run, segments=4, sequences=6, seed=3))
+    assert [row[:2] for row in found] == [
+        ["0", "0"],
+        ["2", "2"],
+        ["0", "1"],
+        ["1", "0"],
+        ["1", "2"],
+        ["2", "1"],
+        ["0", "2"],
+        ["2", "0"],
+    ]
+    assert all(re.fullmatch(r"[01]\.\d\d \[[\d., ]+\]", row[2]) for row in found)
+    with pytest.raises(UsageError, match="of detect with memory=valve; give one of reason"):
+        next(order.rows(trained(tmp_path, "other", tokens=600).run, 4, 6, 3))
+    with pytest.raises(UsageError, match="segments=2"):
+        next(order.rows(run, 2, 6, 3))
 
 
 # The whole experiment
