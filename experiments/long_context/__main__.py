@@ -46,7 +46,9 @@ WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the ru
     "reason-hard-gate": [
         ("-32-on", "-32", LONGER_LIVES),
         ("-499", "-32-on", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
-        ("-499-on", "-499", (*LONG, *LATER, "--tokens", "30000000", "--reset-wrong", "0.02")),  # longer lives
+        ("-128", "-32-on", (*LONG, "--segment", "128", "--lanes", "48", "--segments", "2", "--tokens", "20000000")),
+        ("-128-499", "-128", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
+        ("-499-on", "-128-499", (*LONG, *LATER, "--tokens", "20000000", "--reset", "0.03", "0.5")),  # more facts
     ],
 }
 REPEATED = ("memorise-valve-32", "detect-valve-32", "reason-hard-gate-32", "reason-hard-gate-32-on")
