@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
@@ -83,11 +84,12 @@ class Trainer:
         threshold = config.training.curriculum
         self.curriculum = Curriculum(last=config.data.segments, threshold=threshold) if threshold else None
         self.progress = self.curriculum.begin() if self.curriculum else None
-        self.beginnings: Sampler | None = None  # of episodes, which a curriculum reads before streams
-        self.streams_from: int | None = None  # the update at which it has led to streams
-        if self.curriculum and self._streams:
+        self.beginnings = self.sampler  # what a curriculum reads
+        self.streams_from: int | None = None  # the update at which streams begin
+        if self._streams:
             episodes = config.data.model_copy(update={"feed": "episodes"})
             self.beginnings = make_sampler(store, episodes, length, config.seed)
+            self.streams_from = None if self.curriculum else 0
         self.kept: Kept | None = None
 
     def start(self, saved: checkpoint.Checkpoint | None = None) -> None:
@@ -105,9 +107,10 @@ class Trainer:
             self.best, self.unlogged = progress["best"], progress["unlogged"]
             if self.curriculum and progress["curriculum"]:
                 self.progress = Progress(**progress["curriculum"])
-            self.streams_from = progress.get("streams_from")
-            if self._streams and not self.curriculum and progress["curriculum"] and self.streams_from is None:
-                self.streams_from = self.update  # a curriculum that is broken off here
+            if self._streams:
+                self.streams_from = progress.get("streams_from", self.streams_from)
+                if self.streams_from is None and not self.curriculum:
+                    self.streams_from = self.update  # a curriculum that is broken off here
             self._restore_state(saved, progress.get("kept"))
         self.carried = select_lanes(self.carried, self._lanes())
 
@@ -115,7 +118,8 @@ class Trainer:
         drawn, now = saved.header.progress.get("drawn"), self._drawn()
         aged = detach(self.agent.initial_state(drawn["batch_size"])) if kept and drawn else ()
         self.carried, aged = checkpoint.restore_state(saved, (self.carried, aged))
-        if self._streams and drawn and drawn["segments"] != now["segments"]:
+        standing = self.streams_from is not None and self.streams_from < self.update
+        if standing and drawn and drawn["segments"] != now["segments"]:
             raise UsageError(
                 f"segments={now['segments']}, but checkpoint {saved.path} was made with {drawn['segments']}: its lanes "
                 f"stand elsewhere, and their states are of other steps; undo what was changed in {self.run}"
@@ -148,6 +152,14 @@ class Trainer:
                     report(self.update, metrics)
             if self.saved != self.update:
                 self._save_last()
+        if self._streams and self.streams_from is None and self.update == options.updates:
+            warnings.warn(
+                f"curriculum={options.curriculum}: the last length, segments={self.config.data.segments}, wasn't "
+                f"learnt in updates={options.updates}, so streams never began: give more --updates, or a lower "
+                "--curriculum",
+                UserWarning,
+                stacklevel=2,
+            )
         return self.update
 
     def _log(self) -> AbstractContextManager[Log | None]:
@@ -177,6 +189,7 @@ class Trainer:
         rate = learning_rate(self.config.training, self.update)
         torch.manual_seed(_seed(self.config.seed, self.update, self.fabric.global_rank))
         batch, computed_steps = self._batch()
+        of_feed = {"data/streams": float(self.streams_from is not None)} if self._streams else {}
         fillers, counts = self._fillers(len(batch.segments)), torch.zeros(3, device=self.fabric.device)
         aged: Any = None  # the memories after the first segment and the fillers
 
@@ -217,6 +230,7 @@ class Trainer:
             "train/state_norm": math.sqrt(self._sum(_mean_square(state, self.fabric.device)) / self.fabric.world_size),
             "data/segments": len(batch.segments),
             "data/padding": 1 - batch.steps / computed_steps,
+            **of_feed,
             "time/steps_per_second": batch.steps / (time.perf_counter() - began),
             **of_aged,
         }
@@ -246,7 +260,7 @@ class Trainer:
         """Go on to longer sequences where the present ones are learnt."""
         if self.curriculum and self.progress and self.streams_from is None:
             self.progress = self.curriculum.after(self.progress, len(batch.segments), accuracy)
-            if self.beginnings and self.curriculum.finished(self.progress):
+            if self._streams and self.curriculum.finished(self.progress):
                 self.streams_from = self.update + 1
 
     @property
@@ -269,9 +283,9 @@ class Trainer:
 
     def _draw(self, update: int) -> Batch:
         """The whole batch of an update, up to the present one."""
-        if self.beginnings and (self.streams_from is None or update < self.streams_from):
+        if self.streams_from is None or update < self.streams_from:
             return self.beginnings.batch(update)
-        return self.sampler.batch(update - (self.streams_from or 0))
+        return self.sampler.batch(update - self.streams_from)
 
     def _own(self, batch: Batch) -> Batch:
         """This process's lanes, on its device."""

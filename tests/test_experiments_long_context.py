@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from experiments.long_context.evaluate import SEED, SEQUENCES, SEQUENCES_LONG, R
 from experiments.long_context.feeds import Feed, Sequences, SequencesThenStreams, Streams
 from experiments.long_context.options import Memory, Options, read_run
 from experiments.long_context.report import row, write_results
-from experiments.long_context.tasks import NAMES, OBJECTS, PLACES, STORIES, Task, TaskName
+from experiments.long_context.tasks import NAMES, OBJECTS, PLACES, STORIES, Lane, Task, TaskName
 from experiments.long_context.texts import UNKNOWN, Ids, Part, paragraphs, words_of
 from experiments.long_context.train import Command, Trainer, main
 from rmt_rl.curriculum import Curriculum
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
+from rmt_rl.language import RecurrentMemoryTransformer
 from rmt_rl.recurrence import clone, select_lanes, tree_leaves
 
 TASKS: tuple[TaskName, ...] = ("memorise", "detect", "reason")
@@ -342,24 +344,28 @@ def test_what_is_measured_adds_up(tmp_path: Path) -> None:
 # Orders of facts
 
 
-def test_accuracy_by_the_order_of_facts(tmp_path: Path) -> None:
-    run = trained(tmp_path, "run", task="reason", tokens=600).run
+def test_accuracy_by_the_order_of_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two facts are where their columns say, in lanes that are alike otherwise."""
+    run, lanes = trained(tmp_path, "run", task="reason", tokens=600).run, []
+
+    def watched(model: RecurrentMemoryTransformer, task: Task, drawn: list[Lane], *rest: Any) -> Any:
+        lanes.append(drawn)
+        return streamed(model, task, drawn, *rest)
+
+    monkeypatch.setattr(order, "streamed", watched)
     found = list(order.rows(run, segments=4, sequences=6, seed=3))
-    assert [row[:2] for row in found] == [
-        ["0", "0"],
-        ["2", "2"],
-        ["0", "1"],
-        ["1", "0"],
-        ["1", "2"],
-        ["2", "1"],
-        ["0", "2"],
-        ["2", "0"],
-    ]
-    assert all(re.fullmatch(r"[01]\.\d\d \[[\d., ]+\]", row[2]) for row in found)
+    told = [("0", "0"), ("2", "2"), ("0", "1"), ("1", "0"), ("1", "2"), ("2", "1"), ("0", "2"), ("2", "0")]
+    assert [(holder, places) for holder, places, _ in found] == told
+    for (holder, places), drawn in zip(told, lanes, strict=True):
+        assert [lane.story for lane in drawn] == [lane.story for lane in lanes[0]]
+        for lane in drawn:
+            where = dict(zip(lane.story.facts, map(str, lane.segments), strict=True))
+            assert {"took" in fact: segment for fact, segment in where.items()} == {True: holder, False: places}
+    assert all(re.fullmatch(r"[01]\.\d\d \[[\d., ]+\]", right) for *_, right in found)
     with pytest.raises(UsageError, match="of detect with memory=valve; give one of reason"):
         next(order.rows(trained(tmp_path, "other", tokens=600).run, 4, 6, 3))
-    with pytest.raises(UsageError, match="segments=2"):
-        next(order.rows(run, 2, 6, 3))
+    with pytest.raises(UsageError, match="segments=3"):
+        next(order.rows(run, 3, 6, 3))
 
 
 # The whole experiment

@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import rmt_rl
 from rmt_rl.checkpoint import read_checkpoint
 from rmt_rl.data.sampler import make_sampler
+from rmt_rl.data.segment import Batch
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.offline_data import open_data
@@ -494,31 +495,56 @@ def test_a_curriculum_leads_to_streams(tmp_path: Path) -> None:
     streams = make_sampler(store, config.data, 4, config.seed)
     for update in range(60):
         expected = episodes.batch(update) if update < begun else streams.batch(update - begun)
-        drawn = trainer._draw(update)
-        assert torch.equal(drawn.fresh, expected.fresh)
-        for segment, other in zip(drawn.segments, expected.segments, strict=True):
-            torch.testing.assert_close(segment.actions, other.actions)
-            assert torch.equal(segment.lengths, other.lengths)
+        same_steps(trainer._draw(update), expected)
     assert streams.batch(0).fresh.all()
     assert not streams.batch(1).fresh.all()
     lengths = [line["data/segments"] for line in metrics(tmp_path) if "data/segments" in line]
     assert set(lengths[:begun]) == {1, 2}
 
 
-@pytest.mark.parametrize(("curriculum", "begun"), [(0.01, None), (0.99, 10)], ids=["through", "broken off"])
-def test_streams_go_on_without_their_curriculum(curriculum: float, begun: int | None, tmp_path: Path) -> None:
-    """Where it is switched off on resuming, lanes' states are of the steps before those that they read."""
-    config = tiny(data={"feed": "streams", "segments": 2}, curriculum=curriculum)
-    train(config, tmp_path)
-    begun = header(tmp_path / "last.safetensors")["progress"]["streams_from"] or begun
-    longer = tiny(data={"feed": "streams", "segments": 2}, updates=12)
-    store = open_data(longer)
-    trainer = Trainer(longer, tmp_path, store, new_agent(longer, store))
+@pytest.mark.parametrize(
+    ("curriculum", "later", "begun"),
+    [(0.01, 0.01, None), (0.01, 0, None), (0.99, 0, 10), (0, 0.99, 0)],
+    ids=["through", "through and off", "broken off", "switched on"],
+)
+@pytest.mark.filterwarnings("ignore:curriculum=0.99")
+def test_streams_go_on_where_their_curriculum_changes(
+    curriculum: float, later: float, begun: int | None, tmp_path: Path
+) -> None:
+    """States are of the steps before those that lanes read, and kept memories of the batch that they are asked for."""
+    every = {"data": {"feed": "streams", "segments": 2}, "ageing": 3, "ageing_from": 1, "ageing_updates": 10**9}
+    train(tiny(**every, curriculum=curriculum), tmp_path)
+    begun = begun if begun is not None else header(tmp_path / "last.safetensors")["progress"]["streams_from"]
+    config = tiny(**every, curriculum=later, updates=12)
+    store = open_data(config)
+    trainer = Trainer(config, tmp_path, store, new_agent(config, store))
     trainer.start(read_checkpoint(tmp_path / "last.safetensors"))
-    streams = make_sampler(store, longer.data, 4, longer.seed)
+    streams = make_sampler(store, config.data, 4, config.seed)
+    episodes = make_sampler(store, config.data.model_copy(update={"feed": "episodes"}), 4, config.seed)
     assert begun is not None
-    assert torch.equal(trainer._draw(10).fresh, streams.batch(10 - begun).fresh)
-    assert torch.equal(trainer._draw(10).segments[0].lengths, streams.batch(10 - begun).segments[0].lengths)
+    same_steps(trainer._draw(10), streams.batch(10 - begun))
+    kept = trainer.kept
+    assert kept is not None
+    expected = episodes.batch(kept.update) if kept.update < begun else streams.batch(kept.update - begun)
+    same_steps(kept.batch, expected.first(len(kept.batch.segments)))
+
+
+def test_segments_may_change_until_streams_begin(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"curriculum=0.99: the last length, segments=2, .* streams never began"):
+        train(tiny(data={"feed": "streams", "segments": 2}, curriculum=0.99), tmp_path)
+    for options in ({"curriculum": 0.99}, {}):
+        config = tiny(data={"feed": "streams", "segments": 3}, updates=12, **options)
+        store = open_data(config)
+        trainer = Trainer(config, tmp_path, store, new_agent(config, store))
+        trainer.start(read_checkpoint(tmp_path / "last.safetensors"))
+    assert {line["data/streams"] for line in metrics(tmp_path) if "data/streams" in line} == {0}
+
+
+def same_steps(batch: Batch, other: Batch) -> None:
+    assert torch.equal(batch.fresh, other.fresh)
+    for segment, like in zip(batch.segments, other.segments, strict=True):
+        torch.testing.assert_close(segment.actions, like.actions)
+        assert torch.equal(segment.lengths, like.lengths)
 
 
 def test_a_curriculum_reads_more_segments_when_the_present_ones_are_learnt(tmp_path: Path) -> None:

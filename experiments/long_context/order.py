@@ -27,7 +27,7 @@ def main(run: Positional[Path], segments: int = 4, sequences: int = 128, seed: i
 
     Args:
         run: its folder.
-        segments: of a sequence, 3 or more.
+        segments: of a sequence, 4 or more.
         sequences: of each case.
         seed: of the sequences, apart from that of the table.
     """
@@ -44,8 +44,8 @@ def rows(run: Path, segments: int, sequences: int, seed: int) -> Iterator[list[s
         raise UsageError(
             f"run={run} is of {options.task} with memory={options.memory}; give one of reason with a memory"
         )
-    if segments < 3 or sequences < 1:
-        raise UsageError(f"segments={segments}, sequences={sequences}: give 3 and 1 or more")
+    if segments < 4 or sequences < 1:
+        raise UsageError(f"segments={segments}, sequences={sequences}: give 4 and 1 or more")
     task, model = Task("reason", "test", options.segment, saved.vocabulary), saved.model().eval()
     last = segments - 2  # the question's segment has no fact
     for holder, places in [

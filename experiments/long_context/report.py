@@ -67,8 +67,9 @@ def write_results(rows: Sequence[Row], folder: Path) -> str:
     last = {_setting(one): one for one in sorted(filter(_preferred, rows), key=_segment)}
     memories = list(last.values())
     draw(memories, _memory_label, folder / "accuracy.svg")
-    compared = {_setting(one) for one in rows if not _preferred(one)}
-    feeds = [one for one in rows if _setting(one) in compared]
+    begun_anew = [one for one in rows if one["options"]["start"] is None]  # of one budget
+    compared = {_setting(one) for one in begun_anew if not _preferred(one)}
+    feeds = [one for one in begun_anew if _setting(one) in compared]
     draw(feeds, lambda one: FEEDS[one["options"]["feed"]], folder / "feeds.svg")
     return text
 
