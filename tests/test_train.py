@@ -24,6 +24,7 @@ import rmt_rl
 from rmt_rl.checkpoint import read_checkpoint
 from rmt_rl.data.sampler import make_sampler
 from rmt_rl.data.segment import Batch
+from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.evaluate import evaluate
 from rmt_rl.offline_data import open_data
@@ -42,6 +43,14 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("data")))
         yield
+
+
+def started(config: OfflineRun, run: Path) -> tuple[EpisodeStore, Trainer]:
+    """A run's data, and its trainer before the next update."""
+    store, path = open_data(config), run / "last.safetensors"
+    trainer = Trainer(config, run, store, new_agent(config, store))
+    trainer.start(read_checkpoint(path) if path.exists() else None)
+    return store, trainer
 
 
 def killed(values: Values, run: Path, update: int) -> None:
@@ -188,9 +197,7 @@ def test_kept_memories_teach_and_give_way_to_others(tmp_path: Path) -> None:
     found = {}
     for updates in (0, 1, 3, 10**9):
         config = tiny(ageing=2, ageing_from=2, ageing_updates=updates, data={"bucket_batches": 1})
-        store = open_data(config)
-        trainer = Trainer(config, tmp_path / str(updates), store, new_agent(config, store))
-        trainer.start()
+        _, trainer = started(config, tmp_path / str(updates))
         trainer.run_updates(lambda *_: None, lambda: False)
         found[updates] = trainer.kept and trainer.kept.update
     assert found[0] is None
@@ -241,9 +248,7 @@ def test_ageing_that_never_begins_is_told(tmp_path: Path) -> None:
 def test_kept_memories_age_from_update_to_update(gradient: str, tmp_path: Path) -> None:
     frozen = {"learning_rate": 1e-12, "ageing": 3, "ageing_from": 2, "ageing_updates": 10**9, "gradient": gradient}
     config = tiny(**frozen, log_every=1)
-    store = open_data(config)
-    trainer = Trainer(config, tmp_path, store, new_agent(config, store))
-    trainer.start()
+    _, trainer = started(config, tmp_path)
     trainer.run_updates(lambda *_: None, lambda: False)
     kept = trainer.kept
     assert kept is not None
@@ -482,9 +487,7 @@ def test_a_curriculum_leads_to_streams(tmp_path: Path) -> None:
     """Once the last length is learnt all lanes begin an episode, and go on in it from update to update."""
     every = {"feed": "streams", "segments": 2, "bucket_batches": 1}
     config = tiny(data=every, curriculum=0.5, updates=60, learning_rate=1e-2, log_every=1, save_every=1000)
-    store = open_data(config)
-    trainer = Trainer(config, tmp_path, store, new_agent(config, store))
-    trainer.start()
+    store, trainer = started(config, tmp_path)
     trainer.run_updates(lambda *_: None, lambda: False)
     begun = trainer.streams_from
     assert begun is not None
@@ -516,9 +519,7 @@ def test_streams_go_on_where_their_curriculum_changes(
     train(tiny(**every, curriculum=curriculum), tmp_path)
     begun = begun if begun is not None else header(tmp_path / "last.safetensors")["progress"]["streams_from"]
     config = tiny(**every, curriculum=later, updates=12)
-    store = open_data(config)
-    trainer = Trainer(config, tmp_path, store, new_agent(config, store))
-    trainer.start(read_checkpoint(tmp_path / "last.safetensors"))
+    store, trainer = started(config, tmp_path)
     streams = make_sampler(store, config.data, 4, config.seed)
     episodes = make_sampler(store, config.data.model_copy(update={"feed": "episodes"}), 4, config.seed)
     assert begun is not None
@@ -533,10 +534,7 @@ def test_segments_may_change_until_streams_begin(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"curriculum=0.99: the last length, segments=2, .* streams never began"):
         train(tiny(data={"feed": "streams", "segments": 2}, curriculum=0.99), tmp_path)
     for options in ({"curriculum": 0.99}, {}):
-        config = tiny(data={"feed": "streams", "segments": 3}, updates=12, **options)
-        store = open_data(config)
-        trainer = Trainer(config, tmp_path, store, new_agent(config, store))
-        trainer.start(read_checkpoint(tmp_path / "last.safetensors"))
+        started(tiny(data={"feed": "streams", "segments": 3}, updates=12, **options), tmp_path)
     assert {line["data/streams"] for line in metrics(tmp_path) if "data/streams" in line} == {0}
 
 
