@@ -57,11 +57,12 @@ def train(
         check_new(run)
     store = open_data(config)
     trainer = Trainer(config, run, store, new_agent(config, store))
+    trainer.start()
+    trainer.rehearse()
     if first:
         write_config(config, run)
         for warning in filter(None, (trainer.sampler.unread(), _too_late(config.training))):
             warnings.warn(warning, UserWarning, stacklevel=2)
-    trainer.start()
     return trainer.run_updates(report, should_stop)
 
 

@@ -133,6 +133,11 @@ class Trainer:
         """What decides which steps an update draws, as JSON."""
         return self.config.data.model_dump(mode="json", include=set(SamplerConfig.model_fields))
 
+    def rehearse(self) -> None:
+        """Feed a lane's first segment, so that what can't be trained here fails before anything is written."""
+        batch = self._draw(self.update).first(1).select(torch.tensor([0])).to(self.fabric.device)
+        self._forward(batch.segments[0], self.agent.initial_state(1))
+
     def run_updates(self, report: Report, should_stop: Callable[[], bool]) -> int:
         """Make the updates that are left; see `rmt_rl.train.train`."""
         options = self.config.training

@@ -427,6 +427,15 @@ def test_metrics_are_means_over_the_updates_since_the_last_line(tmp_path: Path) 
     assert 0 < five[0]["data/padding"] < 0.5
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_what_can_not_be_trained_here_leaves_no_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UsageError, match="attention='flex' has no gradient on a CPU"):
+        train(tiny(agent_options={"attention": "flex"}, accelerator="cpu"), run)
+    assert not run.exists()
+    train(tiny(updates=1), run)
+
+
 @pytest.mark.parametrize("rate", [1e38, 1e40])
 def test_divergence_stops_the_run_and_keeps_finite_weights(rate: float, tmp_path: Path) -> None:
     run, seen = tmp_path / "run", []

@@ -36,8 +36,8 @@ BEST: dict[TaskName, str] = {"memorise": "valve", "detect": "valve", "reason": "
 MEMORIES = ("valve", "gate", "hard-gate", "tokens", "mac")
 Going = tuple[str, str, tuple[str, ...]]
 WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the run begins with, what differs
-    **{f"memorise-{memory}": [("-499", "-32", ONE_FACT)] for memory in ("valve", "tokens")},
-    **{f"detect-{memory}": [("-499", "-32", ONE_FACT)] for memory in ("valve", "hard-gate", "tokens")},
+    **{f"memorise-{memory}": [("-499", "-32", ONE_FACT)] for memory in ("valve", "tokens", "mac")},
+    **{f"detect-{memory}": [("-499", "-32", ONE_FACT)] for memory in ("valve", "hard-gate", "tokens", "mac")},
     "reason-gate": [
         ("-32-on", "-32", LONGER_LIVES),
         ("-499", "-32", (*LONG, "--lanes", "18", "--segments", "2", "--tokens", "20000000")),
