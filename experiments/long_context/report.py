@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib
+from matplotlib.lines import Line2D
 
 from experiments.long_context import evaluate
 from experiments.long_context.options import Saved, read_run
@@ -33,6 +35,7 @@ MEMORIES = {
     "none": "full attention, no memory",
 }
 FEEDS = {"streams": "curriculum, then streams", "curriculum": "curriculum", "full": "full length at once"}
+DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # of the longest segments, shorter ones ...
 SHOWN = (1, 4, 16, 64, 256, 1024, 4096)  # segments that have a column
 
 
@@ -105,23 +108,33 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
-    """One panel a task, a line a run, alike for all runs of a label: accuracy over the number of tokens read."""
+    """One panel a task, a line a run: accuracy over the number of tokens read.
+
+    Runs of a label have one colour, those of a segment length one kind of line.
+    """
     styled = styles(dict.fromkeys(map(label, rows)))
+    dashes = dict(zip(sorted(set(map(_segment, rows)), reverse=True), cycle(DASHES), strict=False))
     tasks = [task for task in STORIES if any(one["options"]["task"] == task for one in rows)]
     if not tasks:
         return
     figure = new_figure(1 + 4.2 * len(tasks), 4.4)
-    handles: dict[str, Any] = {}
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         for one in rows:
             if one["options"]["task"] == task:
-                handles.setdefault(label(one), _line(axes, one, styled[label(one)]))
+                _draw_line(axes, one, styled[label(one)]._replace(linestyle=dashes[_segment(one)]))
         _finish(axes, task)
+    handles = {
+        name: Line2D([], [], color=style.color, marker=style.marker, markeredgecolor="white")
+        for name, style in styled.items()
+    }
+    if len(dashes) > 1:
+        for length, dash in dashes.items():
+            handles[f"segments of {length}"] = Line2D([], [], color="grey", linestyle=dash)
     figure.legend(
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(2 if max(map(len, handles)) > 45 else 3, len(handles)),  # as many as have room
+        ncols=min(3, len(handles)),
         frameon=False,
         title="share of right answers with 95% intervals over fresh sequences; dotted: guessing",
         title_fontsize=9,
@@ -130,11 +143,11 @@ def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
         save_figure(figure, out, metadata={"Date": None})
 
 
-def _line(axes: Axes, one: Row, style: Style) -> Any:
+def _draw_line(axes: Axes, one: Row, style: Style) -> None:
     results = one["results"]
     tokens = [result["segments"] * one["options"]["segment"] for result in results]
     rates = [result["right"] / result["sequences"] for result in results]
-    (line,) = axes.plot(
+    axes.plot(
         tokens,
         rates,
         color=style.color,
@@ -147,7 +160,6 @@ def _line(axes: Axes, one: Row, style: Style) -> Any:
     intervals = [success_interval(result["right"], result["sequences"]) for result in results]
     lows, highs = [low for low, _ in intervals], [high for _, high in intervals]
     axes.fill_between(tokens, lows, highs, color=style.color, alpha=0.12, linewidth=0)
-    return line
 
 
 def _finish(axes: Axes, task: str) -> None:
@@ -169,8 +181,7 @@ def _settled(results: Sequence[Row]) -> Sequence[Row]:
 
 
 def _memory_label(one: Row) -> str:
-    longer = f", {_tokens(one) / 1e6:.0f} M tokens" if one["options"]["start"] else ""
-    return f"{MEMORIES[one['options']['memory']]}, segments of {one['options']['segment']}{longer}"
+    return MEMORIES[one["options"]["memory"]]
 
 
 def _tokens(one: Row) -> int:
