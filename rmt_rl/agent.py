@@ -237,7 +237,7 @@ class Agent(BaseAgent):
         leaf, leaf_space = observation, self.spec.observation_space
         while isinstance(leaf, dict | tuple):
             key = next(iter(leaf)) if isinstance(leaf, dict) else 0
-            leaf, leaf_space = leaf[key], cast(Any, leaf_space)[key]
+            leaf, leaf_space = leaf[key], cast("Any", leaf_space)[key]
         shape, expected = np.shape(leaf), leaf_space.shape or ()
         single = shape == expected
         if not single and (len(shape) != len(expected) + 1 or shape[1:] != expected):

@@ -82,7 +82,7 @@ def inspect(
             "run that learnt from data"
         )
     saved = read_checkpoint(path_of(run, checkpoint))
-    agent = cast(Agent, restore_agent(saved, device))
+    agent = cast("Agent", restore_agent(saved, device))
     if not named_leaves(agent.initial_state(1)):
         raise UsageError(
             f"run {run} is of agent {config.agent!r}, which carries nothing from segment to segment; choose a run of "

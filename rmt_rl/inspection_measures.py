@@ -226,12 +226,12 @@ def _caught_attention(core: nn.Module) -> Iterator[list[_Look]]:
     PyTorch's attention stands in for other backends meanwhile: flex has no gradient on a CPU.
     """
     writer = next((module for module in core.modules() if isinstance(module, WriteTokens)), None)
-    inside = set(cast(nn.Module, writer).modules()) if writer else set()
+    inside = set(cast("nn.Module", writer).modules()) if writer else set()
     looks: list[_Look] = []
 
     def attend_in(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if block in inside:
-            looks.append(_Look(cast(WriteTokens, writer).count, q.detach(), k.detach(), mask))
+            looks.append(_Look(cast("WriteTokens", writer).count, q.detach(), k.detach(), mask))
         return sdpa(q, k, v, mask)
 
     before = {block: block.attend for block in core.modules() if isinstance(block, Block)}

@@ -26,11 +26,11 @@ from rmt_rl.language_core import (
     Core,
     Layers,
     MemoryName,
-    check_same_shapes,
     check_sizes,
     check_together,
     filled,
     parts_of,
+    taken,
 )
 from rmt_rl.memory.encoder_tokens import EncoderLayer
 from rmt_rl.memory.transformer_xl import Hidden, RecurrenceName, TransformerXLLayer
@@ -116,8 +116,11 @@ class RecurrentMemoryTransformer(nn.Module):
         ignore_index: int = -1,
     ) -> None:
         super().__init__()
-        check_sizes(dim=dim, num_tokens=num_tokens, depth=depth, seq_len=seq_len)
-        check_sizes(dim_head=dim_head, heads=heads, ff_mult=ff_mult)
+        check_sizes(dim=dim, num_tokens=num_tokens, depth=depth, seq_len=seq_len, dim_head=dim_head, heads=heads)
+        check_sizes(num_residual_streams=num_residual_streams)
+        check_sizes(least=0, num_memory_tokens=num_memory_tokens)
+        if not ff_mult > 0:
+            raise UsageError(f"ff_mult={ff_mult} must be above 0")
         if rotary_pos_emb and dim_head % 2:
             raise UsageError(f"dim_head={dim_head} must be even for rotary positions, or rotary_pos_emb=False")
         self.dim, self.seq_len, self.causal, self.ignore_index = dim, seq_len, causal, ignore_index
@@ -137,6 +140,7 @@ class RecurrentMemoryTransformer(nn.Module):
         if use_xl_memories:
             recurrence: RecurrenceName = "enhanced" if enhanced_xl_recurrence else "ordinary"
             cached = seq_len if xl_mem_len is None else xl_mem_len
+            check_sizes(xl_mem_len=cached)
             if cached <= (written := num_memory_tokens if memory == "tokens" else 0):
                 raise UsageError(
                     f"xl_mem_len={cached} has no room for text: it must be above {written}, the memory tokens written"
@@ -203,7 +207,7 @@ class RecurrentMemoryTransformer(nn.Module):
                 "RecurrentMemoryTransformerWrapper do so"
             )
         if mask is None:
-            return cast(tuple[Tensor, Tree], self.core(self.embedded(x), state))
+            return cast("tuple[Tensor, Tree]", self.core(self.embedded(x), state))
         check_mask(mask, x)
         order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # real tokens first
         y_BLD, following = self.core(self.embedded(take_tokens(x, order)), state, mask.sum(1))
@@ -211,7 +215,7 @@ class RecurrentMemoryTransformer(nn.Module):
 
     def embedded(self, x: Tensor, first: int = 0) -> Tensor:
         """Ids or embeddings as tokens (B, T, D), of which the first stands at this place of its segment."""
-        x_BTD: Tensor = x if x.is_floating_point() else self.embed(x)
+        x_BTD: Tensor = x.to(self.embed.weight.dtype) if x.is_floating_point() else self.embed(x)
         if self.positions is not None:
             x_BTD = x_BTD + self.positions.weight[first : first + x.shape[1]]
         return x_BTD
@@ -229,6 +233,8 @@ class RecurrentMemoryTransformer(nn.Module):
 
     def _check_words(self, name: str, ids: Tensor) -> None:
         words = self.embed.num_embeddings
+        if torch.compiler.is_compiling():  # a graph can't branch on what ids are
+            return
         if bool(((ids < 0) | (ids >= words)).any()):
             raise UsageError(
                 f"{name} has ids from {int(ids.min())} to {int(ids.max())}: they must be from 0 to {words - 1}, as "
@@ -265,7 +271,7 @@ class RecurrentMemoryTransformer(nn.Module):
 
     def initial_state(self, batch_size: int) -> Tree:
         """The state before the first segment."""
-        return cast(Tree, self.core.initial_state(batch_size))
+        return cast("Tree", self.core.initial_state(batch_size))
 
     def init_memory(self, batch: int) -> Memories:
         """The learned memory before the first segment."""
@@ -280,12 +286,10 @@ class RecurrentMemoryTransformer(nn.Module):
         begun = self.initial_state(batch_size)
         kept, caches = parts_of(begun)
         if memories is not None:
-            given = [memories] if isinstance(memories, Tensor) else list(memories)
-            check_same_shapes("memories", given, kept)
-            kept = given
-        if xl_memories is not None and len(xl_memories):
-            check_same_shapes("xl_memories", list(xl_memories), self.output(torch.zeros(()), begun).xl_memories or [])
-            tensors = [each.permute(1, 2, 0, 3).flatten(2) for each in xl_memories]
+            kept = taken("memories", memories, kept)
+        if isinstance(xl_memories, Tensor) or xl_memories:
+            given = taken("xl_memories", xl_memories, self.output(torch.zeros(()), begun).xl_memories or [])
+            tensors = [each.permute(1, 2, 0, 3).flatten(2) for each in given]
             counts = torch.stack([(tensor != 0).any(-1) for tensor in tensors]).any(0).sum(1)
             caches = [Hidden(tensor, counts) for tensor in tensors]
         return filled(begun, iter(kept), iter(caches))
@@ -332,6 +336,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         truncate_at_step: int | None = None,
         memory_replay_backprop: bool = False,
         mrbp_loss_weight: float = 1.0,
+        return_embeddings: bool = False,
         return_state: bool = False,
     ) -> Output | Tensor:
         """Run a sequence, a segment of `seq_len` tokens after the other.
@@ -349,10 +354,11 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             memory_replay_backprop: backpropagate here, in the memory of one segment (Memformer, arXiv 2010.06891), and
                 return the loss without graph. The gradient is that without replay, full or truncated.
             mrbp_loss_weight: what the replayed loss is multiplied by, the one that is returned too.
+            return_embeddings: return (B, N, D), what the head makes logits of, where no loss is asked for.
             return_state: return memories beside a loss too, cut off from the graph.
 
         Returns:
-            `Output`, of logits (B, N, V) or, with `return_state`, of the loss; else the loss alone.
+            `Output`, of logits (B, N, V), of embeddings or, with `return_state`, of the loss; else the loss alone.
 
         Raises:
             UsageError: what doesn't fit, no labels where none can be made, or replay where gradients are off.
@@ -366,7 +372,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         if mask is not None:
             check_mask(mask, x)
         if labels is None and not (return_loss or memory_replay_backprop):
-            return self._outputs(x, mask, state, depth)
+            return self._outputs(x, mask, state, depth, return_embeddings)
         if labels is None:
             x, labels, mask = self._next_tokens(x, mask)
         else:
@@ -388,16 +394,16 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             loss = torch.stack(blocks).sum()
         return model.output(loss, state) if return_state else loss
 
-    def _outputs(self, x: Tensor, mask: Tensor | None, state: Tree, depth: int | None) -> Output:
-        """The logits of all segments."""
-        model, logits = self.transformer, []
+    def _outputs(self, x: Tensor, mask: Tensor | None, state: Tree, depth: int | None, embeddings: bool) -> Output:
+        """The logits or embeddings of all segments."""
+        model, outputs = self.transformer, []
         parts, masks = self._segments(x, mask)
         for start, stop in backprop.blocks(len(parts), depth or len(parts)):
             state = detach(state) if start else state
             for part, real in zip(parts[start:stop], masks[start:stop], strict=True):
                 y_BLD, state = model.run(part, state, real)
-                logits.append(model.head(y_BLD))
-        return model.output(torch.cat(logits, 1), state)
+                outputs.append(y_BLD if embeddings else model.head(y_BLD))
+        return model.output(torch.cat(outputs, 1), state)
 
     def _segments(self, x: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor | None]]:
         parts = list(x.split(self.transformer.seq_len, 1))
@@ -424,7 +430,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
 
         def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
             y_BLD, state = model.run(parts[index], state, masks[index])
-            return model.loss(y_BLD, targets[index]) * (weight / counted), state
+            return model.loss(y_BLD, targets[index]) * weight / counted, state
 
         return step
 
@@ -481,7 +487,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             raise UsageError(f"top_k={top_k} must be 1 or more, or None to draw from all tokens")
         if not temperature >= 0:
             raise UsageError(f"temperature={temperature} must be 0 or more; 0 takes the likeliest token")
-        training = model.training
+        modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
             state = model.state(len(prime), memories, xl_memories)
@@ -495,7 +501,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             tokens = torch.cat(new, 1)
             return model.output(tokens, stepping.state()) if return_state else tokens
         finally:
-            model.train(training)
+            for module, training in modes:
+                module.training = training
 
 
 def checked_depth(truncate_at_step: int | None) -> int | None:
@@ -539,7 +546,7 @@ class _Stepping:
 
     def state(self) -> Tree:
         """The state after what was fed, as if its segment ended here."""
-        return cast(Tree, self.model.core.end(self.cache)) if self.place else clone(detach(self.begun))
+        return cast("Tree", self.model.core.end(self.cache)) if self.place else clone(detach(self.begun))
 
 
 def _chosen(logits_BV: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

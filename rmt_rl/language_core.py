@@ -5,8 +5,9 @@ Dimensions: B lanes, X tokens of an XL cache, HE width of all heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
@@ -91,11 +92,11 @@ CORES: dict[MemoryName, Callable[[Layers], Core]] = {
 assert set(CORES) == set(get_args(MemoryName))
 
 
-def check_sizes(**sizes: float) -> None:
-    """Raise an error where a size isn't above 0."""
+def check_sizes(least: int = 1, **sizes: int) -> None:
+    """Raise an error where a size isn't a whole number, `least` or more."""
     for name, size in sizes.items():
-        if not size > 0:
-            raise UsageError(f"{name}={size} must be above 0")
+        if not (isinstance(size, Integral) and size >= least):
+            raise UsageError(f"{name}={size} must be a whole number, {least} or more")
 
 
 def check_together(memory: str, layers: Layers, xl: bool, unused_xl: bool, absolute: bool) -> None:
@@ -104,12 +105,6 @@ def check_together(memory: str, layers: Layers, xl: bool, unused_xl: bool, absol
         raise UsageError(f"memory={memory!r} is none of {', '.join(CORES)}{nearest(memory, CORES)}")
     if layers.valve not in VALVES:
         raise UsageError(f"valve={layers.valve!r} is none of {', '.join(VALVES)}{nearest(layers.valve, VALVES)}")
-    for name, size, least in (
-        ("num_residual_streams", layers.streams, 1),
-        ("num_memory_tokens", layers.memory_tokens, 0),
-    ):
-        if size < least:
-            raise UsageError(f"{name}={size} must be {least} or more")
     causal, plain = layers.causal, memory in ("tokens", "none")
     alone = causal and plain and not (xl or layers.token_shift or layers.streams > 1)
     none = layers.memory_tokens < 1 and memory in ("tokens", "armt")
@@ -155,14 +150,20 @@ def filled(state: Tree, kept: Iterator[Tensor], caches: Iterator[Hidden]) -> Tre
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
 
-def check_same_shapes(name: str, given: list[Tensor], expected: list[Tensor]) -> None:
-    """Raise an error where what was given isn't what is needed."""
-    strangers = [type(each).__name__ for each in given if not isinstance(each, Tensor)]
+def taken(name: str, given: Tensor | Sequence[Tensor], expected: list[Tensor]) -> list[Tensor]:
+    """Copies of the tensors that a caller gave back: no gradient crosses those that inference mode made.
+
+    Raises:
+        UsageError: they aren't what is needed.
+    """
+    parts: list[Any] = list(given) if isinstance(given, (list, tuple)) else [given]
+    strangers = [type(each).__name__ for each in parts if not isinstance(each, Tensor)]
     if strangers:
         raise UsageError(f"{name} has {', '.join(strangers)} in it: give what a call returned as its {name}, tensors")
-    shapes, needed = ([tuple(each.shape) for each in tensors] for tensors in (given, expected))
+    shapes, needed = ([tuple(each.shape) for each in tensors] for tensors in (parts, expected))
     if shapes != needed:
         raise UsageError(
             f"{name} of shapes {shapes} given, {needed} needed: give what a call of this model returned for as many "
             "sequences"
         )
+    return [each.clone() for each in parts]

@@ -81,7 +81,7 @@ def resume(
     saved = checkpoint.read_checkpoint(path) if path.exists() else None
     if saved:
         check_origin(run, saved.header.progress.get("origin"), _origin(config))
-    agent = cast(SB3Agent, checkpoint.restore_agent(saved)) if saved else _new_agent(config)
+    agent = cast("SB3Agent", checkpoint.restore_agent(saved)) if saved else _new_agent(config)
     if agent.spec != _spec(config):
         raise UsageError(f"checkpoint {path} is of other spaces than env {config.env!r} has now; start a new run")
     with closing(Trainer(config, run, agent, saved)) as trainer:

@@ -24,9 +24,9 @@ CacheT = TypeVar("CacheT", bound=Tree)
 def tree_map(function: Callable[..., Tensor], tree: TreeT, *others: TreeT) -> TreeT:
     """The tree of `function(leaf, *leaves of the others at the same place)`, named tuples kept."""
     if isinstance(tree, Tensor):
-        return cast(TreeT, function(tree, *others))
+        return cast("TreeT", function(tree, *others))
     parts = [tree_map(function, *branch) for branch in zip(tree, *others, strict=True)]
-    return cast(TreeT, type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts))
+    return cast("TreeT", type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts))
 
 
 def tree_leaves(tree: Tree) -> list[Tensor]:
@@ -104,25 +104,25 @@ class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
         """
         leaf = next(self.parameters())
         tokens = leaf.new_zeros(batch_size, capacity, self.width)
-        return cast(CacheT, OpenSegment(clone(state), tokens, leaf.new_zeros(batch_size, dtype=torch.long)))
+        return cast("CacheT", OpenSegment(clone(state), tokens, leaf.new_zeros(batch_size, dtype=torch.long)))
 
     def step(self, x_BTD: Tensor, cache: CacheT, lengths_B: Tensor | None = None) -> tuple[Tensor, CacheT]:
         """Feed T more tokens (lanes may stand at different places): outputs (B, T, D) and the cache to go on with.
 
         The cache that was passed in may be written over: go on with the returned one.
         """
-        state, tokens, count_B = cast(OpenSegment, cache)
+        state, tokens, count_B = cast("OpenSegment", cache)
         places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
         tokens = put_tokens_(tokens.clone(), places_BT, x_BTD)
         y_BLD, _ = self(tokens, state, count_B + x_BTD.shape[1])
         y_BTD = take_tokens(y_BLD, places_BT)
         added = x_BTD.shape[1] if lengths_B is None else lengths_B
-        return y_BTD, cast(CacheT, OpenSegment(state, tokens, count_B + added))
+        return y_BTD, cast("CacheT", OpenSegment(state, tokens, count_B + added))
 
     def end(self, cache: CacheT) -> StateT:
         """Close the segment: the next state."""
-        state, tokens, count_B = cast(OpenSegment, cache)
-        return cast(StateT, self(tokens, state, count_B)[1])
+        state, tokens, count_B = cast("OpenSegment", cache)
+        return cast("StateT", self(tokens, state, count_B)[1])
 
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:
@@ -169,7 +169,7 @@ class Stack(SegmentRecurrent[tuple[Tree, ...], tuple[Tree, ...]]):
         return tuple(layer.end(layer_cache) for layer, layer_cache in zip(self._layers(), cache, strict=True))
 
     def _layers(self) -> Iterator[SegmentRecurrent[Any, Any]]:
-        return cast(Iterator[SegmentRecurrent[Any, Any]], iter(self.layers))
+        return cast("Iterator[SegmentRecurrent[Any, Any]]", iter(self.layers))
 
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:

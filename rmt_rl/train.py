@@ -86,7 +86,7 @@ def resume(
         # First, since opening the data may collect others. An id of ours tells the environment's source too.
         check_origin(run, saved.header.progress.get("origin"), offline_origin(config, dataset_ids(config)))
     store = open_data(config)
-    agent = cast(Agent, checkpoint.restore_agent(saved)) if saved else new_agent(config, store)
+    agent = cast("Agent", checkpoint.restore_agent(saved)) if saved else new_agent(config, store)
     if agent.config != config.agent_options:
         raise UsageError(f"checkpoint {path} is of another agent than {run / CONFIG} says; undo what was changed there")
     if bool(agent.spec.hindsight_classes) != bool(config.training.hindsight):

@@ -184,7 +184,7 @@ class Trainer:
 
     def _sum(self, here: Tensor) -> Tensor:
         """The sum over all processes."""
-        return cast(Tensor, self.fabric.all_reduce(here, reduce_op="sum"))
+        return cast("Tensor", self.fabric.all_reduce(here, reduce_op="sum"))
 
     # One update
 
@@ -355,7 +355,7 @@ class Trainer:
         """Sum the gradients of all processes and clip their norm, which is returned."""
         parameters = [parameter for parameter in self.agent.parameters() if parameter.grad is not None]
         if self.fabric.world_size > 1:
-            gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
+            gradients = [cast("Tensor", parameter.grad) for parameter in parameters]
             vector_to_parameters(self._sum(parameters_to_vector(gradients)), gradients)
         return torch.nn.utils.clip_grad_norm_(parameters, self.config.training.clip)
 

@@ -196,6 +196,45 @@ def test_embeddings_go_in_and_come_out() -> None:
     torch.testing.assert_close(model.head(embeddings), expected.output)
 
 
+@pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
+@torch.no_grad()
+def test_a_wrapper_returns_embeddings(options: dict[str, Any]) -> None:
+    model, x = make(**options), ids(2 * SEGMENT + 2)
+    wrapper = RecurrentMemoryTransformerWrapper(model)
+    embeddings, *state = wrapper(x, return_embeddings=True)
+    logits, *same_state = wrapper(x)
+    same(model.head(embeddings), logits)
+    same(state[0], same_state[0])
+
+
+def test_embeddings_of_another_dtype_are_taken() -> None:
+    model = make(xl_mem_len=5, use_xl_memories=True)
+    x = model.embed(ids(SEGMENT)).detach()
+    same(model(x.bfloat16()), model(x.bfloat16().double()))
+
+
+@pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
+def test_a_state_of_inference_mode_goes_on_into_training(options: dict[str, Any]) -> None:
+    model, x = make(**options), ids(SEGMENT)
+    with torch.inference_mode():
+        _, memories, caches = model(x)
+    model(x, memories, labels=x, xl_memories=caches).output.backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert model.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("options", [{}, {"valve": "ca-2"}, {"causal": False}], ids=["tokens", "valve", "encoder"])
+def test_a_segment_is_one_graph(options: dict[str, Any]) -> None:
+    model, x = make(**options), ids(SEGMENT)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    out, there = model(x), compiled(x)
+    same(there[:2], out[:2])
+    same(compiled(x, there.memories)[:2], model(x, out.memories)[:2])
+    exported = torch.export.export(model, (x,)).module()
+    same(exported(x)[:2], out[:2])
+    same(model(x)[:2], out[:2])  # as before
+
+
 @torch.no_grad()
 def test_an_encoder_sees_later_tokens_of_its_segment_only() -> None:
     model, x = RecurrentMemoryTransformerWrapper(make(causal=False)), ids(2 * SEGMENT)
@@ -339,8 +378,8 @@ def test_the_loss_is_the_mean_over_labels_that_count() -> None:
     model, x = RecurrentMemoryTransformerWrapper(make()), ids(2 * SEGMENT + 1)
     logits = model(x[:, :-1]).output
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
-    torch.testing.assert_close(model(x, return_loss=True), expected)
-    torch.testing.assert_close(model(x[:, :-1], labels=x[:, 1:]), expected)
+    torch.testing.assert_close(model(x, return_loss=True), expected, rtol=1e-14, atol=0)  # not in float32 anywhere
+    torch.testing.assert_close(model(x[:, :-1], labels=x[:, 1:]), expected, rtol=1e-14, atol=0)
     labels, mask = x[:, 1:].clone(), torch.ones(LANES, 2 * SEGMENT, dtype=torch.bool)
     labels[:, ::2] = -1
     mask[1, 4:] = False
@@ -444,6 +483,14 @@ def test_sampling_follows_the_probabilities() -> None:
     assert torch.equal(*again)
 
 
+def test_generation_leaves_a_part_in_its_mode() -> None:
+    model = make().train()
+    model.core.eval()
+    RecurrentMemoryTransformerWrapper(model).generate(ids(2), length=3)
+    assert model.head.training
+    assert not any(module.training for module in model.core.modules())
+
+
 def test_generation_leaves_the_mode_as_it_was() -> None:
     model = RecurrentMemoryTransformerWrapper(make()).train()
     model.generate(ids(2), length=3)
@@ -486,12 +533,16 @@ def test_options_that_do_not_go_together(options: dict[str, Any], message: str) 
         ({"valve": "ca2"}, "valve='ca2' is none of none, ca-2"),
         ({"seq_len": 0}, "seq_len=0"),
         ({"num_residual_streams": 0}, "num_residual_streams=0"),
-        ({"depth": 0}, "depth=0 must be above 0"),
+        ({"depth": 0}, "depth=0 must be a whole number, 1 or more"),
         ({"dim": 0}, "dim=0"),
         ({"num_tokens": -1}, "num_tokens=-1"),
         ({"ff_mult": -1}, "ff_mult=-1"),
         ({"dim_head": 3}, "dim_head=3 must be even"),
-        ({"num_memory_tokens": -1, "memory": "titans_mac"}, "num_memory_tokens=-1 must be 0 or more"),
+        ({"num_memory_tokens": -1, "memory": "titans_mac"}, "num_memory_tokens=-1 must be a whole number, 0 or more"),
+        ({"num_memory_tokens": 3.0}, r"num_memory_tokens=3\.0 must be a whole number"),
+        ({"num_residual_streams": 1.5}, r"num_residual_streams=1\.5 must be a whole number"),
+        ({"seq_len": 6.5}, r"seq_len=6\.5 must be a whole number"),
+        ({**XL, "xl_mem_len": 5.5}, r"xl_mem_len=5\.5 must be a whole number"),
         ({"xl_mem_len": 4}, "xl_mem_len or .*needs use_xl_memories=True"),
         ({"enhanced_xl_recurrence": True}, "xl_mem_len or .*needs use_xl_memories=True"),
         ({"dropout": 2.0}, "dropout=2"),
@@ -579,6 +630,10 @@ def test_shapes_that_do_not_fit() -> None:
         model(x, memories, xl_memories=caches[0])
     with pytest.raises(UsageError, match="memories has list in it"):
         model(x, model(x))
+    with pytest.raises(UsageError, match="memories has int in it"):
+        model(x, 3)
+    with pytest.raises(UsageError, match="xl_memories has int in it"):
+        model(x, memories, xl_memories=3)
     encoder = RecurrentMemoryTransformerWrapper(make(causal=False))
     with pytest.raises(UsageError, match="labels are needed"):
         encoder(x, return_loss=True)

@@ -67,12 +67,12 @@ class OurLanguageModel(Ours):
 
     def backward(self, data: Tensor, gradient: str) -> None:
         replays = gradient == "replay"
-        loss = cast(Tensor, self.model(data, return_loss=True, memory_replay_backprop=replays))
+        loss = cast("Tensor", self.model(data, return_loss=True, memory_replay_backprop=replays))
         if not replays:
             loss.backward()
 
     def look(self, data: Tensor) -> Tensor:
-        return cast(Output, self.model(data)).output
+        return cast("Output", self.model(data)).output
 
     def generate(self, core: Core, count: int) -> None:
         self.model.transformer.core = core
@@ -124,7 +124,7 @@ class Padded(Core):
         return self.core.initial_state(batch_size)
 
     def forward(self, x_BLD: Tensor, state: Any, lengths_B: Tensor | None = None) -> tuple[Tensor, Any]:
-        return cast(tuple[Tensor, Any], self.core(x_BLD, state, lengths_B))
+        return cast("tuple[Tensor, Any]", self.core(x_BLD, state, lengths_B))
 
 
 class Recomputing(Padded):

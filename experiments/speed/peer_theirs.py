@@ -66,7 +66,7 @@ class TheirMemoryTokens(Contestant):
             self.model(data, return_loss=True)[0].backward()
 
     def look(self, data: Tensor) -> Tensor:
-        return cast(Tensor, self.model(data)[0])
+        return cast("Tensor", self.model(data)[0])
 
     def ways(self) -> dict[str, Generate]:
         first = torch.zeros(1, 1, dtype=torch.long)
@@ -132,7 +132,7 @@ class TheirContext(Contestant):
         self.model(data, return_loss=True).backward()
 
     def look(self, data: Tensor) -> Tensor:
-        return cast(Tensor, self.model(data))
+        return cast("Tensor", self.model(data))
 
     def ways(self) -> dict[str, Generate]:
         return {"cache": partial(self._generate, True), "no cache": partial(self._generate, False)}

@@ -137,12 +137,12 @@ def _part(span: Span, offset: int, length: int) -> Span:
 def _pad(trees: Sequence[Arrays], spans: Sequence[Span], length: int) -> Tree:
     first = trees[0]
     if isinstance(first, dict):
-        lanes = cast(Sequence[dict[str, Arrays]], trees)
+        lanes = cast("Sequence[dict[str, Arrays]]", trees)
         return {key: _pad([lane[key] for lane in lanes], spans, length) for key in first}
     if isinstance(first, tuple):
-        branches = zip(*cast(Sequence[tuple[Arrays, ...]], trees), strict=True)
+        branches = zip(*cast("Sequence[tuple[Arrays, ...]]", trees), strict=True)
         return tuple(_pad(branch, spans, length) for branch in branches)
-    return _pad_leaf(cast(Sequence[Array], trees), spans, length)
+    return _pad_leaf(cast("Sequence[Array]", trees), spans, length)
 
 
 def _pad_optional(leaves: Sequence[Array | None], spans: Sequence[Span], length: int) -> torch.Tensor | None:

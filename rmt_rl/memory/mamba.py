@@ -100,7 +100,7 @@ def fused_kernel() -> Kernel | None:
     """The mamba-ssm package's CUDA kernel, where it's installed."""
     if importlib.util.find_spec("mamba_ssm") is None:
         return None
-    return cast(Kernel, importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn)
+    return cast("Kernel", importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn)
 
 
 class MambaConfig(Frozen):

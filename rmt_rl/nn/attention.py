@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ def flex(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None
 def _flex_kernel(compiled: bool) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return cast(Callable[..., Tensor], torch.compile(flex_attention) if compiled else flex_attention)
+    return cast("Callable[..., Tensor]", torch.compile(flex_attention) if compiled else flex_attention)
 
 
 _BACKENDS: dict[Backend, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
@@ -95,16 +95,24 @@ def causal_mask(query_places_BT: Tensor, keys: int, prefix: int = 0) -> Tensor:
     return places_S <= places_BT1
 
 
-@cache
+_tables: dict[tuple[Any, ...], Tensor] = {}
+
+
 def rotary_table(head_width: int, places: int, device: torch.device | None = None, base: float = 10_000.0) -> Tensor:
     """Rotations exp(i p base^(-2j/E)) as complex64 (places, E/2): RoFormer (arXiv 2104.09864), section 3.2.2.
 
     Made once and kept outside of modules: casting a module to another dtype would cast a buffer of it too.
     """
+    key = head_width, places, device, base
+    if key in _tables:
+        return _tables[key]
     with torch.inference_mode(False):  # a table that acting makes serves in training too
         frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
         angles = torch.outer(torch.arange(places, dtype=torch.float64), frequencies)
-        return torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
+        table = torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
+    if type(table) is Tensor:  # torch.export and the like make tensors without numbers
+        _tables[key] = table
+    return table
 
 
 def rotate(x_BTGE: Tensor, rotations_BTJ: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class ValueResidual(Stack):
 
     def _with_values(self, x_BLD: Tensor) -> Tensor:
         """Rows (B, L, W). The first layer computes these values once more: one matrix, and plain layers all the way."""
-        first = cast(CarryingLayer, self.layers[0])
+        first = cast("CarryingLayer", self.layers[0])
         return torch.cat((x_BLD, first.to_values(first.attention_norm(x_BLD))), -1)
 
     @classmethod

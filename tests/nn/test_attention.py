@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.attention import Backend, backend, causal_mask, flash, flex, rotary_table, rotate
@@ -147,6 +148,12 @@ def test_rotation_by_its_formula() -> None:
 
 def test_a_longer_table_only_adds_places() -> None:
     assert torch.equal(rotary_table(8, 100)[:10], rotary_table(8, 10))
+
+
+def test_a_table_without_numbers_is_not_kept() -> None:
+    with FakeTensorMode():
+        rotary_table(6, 3)
+    assert rotary_table(6, 3)[0].equal(torch.ones(3, dtype=torch.complex64))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
