@@ -136,7 +136,7 @@ def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
         loc="outside lower center",
         ncols=min(3, len(handles)),
         frameon=False,
-        title="share of right answers with 95% intervals over fresh sequences; dotted: guessing",
+        title="share of right answers with 95% intervals over fresh sequences; a line a seed; dotted: guessing",
         title_fontsize=9,
     )
     with matplotlib.rc_context({"svg.hashsalt": "long_context"}):  # the same bytes from the same results
