@@ -116,8 +116,8 @@ class RecurrentMemoryTransformer(nn.Module):
         ignore_index: int = -1,
     ) -> None:
         super().__init__()
-        check_sizes(dim=dim, num_tokens=num_tokens, depth=depth, seq_len=seq_len, dim_head=dim_head, heads=heads)
-        check_sizes(num_residual_streams=num_residual_streams)
+        check_sizes(dim=dim, num_tokens=num_tokens, depth=depth, seq_len=seq_len)
+        check_sizes(dim_head=dim_head, heads=heads, num_residual_streams=num_residual_streams)
         check_sizes(least=0, num_memory_tokens=num_memory_tokens)
         if not ff_mult > 0:
             raise UsageError(f"ff_mult={ff_mult} must be above 0")
@@ -287,7 +287,7 @@ class RecurrentMemoryTransformer(nn.Module):
         kept, caches = parts_of(begun)
         if memories is not None:
             kept = taken("memories", memories, kept)
-        if isinstance(xl_memories, Tensor) or xl_memories:
+        if isinstance(xl_memories, Tensor) or xl_memories:  # an empty list begins anew; a tensor is an error
             given = taken("xl_memories", xl_memories, self.output(torch.zeros(()), begun).xl_memories or [])
             tensors = [each.permute(1, 2, 0, 3).flatten(2) for each in given]
             counts = torch.stack([(tensor != 0).any(-1) for tensor in tensors]).any(0).sum(1)

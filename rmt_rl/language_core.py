@@ -151,7 +151,7 @@ def filled(state: Tree, kept: Iterator[Tensor], caches: Iterator[Hidden]) -> Tre
 
 
 def taken(name: str, given: Tensor | Sequence[Tensor], expected: list[Tensor]) -> list[Tensor]:
-    """Copies of the tensors that a caller gave back: no gradient crosses those that inference mode made.
+    """Copies of the tensors that a caller gave back: of those that inference mode made autograd saves copies alone.
 
     Raises:
         UsageError: they aren't what is needed.

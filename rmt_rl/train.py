@@ -49,7 +49,8 @@ def train(
         How many updates were made.
 
     Raises:
-        UsageError: the data don't fit, the folder can't be written to, or the loss became NaN or infinite.
+        UsageError: the data don't fit, the device can't do what an option asks for, the folder can't be written to, or
+            the loss became NaN or infinite.
     """
     # The other processes of data parallel training, which Fabric starts by the same command, find the folder made.
     first = config.training.devices == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
@@ -57,12 +58,12 @@ def train(
         check_new(run)
     store = open_data(config)
     trainer = Trainer(config, run, store, new_agent(config, store))
-    trainer.start()
-    trainer.rehearse()
     if first:
+        trainer.rehearse()
         write_config(config, run)
         for warning in filter(None, (trainer.sampler.unread(), _too_late(config.training))):
             warnings.warn(warning, UserWarning, stacklevel=2)
+    trainer.start()
     return trainer.run_updates(report, should_stop)
 
 

@@ -134,7 +134,8 @@ class Trainer:
         return self.config.data.model_dump(mode="json", include=set(SamplerConfig.model_fields))
 
     def rehearse(self) -> None:
-        """Feed a lane's first segment, so that what can't be trained here fails before anything is written."""
+        """Feed a lane's first segment: what the device can't do with gradients fails before anything is written."""
+        self.agent.to(self.fabric.device)
         batch = self._draw(self.update).first(1).select(torch.tensor([0])).to(self.fabric.device)
         self._forward(batch.segments[0], self.agent.initial_state(1))
 

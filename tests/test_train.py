@@ -427,7 +427,6 @@ def test_metrics_are_means_over_the_updates_since_the_last_line(tmp_path: Path) 
     assert 0 < five[0]["data/padding"] < 0.5
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
 def test_what_can_not_be_trained_here_leaves_no_folder(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(UsageError, match="attention='flex' has no gradient on a CPU"):

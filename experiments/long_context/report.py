@@ -35,7 +35,7 @@ MEMORIES = {
     "none": "full attention, no memory",
 }
 FEEDS = {"streams": "curriculum, then streams", "curriculum": "curriculum", "full": "full length at once"}
-DASHES: tuple[Literal["-", "--", ":"], ...] = ("-", "--", ":")  # of the longest segments, shorter ones ...
+DASHES: tuple[Literal["-", "--", "-."], ...] = ("-", "--", "-.")  # of the longest segments, shorter ones ...
 SHOWN = (1, 4, 16, 64, 256, 1024, 4096)  # segments that have a column
 
 

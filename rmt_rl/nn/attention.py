@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,7 @@ def causal_mask(query_places_BT: Tensor, keys: int, prefix: int = 0) -> Tensor:
     return places_S <= places_BT1
 
 
-_tables: dict[tuple[Any, ...], Tensor] = {}
+_tables: dict[tuple[int, int, torch.device | None, float], Tensor] = {}
 
 
 def rotary_table(head_width: int, places: int, device: torch.device | None = None, base: float = 10_000.0) -> Tensor:
@@ -110,7 +110,7 @@ def rotary_table(head_width: int, places: int, device: torch.device | None = Non
         frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
         angles = torch.outer(torch.arange(places, dtype=torch.float64), frequencies)
         table = torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
-    if type(table) is Tensor:  # torch.export and the like make tensors without numbers
+    if type(table) is Tensor and not torch.compiler.is_compiling():  # a graph's tables stay with it
         _tables[key] = table
     return table
 
