@@ -62,8 +62,10 @@ class BaseAgent(nn.Module, ABC):
     def unwrap(self, observation: Any) -> tuple[Any, Any]:
         """The observation, and the return-to-go (B, 1) that `rmt_rl.wrappers` put beside it; None where they didn't."""
         space = self.spec.observation_space
-        has_one_itself = isinstance(space, gymnasium.spaces.Dict) and "return_to_go" in space.spaces
-        if has_one_itself or not (isinstance(observation, dict) and "return_to_go" in observation):
+        inner = observation
+        if isinstance(space, gymnasium.spaces.Dict) and "return_to_go" in space.spaces:  # it has one itself
+            inner = observation.get("observation")
+        if not (isinstance(inner, dict) and "return_to_go" in inner):
             return observation, None
         return observation["observation"], observation["return_to_go"]
 
@@ -222,7 +224,7 @@ class Agent(BaseAgent):
         state = self._close_full_segments(state)
         numbers, cache = self._advance(values, state)
         actions = self.head.act(numbers[:, : self.head.size], None if deterministic else self._generator())
-        following = ActingState(cache, state.steps + 1, actions)
+        following = ActingState(cache, state.steps + 1, map_leaves(np.copy, actions))  # callers may change theirs
         return map_leaves(lambda part: part[0], actions) if single else actions, following
 
     def _generator(self) -> torch.Generator:

@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that help and errors come at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from rmt_rl.run import RunConfig
 
 Arguments = Sequence[str]
+UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}  # a path's fault
 
 
 def main(arguments: Arguments | None = None) -> int:
@@ -55,6 +58,12 @@ def main(arguments: Arguments | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has enough of it, as in `rmt-rl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it closes it
         return 1
+    except OSError as error:
+        if error.errno not in UNREACHABLE:
+            raise
+        if _speaks():
+            print(f"error: {error.filename} can't be opened ({error.strerror}); name another path", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -287,7 +296,7 @@ def _watched(train: Callable[[RunConfig, Path, Any, Any], int], config: RunConfi
     if _speaks() and done:
         print(run)
     elif _speaks():
-        hint = f"; go on with: rmt-rl train --resume {run}" if (run / CONFIG).exists() else ""
+        hint = f"; go on with: rmt-rl train --resume {quote(str(run))}" if (run / CONFIG).exists() else ""
         print(f"stopped{f' at {made}' * bool(made)}{hint}", file=sys.stderr)
     return 0 if done else 130
 

@@ -62,7 +62,8 @@ class GymnasiumTask:
             raise
         except (gymnasium.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
-                f"env {self.ID!r} can't be made ({error}); install what it needs, e.g. rmt-rl[mujoco] or rmt-rl[atari]"
+                f"env {self.ID!r} can't be made ({error}); mend its spec, or install what it needs, e.g. "
+                "rmt-rl[mujoco] or rmt-rl[atari]"
             ) from error
 
     def spec(self, **options: Any) -> EnvSpec:

@@ -125,7 +125,7 @@ class Trainer:
                 before = self.made
                 metrics = self._round()
                 if evaluation.eval_episodes and self._due(evaluation.eval_every, before):
-                    metrics |= self._evaluate()
+                    metrics |= self._evaluate_safely()
                 log.write(self.made, metrics)
                 if self._due(options.save_every, before):
                     self._save_last()
@@ -157,6 +157,14 @@ class Trainer:
 
     def _finite(self) -> bool:
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.agent.parameters())
+
+    def _evaluate_safely(self) -> Metrics:
+        """Evaluate; where that fails, what was learnt is saved, and goes on without this evaluation."""
+        try:
+            return self._evaluate()
+        except BaseException:
+            self._save_last()
+            raise
 
     def _evaluate(self) -> Metrics:
         """Roll out in the training task; keep the best agent."""

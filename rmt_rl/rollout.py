@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from rmt_rl.config import validated
+from rmt_rl.data.segment import map_leaves
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def rollout(
     playing = left > 0
     while playing.any():
         actions, state = policy.predict(observations, state, starts, deterministic)
-        next_observations, rewards, terminations, truncations, infos = env.step(actions)
+        played = map_leaves(np.copy, actions)  # an environment may change what it is given
+        next_observations, rewards, terminations, truncations, infos = env.step(played)
         counted = playing & ~resets
         done = terminations | truncations
         ends = done & counted

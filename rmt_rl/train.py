@@ -6,9 +6,13 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
+from gymnasium import Space
+from gymnasium.spaces import Box
+from gymnasium.spaces.utils import flatten_space
 
 from rmt_rl import checkpoint
 from rmt_rl.agent import Agent, AgentSpec
@@ -29,6 +33,9 @@ from rmt_rl.run import (
     write_config,
 )
 from rmt_rl.trainer import Trainer
+
+LARGE = 10.0  # of an action: heads learn standard deviations up to 7.4
+PRETENDED = 1e9  # bounds that stand for none
 
 
 def train(
@@ -61,7 +68,8 @@ def train(
     if first:
         trainer.rehearse()
         write_config(config, run)
-        for warning in filter(None, (trainer.sampler.unread(), _too_late(config.training))):
+        unscaled = _unscaled(store.action_space)
+        for warning in filter(None, (trainer.sampler.unread(), _too_late(config.training), unscaled)):
             warnings.warn(warning, UserWarning, stacklevel=2)
     trainer.start()
     return trainer.run_updates(report, should_stop)
@@ -108,6 +116,19 @@ def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
     spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0, classes)
     agent: Agent = load_agent(config.agent)(config.agent_options, spec)
     return agent
+
+
+def _unscaled(action_space: Space[Any]) -> str | None:
+    """What is learnt badly, and the remedy."""
+    box = flatten_space(action_space)  # of discrete actions, zeros and ones
+    bounds = np.abs([box.low, box.high]) if isinstance(box, Box) else np.zeros(1)
+    largest = np.max(bounds, where=np.isfinite(bounds) & (bounds < PRETENDED), initial=0)
+    if largest <= LARGE:
+        return None
+    return (
+        f"actions reach {largest:g}, but what is learnt best are numbers of about 1: collect and train in "
+        "gymnasium.wrappers.RescaleAction(env, -1, 1)"
+    )
 
 
 def _too_late(options: TrainingConfig) -> str | None:

@@ -149,7 +149,7 @@ class Trainer:
                 self.update += 1
                 metrics = self._means() if self._due(options.log_every) else {}
                 if self.config.evaluation.eval_episodes and self._due(self.config.evaluation.eval_every):
-                    metrics |= self._evaluate()
+                    metrics |= self._evaluate_safely()
                 if log and metrics:
                     log.write(self.update, metrics)
                 if self._due(options.save_every):
@@ -369,6 +369,15 @@ class Trainer:
         )
 
     # Evaluation and checkpoints
+
+    def _evaluate_safely(self) -> Metrics:
+        """Evaluate; where that fails, what was learnt is saved, and goes on without this evaluation."""
+        try:
+            return self._evaluate()
+        except BaseException:
+            if self.fabric.world_size == 1:  # saving waits for all processes
+                self._save_last()
+            raise
 
     def _evaluate(self) -> Metrics:
         """Roll out in the training task; keep the best agent. Every process does, so that none waits for another."""

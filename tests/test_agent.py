@@ -18,9 +18,9 @@ from rmt_rl.registry import load_agent
 SPEC = AgentSpec(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3))
 
 
-def rate() -> Agent:
+def rate(spec: AgentSpec = SPEC) -> Agent:
     cls: type[Agent] = load_agent("rate")
-    return cls(cls.Config.model_validate({"width": 16, "heads": 2, "segment_length": 3}), SPEC)
+    return cls(cls.Config.model_validate({"width": 16, "heads": 2, "segment_length": 3}), spec)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (2, 2, 4), ()])
@@ -36,6 +36,30 @@ def test_lanes_that_do_not_agree_are_refused() -> None:
         agent.predict(np.zeros((2, 4), np.float32), state)
     with pytest.raises(UsageError, match="episode_start is of 1 lanes, the observation of 3"):
         agent.predict(np.zeros((3, 4), np.float32), state, np.array([True]))
+
+
+def test_an_action_is_the_callers() -> None:
+    agent = rate(SPEC._replace(action_space=spaces.Box(-1, 1, (2,))))
+    played = []
+    for changed in (False, True):
+        state, actions = None, []
+        for step in range(5):
+            action, state = agent.predict(np.full((2, 4), step / 5, np.float32), state)
+            actions.append(action.copy())
+            action *= 1 - changed
+        played.append(np.stack(actions))
+    np.testing.assert_array_equal(played[0], played[1])
+
+
+def test_an_observation_may_have_a_return_to_go_of_its_own() -> None:
+    own = {"observation": np.ones(4, np.float32), "return_to_go": np.ones(1, np.float32)}
+    space = spaces.Dict(observation=spaces.Box(-1, 1, (4,)), return_to_go=spaces.Box(-1, 1, (1,)))
+    agent = rate(SPEC._replace(observation_space=space, action_space=spaces.Box(-1, 1, (2,)), target_return=3.0))
+    plain, _ = agent.predict(own)
+    wrapped, _ = agent.predict({"observation": own, "return_to_go": np.array([3.0], np.float32)})
+    other, _ = agent.predict({"observation": own, "return_to_go": np.array([-3.0], np.float32)})
+    np.testing.assert_array_equal(plain, wrapped)
+    assert (other != plain).any()
 
 
 def test_a_new_agent_samples_anew_unless_seeded() -> None:

@@ -83,6 +83,11 @@ TRAIN = ["train", "tmaze", "rate"]
         (["train", "tmaze", "bc", *TINY, "--out", "file"], "file/config.toml can't be written: .*another folder"),
         (["train", "tmaze", "bc", *TINY, "--out", "file/x"], "file/x/config.toml can't be written: Not a directory"),
         (["train", "tmaze", "bc", *TINY, "--out", "/proc/x"], "/proc/x/config.toml can't be written"),
+        (
+            ["train", "tmaze", "bc", *TINY, "--out", "x" * 300],
+            "can't be opened .File name too long.; name another path",
+        ),
+        (["collect", "minigrid:MiniGrid-MemoryS7-v0", "--policy", "random"], "can't be stored .*FilterObservation"),
         (["train", "--config", "nowhere.toml"], "nowhere.toml can't be read .*name a config.toml or a run's folder"),
         (["train", "--config", "empty"], "empty/config.toml can't be read"),
         (["train", "--resume", "empty"], "empty/config.toml can't be read .*name a config.toml or a run's folder"),

@@ -161,11 +161,12 @@ def test_ctrl_c_saves_and_says_how_to_resume(capfd: pytest.CaptureFixture[str]) 
     assert header(Path("runs/whole/last.safetensors")) == header(Path("runs/stopped/last.safetensors"))
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "a run"
     train = ["train", "tmaze", "bc", *TINY, "--updates", "100000", "--eval-episodes", "100000", "--eval-every", "1"]
-    command = [sys.executable, "-m", "rmt_rl.cli", *train, "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "rmt_rl.cli", *train, "--out", str(run)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run" / "metrics.jsonl").exists():
+    while not (run / "metrics.jsonl").exists():
         time.sleep(0.05)
     time.sleep(0.5)  # now in an evaluation of hours
     process.send_signal(signal.SIGINT)
@@ -175,8 +176,9 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"stopped; go on with: rmt-rl train --resume {tmp_path / 'run'}" in text
+    assert f"stopped; go on with: rmt-rl train --resume '{run}'" in text
     assert "Traceback" not in text
+    assert header(run / "last.safetensors")["update"] == 1
 
 
 def test_evaluate_varies_an_option_and_writes_every_episode(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,34 @@ def test_starts_mark_first_observations_and_reset_steps_do_not_count() -> None:
     assert all(step.rewards[step.ends].all() for step in steps), "the cue of the lane's own episode was recalled"
 
 
+class Rescaling(gymnasium.Env[Any, Any]):
+    """Changes the action that it is given, in place."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action *= 10
+        return np.zeros(1, np.float32), 0.0, True, False, {}
+
+
+class Half:
+    def predict(
+        self, observation: NDArray[Any], state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[NDArray[np.float32], Any]:
+        return np.full((len(observation), 1), 0.5, np.float32), state
+
+
+def test_actions_are_what_the_policy_chose() -> None:
+    env = SyncVectorEnv([Rescaling] * 2, autoreset_mode=AutoresetMode.NEXT_STEP)
+    for step in rollout(Half(), env, episodes=4, seed=0):
+        np.testing.assert_array_equal(step.actions, 0.5)
+
+
 def test_deterministic_is_handed_on() -> None:
     class Asked:
         def predict(

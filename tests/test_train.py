@@ -17,6 +17,7 @@ import gymnasium
 import minari
 import pytest
 import torch
+from gymnasium import spaces
 from minari.serialization import serialize_space
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,7 +33,7 @@ from rmt_rl.optimization import decay_groups, learning_rate
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.run import OfflineRun, TrainingConfig, make_config, write_config
 from rmt_rl.sizes import SPEC
-from rmt_rl.train import new_agent, resume, train
+from rmt_rl.train import _unscaled, new_agent, resume, train
 from rmt_rl.trainer import Trainer, _mean_square
 from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
@@ -425,6 +426,15 @@ def test_metrics_are_means_over_the_updates_since_the_last_line(tmp_path: Path) 
         assert five[1][key] == pytest.approx(sum(line[key] for line in each[5:]) / 5)
     assert each[0]["train/state_norm"] == 0, "no memory"
     assert 0 < five[0]["data/padding"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "warned"),
+    [(-1, 1, False), (-2, 2, False), (0, 255, True), (-900, 5, True), (-float("inf"), float("inf"), False)],
+)
+def test_large_actions_are_told(low: float, high: float, warned: bool) -> None:
+    space = spaces.Dict(a=spaces.Discrete(99), b=spaces.Box(low, high, (2,)))
+    assert bool(_unscaled(space)) == warned
 
 
 def test_what_can_not_be_trained_here_leaves_no_folder(tmp_path: Path) -> None:

@@ -256,7 +256,13 @@ def write_dataset(
     facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
     with _building(dataset_id) as folder:
         # JPEG would change the images.
-        storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False)
+        try:
+            storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False)
+        except NotImplementedError as error:
+            raise UsageError(
+                f"observations of {observation_space} or actions of {action_space} can't be stored ({error}); leave "
+                "out what isn't numbers, e.g. by gymnasium.wrappers.FilterObservation in the environment's spec"
+            ) from None
         returns = _Returns()
         write_episodes(storage, _watched(episodes, storage, returns))
         if returns.episodes == 0:

@@ -112,6 +112,8 @@ class Gaussian(Head):
         if generator is not None:
             mean = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
         action = mean.float().cpu().numpy().reshape(-1, *self.space.shape)
+        if np.issubdtype(self.space.dtype, np.integer):
+            action = np.rint(action)
         return np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
 
 

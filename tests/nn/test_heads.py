@@ -155,6 +155,14 @@ def test_samples_stay_inside_the_box() -> None:
     assert (actions[:, 0] == space.high[0]).any()
 
 
+def test_whole_numbers_are_the_nearest() -> None:
+    space = spaces.Box(0, 10, (3,), np.int64)
+    numbers = torch.tensor([[6.9, 2.2, 11.0, 0, 0, 0]])
+    action = head(space).act(numbers, None)
+    np.testing.assert_array_equal(action, [[7, 2, 10]])
+    assert action.dtype == np.int64
+
+
 def test_a_gaussian_cannot_become_a_spike_or_a_desert() -> None:
     """Log standard deviations are kept in -5 ... 2, so that the loss of exact data is bounded below."""
     space = spaces.Box(-np.inf, np.inf, (1,))
