@@ -147,9 +147,9 @@ class Trainer:
                 metrics = self._update()
                 self.unlogged.append({name: value for name, value in metrics.items() if math.isfinite(value)})
                 self.update += 1
-                metrics = self._means() if self._due(options.log_every) else {}
-                if self.config.evaluation.eval_episodes and self._due(self.config.evaluation.eval_every):
-                    metrics |= self._evaluate_safely()
+                evaluates = self.config.evaluation.eval_episodes and self._due(self.config.evaluation.eval_every)
+                evaluated = self._evaluate_safely() if evaluates else {}
+                metrics = (self._means() if self._due(options.log_every) else {}) | evaluated
                 if log and metrics:
                     log.write(self.update, metrics)
                 if self._due(options.save_every):

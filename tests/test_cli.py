@@ -164,7 +164,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(capfd: pytest.CaptureFixture[str]) 
 def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(tmp_path: Path) -> None:
     run = tmp_path / "a run"
     train = ["train", "tmaze", "bc", *TINY, "--updates", "100000", "--eval-episodes", "100000", "--eval-every", "1"]
-    command = [sys.executable, "-m", "rmt_rl.cli", *train, "--out", str(run)]
+    command = [sys.executable, "-m", "rmt_rl.cli", *train, "--log-every", "1", "--out", str(run)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (run / "metrics.jsonl").exists():
         time.sleep(0.05)
@@ -178,7 +178,9 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(tmp_path: Path) -> None
     assert process.returncode == 130
     assert f"stopped; go on with: rmt-rl train --resume '{run}'" in text
     assert "Traceback" not in text
-    assert header(run / "last.safetensors")["update"] == 1
+    saved = header(run / "last.safetensors")
+    assert saved["update"] == 1
+    assert len(saved["progress"]["unlogged"]) == 1
 
 
 def test_evaluate_varies_an_option_and_writes_every_episode(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.lines import Line2D
@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from experiments.long_context import evaluate
 from experiments.long_context.options import Saved, read_run
 from experiments.long_context.tasks import CHANCE, STORIES
-from rmt_rl.figures import Style, finish, new_figure, save_figure, styles
+from rmt_rl.figures import DASHES, Style, finish, new_figure, save_figure, styles
 from rmt_rl.files import write_atomically
 from rmt_rl.markdown import bracketed, markdown_table
 from rmt_rl.statistics import success_interval
@@ -35,7 +35,6 @@ MEMORIES = {
     "none": "full attention, no memory",
 }
 FEEDS = {"streams": "curriculum, then streams", "curriculum": "curriculum", "full": "full length at once"}
-DASHES: tuple[Literal["-", "--", "-."], ...] = ("-", "--", "-.")  # of the longest segments, shorter ones ...
 SHOWN = (1, 4, 16, 64, 256, 1024, 4096)  # segments that have a column
 
 
@@ -110,7 +109,7 @@ def table(rows: Iterable[Row]) -> str:
 def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
     """One panel a task, a line a run: accuracy over the number of tokens read.
 
-    Runs of a label have one colour, those of a segment length one kind of line.
+    Runs of a label have one colour, those of a segment length one kind of line, the longest a whole one.
     """
     styled = styles(dict.fromkeys(map(label, rows)))
     dashes = dict(zip(sorted(set(map(_segment, rows)), reverse=True), cycle(DASHES), strict=False))
