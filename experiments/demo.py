@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.results import write_results
 from experiments.suite import Suite, Sweep
-from rmt_rl.aggregate import read_groups
+from rmt_rl.analysis.aggregate import read_groups
 
 CONFIGS = Path(__file__).parent / "tmaze"
 RATE_LENGTHS = Sweep("corridor_length=30,90,300,900,9600")

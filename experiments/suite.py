@@ -20,11 +20,11 @@ from pathlib import Path
 import tyro
 
 from experiments.results import cpu_seconds, kept_rows, row, update_results
+from rmt_rl.acting.evaluate import read_evaluation
 from rmt_rl.errors import UsageError, explained
-from rmt_rl.evaluate import read_evaluation
 from rmt_rl.flags import parse
-from rmt_rl.offline_data import open_data
-from rmt_rl.run import OfflineRun, read_config
+from rmt_rl.runs.options import OfflineRun, read_config
+from rmt_rl.training.datasets import open_data
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def rmt_rl(*arguments: str) -> float:
     """Run an `rmt-rl` command on one thread; prints the command, its output and its times; returns its CPU seconds."""
     began = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "rmt_rl.cli", *arguments]
+    command = [sys.executable, "-m", "rmt_rl", *arguments]
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)  # the only way to one child's own CPU time

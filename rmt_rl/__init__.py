@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rmt_rl.agent import BaseAgent
-    from rmt_rl.language import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
+    from rmt_rl.language.model import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
 
 __all__ = ["RecurrentMemoryTransformer", "RecurrentMemoryTransformerWrapper", "__version__", "load"]
 
@@ -35,7 +35,7 @@ def load(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> Base
     Raises:
         UsageError: the folder is no run, or the checkpoint is missing, corrupted or foreign.
     """
-    from rmt_rl.checkpoint import load_agent  # only now, since it imports PyTorch
+    from rmt_rl.runs.checkpoint import load_agent  # only now, since it imports PyTorch
 
     return load_agent(run, checkpoint, device)
 
@@ -44,4 +44,4 @@ def __getattr__(name: str) -> Any:
     """The language model's classes, imported when they're asked for, since they import PyTorch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("rmt_rl.language"), name)
+    return getattr(import_module("rmt_rl.language.model"), name)

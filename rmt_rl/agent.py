@@ -52,7 +52,7 @@ class BaseAgent(nn.Module, ABC):
 
     Config: ClassVar[type[Frozen]]
     tokens: ClassVar[tuple[Token, ...]] = ("observation",)  # what it sees of each step, in this order
-    # offline: from segments of a data set (rmt_rl.train); online: by acting (rmt_rl.online)
+    # offline: from segments of a data set (rmt_rl.training.offline); online: by acting (rmt_rl.training.online)
     learning: ClassVar[Learning]
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:

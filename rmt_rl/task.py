@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import gymnasium
     from pydantic import BaseModel
 
-    from rmt_rl.rollout import Policy
+    from rmt_rl.acting.rollout import Policy
 
 
 class Task(Protocol):
@@ -46,7 +46,7 @@ class Task(Protocol):
 
     @property
     def Expert(self) -> Callable[..., Policy]:
-        """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.rollout.Privileged`."""
+        """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.acting.rollout.Privileged`."""
 
 
 def default_episodes(task: Task) -> int:

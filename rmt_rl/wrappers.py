@@ -16,7 +16,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rmt_rl.rollout import require_next_step
+from rmt_rl.acting.rollout import require_next_step
 
 Observation = dict[str, Any]
 

@@ -19,10 +19,17 @@ from safetensors.torch import load_file, save_file
 
 import rmt_rl
 from rmt_rl.agent import Agent, AgentSpec
-from rmt_rl.checkpoint import path_of, read_checkpoint, restore_agent, restore_optimizer, restore_state, save_checkpoint
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.registry import load_agent
+from rmt_rl.runs.checkpoint import (
+    path_of,
+    read_checkpoint,
+    restore_agent,
+    restore_optimizer,
+    restore_state,
+    save_checkpoint,
+)
 from tests.tiny import in_process, start_process
 
 SPEC = AgentSpec(gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Discrete(4), target_return=2.5, return_scale=0.5)

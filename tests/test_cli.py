@@ -22,9 +22,9 @@ import rmt_rl
 import rmt_rl.agents
 from rmt_rl.agent import AgentSpec
 from rmt_rl.cli import main
-from rmt_rl.progress import EvaluationProgress
+from rmt_rl.cli.progress import EvaluationProgress
 from rmt_rl.registry import load_agent, names
-from rmt_rl.run import read_config
+from rmt_rl.runs.options import read_config
 from tests.tiny import assert_same_run, header, metrics, work_folder
 
 TINY = [
@@ -164,7 +164,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(capfd: pytest.CaptureFixture[str]) 
 def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(tmp_path: Path) -> None:
     run = tmp_path / "a run"
     train = ["train", "tmaze", "bc", *TINY, "--updates", "100000", "--eval-episodes", "100000", "--eval-every", "1"]
-    command = [sys.executable, "-m", "rmt_rl.cli", *train, "--log-every", "1", "--out", str(run)]
+    command = [sys.executable, "-m", "rmt_rl", *train, "--log-every", "1", "--out", str(run)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (run / "metrics.jsonl").exists():
         time.sleep(0.05)
@@ -318,7 +318,6 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     [
         [str(Path(sys.executable).with_name("rmt-rl"))],
         [sys.executable, "-m", "rmt_rl"],
-        [sys.executable, "-m", "rmt_rl.cli"],
     ],
 )
 def test_as_a_process(command: list[str]) -> None:

@@ -15,15 +15,15 @@ from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 
-from rmt_rl import collect as collecting
-from rmt_rl.collect import Behaviour, RandomPolicy, Share, collect, dataset_id, parse_share, trajectories
+from rmt_rl.acting import collect as collecting
+from rmt_rl.acting.collect import Behaviour, RandomPolicy, Share, collect, dataset_id, parse_share, trajectories
+from rmt_rl.acting.rollout import Step, rollout
 from rmt_rl.data.references import read_references
 from rmt_rl.data.store import EpisodeStore, data_root
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
-from rmt_rl.rollout import Step, rollout
-from rmt_rl.run import read_config, write_config
-from rmt_rl.train import resume, train
+from rmt_rl.runs.options import read_config, write_config
+from rmt_rl.training.offline import resume, train
 from tests.recall import Config, Expert, Recall
 from tests.tiny import tiny
 

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from rmt_rl.config import validated
-from rmt_rl.curriculum import Curriculum, Progress
+from rmt_rl.data.curriculum import Curriculum, Progress
 from rmt_rl.errors import UsageError
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rmt_rl.acting.evaluate import Evaluation, evaluate, parse_vary, read_evaluation, sweep, write_evaluation
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import Evaluation, evaluate, parse_vary, read_evaluation, sweep, write_evaluation
 from rmt_rl.registry import load_agent, load_task
 from tests.recall import Config, Expert, RecallTask
 

@@ -7,11 +7,11 @@ import pytest
 from experiments.memory_family import __main__ as memory_family
 from experiments.results import FILE, row, update_results
 from experiments.suite import Suite, Sweep, made_again
-from rmt_rl.checkpoint import path_of, read_checkpoint
+from rmt_rl.acting.evaluate import read_evaluation
+from rmt_rl.analysis.plot import table
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import read_evaluation
-from rmt_rl.plot import table
-from rmt_rl.run import read_config
+from rmt_rl.runs.checkpoint import path_of, read_checkpoint
+from rmt_rl.runs.options import read_config
 
 CONFIG = """
 env = "tmaze"

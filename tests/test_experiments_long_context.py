@@ -20,10 +20,10 @@ from experiments.long_context.report import row, write_results
 from experiments.long_context.tasks import NAMES, OBJECTS, PLACES, STORIES, Lane, Task, TaskName
 from experiments.long_context.texts import UNKNOWN, Ids, Part, paragraphs, words_of
 from experiments.long_context.train import Command, Trainer, main
-from rmt_rl.curriculum import Curriculum
+from rmt_rl.data.curriculum import Curriculum
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
-from rmt_rl.language import RecurrentMemoryTransformer
+from rmt_rl.language.model import RecurrentMemoryTransformer
 from rmt_rl.recurrence import clone, select_lanes, tree_leaves
 
 TASKS: tuple[TaskName, ...] = ("memorise", "detect", "reason")

@@ -12,9 +12,7 @@ from torch import nn
 
 from rmt_rl.agents.dt import DT, DTConfig
 from rmt_rl.agents.rmt import RMT, RMTConfig
-from rmt_rl.checkpoint import save_checkpoint
-from rmt_rl.cli import main
-from rmt_rl.flops import (
+from rmt_rl.analysis.flops import (
     CHINCHILLA,
     COUNTINGS,
     MATMULS,
@@ -27,10 +25,12 @@ from rmt_rl.flops import (
     recurrent,
     terms,
 )
-from rmt_rl.flops_report import cost
+from rmt_rl.analysis.flops_report import cost
+from rmt_rl.analysis.sizes import SPEC
+from rmt_rl.cli import main
 from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.sizes import SPEC
+from rmt_rl.runs.checkpoint import save_checkpoint
 from tests.test_bad_input import complaint
 from tests.test_cli import TINY
 from tests.tiny import work_folder

@@ -12,14 +12,14 @@ import gymnasium
 import pytest
 
 from rmt_rl import registry
+from rmt_rl.acting.collect import Behaviour, RandomPolicy, Share, collect, trajectories
+from rmt_rl.acting.evaluate import read_evaluation
+from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.cli import main
-from rmt_rl.collect import Behaviour, RandomPolicy, Share, collect, trajectories
 from rmt_rl.data.store import write_dataset
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import read_evaluation
 from rmt_rl.gymnasium_task import GymnasiumTask
-from rmt_rl.rollout import make_vec_env, rollout
-from rmt_rl.run import read_config
+from rmt_rl.runs.options import read_config
 
 SMALL = [
     "--agent.segment-length",

@@ -19,18 +19,18 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from rmt_rl.agent import Agent, AgentConfig, AgentSpec
+from rmt_rl.analysis.inspection import FILE, Inspection, inspect, milestones, read_cues, write_inspection
+from rmt_rl.analysis.inspection_measures import ALL, Question, distance, named_leaves, retention, with_all, writing
+from rmt_rl.analysis.inspection_report import PICTURE, draw, tables
 from rmt_rl.cli import main
 from rmt_rl.data.segment import Segment
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
-from rmt_rl.inspection import FILE, Inspection, inspect, milestones, read_cues, write_inspection
-from rmt_rl.inspection_measures import ALL, Question, distance, named_leaves, retention, with_all, writing
-from rmt_rl.inspection_report import PICTURE, draw, tables
 from rmt_rl.nn.decoder import Block
 from rmt_rl.recurrence import SegmentRecurrent
 from rmt_rl.registry import load_agent
-from rmt_rl.run import make_config, write_config
-from rmt_rl.train import train
+from rmt_rl.runs.options import make_config, write_config
+from rmt_rl.training.offline import train
 from tests.agents import examples
 from tests.data.episodes import InMemory, episode
 from tests.tiny import tiny, work_folder

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rmt_rl import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
 from rmt_rl.errors import UsageError
-from rmt_rl.language import Output
-from rmt_rl.language_core import MemoryName
+from rmt_rl.language.cores import MemoryName
+from rmt_rl.language.model import Output
 from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
 from rmt_rl.memory.valve import LSTM, CrossAttention2

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rmt_rl.markdown import bracketed, half_width, markdown_table
+from rmt_rl.analysis.markdown import bracketed, half_width, markdown_table
 
 CELLS = st.text("abc 01.", max_size=6)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from rmt_rl.aggregate import evaluation_cells, metric_curve, read_groups, varied_option
+from rmt_rl.analysis.aggregate import evaluation_cells, metric_curve, read_groups, varied_option
+from rmt_rl.analysis.figures import COLOURS
+from rmt_rl.analysis.plot import plot, table
 from rmt_rl.errors import UsageError
-from rmt_rl.figures import COLOURS
-from rmt_rl.plot import plot, table
 from rmt_rl.statistics import mean_interval, success_interval
 
 

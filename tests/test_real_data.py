@@ -14,19 +14,19 @@ from gymnasium import spaces
 from torch import Tensor
 
 import rmt_rl
+from rmt_rl.acting.collect import Behaviour, Share, collect
+from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.cli import main
-from rmt_rl.collect import Behaviour, Share, collect
 from rmt_rl.data.segment import Span, cut
 from rmt_rl.data.store import EpisodeStore, write_dataset
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import evaluate
-from rmt_rl.offline_data import open_data
 from rmt_rl.recurrence import tree_leaves
 from rmt_rl.registry import load_task
-from rmt_rl.run import OfflineRun, make_config
-from rmt_rl.train import new_agent, resume, train
-from rmt_rl.trainer import Trainer
+from rmt_rl.runs.options import OfflineRun, make_config
+from rmt_rl.training.datasets import open_data
+from rmt_rl.training.offline import new_agent, resume, train
+from rmt_rl.training.trainer import Trainer
 from tests.tiny import Values, assert_same_run, metrics, tiny, weights, work_folder
 
 Capture = pytest.CaptureFixture[str]

@@ -8,8 +8,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
+from rmt_rl.acting.rollout import make_vec_env, rollout, shares
 from rmt_rl.errors import UsageError
-from rmt_rl.rollout import make_vec_env, rollout, shares
 from tests.recall import Recall, RecallTask
 
 

@@ -22,19 +22,19 @@ from minari.serialization import serialize_space
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rmt_rl
-from rmt_rl.checkpoint import read_checkpoint
+from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.analysis.sizes import SPEC
 from rmt_rl.data.sampler import make_sampler
 from rmt_rl.data.segment import Batch
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import evaluate
-from rmt_rl.offline_data import open_data
-from rmt_rl.optimization import decay_groups, learning_rate
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.run import OfflineRun, TrainingConfig, make_config, write_config
-from rmt_rl.sizes import SPEC
-from rmt_rl.train import _unscaled, new_agent, resume, train
-from rmt_rl.trainer import Trainer, _mean_square
+from rmt_rl.runs.checkpoint import read_checkpoint
+from rmt_rl.runs.options import OfflineRun, TrainingConfig, make_config, write_config
+from rmt_rl.training.datasets import open_data
+from rmt_rl.training.offline import _unscaled, new_agent, resume, train
+from rmt_rl.training.optimization import decay_groups, learning_rate
+from rmt_rl.training.trainer import Trainer, _mean_square
 from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
 
@@ -308,7 +308,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     options = {"data": {"feed": "streams"}, "ageing": 2, "ageing_from": 0, "ageing_updates": 4}
     train(tiny(**options), tmp_path / "one")
     write_config(tiny(**options, devices=2), tmp_path)
-    command = [sys.executable, "-m", "rmt_rl.cli", "train", "--config", "config.toml", "--out", "two"]
+    command = [sys.executable, "-m", "rmt_rl", "train", "--config", "config.toml", "--out", "two"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "two\n"), done.stderr

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from rmt_rl.run import OfflineRun, make_config
+from rmt_rl.runs.options import OfflineRun, make_config
 
 Values = dict[str, Any]
 _SPAWNER = multiprocessing.get_context("forkserver")
-_SPAWNER.set_forkserver_preload(["rmt_rl.train"])  # imported once for all processes
+_SPAWNER.set_forkserver_preload(["rmt_rl.training.offline"])  # imported once for all processes
 
 
 @contextmanager

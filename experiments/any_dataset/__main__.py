@@ -16,10 +16,10 @@ import tyro
 
 from experiments.results import cpu_seconds
 from experiments.suite import rmt_rl, spent
+from rmt_rl.acting.evaluate import read_evaluation
+from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.data.references import read_references
-from rmt_rl.evaluate import read_evaluation
-from rmt_rl.markdown import bracketed, markdown_table
-from rmt_rl.run import read_config
+from rmt_rl.runs.options import read_config
 
 FOLDER = Path(__file__).parent
 
@@ -87,7 +87,16 @@ def _rows(case: Case, runs: Path) -> list[list[str]]:
     online = runs / case.online[0]
     _train(online, [case.env, *case.online, *case.options])
     shares = [f"{online}=4", *case.others]
-    command = [sys.executable, "-m", "rmt_rl.cli", "collect", case.env, *case.options, "--episodes", str(case.episodes)]
+    command = [
+        sys.executable,
+        "-m",
+        "rmt_rl",
+        "collect",
+        case.env,
+        *case.options,
+        "--episodes",
+        str(case.episodes),
+    ]
     made = subprocess.run([*command, "--policy", *shares, "--sample"], check=True, capture_output=True, text=True)
     identity = made.stdout.split()[-1]
     print(f"{identity}\n", flush=True)

@@ -30,7 +30,7 @@ from experiments.long_context.train import answer_logits
 from experiments.resident import resident_mb
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
-from rmt_rl.language import RecurrentMemoryTransformer
+from rmt_rl.language.model import RecurrentMemoryTransformer
 
 FILE = "evaluation.json"
 MANY = 256  # segments up to which the larger number of sequences is run

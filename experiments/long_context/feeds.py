@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from experiments.long_context.tasks import PLACES, Lane, Question, Task
-from rmt_rl.curriculum import Curriculum, Progress
+from rmt_rl.data.curriculum import Curriculum, Progress
 
 
 class Batch(NamedTuple):

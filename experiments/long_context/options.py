@@ -15,9 +15,9 @@ from torch import Tensor
 from experiments.long_context.tasks import TaskName
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.language import RecurrentMemoryTransformer
+from rmt_rl.language.model import RecurrentMemoryTransformer
 from rmt_rl.recurrence import Tree
-from rmt_rl.tensors import group_of, named_tensors, read_tensors, write_tensors
+from rmt_rl.runs.tensors import group_of, named_tensors, read_tensors, write_tensors
 
 Memory = Literal["valve", "tokens", "gate", "hard-gate", "mac", "mag", "mal", "armt", "none"]
 _MODELS: dict[Memory, dict[str, Any]] = {

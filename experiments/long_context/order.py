@@ -17,8 +17,8 @@ from tyro.conf import Positional
 from experiments.long_context.evaluate import SEED, streamed
 from experiments.long_context.options import read_run
 from experiments.long_context.tasks import Task
+from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.errors import UsageError, explained
-from rmt_rl.markdown import bracketed, markdown_table
 from rmt_rl.statistics import success_interval
 
 

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from experiments.long_context import evaluate
 from experiments.long_context.options import Saved, read_run
 from experiments.long_context.tasks import CHANCE, STORIES
-from rmt_rl.figures import DASHES, Style, finish, new_figure, save_figure, styles
+from rmt_rl.analysis.figures import DASHES, Style, finish, new_figure, save_figure, styles
+from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.files import write_atomically
-from rmt_rl.markdown import bracketed, markdown_table
 from rmt_rl.statistics import success_interval
 
 if TYPE_CHECKING:

@@ -27,13 +27,13 @@ from experiments.long_context.feeds import Batch, Feed, Sequences, SequencesThen
 from experiments.long_context.options import FILE, Options, Saved, new_model, read_run, save_run
 from experiments.long_context.tasks import Task, TaskName
 from rmt_rl import backprop
-from rmt_rl.curriculum import Curriculum
+from rmt_rl.data.curriculum import Curriculum
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.flags import parse
-from rmt_rl.optimization import learning_rate
 from rmt_rl.recurrence import Tree, detach, tree_fill, where_lanes
-from rmt_rl.run import TrainingConfig
-from rmt_rl.tensors import fill_optimizer
+from rmt_rl.runs.options import TrainingConfig
+from rmt_rl.runs.tensors import fill_optimizer
+from rmt_rl.training.optimization import learning_rate
 
 
 class Command(Options):

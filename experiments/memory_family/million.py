@@ -18,13 +18,13 @@ import tyro
 from tyro.conf import Positional
 
 from experiments.resident import resident_mb
-from rmt_rl.checkpoint import load_agent
+from rmt_rl.acting.rollout import make_vec_env, rollout
+from rmt_rl.analysis.markdown import markdown_table
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
-from rmt_rl.markdown import markdown_table
 from rmt_rl.registry import load_task
-from rmt_rl.rollout import make_vec_env, rollout
-from rmt_rl.run import read_config
+from rmt_rl.runs.checkpoint import load_agent
+from rmt_rl.runs.options import read_config
 from rmt_rl.statistics import success_interval
 
 FOLDER = Path(__file__).parent

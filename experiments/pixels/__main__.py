@@ -8,11 +8,11 @@ import tyro
 
 from experiments.results import cpu_seconds
 from experiments.suite import Suite, Sweep
-from rmt_rl.collect import dataset_ids
+from rmt_rl.acting.collect import dataset_ids
+from rmt_rl.acting.evaluate import read_evaluation
+from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.data.references import read_references
-from rmt_rl.evaluate import read_evaluation
-from rmt_rl.markdown import bracketed, markdown_table
-from rmt_rl.run import read_config
+from rmt_rl.runs.options import read_config
 
 FOLDER = Path(__file__).parent
 EPISODES = {"vizdoom": 50, "memory-maze": 4}

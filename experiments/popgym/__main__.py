@@ -11,12 +11,12 @@ import tyro
 
 from experiments.results import cpu_seconds
 from experiments.suite import Suite, Sweep
-from rmt_rl.collect import dataset_ids
+from rmt_rl.acting.collect import dataset_ids
+from rmt_rl.acting.evaluate import read_evaluation
+from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.data.references import References, read_references
-from rmt_rl.evaluate import read_evaluation
-from rmt_rl.markdown import half_width, markdown_table
 from rmt_rl.registry import load_task
-from rmt_rl.run import read_config
+from rmt_rl.runs.options import read_config
 from rmt_rl.statistics import mean, mean_interval
 
 FOLDER = Path(__file__).parent

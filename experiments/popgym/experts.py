@@ -8,9 +8,9 @@ from typing import get_args
 
 import tyro
 
-from rmt_rl.collect import RandomPolicy, make_expert
-from rmt_rl.evaluate import Evaluation, evaluate
-from rmt_rl.markdown import half_width, markdown_table
+from rmt_rl.acting.collect import RandomPolicy, make_expert
+from rmt_rl.acting.evaluate import Evaluation, evaluate
+from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.registry import load_task
 
 FOLDER = Path(__file__).parent

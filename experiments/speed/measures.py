@@ -21,14 +21,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from experiments.speed.sizes import SEGMENTS, Size
+from rmt_rl.acting.collect import collect
+from rmt_rl.acting.rollout import Step, make_vec_env, rollout
 from rmt_rl.agent import AgentSpec
-from rmt_rl.collect import collect
 from rmt_rl.data.sampler import Sampler, make_sampler
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.rollout import Step, make_vec_env, rollout
-from rmt_rl.train import new_agent
-from rmt_rl.trainer import Trainer
+from rmt_rl.training.offline import new_agent
+from rmt_rl.training.trainer import Trainer
 from rmt_rl.wrappers import VectorReturnToGo
 
 Result = dict[str, Any]

@@ -33,7 +33,7 @@ from experiments.speed.peer_sizes import (
     vectors,
 )
 from rmt_rl import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper, backprop
-from rmt_rl.language import Output
+from rmt_rl.language.model import Output
 from rmt_rl.memory.neural_memory import NeuralMemory
 from rmt_rl.memory.titans import MemoryAsContext
 from rmt_rl.nn.decoder import DecoderConfig, decoder

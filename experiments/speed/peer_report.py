@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from experiments.speed.report import spread
-from rmt_rl.markdown import markdown_table
+from rmt_rl.analysis.markdown import markdown_table
 
 Results = Mapping[str, Mapping[str, Any]]
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from experiments.speed.sizes import SIZES, Aims
-from rmt_rl.markdown import markdown_table
+from rmt_rl.analysis.markdown import markdown_table
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 AIMS = Aims()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rmt_rl.run import OfflineRun, make_config
+from rmt_rl.runs.options import OfflineRun, make_config
 
 SEGMENTS = 3
 

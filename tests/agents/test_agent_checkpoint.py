@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from rmt_rl import registry
 from rmt_rl.agent import Agent, AgentConfig
-from rmt_rl.checkpoint import load_agent, path_of, save_checkpoint
 from rmt_rl.errors import UsageError
+from rmt_rl.runs.checkpoint import load_agent, path_of, save_checkpoint
 from tests.agents.examples import MIXED, SMALL, draw, make, variants
 
 NESTED = spaces.Dict(

@@ -22,9 +22,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 import rmt_rl  # noqa: F401  (registers the environments)
 from rmt_rl import registry
 from rmt_rl.agent import AgentSpec
-from rmt_rl.checkpoint import load_agent, path_of, save_checkpoint
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
+from rmt_rl.runs.checkpoint import load_agent, path_of, save_checkpoint
 from rmt_rl.sb3_agent import SB3Agent, View
 from rmt_rl.wrappers import ReturnToGo
 from tests.agents.examples import MIXED, VECTOR, draw

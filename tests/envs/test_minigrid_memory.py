@@ -17,7 +17,8 @@ from minigrid.envs.memory import MemoryEnv
 from numpy.typing import NDArray
 
 import rmt_rl  # noqa: F401 - registers the environment
-from rmt_rl.collect import trajectories
+from rmt_rl.acting.collect import trajectories
+from rmt_rl.acting.rollout import rollout
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.envs.minigrid_memory import (
     FORWARD,
@@ -32,7 +33,6 @@ from rmt_rl.envs.minigrid_memory import (
     make,
 )
 from rmt_rl.errors import UsageError
-from rmt_rl.rollout import rollout
 
 PICKUP, DROP, TOGGLE, DONE = range(3, 7)
 KEY, BALL = 0, 1

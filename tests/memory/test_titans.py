@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from rmt_rl.analysis.sizes import SPEC
 from rmt_rl.errors import UsageError
 from rmt_rl.memory.neural_memory import NeuralMemory
 from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from rmt_rl.nn.decoder import DecoderConfig
 from rmt_rl.recurrence import tree_leaves
 from rmt_rl.registry import load_agent
-from rmt_rl.sizes import SPEC
 
 B, D, HEADS, PERSISTENT = 2, 16, 2, 3
 CONFIG = DecoderConfig(width=D, heads=HEADS)

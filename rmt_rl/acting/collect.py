@@ -19,15 +19,15 @@ import gymnasium
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
+from rmt_rl.acting.evaluate import Progress, evaluate
+from rmt_rl.acting.rollout import Policy, Step, make_vec_env, rollout
 from rmt_rl.config import validated
 from rmt_rl.data.segment import map_leaves
 from rmt_rl.data.store import data_root, write_dataset
 from rmt_rl.data.trajectory import Trajectory, named_leaves
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import Progress, evaluate
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task, slug
-from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
 from rmt_rl.task import check_same_spaces, default_episodes, most_lanes
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
     from pydantic import BaseModel
 
-    from rmt_rl.run import OfflineRun
+    from rmt_rl.runs.options import OfflineRun
     from rmt_rl.task import Task
 
 LANES = 64  # what the episodes are depends on it, since every lane draws its own random numbers
@@ -201,7 +201,7 @@ def _player(
         return _Player(RandomPolicy(env.action_space, seed))
     if name == EXPERT:
         return _Player(make_expert(task, options, seed))
-    from rmt_rl.checkpoint import load_agent  # only now, since it imports PyTorch
+    from rmt_rl.runs.checkpoint import load_agent  # only now, since it imports PyTorch
 
     agent = load_agent(name, behaviour.checkpoint)
     check_same_spaces(f"policy {name!r}", agent.spec, task.ID, env, "choose another run")
@@ -379,7 +379,7 @@ def _source(policy: str, checkpoint: str) -> dict[str, str]:
     """What tells a trained agent from another one."""
     if policy in (EXPERT, RANDOM):
         return {}
-    from rmt_rl.checkpoint import path_of
+    from rmt_rl.runs.checkpoint import path_of
 
     path = path_of(policy, checkpoint)
     if not path.is_file():

@@ -122,7 +122,7 @@ class RunConfig(Frozen):
 
 
 class OnlineRun(RunConfig):
-    """A run that learns by acting (`rmt_rl.online`)."""
+    """A run that learns by acting (`rmt_rl.training.online`)."""
 
     online: Annotated[OnlineConfig, tyro.conf.arg(name="")] = OnlineConfig()
     evaluation: Annotated[OnlineEvaluationConfig, tyro.conf.arg(name="")] = OnlineEvaluationConfig()
@@ -133,7 +133,7 @@ class OnlineRun(RunConfig):
 
 
 class OfflineRun(RunConfig):
-    """A run that learns from data sets (`rmt_rl.train`)."""
+    """A run that learns from data sets (`rmt_rl.training.offline`)."""
 
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()

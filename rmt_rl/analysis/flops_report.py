@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from rmt_rl.agent import Agent
-from rmt_rl.checkpoint import load_agent
+from rmt_rl.analysis.figures import COLOURS, DASHES, finish, new_figure, picture_format, save_figure
+from rmt_rl.analysis.flops import CHINCHILLA, MATMULS, OPT, Counting, Shape, full, measured_segment, recurrent
+from rmt_rl.analysis.markdown import markdown_table
+from rmt_rl.analysis.sizes import SPEC
 from rmt_rl.errors import UsageError, nearest
-from rmt_rl.figures import COLOURS, DASHES, finish, new_figure, picture_format, save_figure
-from rmt_rl.flops import CHINCHILLA, MATMULS, OPT, Counting, Shape, full, measured_segment, recurrent
-from rmt_rl.markdown import markdown_table
 from rmt_rl.nn.decoder import DecoderConfig
 from rmt_rl.registry import load_agent as agent_class
 from rmt_rl.registry import names
-from rmt_rl.sizes import SPEC
+from rmt_rl.runs.checkpoint import load_agent
 
 LETTERS = (
     "n positions, m of them new tokens; d width; h heads, a width of all together; f hidden width and g matrices of",

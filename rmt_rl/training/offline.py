@@ -14,15 +14,14 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from gymnasium.spaces.utils import flatten_space
 
-from rmt_rl import checkpoint
+from rmt_rl.acting.collect import dataset_ids
 from rmt_rl.agent import Agent, AgentSpec
-from rmt_rl.collect import dataset_ids
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
-from rmt_rl.metrics import Report
-from rmt_rl.offline_data import check_spaces, open_data
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.run import (
+from rmt_rl.runs import checkpoint
+from rmt_rl.runs.metrics import Report
+from rmt_rl.runs.options import (
     CONFIG,
     OfflineRun,
     TrainingConfig,
@@ -32,7 +31,8 @@ from rmt_rl.run import (
     read_config,
     write_config,
 )
-from rmt_rl.trainer import Trainer
+from rmt_rl.training.datasets import check_spaces, open_data
+from rmt_rl.training.trainer import Trainer
 
 LARGE = 10.0  # of an action: heads learn standard deviations up to 7.4
 PRETENDED = 1e9  # bounds that stand for none

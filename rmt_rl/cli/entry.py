@@ -28,7 +28,7 @@ from rmt_rl.flags import parse, with_options
 
 if TYPE_CHECKING:
     from rmt_rl.data.segment import Segment
-    from rmt_rl.run import RunConfig
+    from rmt_rl.runs.options import RunConfig
 
 Arguments = Sequence[str]
 UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}  # a path's fault
@@ -99,7 +99,7 @@ def list_command(arguments: Arguments) -> int:
         width = max(map(len, names), default=0)
         sized = kind == "agents"
         if sized:  # which imports PyTorch, with the environments on the screen already
-            from rmt_rl.sizes import STATED
+            from rmt_rl.analysis.sizes import STATED
 
             title += f" (parameters, bytes of state a lane; {STATED})"
         print(f"{title}:")
@@ -113,7 +113,7 @@ def list_command(arguments: Arguments) -> int:
 
 def _size(agent: str) -> str:
     """Parameters and bytes of state of an agent, or why there are none; no agent's file may break the list."""
-    from rmt_rl.sizes import default_sizes
+    from rmt_rl.analysis.sizes import default_sizes
 
     try:
         sizes = default_sizes(agent)
@@ -147,8 +147,8 @@ def collect_command(arguments: Arguments) -> int:
     given = parse(
         with_options(Collection, env=task.Config), rest, f"rmt-rl collect {names[0]}", collect_command.__doc__ or ""
     )
-    from rmt_rl.collect import EXPERT_ALONE, Behaviour, collect, parse_share
-    from rmt_rl.progress import EvaluationProgress
+    from rmt_rl.acting.collect import EXPERT_ALONE, Behaviour, collect, parse_share
+    from rmt_rl.cli.progress import EvaluationProgress
     from rmt_rl.task import default_episodes
 
     shares = tuple(map(parse_share, given.policy)) or EXPERT_ALONE.shares
@@ -172,7 +172,7 @@ def train_command(arguments: Arguments) -> int:
     )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     own, rest = parser.parse_known_args(arguments)
-    from rmt_rl.run import read_config
+    from rmt_rl.runs.options import read_config
 
     if own.resume is not None:
         if rest or own.config or own.out:
@@ -189,14 +189,14 @@ def train_command(arguments: Arguments) -> int:
 
 def _learner(config: RunConfig) -> Any:
     """The module whose `train` and `resume` are for this kind of run; imported only now, as both are heavy."""
-    from rmt_rl.run import OnlineRun
+    from rmt_rl.runs.options import OnlineRun
 
-    return import_module("rmt_rl.online" if isinstance(config, OnlineRun) else "rmt_rl.train")
+    return import_module("rmt_rl.training.online" if isinstance(config, OnlineRun) else "rmt_rl.training.offline")
 
 
 def _train_config(file: Path | None, rest: Arguments, own_help: str) -> Any:
     """The config that the command line asks for; None when it only asked for help."""
-    from rmt_rl.run import make_config, read_config
+    from rmt_rl.runs.options import make_config, read_config
 
     count = _leading(rest)
     if file is not None:
@@ -230,7 +230,7 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
     *ids, agent = given
     if registry.load_agent(agent).learning == "online":
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
-    from rmt_rl.run import make_config
+    from rmt_rl.runs.options import make_config
 
     env, env_options = _task_of_all(ids, agent)
     values = {"env": env, "agent": agent, "env_options": env_options, "data": {"dataset": ids}}
@@ -270,8 +270,8 @@ def _leading(arguments: Arguments) -> int:
 
 def _watched(train: Callable[[RunConfig, Path, Any, Any], int], config: RunConfig, run: Path) -> int:
     """Train with a progress bar; Ctrl-C ends after the update under way, its checkpoint saved."""
-    from rmt_rl.progress import TrainingProgress
-    from rmt_rl.run import CONFIG
+    from rmt_rl.cli.progress import TrainingProgress
+    from rmt_rl.runs.options import CONFIG
 
     stopped = False
 
@@ -320,10 +320,10 @@ class Evaluate(Frozen):
 def evaluate_command(arguments: Arguments) -> int:
     """Roll out a run's agent, over a range of an environment's option too, and write evaluation.json."""
     given = parse(Evaluate, arguments, "rmt-rl evaluate", evaluate_command.__doc__ or "")
-    from rmt_rl.checkpoint import path_of, read_checkpoint, restore_agent
-    from rmt_rl.evaluate import parse_vary, sweep, write_evaluation
-    from rmt_rl.progress import EvaluationProgress, evaluation_line
-    from rmt_rl.run import read_config
+    from rmt_rl.acting.evaluate import parse_vary, sweep, write_evaluation
+    from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
+    from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
+    from rmt_rl.runs.options import read_config
 
     config = read_config(given.run)
     saved = read_checkpoint(path_of(given.run, given.checkpoint))
@@ -357,9 +357,9 @@ def evaluate_command(arguments: Arguments) -> int:
 
 def _references(config: RunConfig) -> Any:
     """Of the data that a run learnt from, where they are still there."""
-    from rmt_rl.collect import dataset_ids
+    from rmt_rl.acting.collect import dataset_ids
     from rmt_rl.data.references import read_references
-    from rmt_rl.run import OfflineRun
+    from rmt_rl.runs.options import OfflineRun
 
     return read_references(dataset_ids(config)) if isinstance(config, OfflineRun) else None
 
@@ -374,8 +374,8 @@ class Plot(Frozen):
 def plot_command(arguments: Arguments) -> int:
     """Draw learning curves, and success over what was varied, from the files of runs."""
     given = parse(Plot, arguments, "rmt-rl plot", plot_command.__doc__ or "")
-    from rmt_rl.evaluate import read_evaluation
-    from rmt_rl.plot import plot, table
+    from rmt_rl.acting.evaluate import read_evaluation
+    from rmt_rl.analysis.plot import plot, table
 
     plot(given.runs, given.out)
     if any(map(read_evaluation, given.runs)):
@@ -403,8 +403,8 @@ def inspect_command(arguments: Arguments) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from rmt_rl.inspection import inspect, write_inspection
-    from rmt_rl.inspection_report import draw, tables
+    from rmt_rl.analysis.inspection import inspect, write_inspection
+    from rmt_rl.analysis.inspection_report import draw, tables
 
     console = Console(stderr=True)
 
@@ -449,8 +449,8 @@ class Flops(Frozen):
 def flops_command(arguments: Arguments) -> int:
     """Count FLOPs segment by segment against full attention, of OPT models by formula, of agents as measured."""
     given = parse(Flops, arguments, "rmt-rl flops", flops_command.__doc__ or "")
-    from rmt_rl.flops import COUNTINGS, OPT
-    from rmt_rl.flops_report import cost, draw, table
+    from rmt_rl.analysis.flops import COUNTINGS, OPT
+    from rmt_rl.analysis.flops_report import cost, draw, table
 
     counting = COUNTINGS[given.counting]
     costs = [cost(model, given.tokens, given.memory_tokens, counting) for model in given.models or OPT]

@@ -8,7 +8,7 @@ from math import ceil, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from rmt_rl.aggregate import (
+from rmt_rl.analysis.aggregate import (
     Cells,
     Estimate,
     Group,
@@ -19,9 +19,9 @@ from rmt_rl.aggregate import (
     read_groups,
     varied_option,
 )
+from rmt_rl.analysis.figures import Style, finish, new_figure, picture_format, save_figure, styles
+from rmt_rl.analysis.markdown import bracketed, half_width, markdown_table
 from rmt_rl.errors import UsageError
-from rmt_rl.figures import Style, finish, new_figure, picture_format, save_figure, styles
-from rmt_rl.markdown import bracketed, half_width, markdown_table
 from rmt_rl.statistics import Interval
 
 if TYPE_CHECKING:

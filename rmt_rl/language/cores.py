@@ -1,4 +1,4 @@
-"""The cores of `rmt_rl.language`, and what of their states callers hold.
+"""The cores of `rmt_rl.language.model`, and what of their states callers hold.
 
 Dimensions: B lanes, X tokens of an XL cache, HE width of all heads.
 """

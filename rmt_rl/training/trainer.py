@@ -23,19 +23,20 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from rmt_rl import backprop, checkpoint
+from rmt_rl import backprop
+from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.agent import Agent
-from rmt_rl.curriculum import Curriculum, Progress
+from rmt_rl.data.curriculum import Curriculum, Progress
 from rmt_rl.data.sampler import Sampler, SamplerConfig, make_sampler
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import evaluate
-from rmt_rl.metrics import Log, Metrics, Report
-from rmt_rl.optimization import decay_groups, learning_rate
 from rmt_rl.recurrence import clone, detach, select_lanes, tree_leaves, tree_map, where_lanes
 from rmt_rl.registry import load_task
-from rmt_rl.run import OfflineRun, TrainingConfig, offline_origin
+from rmt_rl.runs import checkpoint
+from rmt_rl.runs.metrics import Log, Metrics, Report
+from rmt_rl.runs.options import OfflineRun, TrainingConfig, offline_origin
+from rmt_rl.training.optimization import decay_groups, learning_rate
 
 
 class Kept(NamedTuple):
@@ -140,7 +141,7 @@ class Trainer:
         self._forward(batch.segments[0], self.agent.initial_state(1))
 
     def run_updates(self, report: Report, should_stop: Callable[[], bool]) -> int:
-        """Make the updates that are left; see `rmt_rl.train.train`."""
+        """Make the updates that are left; see `rmt_rl.training.offline.train`."""
         options = self.config.training
         with self._log() as log:
             while self.update < options.updates and not self._any(should_stop()):

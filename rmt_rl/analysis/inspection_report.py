@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from rmt_rl.figures import COLOURS, MARKERS, finish, new_figure, save_figure
-from rmt_rl.inspection import Inspection
-from rmt_rl.inspection_measures import Attention, Retained, Written
-from rmt_rl.markdown import markdown_table
+from rmt_rl.analysis.figures import COLOURS, MARKERS, finish, new_figure, save_figure
+from rmt_rl.analysis.inspection import Inspection
+from rmt_rl.analysis.inspection_measures import Attention, Retained, Written
+from rmt_rl.analysis.markdown import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

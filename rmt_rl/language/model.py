@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rmt_rl import backprop
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
-from rmt_rl.language_core import (
+from rmt_rl.language.cores import (
     CORES,
     Core,
     Layers,

@@ -1,6 +1,6 @@
 """What a run's memory holds and when it's written, measured on the data that the run learnt from.
 
-See `rmt_rl.inspection_measures` for the measures, `rmt_rl.inspection_report` for tables and the picture.
+See `inspection_measures` for the measures, `inspection_report` for tables and the picture.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from rmt_rl.agent import Agent
-from rmt_rl.checkpoint import path_of, read_checkpoint, restore_agent
+from rmt_rl.analysis.inspection_measures import Question, Retained, Written, named_leaves, retention, writing
+from rmt_rl.analysis.sizes import Sizes, sizes
 from rmt_rl.data.sampler import Episodes, Sampler, make_sampler
 from rmt_rl.data.segment import Segment, Span, collate, cut
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
-from rmt_rl.inspection_measures import Question, Retained, Written, named_leaves, retention, writing
-from rmt_rl.offline_data import open_data
-from rmt_rl.run import OfflineRun, read_config
-from rmt_rl.sizes import Sizes, sizes
+from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
+from rmt_rl.runs.options import OfflineRun, read_config
+from rmt_rl.training.datasets import open_data
 
 FORMAT, FILE = 1, "inspection.json"
 MOST_SEGMENTS = 16  # that are looked at of an episode

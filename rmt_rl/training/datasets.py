@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl.collect import collect
+from rmt_rl.acting.collect import collect
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
-from rmt_rl.run import OfflineRun
+from rmt_rl.runs.options import OfflineRun
 from rmt_rl.task import check_same_spaces, default_episodes
 
 if TYPE_CHECKING:

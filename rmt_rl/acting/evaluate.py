@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rmt_rl.acting.rollout import Policy, Step, make_vec_env, rollout
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
-from rmt_rl.rollout import Policy, Step, make_vec_env, rollout
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 from rmt_rl.task import check_same_spaces, most_lanes
 from rmt_rl.wrappers import VectorReturnToGo

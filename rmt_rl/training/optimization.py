@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rmt_rl.run import TrainingConfig
+from rmt_rl.runs.options import TrainingConfig
 
 
 def learning_rate(options: TrainingConfig, update: int) -> float:

@@ -26,13 +26,13 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from rmt_rl import checkpoint
+from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import evaluate
-from rmt_rl.metrics import Log, Metrics, Report
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.run import OnlineRun, check_new, check_origin, read_config, write_config
+from rmt_rl.runs import checkpoint
+from rmt_rl.runs.metrics import Log, Metrics, Report
+from rmt_rl.runs.options import OnlineRun, check_new, check_origin, read_config, write_config
 from rmt_rl.sb3_agent import SB3Agent
 
 

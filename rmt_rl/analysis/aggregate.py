@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rmt_rl.acting.evaluate import SETTINGS, read_evaluation
 from rmt_rl.errors import UsageError
-from rmt_rl.evaluate import SETTINGS, read_evaluation
 from rmt_rl.statistics import Interval, mean, mean_interval
 
 UNGROUPED = ("seed", "data.collect_seed")  # what runs of one group may differ in

@@ -1,0 +1,1 @@
+"""Read finished runs: aggregate, plot, inspect, and count parameters and FLOPs."""

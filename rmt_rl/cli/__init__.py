@@ -1,0 +1,5 @@
+"""The `rmt-rl` command."""
+
+from rmt_rl.cli.entry import main
+
+__all__ = ["main"]
