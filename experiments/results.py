@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmt_rl.acting.evaluate import READ
 from rmt_rl.analysis.aggregate import Group, Run, group_runs, grouped_by, read_run
 from rmt_rl.analysis.plot import CURVES, groups_table, plot_groups
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.runs.evaluation import READ
 from rmt_rl.runs.options import read_config
 
 FILE = "results.jsonl"

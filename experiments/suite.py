@@ -20,9 +20,9 @@ from pathlib import Path
 import tyro
 
 from experiments.results import cpu_seconds, kept_rows, row, update_results
-from rmt_rl.acting.evaluate import read_evaluation
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.flags import parse
+from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.options import OfflineRun, read_config
 from rmt_rl.training.datasets import open_data
 
@@ -172,9 +172,9 @@ def spent(run: Path, what: str, seconds: float) -> None:
 
 def _evaluated(run: Path, sweep: Sweep) -> bool:
     """Whether all values of a sweep stand in the run's evaluation already."""
-    record = read_evaluation(run) or {"results": []}
+    found = read_results(run)
     if sweep.vary is None:
-        return any(not one["options"] and len(one["episodes"]) == sweep.episodes for one in record["results"])
+        return any(not one["options"] and len(one["episodes"]) == sweep.episodes for one in found)
     name, _, values = sweep.vary.partition("=")
-    results = [result for result in record["results"] if len(result["episodes"]) == sweep.episodes]
+    results = [result for result in found if len(result["episodes"]) == sweep.episodes]
     return set(values.split(",")) <= {str(result["options"].get(name)) for result in results}

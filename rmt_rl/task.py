@@ -1,17 +1,50 @@
-"""What the library asks of an environment's file (`rmt_rl.envs.<name>`)."""
+"""Protocols: an environment's file (`rmt_rl.envs.<name>`), and a policy that acts in environments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
     import gymnasium
+    from gymnasium.vector import VectorEnv
     from pydantic import BaseModel
 
-    from rmt_rl.acting.rollout import Policy
+
+class Policy(Protocol):
+    """Anything that acts, with the signature of Stable-Baselines3's `predict`.
+
+    Shape suffix: N environments of a vector environment.
+    """
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """Choose an action in every environment.
+
+        Args:
+            observation: arrays (N, ...), or a dict or tuple of them.
+            state: the state that the previous call returned; None in the first call.
+            episode_start: bool (N,), True where the observation is the first of an episode.
+            deterministic: take the most likely action instead of sampling.
+
+        Returns:
+            Actions (N, ...) and the state to give back with the next observation.
+        """
+
+
+@runtime_checkable
+class Privileged(Protocol):
+    """A policy that looks into the simulators instead of at observations, as experts may."""
+
+    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Take hold of the environments to act in; called before they are reset."""
 
 
 class Task(Protocol):
@@ -46,7 +79,7 @@ class Task(Protocol):
 
     @property
     def Expert(self) -> Callable[..., Policy]:
-        """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.acting.rollout.Privileged`."""
+        """The policy that data are collected from: `Expert(config, seed=0)`; see `Privileged`."""
 
 
 def default_episodes(task: Task) -> int:

@@ -12,13 +12,24 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rmt_rl.acting.rollout import require_next_step
+from rmt_rl.errors import UsageError
 
 Observation = dict[str, Any]
+
+
+def require_next_step(env: VectorEnv[Any, Any, Any]) -> None:
+    """Refuse a vector environment unless it resets each environment in the step after its episode's end.
+
+    Raises:
+        UsageError: the environment's autoreset mode is another one, or isn't declared.
+    """
+    mode = env.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.NEXT_STEP:
+        raise UsageError(f"{env} has autoreset_mode = {mode}; make it with AutoresetMode.NEXT_STEP")
 
 
 def return_to_go_space(observation_space: spaces.Space[Any]) -> spaces.Dict:
@@ -58,7 +69,7 @@ class ReturnToGo(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructo
 
 
 class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
-    """The same for a vector environment with next-step autoreset: `return_to_go` is float32 (N, 1)."""
+    """`ReturnToGo` for a vector environment of N lanes with next-step autoreset: `return_to_go` is float32 (N, 1)."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any], target_return: float) -> None:
         """Wrap `env`; `target_return` is the undiscounted return to aim at.

@@ -15,8 +15,11 @@ from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 
-from rmt_rl.acting import collect as collecting
-from rmt_rl.acting.collect import Behaviour, RandomPolicy, Share, collect, dataset_id, parse_share, trajectories
+from rmt_rl.acting import provenance
+from rmt_rl.acting.collect import collect
+from rmt_rl.acting.policies import Behaviour, RandomPolicy, Share, parse_share
+from rmt_rl.acting.provenance import dataset_id
+from rmt_rl.acting.recording import trajectories
 from rmt_rl.acting.rollout import Step, rollout
 from rmt_rl.data.references import read_references
 from rmt_rl.data.store import EpisodeStore, data_root
@@ -100,7 +103,7 @@ def test_the_id_says_all_that_made_the_data(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(load_task("tmaze"), "__file__", str(changed))
     others = [dataset_id("tmaze", {}, 4000, 0)]
     monkeypatch.undo()
-    monkeypatch.setattr(collecting, "LANES", 65)
+    monkeypatch.setattr(provenance, "LANES", 65)
     others.append(dataset_id("tmaze", {}, 4000, 0))
     monkeypatch.undo()
     others += [dataset_id("tmaze", {"corridor_length": 5}, 4000, 0), dataset_id("tmaze", {}, 4000, 1)]

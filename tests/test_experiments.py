@@ -7,10 +7,10 @@ import pytest
 from experiments.memory_family import __main__ as memory_family
 from experiments.results import FILE, row, update_results
 from experiments.suite import Suite, Sweep, made_again
-from rmt_rl.acting.evaluate import read_evaluation
 from rmt_rl.analysis.plot import table
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
+from rmt_rl.runs.evaluation import read_evaluation, read_results
 from rmt_rl.runs.options import read_config
 
 CONFIG = """
@@ -32,7 +32,7 @@ def test_a_suite_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
     config.write_text(CONFIG)
     suite = Suite({config: [Sweep("corridor_length=1,6", episodes=5)]}, seeds=[0], runs=tmp_path / "runs")
     (run,) = suite.run()
-    results = (read_evaluation(run) or {})["results"]
+    results = read_results(run)
     assert [result["options"] for result in results] == [{"corridor_length": 1}, {"corridor_length": 6}]
     assert "bc" in update_results(tmp_path, [row(run)], [config])
     assert all((tmp_path / name).stat().st_size > 0 for name in ("table.md", "learning.png", "success.png"))

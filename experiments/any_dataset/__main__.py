@@ -16,9 +16,9 @@ import tyro
 
 from experiments.results import cpu_seconds
 from experiments.suite import rmt_rl, spent
-from rmt_rl.acting.evaluate import read_evaluation
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.data.references import read_references
+from rmt_rl.runs.evaluation import read_evaluation, read_results
 from rmt_rl.runs.options import read_config
 
 FOLDER = Path(__file__).parent
@@ -106,7 +106,7 @@ def _rows(case: Case, runs: Path) -> list[list[str]]:
     assert references is not None
     rows = [[case.env, "random", f"{references.random:.1f}", "0", ""]]
     for run in (online, runs / "rate", runs / "bc"):
-        (result,) = (read_evaluation(run) or {"results": []})["results"]
+        (result,) = read_results(run)
         reached = f"{result['mean_return']:.1f}" + bracketed(result["return_interval"], 1)
         normalised = f"{references.normalised(result['mean_return']):.2f}"
         rows.append([case.env, read_config(run).agent, reached, normalised, f"{cpu_seconds(run)['train']:.0f}"])

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import tyro
 
 from experiments.ceilings.players import blind_to_colours, guesses_the_turn, search_linear, wanders
-from rmt_rl.acting.collect import RandomPolicy, make_expert
-from rmt_rl.acting.evaluate import Evaluation, evaluate
-from rmt_rl.acting.rollout import Policy
+from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.policies import RandomPolicy, make_expert
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.registry import load_task
+from rmt_rl.runs.evaluation import Evaluation
+from rmt_rl.task import Policy
 
 FOLDER = Path(__file__).parent
 SEED = 1000

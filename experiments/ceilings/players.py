@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rmt_rl.acting.evaluate import evaluate
-from rmt_rl.acting.rollout import Policy
 from rmt_rl.registry import load_task
+from rmt_rl.task import Policy
 
 
 class Linear:

@@ -8,10 +8,10 @@ import tyro
 
 from experiments.results import cpu_seconds
 from experiments.suite import Suite, Sweep
-from rmt_rl.acting.collect import dataset_ids
-from rmt_rl.acting.evaluate import read_evaluation
+from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.data.references import read_references
+from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.options import read_config
 
 FOLDER = Path(__file__).parent
@@ -41,7 +41,7 @@ def main(
 
 def _row(run: Path) -> list[str]:
     config = read_config(run)
-    (result,) = (read_evaluation(run) or {"results": []})["results"]
+    (result,) = read_results(run)
     references = read_references(dataset_ids(config))
     assert references is not None
     reached = f"{result['mean_return']:.2f}" + bracketed(result["return_interval"])

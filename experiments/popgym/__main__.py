@@ -11,11 +11,11 @@ import tyro
 
 from experiments.results import cpu_seconds
 from experiments.suite import Suite, Sweep
-from rmt_rl.acting.collect import dataset_ids
-from rmt_rl.acting.evaluate import read_evaluation
+from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.data.references import References, read_references
 from rmt_rl.registry import load_task
+from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.options import read_config
 from rmt_rl.statistics import mean, mean_interval
 
@@ -63,7 +63,7 @@ def main(
 
 
 def _return(run: Path) -> float:
-    (result,) = (read_evaluation(run) or {"results": []})["results"]
+    (result,) = read_results(run)
     value: float = result["mean_return"]
     return value
 

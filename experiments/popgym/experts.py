@@ -8,10 +8,11 @@ from typing import get_args
 
 import tyro
 
-from rmt_rl.acting.collect import RandomPolicy, make_expert
-from rmt_rl.acting.evaluate import Evaluation, evaluate
+from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.policies import RandomPolicy, make_expert
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.registry import load_task
+from rmt_rl.runs.evaluation import Evaluation
 
 FOLDER = Path(__file__).parent
 

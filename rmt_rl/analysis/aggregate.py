@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rmt_rl.acting.evaluate import SETTINGS, read_evaluation
 from rmt_rl.errors import UsageError
+from rmt_rl.runs.evaluation import FORMAT, SETTINGS, EvaluationRecord, read_evaluation
 from rmt_rl.statistics import Interval, mean, mean_interval
 
 UNGROUPED = ("seed", "data.collect_seed")  # what runs of one group may differ in
@@ -76,7 +76,8 @@ def read_run(path: Path) -> Run:
     for name in ("env", "agent"):
         if not isinstance(settings.get(name), str):
             raise UsageError(f"{config} is damaged: it names no {name}")
-    evaluation = read_evaluation(path) or {"checkpoint": None, "results": []}
+    none: EvaluationRecord = {"format": FORMAT, "checkpoint": None, "results": []}
+    evaluation = read_evaluation(path) or none
     metrics = _read_metrics(path / "metrics.jsonl")
     return Run(
         path, settings.get("seed", 0), grouped_by(settings), metrics, evaluation["results"], evaluation["checkpoint"]

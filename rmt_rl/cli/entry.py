@@ -147,7 +147,8 @@ def collect_command(arguments: Arguments) -> int:
     given = parse(
         with_options(Collection, env=task.Config), rest, f"rmt-rl collect {names[0]}", collect_command.__doc__ or ""
     )
-    from rmt_rl.acting.collect import EXPERT_ALONE, Behaviour, collect, parse_share
+    from rmt_rl.acting.collect import collect
+    from rmt_rl.acting.policies import EXPERT_ALONE, Behaviour, parse_share
     from rmt_rl.cli.progress import EvaluationProgress
     from rmt_rl.task import default_episodes
 
@@ -320,9 +321,10 @@ class Evaluate(Frozen):
 def evaluate_command(arguments: Arguments) -> int:
     """Roll out a run's agent, over a range of an environment's option too, and write evaluation.json."""
     given = parse(Evaluate, arguments, "rmt-rl evaluate", evaluate_command.__doc__ or "")
-    from rmt_rl.acting.evaluate import parse_vary, sweep, write_evaluation
+    from rmt_rl.acting.evaluate import parse_vary, sweep
     from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
     from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
+    from rmt_rl.runs.evaluation import write_evaluation
     from rmt_rl.runs.options import read_config
 
     config = read_config(given.run)
@@ -357,7 +359,7 @@ def evaluate_command(arguments: Arguments) -> int:
 
 def _references(config: RunConfig) -> Any:
     """Of the data that a run learnt from, where they are still there."""
-    from rmt_rl.acting.collect import dataset_ids
+    from rmt_rl.acting.provenance import dataset_ids
     from rmt_rl.data.references import read_references
     from rmt_rl.runs.options import OfflineRun
 
@@ -374,8 +376,8 @@ class Plot(Frozen):
 def plot_command(arguments: Arguments) -> int:
     """Draw learning curves, and success over what was varied, from the files of runs."""
     given = parse(Plot, arguments, "rmt-rl plot", plot_command.__doc__ or "")
-    from rmt_rl.acting.evaluate import read_evaluation
     from rmt_rl.analysis.plot import plot, table
+    from rmt_rl.runs.evaluation import read_evaluation
 
     plot(given.runs, given.out)
     if any(map(read_evaluation, given.runs)):

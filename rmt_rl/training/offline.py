@@ -14,7 +14,7 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from gymnasium.spaces.utils import flatten_space
 
-from rmt_rl.acting.collect import dataset_ids
+from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
