@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
 import gymnasium
@@ -70,15 +69,6 @@ class GymnasiumTask:
         """Gymnasium's spec of what `make` makes with these options."""
         text = validated(self.Config, options).spec
         return self.registered if text is None else self._read(text)
-
-    @property
-    def package(self) -> str:
-        """What it comes from, and the version."""
-        name = str(self.registered.entry_point).partition(".")[0]
-        try:
-            return f"{name} {version(packages_distributions()[name][0])}"
-        except (KeyError, PackageNotFoundError):  # it isn't installed as a package
-            return name
 
     def _read(self, text: str) -> EnvSpec:
         """The spec that a text describes; of code it may only name what is registered, and known wrappers."""

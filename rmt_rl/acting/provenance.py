@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rmt_rl.acting.env_source import origin_of
 from rmt_rl.acting.policies import EXPERT_ALONE, Behaviour, Share
 from rmt_rl.acting.recording import LANES, STEP_BYTES
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
-from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task, slug
 from rmt_rl.runs.checkpoint import path_of
 from rmt_rl.task import Task, default_episodes
@@ -55,6 +54,7 @@ class Recipe:
         Raises:
             UsageError: as in `dataset_id`.
         """
+        origin = origin_of(self.task)
         options = validated(self.task.Config, self.options)
         return {
             "env": self.task.ID,
@@ -62,7 +62,8 @@ class Recipe:
             "episodes": self.episodes,
             "seed": self.seed,
             "lanes": (LANES, STEP_BYTES),
-            "env_source_sha256": _env_source(self.task),
+            "env_source_sha256": origin.source_sha256,
+            "packages": origin.packages,
             "behaviour": self._behaviour_facts(),
         }
 
@@ -109,16 +110,3 @@ def _share_facts(share: Share, episodes: int, checkpoint: str) -> dict[str, obje
         )
     weights = hashlib.sha256(path.read_bytes()).hexdigest()
     return facts | {"policy": share.name, "sha256": weights}
-
-
-def _env_source(task: Task) -> str:
-    """Of an environment of ours its file and all helpers (`_name.py`) that it needs."""
-    if isinstance(task, GymnasiumTask):
-        return task.package
-    due, found = [Path(task.__file__)], dict[Path, bytes]()  # type: ignore[attr-defined]  # a task is a module
-    while due:
-        path = due.pop()
-        found[path] = path.read_bytes()
-        helpers = (each for each in path.parent.glob("_[a-z]*.py") if each not in found)
-        due += [each for each in helpers if f"envs.{each.stem} ".encode() in found[path]]
-    return hashlib.sha256(b"".join(found[path] for path in sorted(found))).hexdigest()
