@@ -14,7 +14,7 @@ from rmt_rl.acting.evaluate import evaluate, parse_vary, sweep
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_agent, load_task
-from rmt_rl.runs.evaluation import Evaluation, read_evaluation, read_results, write_evaluation
+from rmt_rl.runs.evaluation import READ, Evaluation, read_evaluation, read_results, write_evaluation
 from tests.recall import Config, Expert, RecallTask
 
 TASK = RecallTask()
@@ -214,6 +214,31 @@ def test_a_damaged_file_is_named_when_read_and_replaced_when_written(tmp_path: P
         read_evaluation(tmp_path)
     write_evaluation(tmp_path, evaluated({}), "one")
     assert read_evaluation(tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"success_rate": "1"}, "results.0.success_rate"),
+        ({"return_interval": [0.5]}, "results.0.return_interval"),
+        ({"options": []}, "results.0.options"),
+        ({"episodes": [{"lane": 0}]}, "results.0.episodes.0"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_place(tmp_path: Path, change: dict[str, Any], place: str) -> None:
+    path = write_evaluation(tmp_path, evaluated({}), "one")
+    record = json.loads(path.read_text())
+    record["results"][0] |= change
+    path.write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=rf"evaluation\.json is damaged .*: {place}.*; evaluate the run again"):
+        read_evaluation(tmp_path)
+
+
+def test_a_result_needs_only_what_tables_and_plots_read(tmp_path: Path) -> None:
+    figures = {name: None for name in READ} | {"options": {}, "mean_return": 1}
+    record = {"format": 1, "checkpoint": "one", "results": [figures]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    assert read_evaluation(tmp_path) == record
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
