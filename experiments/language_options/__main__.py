@@ -24,7 +24,7 @@ from experiments.long_context.texts import Text, vocabulary
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.files import write_atomically
 from rmt_rl.language.model import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
-from rmt_rl.runs.options import TrainingConfig
+from rmt_rl.runs.options import LearningRateConfig
 from rmt_rl.statistics import mean, mean_interval
 from rmt_rl.training.optimization import learning_rate
 
@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what is changed in the first
 }
 SEGMENT, SEGMENTS, LANES = 64, 4, 8
 TEST_SEQUENCES, TEST_SEGMENTS = 32, 16
-SCHEDULE = TrainingConfig(learning_rate=1e-3, warmup=40, decay_from=0.1, final_rate=0.02)
+SCHEDULE = LearningRateConfig(learning_rate=1e-3, warmup=40, decay_from=0.1, final_rate=0.02)
 
 
 def main(seeds: int = 3, jobs: int = 2, updates: int = 200, folder: Path = FOLDER) -> None:
@@ -105,7 +105,7 @@ def run(cell: tuple[str, int, int]) -> dict[str, Any]:
     }
 
 
-def _train(model: RecurrentMemoryTransformerWrapper, text: Text, seed: int, schedule: TrainingConfig) -> None:
+def _train(model: RecurrentMemoryTransformerWrapper, text: Text, seed: int, schedule: LearningRateConfig) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), fused=True)
     rng = np.random.default_rng([seed, 1])
     for update in range(schedule.updates):
