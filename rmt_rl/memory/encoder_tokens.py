@@ -1,10 +1,10 @@
-"""Memory tokens of an encoder: they stand before the segment only, and are read and written at once (RMT).
+"""Memory tokens for an encoder: the tokens before the segment are both read and written (RMT).
 
-RMT in the form that arXiv 2304.11062 gives to BERT (section 3): every token of [M_n; X] sees every other, and the
-output at the memory's places is the new memory M_{n+1}. A segment's tokens so see later ones of their own segment, and
-nothing of later segments.
+This is RMT in the form that arXiv 2304.11062 (section 3) gives to BERT. Every token of [M_n; X] sees every other token,
+and the outputs at the places of the memory are the new memory M_{n+1}. A segment's tokens thus see later tokens of
+their own segment, but nothing of later segments.
 
-Dimensions: B lanes, L tokens of a segment, M memory tokens, D width.
+Dimensions: B batch elements, L tokens of a segment, M memory tokens, D width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rmt_rl.recurrence import OpenSegment
 
 
 class EncoderLayer(Block[tuple[()], OpenSegment]):
-    """A layer in which all real tokens of a segment see each other; its state is empty."""
+    """A layer in which all real tokens of a segment see each other. Its state is empty."""
 
     causal = False
 
@@ -41,7 +41,7 @@ class EncoderLayer(Block[tuple[()], OpenSegment]):
 
 
 class EncoderMemoryTokens(LearnedMemory[OpenSegment]):
-    """Wraps an encoder with M memory tokens; see `LearnedMemory`."""
+    """Wrap an encoder with M memory tokens; see `LearnedMemory`."""
 
     causal = False
 
