@@ -23,7 +23,8 @@ from torch import Tensor
 from experiments.long_context.texts import Text, vocabulary
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.files import write_atomically
-from rmt_rl.language.model import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
+from rmt_rl.language.model import RecurrentMemoryTransformer
+from rmt_rl.language.sequences import RecurrentMemoryTransformerWrapper
 from rmt_rl.runs.options import TrainingConfig
 from rmt_rl.statistics import mean, mean_interval
 from rmt_rl.training.optimization import learning_rate
