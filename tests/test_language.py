@@ -675,6 +675,7 @@ def test_shapes_that_do_not_fit() -> None:
         model(x, memories, xl_memories=caches[:1])
     with pytest.raises(UsageError, match="xl_memories of shapes"):
         model(x, memories, xl_memories=caches[0])
+    lengths: Any
     for lengths in (caches.lengths[:1], caches.lengths.int(), caches.lengths - 6, caches.lengths + 1, 5):
         with pytest.raises(UsageError, match=r"xl_memories have lengths .*int64 \(3,\) from 0 to 5 are needed"):
             model(x, memories, xl_memories=XLMemories(caches.layers, lengths))

@@ -39,6 +39,7 @@ from typing import NamedTuple
 
 import torch
 
+from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
 from rmt_rl.nn.token_core import TokenCore
 from rmt_rl.recurrence import SegmentRecurrent
 
@@ -56,6 +57,10 @@ class SumOfTokens(SegmentRecurrent):
         real_BL = torch.arange(x_BLD.shape[1]) < (len(x_BLD[0]) if lengths_B is None else lengths_B[:, None])
         y_BLD, inner = self.inner(x_BLD + kept_BD[:, None], inner, lengths_B)
         return y_BLD, (kept_BD + (x_BLD * real_BL[..., None]).sum(1), inner)
+
+    @classmethod
+    def examples(cls, width):
+        yield cls(DecoderLayer(DecoderConfig(width=width, heads=2)))
 
 
 TOKEN_CORES = {"mine": TokenCore(lambda layers: SumOfTokens(layers.build_stack()), streams=True)}
@@ -139,7 +144,7 @@ def test_a_core_goes_with_the_options_that_it_declares(name: str) -> None:
             (value,) = option
             with pytest.raises(UsageError, match=rf"{value}=.*, given memory='{name}'.*: it needs .*memory="):
                 make(memory=name, **option)
-    if CORES[name].memory_tokens:
+    if CORES[name].needs_memory_tokens:
         with pytest.raises(UsageError, match=f"num_memory_tokens=0, given memory='{name}'"):
             make(memory=name, num_memory_tokens=0)
     else:

@@ -91,7 +91,7 @@ def _conflicts(
     plain = layers.causal and not (xl.use or layers.token_shift or layers.streams > 1)
     return [
         (
-            core.memory_tokens and layers.memory_tokens < 1,
+            core.needs_memory_tokens and layers.memory_tokens < 1,
             f"num_memory_tokens={layers.memory_tokens}",
             "1 or more; memory='none' has no memory",
         ),
@@ -127,7 +127,7 @@ def _layer(core: TokenCore, layers: Layers, xl: XLOptions) -> Callable[[DecoderC
         return DecoderLayer if layers.causal else EncoderLayer
     cached = layers.seq_len if xl.length is None else xl.length
     check_sizes(xl_mem_len=cached)
-    written = layers.memory_tokens if core.memory_tokens else 0
+    written = layers.memory_tokens if core.needs_memory_tokens else 0
     if cached <= written:
         raise UsageError(
             f"xl_mem_len={cached} has no room for text: it must be above {written}, the memory tokens written"

@@ -43,7 +43,7 @@ def generate(
 ) -> Output | Tensor:
     """Go on with sequences: the body of `RecurrentMemoryTransformerWrapper.generate`, see there."""
     _check(model, prime, length, temperature, top_k)
-    choose = partial(chosen, temperature=temperature, top_k=top_k, generator=generator)
+    draw = partial(drawn_token, temperature=temperature, top_k=top_k, generator=generator)
     with evaluating(model):
         state = model.state(len(prime), memories, xl_memories)
         stepping = Stepping(model, state, len(prime))
@@ -52,7 +52,7 @@ def generate(
         new = [prime.new_zeros(len(prime), 0, dtype=torch.long)]
         for _ in range(length - prime.shape[1]):
             y_BTD = stepping.feed(last)
-            last = choose(model.head(y_BTD[:, -1]))
+            last = draw(model.head(y_BTD[:, -1]))
             new.append(last)
         tokens = torch.cat(new, 1)
         return model.output(tokens, stepping.state()) if return_state else tokens
@@ -61,7 +61,7 @@ def generate(
 def _check(
     model: RecurrentMemoryTransformer, prime: Tensor, length: int, temperature: float, top_k: int | None
 ) -> None:
-    model.check(prime)
+    model.check_tokens(prime)
     if not model.causal or not 1 <= prime.shape[1] <= length:
         raise UsageError(
             f"can't generate {length} tokens with causal={model.causal} from {prime.shape[1]}: the model must be "
@@ -125,8 +125,13 @@ class Stepping:
         return cast("Tree", self.model.core.end(self.cache))
 
 
-def chosen(logits_BV: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    """Return the token, (B, 1), that is drawn from these logits; at temperature 0 the likeliest one."""
+def drawn_token(
+    logits_BV: Tensor,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Return a token (B, 1) drawn from these logits; at temperature 0 the likeliest one."""
     if temperature == 0:
         return logits_BV.argmax(1, keepdim=True)
     if top_k is not None:

@@ -149,7 +149,7 @@ class RecurrentMemoryTransformer(nn.Module):
         Raises:
             UsageError: shapes don't fit, or ids or labels aren't in the vocabulary.
         """
-        self.check(x)
+        self.check_tokens(x)
         labels = None if labels is None else self.masked_labels(x, labels, mask)
         y_BLD, state = self.run(x, self.state(len(x), read_memories, xl_memories), mask)
         if labels is not None:
@@ -206,7 +206,7 @@ class RecurrentMemoryTransformer(nn.Module):
         check_mask(mask, x)
         return labels.masked_fill(~mask, self.ignore_index)
 
-    def check(self, x: Tensor) -> None:
+    def check_tokens(self, x: Tensor) -> None:
         """Raise UsageError unless x is ids in the vocabulary, or embeddings."""
         check_tokens(x, self.dim, self.num_tokens)
 

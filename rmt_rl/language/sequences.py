@@ -81,7 +81,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             UsageError: arguments don't fit, labels are needed, or gradients are off and replay is asked for.
         """
         model = self.transformer
-        model.check(x)
+        model.check_tokens(x)
         state = model.state(len(x), memories, xl_memories)
         depth = self._depth(truncate_at_step)
         if memory_replay_backprop and not torch.is_grad_enabled():

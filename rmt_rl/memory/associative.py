@@ -192,4 +192,4 @@ def _token_core(layers: Layers) -> Stack:
     return decoder(layers.config, [AssociativeMemory(layers.build_list(), layers.memory_tokens, key_width=16)])
 
 
-TOKEN_CORES = {"armt": TokenCore(_token_core, memory_tokens=True)}
+TOKEN_CORES = {"armt": TokenCore(_token_core, needs_memory_tokens=True)}

@@ -68,7 +68,7 @@ def _token_core(layers: Layers) -> Core:
 TOKEN_CORES = {  # of both kinds of memory tokens, since this file knows both
     "tokens": TokenCore(
         _token_core,
-        memory_tokens=True,
+        needs_memory_tokens=True,
         valves=tuple(VALVES),
         encoder=True,
         xl_memories=True,

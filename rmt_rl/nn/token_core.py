@@ -68,7 +68,7 @@ class TokenCore(NamedTuple):
 
     Attributes:
         build: makes the core, from tokens to tokens of width `config.width`, of the model's layers.
-        memory_tokens: True if the core adds `num_memory_tokens` tokens to each segment, and needs 1 or more.
+        needs_memory_tokens: True if the core adds `num_memory_tokens` tokens to each segment, and so needs 1 or more.
         valves: the values of `valve` that it knows; empty if it knows no valves.
         encoder: True if it goes with `causal=False`.
         xl_memories: True if its layers may be Transformer-XL layers (`use_xl_memories=True`). Each layer must see the
@@ -78,7 +78,7 @@ class TokenCore(NamedTuple):
     """
 
     build: Callable[[Layers], Core]
-    memory_tokens: bool = False
+    needs_memory_tokens: bool = False
     valves: Collection[str] = ()
     encoder: bool = False
     xl_memories: bool = False
