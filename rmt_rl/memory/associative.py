@@ -35,7 +35,8 @@ from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.recurrence import SegmentRecurrent, Tree, clone, take_tokens
+from rmt_rl.nn.token_core import Layers, TokenCore
+from rmt_rl.recurrence import SegmentRecurrent, Stack, Tree, clone, take_tokens
 
 
 class Associations(NamedTuple):
@@ -189,3 +190,10 @@ class AssociativeMemory(SegmentRecurrent[tuple[LayerState, ...], tuple[LayerStat
         config = DecoderConfig(width=width, heads=2, dropout=0.1)
         yield cls([DecoderLayer(config) for _ in range(2)], count=3, key_width=4)
         yield cls([decoder(config, [DecoderLayer(config)])], count=1, key_width=2, nu=1)
+
+
+def _token_core(layers: Layers) -> Stack:
+    return decoder(layers.config, [AssociativeMemory(layers.build_list(), layers.memory_tokens, key_width=16)])
+
+
+TOKEN_CORES = {"armt": TokenCore(_token_core, needs_memory_tokens=True)}

@@ -10,13 +10,15 @@ Dimensions: B batch elements, L tokens of a segment, M memory tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 
-from rmt_rl.memory.tokens import LearnedMemory, MemoryState
+from rmt_rl.memory.tokens import LearnedMemory, MemoryState, MemoryTokens
+from rmt_rl.memory.valve import VALVES, ValveName
 from rmt_rl.nn.decoder import Block, DecoderConfig, decoder
+from rmt_rl.nn.token_core import Core, Layers, TokenCore
 from rmt_rl.recurrence import OpenSegment
 
 
@@ -56,3 +58,21 @@ class EncoderMemoryTokens(LearnedMemory[OpenSegment]):
         config = DecoderConfig(width=width, heads=2, dropout=0.1)
         yield cls(decoder(config, [EncoderLayer(config) for _ in range(2)]), 3)
         yield cls(decoder(config, [EncoderLayer(config) for _ in range(2)]), 3, "lstm")
+
+
+def _token_core(layers: Layers) -> Core:
+    kind = MemoryTokens if layers.causal else EncoderMemoryTokens
+    return kind(layers.build_stack(), layers.memory_tokens, cast("ValveName", layers.valve))
+
+
+TOKEN_CORES = {  # of both kinds of memory tokens, since this file knows both
+    "tokens": TokenCore(
+        _token_core,
+        needs_memory_tokens=True,
+        valves=tuple(VALVES),
+        encoder=True,
+        xl_memories=True,
+        streams=True,
+        value_residual=True,
+    )
+}

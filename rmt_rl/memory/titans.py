@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -32,7 +33,8 @@ from rmt_rl.errors import UsageError
 from rmt_rl.memory.neural_memory import NeuralMemory, NeuralState
 from rmt_rl.nn.attention import rotate
 from rmt_rl.nn.decoder import Block, CacheT, DecoderConfig, KeyValues, StateT
-from rmt_rl.recurrence import clone, only_first, put_tokens_, take_tokens
+from rmt_rl.nn.token_core import Core, Layers, TokenCore
+from rmt_rl.recurrence import Stack, clone, only_first, put_tokens_, take_tokens
 
 
 class ScalingGate(nn.Module):
@@ -301,3 +303,24 @@ class MemoryAsLayer(SlidingWindowBlock):
     def examples(cls, width: int) -> Iterator[Self]:
         for window, (config, memory) in zip((5, 20), cls._examples(width), strict=True):
             yield cls(config, memory, 2, window)
+
+
+def _token_core(layers: Layers, block: Callable[[DecoderConfig, NeuralMemory, int], Core]) -> Stack:
+    """Return layers with a neural memory each, which learns a segment at a time."""
+
+    def layer(config: DecoderConfig) -> Core:
+        return block(config, NeuralMemory(config.width, layers.seq_len), layers.memory_tokens)
+
+    return layers._replace(layer=layer).build_stack()
+
+
+def _windowed_token_core(layers: Layers, block: type[SlidingWindowBlock]) -> Stack:
+    """Return layers as `_token_core` does, which attend to a window as long as a segment."""
+    return _token_core(layers, partial(block, window=layers.seq_len))
+
+
+TOKEN_CORES = {
+    "titans_mac": TokenCore(partial(_token_core, block=MemoryAsContext), streams=True),
+    "titans_mag": TokenCore(partial(_windowed_token_core, block=MemoryAsGate), streams=True),
+    "titans_mal": TokenCore(partial(_windowed_token_core, block=MemoryAsLayer), streams=True),
+}
