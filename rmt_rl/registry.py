@@ -93,6 +93,14 @@ def load_agent(name: str) -> Any:
     return _load("agents", name).AGENT
 
 
+def feed_class(name: str) -> Any:
+    """Import a feed's file and return its class, which it names `FEED`."""
+    known = [each.name for each in iter_modules(import_module("rmt_rl.data.feeds").__path__)]
+    if name not in known:
+        raise UsageError(f"unknown feed {name!r} (known: {', '.join(known)}){nearest(name, known)}")
+    return import_module(f"rmt_rl.data.feeds.{name}").FEED
+
+
 def register_envs() -> None:
     """Register every environment with Gymnasium under its `ID`; once is enough, again is harmless."""
     for name in names("envs"):

@@ -18,8 +18,9 @@ from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.config import validated
-from rmt_rl.data.store import data_root, write_dataset
+from rmt_rl.data.store import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
+from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task

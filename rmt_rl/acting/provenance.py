@@ -18,7 +18,7 @@ from rmt_rl.runs.checkpoint import path_of
 from rmt_rl.task import Task, default_episodes
 
 if TYPE_CHECKING:
-    from rmt_rl.runs.options import OfflineRun
+    from rmt_rl.runs.options import RunConfig
 
 _LONGEST_KIND = 60  # characters; systems limit the length of a file's name, which an id becomes
 
@@ -87,9 +87,11 @@ def dataset_id(
     return Recipe(task_name, load_task(task_name), options, episodes, seed, behaviour).dataset_id()
 
 
-def dataset_ids(config: OfflineRun) -> tuple[str, ...]:
+def dataset_ids(config: RunConfig) -> tuple[str, ...]:
     """Return the ids of the data sets that a run learns from: those it names, or the one that the expert makes."""
-    data = config.data
+    data = config.data_options
+    if data is None:
+        return ()
     if data.dataset:
         return data.dataset
     task = load_task(config.env)

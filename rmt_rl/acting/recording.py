@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 
 from rmt_rl.acting.rollout import Step
-from rmt_rl.data.segment import map_leaves
-from rmt_rl.data.trajectory import Array, Arrays, Trajectory, named_leaves
+from rmt_rl.data.trajectory import Array, Arrays, Trajectory
+from rmt_rl.trees import leaves, map_leaves
 
 LANES = 64  # at most; the episodes depend on the number of lanes, since every lane draws its own random numbers
 STEP_BYTES = 1 << 18  # at most; observations of one step, of all lanes together
@@ -22,7 +22,7 @@ STEP_BYTES = 1 << 18  # at most; observations of one step, of all lanes together
 def recorded_lanes(observation_space: gymnasium.Space[Any]) -> int:
     """Return how many lanes to record at once: fewer for large observations."""
     sample = observation_space.sample()
-    size = sum(leaf.nbytes for _, leaf in named_leaves(sample, ""))
+    size = sum(int(leaf.nbytes) for _, leaf in leaves(sample))
     return max(1, min(LANES, STEP_BYTES // size))
 
 

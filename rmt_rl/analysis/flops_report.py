@@ -94,7 +94,7 @@ def _agent(model: str) -> Agent:
         agent = load_agent(model)
     elif model in (known := names("agents")):
         agent = agent_class(model)
-        agent = agent(agent.Config(), SPEC).eval() if agent.learning == "offline" else agent
+        agent = agent(agent.Config(), SPEC).eval() if issubclass(agent, Agent) else agent
     else:
         raise UsageError(
             f"model {model!r} is no folder of a run, no agent (see rmt-rl list) and no OPT model (known: "

@@ -38,4 +38,4 @@ def default_sizes(name: str) -> Sizes | None:
         Exception: whatever else its file raises.
     """
     cls = load_agent(name)
-    return sizes(cls(cls.Config(), SPEC)) if cls.learning == "offline" else None
+    return sizes(cls(cls.Config(), SPEC)) if issubclass(cls, Agent) else None

@@ -13,7 +13,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
@@ -174,25 +173,16 @@ def train_command(arguments: Arguments) -> int:
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     own, rest = parser.parse_known_args(arguments)
     from rmt_rl.runs.options import read_config
+    from rmt_rl.training.loop import resume, train
 
     if own.resume is not None:
         if rest or own.config or own.out:
             raise UsageError(f"--resume {own.resume} takes no other options; the run's config.toml holds them")
-        config = read_config(own.resume)
-        return _watched(lambda _, *rest: _learner(config).resume(*rest), config, own.resume)
+        return _watched(lambda _, *rest: resume(*rest), read_config(own.resume), own.resume)
     config = _train_config(own.config, rest, parser.format_help())
     if config is None:
         return 0
-    return _watched(
-        _learner(config).train, config, own.out or Path("runs", f"{config.env}-{config.agent}-{config.seed}")
-    )
-
-
-def _learner(config: RunConfig) -> Any:
-    """The module whose `train` and `resume` are for this kind of run; imported only now, as both are heavy."""
-    from rmt_rl.runs.options import OnlineRun
-
-    return import_module("rmt_rl.training.online" if isinstance(config, OnlineRun) else "rmt_rl.training.offline")
+    return _watched(train, config, own.out or Path("runs", f"{config.env}-{config.agent}-{config.seed}"))
 
 
 def _train_config(file: Path | None, rest: Arguments, own_help: str) -> Any:
@@ -229,9 +219,10 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
             "rmt-rl list"
         )
     *ids, agent = given
-    if registry.load_agent(agent).learning == "online":
+    from rmt_rl.runs.options import learner_class, make_config
+
+    if "data" not in learner_class(agent).Run.model_fields:
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
-    from rmt_rl.runs.options import make_config
 
     env, env_options = _task_of_all(ids, agent)
     values = {"env": env, "agent": agent, "env_options": env_options, "data": {"dataset": ids}}
@@ -361,9 +352,8 @@ def _references(config: RunConfig) -> Any:
     """Of the data that a run learnt from, where they are still there."""
     from rmt_rl.acting.provenance import dataset_ids
     from rmt_rl.data.references import read_references
-    from rmt_rl.runs.options import OfflineRun
 
-    return read_references(dataset_ids(config)) if isinstance(config, OfflineRun) else None
+    return read_references(dataset_ids(config))
 
 
 class Plot(Frozen):
