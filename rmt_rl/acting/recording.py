@@ -22,7 +22,7 @@ STEP_BYTES = 1 << 18  # at most; observations of one step, of all lanes together
 def recorded_lanes(observation_space: gymnasium.Space[Any]) -> int:
     """Return how many lanes to record at once: fewer for large observations."""
     sample = observation_space.sample()
-    size = sum(int(leaf.nbytes) for _, leaf in leaves(sample))
+    size = sum(np.asarray(leaf).nbytes for _, leaf in leaves(sample))
     return max(1, min(LANES, STEP_BYTES // size))
 
 
