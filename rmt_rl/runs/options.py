@@ -18,16 +18,16 @@ from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 import tyro
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rmt_rl.agent import Learning
 from rmt_rl.backprop import Gradient
 from rmt_rl.config import APART, SEEDS, Frozen, validated
 from rmt_rl.data.sampler import SamplerConfig
-from rmt_rl.errors import UsageError
+from rmt_rl.errors import UsageError, nearest
 from rmt_rl.files import write_atomically
 from rmt_rl.flags import with_options
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import load_agent, load_task, names
 
 CONFIG = "config.toml"
 
@@ -111,9 +111,22 @@ class RunConfig(Frozen):
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
     seed: int = Field(0, ge=0, lt=SEEDS, description="seed of all that is random")
+    logger: tuple[str, ...] = Field(
+        ("tensorboard",),
+        description="where metrics are logged besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",
+    )
     env_options: Any = None
     agent_options: Any = None
     evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
+
+    @field_validator("logger")
+    @classmethod
+    def _known(cls, loggers: tuple[str, ...]) -> tuple[str, ...]:
+        known = names("loggers")
+        for name in loggers:
+            if name not in known and ":" not in name:  # `module:Name` is looked up when the run begins
+                raise ValueError(f"unknown logger {name!r} (known: {', '.join(known)}){nearest(name, known)}")
+        return loggers
 
     @property
     def length(self) -> int:

@@ -20,7 +20,7 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.runs import checkpoint
-from rmt_rl.runs.metrics import Report
+from rmt_rl.runs.metrics import Report, check_loggers
 from rmt_rl.runs.options import (
     CONFIG,
     OfflineRun,
@@ -63,6 +63,7 @@ def train(
     first = config.training.devices == 1 or os.environ.get("LOCAL_RANK", "0") == "0"
     if first:
         check_new(run)
+    check_loggers(config.logger)
     store = open_data(config)
     trainer = Trainer(config, run, store, new_agent(config, store))
     if first:
@@ -89,6 +90,7 @@ def resume(
         UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
     """
     config: OfflineRun = read_config(run)
+    check_loggers(config.logger)
     path = checkpoint.path_of(run)
     saved = checkpoint.read_checkpoint(path) if path.exists() else None
     if saved:

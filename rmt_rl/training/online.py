@@ -31,7 +31,7 @@ from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_agent, load_task
 from rmt_rl.runs import checkpoint
-from rmt_rl.runs.metrics import Log, Metrics, Report
+from rmt_rl.runs.metrics import Log, Metrics, Report, check_loggers
 from rmt_rl.runs.options import OnlineRun, check_new, check_origin, read_config, write_config
 from rmt_rl.sb3_agent import SB3Agent
 
@@ -58,6 +58,7 @@ def train(
             NaN or infinite.
     """
     check_new(run)
+    check_loggers(config.logger)
     with closing(Trainer(config, run, _new_agent(config))) as trainer:
         write_config(config, run)
         return trainer.run_rounds(report, should_stop)
@@ -77,6 +78,7 @@ def resume(
         UsageError: besides what `train` raises: seed, agent, environment or options aren't those it was started with.
     """
     config: OnlineRun = read_config(run)
+    check_loggers(config.logger)
     path = checkpoint.path_of(run)
     saved = checkpoint.read_checkpoint(path) if path.exists() else None
     if saved:
@@ -120,7 +122,8 @@ class Trainer:
     def run_rounds(self, report: Report, should_stop: Callable[[], bool]) -> int:
         """Play and learn what is left; see `train`."""
         options, evaluation = self.config.online, self.config.evaluation
-        with closing(Log(self.run, self.made)) as log:
+        settings = self.config.model_dump(mode="json", exclude_none=True)
+        with closing(Log(self.run, self.made, self.config.logger, settings)) as log:
             while self.made < options.total_timesteps and not should_stop():
                 before = self.made
                 metrics = self._round()

@@ -170,7 +170,10 @@ class Trainer:
         return self.update
 
     def _log(self) -> AbstractContextManager[Log | None]:
-        return closing(Log(self.run, self.update)) if self.fabric.is_global_zero else nullcontext()
+        if not self.fabric.is_global_zero:
+            return nullcontext()
+        settings = self.config.model_dump(mode="json", exclude_none=True)
+        return closing(Log(self.run, self.update, self.config.logger, settings))
 
     def _due(self, every: int) -> bool:
         return self.update % every == 0 or self.update == self.config.training.updates
