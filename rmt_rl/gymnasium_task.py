@@ -9,9 +9,9 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 
 _WRAPPER = re.compile(r"(gymnasium|minigrid|rmt_rl)\.wrappers[.\w]*:(?!Record)\w+")
@@ -21,7 +21,7 @@ _REGISTERING = ("ale_py", "gymnasium_robotics", "highway_env", "minigrid", "rmt_
 """Packages that a spec may have imported, so that they register its environment."""
 
 
-class GymnasiumConfig(BaseModel, frozen=True, extra="forbid"):
+class GymnasiumConfig(Frozen):
     """How to make an environment that Gymnasium knows."""
 
     spec: str | None = Field(

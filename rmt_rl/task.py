@@ -9,9 +9,9 @@ from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
     import gymnasium
-    from pydantic import BaseModel
 
     from rmt_rl.acting.rollout import Policy
+    from rmt_rl.config import Frozen
 
 
 class Task(Protocol):
@@ -37,7 +37,7 @@ class Task(Protocol):
         """Gymnasium id, a literal string, e.g. `"rmt_rl/TMaze-v0"`."""
 
     @property
-    def Config(self) -> type[BaseModel]:
+    def Config(self) -> type[Frozen]:
         """Frozen options, the keyword arguments of `make`; the defaults are the training task."""
 
     @property

@@ -15,13 +15,13 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
 from rmt_rl.acting.collect import dataset_ids
 from rmt_rl.agent import Agent, AgentSpec
-from rmt_rl.config import validated
+from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
 from rmt_rl.data.feed import FeedConfig, Outcome, SegmentFeed, make_feed
 from rmt_rl.data.segment import Batch, Segment
@@ -292,7 +292,7 @@ class Counts:
             self.values[1:] += torch.stack([(right * decisive).sum(), decisive.sum()])
 
 
-class _KeptBatch(BaseModel):
+class _KeptBatch(SavedState):
     """What finds the kept batch again."""
 
     update: int
@@ -300,7 +300,7 @@ class _KeptBatch(BaseModel):
     age: int
 
 
-class _Progress(BaseModel):
+class _Progress(SavedState):
     """What a checkpoint holds of a learner, besides tensors and the feed's own state."""
 
     drawn: FeedConfig | None = None
