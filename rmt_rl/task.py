@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rmt_rl.errors import UsageError
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """A module that defines a memory task.
+    """A module that defines a memory task, or a class used as a namespace (its functions static).
 
     The first line of its docstring is its summary: what it is, its horizon, and what must be remembered for how
     long. The info of the step that ends an episode holds `is_success` (bool), unless returns are its measure.
@@ -47,6 +50,17 @@ class Task(Protocol):
     @property
     def Expert(self) -> Callable[..., Policy]:
         """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.acting.rollout.Privileged`."""
+
+
+def is_task(thing: object) -> bool:
+    """Return whether an object has what every task has."""
+    return isinstance(getattr(thing, "ID", None), str) and hasattr(thing, "Config") and hasattr(thing, "make")
+
+
+def task_file(task: Task) -> Path:
+    """Return the source file of a task: a module, or a class or object in one."""
+    module: Any = task if isinstance(task, ModuleType) else sys.modules[task.__module__]
+    return Path(module.__file__)
 
 
 def default_episodes(task: Task) -> int:

@@ -27,7 +27,7 @@ from rmt_rl.data.sampler import SamplerConfig
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.flags import with_options
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import agent_class, load_task
 
 CONFIG = "config.toml"
 
@@ -171,7 +171,7 @@ def run_config_class(env: str, agent: str) -> type[RunConfig]:
     Raises:
         UsageError: no env or agent has this name, or it needs a package that isn't installed.
     """
-    cls = load_agent(agent)
+    cls = agent_class(agent)
     return with_options(_KINDS[cls.learning], env=load_task(env).Config, agent=cls.Config)
 
 

@@ -18,7 +18,7 @@ from rmt_rl.acting.collect import dataset_ids
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs import checkpoint
 from rmt_rl.runs.metrics import Report
 from rmt_rl.runs.options import (
@@ -114,8 +114,7 @@ def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
     torch.manual_seed(config.seed)
     classes = getattr(load_task(config.env), "HINDSIGHT_CLASSES", 0) if config.training.hindsight else 0
     spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0, classes)
-    agent: Agent = load_agent(config.agent)(config.agent_options, spec)
-    return agent
+    return cast("Agent", agent_class(config.agent)(config.agent_options, spec))
 
 
 def _unscaled(action_space: Space[Any]) -> str | None:
