@@ -184,7 +184,7 @@ def task_of_spec(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
 
 
 def slug(name: str) -> str:
-    """Return a task's name as part of a file name or a data set's id."""
+    """Return a name as part of a file name or a data set's id."""
     return re.sub(r"[^-\w]", "-", name)
 
 

@@ -16,11 +16,11 @@ from rmt_rl.registry import import_named, import_user_module
 
 Arguments = Sequence[str]
 HELP = {"-h", "--help"}
-IMPORT = "modules to import first, e.g. mylab.agents, when a run was made with an agent or environment of theirs"
+IMPORT = "modules to import first: those of a run's agent and environment if these are `module:Name`"
 
 
 class ReadsRuns(Frozen):
-    """Base of the options of commands that read runs, whose files import no module of their own accord."""
+    """Base of the options of commands that make a run's agent; the run's files import no module by themselves."""
 
     modules: Annotated[tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE [MODULE ...]")] = Field(
         (), description=IMPORT

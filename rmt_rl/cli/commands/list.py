@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rmt_rl import registry
 from rmt_rl.cli.arguments import Arguments
+from rmt_rl.errors import UsageError
 from rmt_rl.registry import Entry, Kind
 
 

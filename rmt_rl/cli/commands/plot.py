@@ -7,11 +7,12 @@ from pathlib import Path
 from pydantic import Field
 from tyro.conf import Positional
 
-from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.cli.arguments import Arguments
+from rmt_rl.config import Frozen
 from rmt_rl.flags import parse
 
 
-class Plot(ReadsRuns):
+class Plot(Frozen):
     """Draw learning curves, and success over what was varied; mean and 95% interval over seeds."""
 
     runs: Positional[tuple[Path, ...]] = Field((), description="folders of runs")
@@ -21,7 +22,6 @@ class Plot(ReadsRuns):
 def plot_runs(arguments: Arguments) -> int:
     """Draw the picture, print a table of the evaluations and the picture's path."""
     given = parse(Plot, arguments, "rmt-rl plot", __doc__ or "")
-    given.import_modules()
     from rmt_rl.acting.evaluate import read_evaluation
     from rmt_rl.analysis.plot import plot, table
 

@@ -38,7 +38,8 @@ def train_agent(arguments: Arguments) -> int:
     config = _config(own.config, rest, parser.format_help())
     if config is None:
         return 0
-    return _watched(config, own.out or Path("runs", f"{config.env}-{config.agent}-{config.seed}"), resumed=False)
+    folder = registry.slug(f"{config.env}-{config.agent}-{config.seed}")
+    return _watched(config, own.out or Path("runs", folder), resumed=False)
 
 
 def _parser() -> argparse.ArgumentParser:
