@@ -39,7 +39,7 @@ _REGISTERING = {"ale_py", "gymnasium_robotics", "highway_env", "minigrid", "rmt_
 
 
 class GymnasiumConfig(BaseModel, frozen=True, extra="forbid"):
-    """How to make an environment that Gymnasium knows."""
+    """Options of an environment that Gymnasium knows."""
 
     spec: str | None = Field(
         None, description="Gymnasium's EnvSpec as JSON, e.g. of a data set: arguments, wrappers, time limit"
@@ -68,10 +68,10 @@ class GymnasiumTask:
             raise UsageError(f"env {env_id!r} is not known to Gymnasium: {error}") from error
 
     def make(self, render_mode: str | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
-        """One environment; `options` are the fields of `GymnasiumConfig`.
+        """Make one environment; `options` are the fields of `Config`.
 
         Raises:
-            UsageError: a package that it needs is missing, or the spec is none of this environment.
+            UsageError: a package that it needs is missing, or the spec is of another environment.
         """
         try:
             # Not every environment takes a render mode.

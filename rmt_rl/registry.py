@@ -48,7 +48,7 @@ class NotInstalled(UsageError):
 
 
 class Entry(NamedTuple):
-    """Where something is found.
+    """The place of something that has a name.
 
     Attributes:
         module: the module to import.

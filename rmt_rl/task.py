@@ -1,4 +1,4 @@
-"""What the library asks of an environment's file (`rmt_rl.envs.<name>`)."""
+"""The interface of an environment's file (`rmt_rl.envs.<name>`)."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def task_file(task: Task) -> Path:
 
 
 def default_episodes(task: Task) -> int:
-    """How many episodes make a data set where no number is given."""
+    """Return how many episodes make a data set if no number is given."""
     return getattr(task, "EPISODES", 4000)
 
 
 def most_lanes(task: Task, wanted: int) -> int:
-    """How many environments to open at once: as many as wanted, or fewer where the task says so."""
+    """Return how many environments to open at once: as many as wanted, or fewer if the task says so."""
     return min(wanted, getattr(task, "LANES", wanted))
 
 

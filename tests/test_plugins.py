@@ -466,6 +466,6 @@ def test_nothing_in_a_received_checkpoint_imports(folder: Path, capsys: Capture)
 
 
 def test_the_values_of_an_option_are_found_however_they_are_written() -> None:
-    line = "--logger a:A b:B --seed 3 --feed=c:C --logger=d:D --loggers e:E --feed".split()
+    line = ["--logger", "a:A", "b:B", "--seed", "3", "--feed=c:C", "--logger=d:D", "--loggers", "e:E", "--feed"]
     assert values_of("--logger", line) == ["a:A", "b:B", "d:D"]
     assert values_of("--feed", line) == ["c:C"]
