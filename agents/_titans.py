@@ -1,4 +1,4 @@
-"""What the three Titans agents share: options, and the neural memory of a layer."""
+"""Options and the neural memory of a layer, shared by the three Titans agents."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from rmt_rl.nn.decoder import DecoderConfig
 class TitansConfig(DecoderConfig, AgentConfig):
     """Options of every Titans agent."""
 
-    memory_depth: int = Field(2, ge=1, le=4, description="matrices of each layer's neural memory; 1 = linear")
-    memory_factor: float = Field(1.0, gt=0, description="hidden width of a memory of depth 2 or more / width")
+    memory_depth: int = Field(2, ge=1, le=4, description="number of matrices in each layer's neural memory; 1 = linear")
+    memory_factor: float = Field(1.0, gt=0, description="hidden width of the neural memory / width (depth 2 or more)")
     chunk: int | None = Field(
         None,
         ge=1,
-        description="tokens that the memory learns together, and that it answers from what it learnt before them; "
+        description="number of tokens that the memory learns together; it answers them from what it learnt before; "
         "unset = a segment",
     )
     forgetting: float = Field(
         1e-6,
         ge=1e-12,
         le=0.999,
-        description="share that the memory forgets with each token at first; it learns to forget more",
+        description="share that the memory forgets with each token initially; it can learn to forget more",
     )
-    persistent_tokens: int = Field(4, ge=1, description="learned tokens that every attention sees")
+    persistent_tokens: int = Field(4, ge=1, description="number of learned tokens that attention sees in every layer")
 
     @model_validator(mode="after")
     def _heads_can_turn_by_half(self) -> Self:
@@ -42,7 +42,7 @@ class TitansConfig(DecoderConfig, AgentConfig):
         return self
 
     def memory(self, segment: int) -> NeuralMemory:
-        """A layer's memory, in an agent whose segments have this many tokens.
+        """Return a layer's memory for segments of `segment` tokens.
 
         Raises:
             UsageError: a chunk is longer than a segment.
@@ -51,17 +51,17 @@ class TitansConfig(DecoderConfig, AgentConfig):
         if chunk > segment:
             raise UsageError(
                 f"chunk={chunk} is more than the {segment} tokens of a segment (segment_length={self.segment_length}), "
-                "so that what a segment teaches might never be read in training: lower chunk or lengthen segments"
+                "so training might never read what the memory learns: lower chunk or raise segment_length"
             )
         return NeuralMemory(self.width, chunk, self.memory_depth, self.memory_factor, self.forgetting)
 
 
 class WindowConfig(TitansConfig):
-    """Options of those with a sliding window."""
+    """Options of the Titans agents with a sliding window."""
 
     window: int | None = Field(
         None,
         ge=1,
-        description="tokens that attention sees, the present one included; below `chunk` some are seen neither there "
-        "nor in the memory; unset = a segment",
+        description="number of tokens that attention sees, including the present one; if below `chunk`, some tokens "
+        "are seen neither by attention nor in the memory; unset = a segment",
     )

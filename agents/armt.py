@@ -13,9 +13,9 @@ from rmt_rl.recurrence import Stack
 class ARMTConfig(DecoderConfig, AgentConfig):
     """Options of ARMT."""
 
-    memory_tokens: int = Field(5, ge=1, description="memory tokens, by which a segment writes to the matrices")
+    memory_tokens: int = Field(5, ge=1, description="number of memory tokens, which write a segment to the matrices")
     key_width: int = Field(16, ge=2, description="width of keys and queries")
-    nu: int = Field(3, ge=1, description="DPFP's products of each channel: a matrix has 2 x key_width x nu rows")
+    nu: int = Field(3, ge=1, description="products per channel in DPFP; a matrix has 2 x key_width x nu rows")
 
 
 class ARMT(Agent):
@@ -24,7 +24,7 @@ class ARMT(Agent):
     Config = ARMTConfig
 
     def build_core(self, config: ARMTConfig) -> Stack:
-        """Decoder layers with associative matrices, and the final norm."""
+        """Return decoder layers with associative matrices, and the final norm."""
         layers = [DecoderLayer(config) for _ in range(config.layers)]
         return decoder(config, [AssociativeMemory(layers, config.memory_tokens, config.key_width, config.nu)])
 

@@ -1,4 +1,4 @@
-"""Behaviour cloning with an MLP: sees the present observation only, the floor that any memory must beat."""
+"""Behaviour cloning with an MLP: sees only the present observation; a baseline that any memory must beat."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rmt_rl.recurrence import Pointwise
 class BCConfig(AgentConfig):
     """Options of behaviour cloning."""
 
-    hidden: int = Field(256, ge=1, description="hidden width")
+    hidden: int = Field(256, ge=1, description="width of the hidden layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the hidden layer")
 
 
 class BC(Agent):
-    """An MLP on the encoded observation; not conditioned on returns."""
+    """An MLP on the encoded observation, not conditioned on returns."""
 
     Config = BCConfig
     tokens = ("observation",)
 
     def build_core(self, config: BCConfig) -> Pointwise:
-        """Two hidden layers."""
+        """Return an MLP with two hidden layers."""
         return Pointwise(
             nn.Sequential(
                 nn.GELU(),

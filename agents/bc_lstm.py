@@ -1,4 +1,4 @@
-"""Behaviour cloning with an LSTM (1997): sees observations only, no returns and none of its own actions."""
+"""Behaviour cloning with an LSTM (1997): sees only observations, no returns and no actions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rmt_rl.agents.dlstm import DLSTM
 
 
 class BCLSTM(DLSTM):
-    """As the Decision LSTM on the observations alone; not conditioned on returns."""
+    """The Decision LSTM on observations alone, not conditioned on returns."""
 
     tokens = ("observation",)
 

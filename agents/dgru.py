@@ -1,4 +1,4 @@
-"""Decision GRU: a Decision Transformer with GRU layers (arXiv 1406.1078) in attention's place."""
+"""Decision GRU: a Decision Transformer with GRU layers (arXiv 1406.1078) in place of attention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rmt_rl.memory.gated_rnn import GRULayer
 
 
 class DGRU(DLSTM):
-    """As the Decision LSTM, with gated recurrent units."""
+    """The Decision LSTM with gated recurrent units (GRU) instead."""
 
     layer = GRULayer
 

@@ -1,4 +1,4 @@
-"""Decision LSTM (arXiv 2211.14655): a Decision Transformer with LSTM layers in attention's place."""
+"""Decision LSTM (arXiv 2211.14655): a Decision Transformer with LSTM layers in place of attention."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from rmt_rl.recurrence import Stack
 
 
 class RNNConfig(GatedConfig, AgentConfig):
-    """Options of agents with a gated recurrent net."""
+    """Options of agents with a gated recurrent net (LSTM or GRU)."""
 
-    remember: int = Field(90, ge=1, description="gates start by remembering for up to so many steps (chrono)")
+    remember: int = Field(90, ge=1, description="longest memory of the initial gates, in steps (chrono initialisation)")
 
 
 class DLSTM(Agent):
-    """Every token of a trajectory goes through the LSTM, one after the other."""
+    """An agent whose LSTM reads the tokens of a trajectory one after the other."""
 
     Config = RNNConfig
     layer: ClassVar[type[GatedLayer[Any]]] = LSTMLayer
 
     def build_core(self, config: RNNConfig) -> Stack:
-        """Recurrent layers and a final norm."""
+        """Return recurrent layers and a final norm."""
         return gated_rnn(self.layer, config, max(2, config.remember * len(self.tokens)))
 
 

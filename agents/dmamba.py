@@ -1,4 +1,4 @@
-"""Decision Mamba (arXiv 2403.19925): a Decision Transformer with Mamba layers in attention's place."""
+"""Decision Mamba (arXiv 2403.19925): a Decision Transformer with Mamba layers in place of attention."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class DMambaConfig(MambaConfig, AgentConfig):
 
 
 class DMamba(Agent):
-    """Every token of a trajectory goes through the state space, one after the other."""
+    """An agent whose state space model reads the tokens of a trajectory one after the other."""
 
     Config = DMambaConfig
 
     def build_core(self, config: DMambaConfig) -> Stack:
-        """Mamba layers and a final norm."""
+        """Return Mamba layers and a final norm."""
         return mamba(config)
 
 

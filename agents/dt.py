@@ -14,12 +14,14 @@ from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 class DTConfig(DecoderConfig, AgentConfig):
     """Options of the Decision Transformer."""
 
-    context: int = Field(90, ge=1, description="steps in view at most, at a segment's end; at its start a segment less")
+    context: int = Field(
+        90, ge=1, description="largest number of steps in view, at a segment's end; at its start one segment less"
+    )
 
     @model_validator(mode="after")
     def _whole_segment_in_view(self) -> Self:
         if self.context < self.segment_length:
-            raise ValueError(f"context={self.context} is less than segment_length={self.segment_length}; raise it")
+            raise ValueError(f"context={self.context} is less than segment_length={self.segment_length}; raise context")
         return self
 
 
@@ -29,7 +31,7 @@ class DT(Agent):
     Config = DTConfig
 
     def build_core(self, config: DTConfig) -> SlidingContext:
-        """A decoder over the segments before and the open one, `context` steps together."""
+        """Return a decoder over earlier segments and the open one, `context` steps in all."""
         before = max(0, config.context - config.segment_length) * len(self.tokens)
         return SlidingContext(decoder(config, [DecoderLayer(config) for _ in range(config.layers)]), before)
 

@@ -1,4 +1,4 @@
-"""ELMUR (arXiv 2510.07151): each layer keeps slots that its tokens read and each segment writes, the oldest first."""
+"""ELMUR (arXiv 2510.07151): each layer keeps memory slots; tokens read them, each segment rewrites the oldest."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from rmt_rl.recurrence import Stack
 class ELMURConfig(DecoderConfig, AgentConfig):
     """Options of ELMUR."""
 
-    slots: int = Field(2, ge=1, description="slots of memory in each layer; a segment writes one of them")
-    blend: float = Field(0.79, gt=0, le=1, description="share of the new content where a full slot is written again")
-    distances: int = Field(512, ge=1, description="tokens of distance in time that are told apart")
+    slots: int = Field(2, ge=1, description="number of memory slots in each layer; a segment writes one of them")
+    blend: float = Field(0.79, gt=0, le=1, description="weight of the new content when a written slot is rewritten")
+    distances: int = Field(
+        512, ge=1, description="distances in time (in tokens) that have their own bias; larger ones share the last"
+    )
 
 
 class ELMUR(Agent):
@@ -24,7 +26,7 @@ class ELMUR(Agent):
     Config = ELMURConfig
 
     def build_core(self, config: ELMURConfig) -> Stack:
-        """A decoder whose layers have memories."""
+        """Return a decoder whose layers have memories."""
         return decoder(
             config, [ELMURLayer(config, config.slots, config.blend, config.distances) for _ in range(config.layers)]
         )

@@ -11,7 +11,7 @@ from rmt_rl.memory.gated_transformer_xl import GatedTransformerXLLayer, GateName
 class GTrXLConfig(TrXLConfig):
     """Options of GTrXL."""
 
-    gate: GateName = Field("gru", description="how a layer's branches join its residual stream")
+    gate: GateName = Field("gru", description="gate that joins a layer's branches to its residual stream")
 
 
 class GTrXL(TrXL):
@@ -20,7 +20,7 @@ class GTrXL(TrXL):
     Config = GTrXLConfig
 
     def layer(self, config: GTrXLConfig) -> GatedTransformerXLLayer:
-        """One of its layers."""
+        """Return one layer."""
         return GatedTransformerXLLayer(
             config, config.cached, config.cache, config.stop_gradient, config.recurrence, config.gate
         )

@@ -9,19 +9,19 @@ from rmt_rl.sb3_agent import SB3Agent, SB3Config
 
 
 class PPOConfig(SB3Config):
-    """Options of PPO; those that aren't here have Stable-Baselines3's defaults."""
+    """Options of PPO. All other options keep Stable-Baselines3's defaults."""
 
-    batch_size: int = Field(64, ge=2, description="steps of a minibatch")
-    n_epochs: int = Field(10, ge=1, description="how often a round's steps are learnt from")
-    gamma: float = Field(0.99, ge=0, le=1, description="discount")
+    batch_size: int = Field(64, ge=2, description="minibatch size in steps")
+    n_epochs: int = Field(10, ge=1, description="number of epochs over each rollout")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount factor")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
-    clip_range: float = Field(0.2, gt=0, description="how far the ratio of new and old probability may pay off")
-    clip_range_vf: float | None = Field(None, gt=0, description="the same for values (unset: no clipping)")
+    clip_range: float = Field(0.2, gt=0, description="clipping range of the ratio of new to old probability")
+    clip_range_vf: float | None = Field(None, gt=0, description="clipping range of value updates (unset: no clipping)")
     normalize_advantage: bool = Field(True, description="normalise advantages in each minibatch")
-    ent_coef: float = Field(0.0, ge=0, description="weight of the entropy")
+    ent_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
-    max_grad_norm: float = Field(0.5, gt=0, description="largest norm of the gradient")
-    target_kl: float | None = Field(None, gt=0, description="end a round's epochs at this divergence (unset: never)")
+    max_grad_norm: float = Field(0.5, gt=0, description="gradient norm above which gradients are clipped")
+    target_kl: float | None = Field(None, gt=0, description="KL divergence that ends a rollout's epochs (unset: never)")
 
 
 class PPOAgent(SB3Agent):

@@ -16,12 +16,16 @@ from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 class RATEConfig(DecoderConfig, AgentConfig):
     """Options of RATE."""
 
-    memory_tokens: int = Field(5, ge=1, description="memory tokens")
+    memory_tokens: int = Field(5, ge=1, description="number of memory tokens")
     valve: ValveName = Field("ca-2", description="memory retention valve; none = plain memory tokens (RMT)")
-    valve_heads: int = Field(2, ge=1, description="attention heads of the valves ca-1 and ca-2")
-    reads: Literal["causal", "free"] = Field("causal", description="free: read tokens all see each other (no XL cache)")
-    writes: Writes = Field("memory", description="write tokens begin at the memory that was read, or at learned tokens")
-    cached: int = Field(0, ge=0, description="tokens of the Transformer-XL cache of hidden states; 0 = none")
+    valve_heads: int = Field(2, ge=1, description="number of attention heads of the valves ca-1 and ca-2")
+    reads: Literal["causal", "free"] = Field(
+        "causal", description="attention between read tokens; free: all see each other (not with an XL cache)"
+    )
+    writes: Writes = Field(
+        "memory", description="input of the write tokens: the memory that the segment reads, or learned tokens"
+    )
+    cached: int = Field(0, ge=0, description="tokens in each layer's Transformer-XL cache of hidden states; 0 = none")
 
     @model_validator(mode="after")
     def _one_layout(self) -> Self:
@@ -36,7 +40,7 @@ class RATE(Agent):
     Config = RATEConfig
 
     def build_core(self, config: RATEConfig) -> MemoryTokens:
-        """Memory tokens around a decoder."""
+        """Return memory tokens around a decoder."""
         prefix = config.memory_tokens if config.reads == "free" else 0
         layers = [
             TransformerXLLayer(config, config.cached) if config.cached else DecoderLayer(config, prefix)

@@ -1,4 +1,4 @@
-"""Recurrent PPO of sb3-contrib: learns by acting, with an LSTM as its memory."""
+"""Recurrent PPO of sb3-contrib: learns by acting, with an LSTM as memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ EXTRA = "contrib"
 class RecurrentPPOConfig(PPOConfig):
     """Options of recurrent PPO."""
 
-    n_steps: int = Field(128, ge=2, description="steps of each environment in a round")
-    batch_size: int = Field(128, ge=2, description="steps of a minibatch")
+    n_steps: int = Field(128, ge=2, description="steps of each environment in a rollout")
+    batch_size: int = Field(128, ge=2, description="minibatch size in steps")
     lstm_hidden_size: int = Field(256, ge=1, description="width of the LSTM")
-    n_lstm_layers: int = Field(1, ge=1, description="its layers")
-    shared_lstm: bool = Field(False, description="policy and value share one LSTM, which the value doesn't train")
-    enable_critic_lstm: bool = Field(True, description="the value has an LSTM of its own")
+    n_lstm_layers: int = Field(1, ge=1, description="number of LSTM layers")
+    shared_lstm: bool = Field(False, description="policy and value share one LSTM, not trained by the value loss")
+    enable_critic_lstm: bool = Field(True, description="the value has its own LSTM")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

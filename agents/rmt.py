@@ -12,8 +12,10 @@ from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 class RMTConfig(DecoderConfig, AgentConfig):
     """Options of RMT."""
 
-    memory_tokens: int = Field(5, ge=1, description="memory tokens")
-    writes: Writes = Field("memory", description="write tokens begin at the memory that was read, or at learned tokens")
+    memory_tokens: int = Field(5, ge=1, description="number of memory tokens")
+    writes: Writes = Field(
+        "memory", description="input of the write tokens: the memory that the segment reads, or learned tokens"
+    )
 
 
 class RMT(Agent):
@@ -22,7 +24,7 @@ class RMT(Agent):
     Config = RMTConfig
 
     def build_core(self, config: RMTConfig) -> MemoryTokens:
-        """Memory tokens around a decoder."""
+        """Return memory tokens around a decoder."""
         layers = [DecoderLayer(config) for _ in range(config.layers)]
         return MemoryTokens(decoder(config, list(layers)), config.memory_tokens, writes=config.writes)
 

@@ -1,4 +1,4 @@
-"""Titans MAC (arXiv 2501.00663): attention reads a neural memory as context, and decides what it learns."""
+"""Titans MAC (arXiv 2501.00663): attention reads a neural memory as context, and decides what the memory learns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TitansMAC(Agent):
     Config = TitansConfig
 
     def build_core(self, config: TitansConfig) -> Stack:
-        """A decoder of layers, each with a neural memory of its own."""
+        """Return a decoder whose layers each have their own neural memory."""
         memories = [config.memory(self.capacity) for _ in range(config.layers)]
         return decoder(config, [MemoryAsContext(config, memory, config.persistent_tokens) for memory in memories])
 

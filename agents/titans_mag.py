@@ -15,7 +15,7 @@ class TitansMAG(Agent):
     Config = WindowConfig
 
     def build_core(self, config: WindowConfig) -> Stack:
-        """A decoder of layers, each with a neural memory of its own."""
+        """Return a decoder whose layers each have their own neural memory."""
         window, memories = config.window or self.capacity, [config.memory(self.capacity) for _ in range(config.layers)]
         return decoder(config, [MemoryAsGate(config, memory, config.persistent_tokens, window) for memory in memories])
 

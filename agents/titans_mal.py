@@ -1,4 +1,4 @@
-"""Titans MAL (arXiv 2501.00663): a layer of neural memory before each of sliding-window attention."""
+"""Titans MAL (arXiv 2501.00663): a layer of neural memory before each layer of sliding-window attention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TitansMAL(Agent):
     Config = WindowConfig
 
     def build_core(self, config: WindowConfig) -> Stack:
-        """A decoder of layers, each with a neural memory of its own."""
+        """Return a decoder whose layers each have their own neural memory."""
         window, memories = config.window or self.capacity, [config.memory(self.capacity) for _ in range(config.layers)]
         return decoder(config, [MemoryAsLayer(config, memory, config.persistent_tokens, window) for memory in memories])
 

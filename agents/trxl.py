@@ -15,26 +15,28 @@ from rmt_rl.recurrence import Stack
 class TrXLConfig(DecoderConfig, AgentConfig):
     """Options of Transformer-XL."""
 
-    cached: int = Field(90, ge=1, description="tokens of each layer's cache; a step gives three")
-    cache: CacheName = Field("hidden", description="what is cached: hidden states, or the keys and values made of them")
-    stop_gradient: bool = Field(True, description="no gradient goes through the cache, as in the paper")
-    recurrence: RecurrenceName = Field("ordinary", description="enhanced: outputs are cached, not inputs (ERNIE-Doc)")
+    cached: int = Field(90, ge=1, description="number of tokens in each layer's cache; a step has three")
+    cache: CacheName = Field("hidden", description="content of the cache: hidden states, or their keys and values")
+    stop_gradient: bool = Field(True, description="stop gradients at the cache, as in the paper")
+    recurrence: RecurrenceName = Field(
+        "ordinary", description="ordinary caches a layer's inputs, enhanced its outputs (ERNIE-Doc)"
+    )
 
 
 class TrXL(Agent):
     """Transformer-XL on the tokens of a trajectory.
 
-    With the ordinary recurrence it knows what lies at most `layers` caches before the open segment.
+    With ordinary recurrence, information reaches the open segment from at most `layers` caches before it.
     """
 
     Config = TrXLConfig
 
     def build_core(self, config: TrXLConfig) -> Stack:
-        """A decoder whose layers have a cache each."""
+        """Return a decoder whose layers each have a cache."""
         return decoder(config, [self.layer(config) for _ in range(config.layers)])
 
     def layer(self, config: Any) -> TransformerXLLayer:
-        """One of its layers."""
+        """Return one layer."""
         return TransformerXLLayer(config, config.cached, config.cache, config.stop_gradient, config.recurrence)
 
 

@@ -1,4 +1,4 @@
-"""Checks that every environment makes alike, each with its one message."""
+"""Checks shared by all environments, so that an error has the same message everywhere."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from rmt_rl.errors import UsageError
 
 
 def check_render_mode(render_mode: str | None) -> None:
-    """Raise a UsageError for a render mode other than None and "rgb_array"."""
+    """Raise UsageError if the render mode is neither None nor "rgb_array"."""
     if render_mode not in (None, "rgb_array"):
         raise UsageError(f"render_mode={render_mode!r}: must be None or 'rgb_array'")
 
 
 def check_no_options(options: dict[str, Any] | None) -> None:
-    """Raise a UsageError for any options of a reset."""
+    """Raise UsageError if `reset` is called with options."""
     if options:
-        raise UsageError(f"options={options!r}: resetting takes none; they are given when the environment is made")
+        raise UsageError(f"options={options!r}: reset() takes no options; pass them when the environment is made")
 
 
 def check_running(running: bool) -> None:
-    """Raise ResetNeeded where no episode is running that a step could go on with."""
+    """Raise ResetNeeded if no episode is running."""
     if not running:
         raise ResetNeeded("no episode is running: call reset() before step()")
 
 
 def check_drawable(render_mode: str | None) -> None:
-    """Raise a UsageError where an environment was made without a render mode."""
+    """Raise UsageError if the environment was made without a render mode."""
     if render_mode is None:
         raise UsageError("render_mode=None: make the environment with render_mode='rgb_array' to draw it")

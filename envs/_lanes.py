@@ -1,8 +1,8 @@
-"""What natively vectorised tasks share: lanes stepped together in NumPy, each with a random stream of its own.
+"""Base classes of natively vectorised tasks: NumPy steps all environments at once, each with its own random stream.
 
-A task's rules stand once, in a subclass of `Lanes`; its single environment is a `Lane`, one lane of those. A lane's
-run follows from its own seed and actions alone, whatever its neighbours do, so lane i of `Lanes` seeded with s is the
-run of a `Lane` seeded with s + i.
+A lane is one environment of a vector environment. A task's rules are written once, in a subclass of `Lanes`. The task's
+single environment is a `Lane`, which wraps a `Lanes` of size 1. A lane's episodes depend only on its own seed and
+actions, not on other lanes. Lane i of a `Lanes` seeded with s thus plays what a `Lane` seeded with s + i plays.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ def _ordered(bounds: tuple[int, int]) -> tuple[int, int]:
 
 
 Ordered = AfterValidator(_ordered)
-"""Of a tuple's two numbers the second isn't the smaller one: `Annotated[tuple[Length, Length], Ordered]`."""
+"""Annotation that requires first <= second in a pair of numbers: `Annotated[tuple[Length, Length], Ordered]`."""
 
 
 class Streams:
-    """A random stream for each lane: SplitMix64 (Steele, Lea and Flood, 2014), started from the lane's seed."""
+    """One random stream for each lane: SplitMix64 (Steele, Lea and Flood, 2014), started from the lane's seed."""
 
     def __init__(self, lanes: int) -> None:
         self.seeded = False
         self._states = np.zeros(lanes, np.uint64)
 
     def seed(self, seed: int | Sequence[int | None] | None) -> None:
-        """Start the streams anew.
+        """Restart the streams.
 
         Args:
-            seed: Lane i's is `seed + i`, or `seed[i]`; with None a lane goes on with its stream, and draws a fresh one
-                when it has none yet.
+            seed: Lane i's seed is `seed + i`, or `seed[i]` of a list. With None a lane continues its stream, or starts
+                an unpredictable one if it has none yet.
 
         Raises:
-            UsageError: a list of seeds of the wrong length.
+            UsageError: a list of seeds has the wrong length.
         """
         lanes = len(self._states)
         seeds = [seed + lane for lane in range(lanes)] if isinstance(seed, int) else seed
         seeds = [None] * lanes if seeds is None else seeds
         if len(seeds) != lanes:
-            raise UsageError(f"seed={seeds!r}: a list of seeds needs one for each of the {lanes} lanes")
+            raise UsageError(f"seed={seeds!r}: a list of seeds needs one seed for each of the {lanes} environments")
         for lane, each in enumerate(seeds):
             if each is not None or not self.seeded:
                 self._states[lane] = seeding.np_random(each)[0].integers(2**64, dtype=np.uint64)
         self.seeded = True
 
     def draw(self, lanes: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.uint64]:
-        """Draw 64 random bits from each of some lanes, uint64 (lanes,)."""
+        """Draw 64 random bits for each of the given lanes, uint64 (lanes,)."""
         self._states[lanes] += np.uint64(0x9E3779B97F4A7C15)
         z = self._states[lanes]
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -74,29 +74,30 @@ class Streams:
 
 
 class Outcome(NamedTuple):
-    """What a step led to in every lane."""
+    """Result of one step in all N lanes."""
 
     observations: NDArray[np.float32]  # (N, ...)
     rewards: NDArray[np.float64]  # (N,)
     terminations: Bools  # (N,)
     truncations: Bools  # (N,)
-    successes: Bools  # (N,), read where an episode ends
+    successes: Bools  # (N,), read only where an episode ends
 
 
 class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
-    """Environments side by side, with Gymnasium's next-step autoreset and actions 0..n-1.
+    """Vector environment with Gymnasium's next-step autoreset and actions 0..n-1.
 
-    A subclass says how an episode begins and what a step does, for all lanes at once. To begin one is a step too,
-    with the action n, which leaves a lane where `_start` put it: its observation is the episode's first.
+    A subclass defines how an episode begins (`_start`) and what a step does (`_advance`), for all lanes at once. The
+    beginning of an episode is also a step, with the extra action n. This action leaves a lane where `_start` put it,
+    and the resulting observation is the episode's first.
 
     Args:
-        num_envs: Number of lanes, N.
-        render_mode: None, or "rgb_array".
-        observation_space: Of one lane.
-        action_space: Of one lane, from 0.
+        num_envs: Number of environments, N.
+        render_mode: None or "rgb_array".
+        observation_space: Observation space of one environment.
+        action_space: Action space of one environment; its actions start at 0.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it without ClassVar
@@ -106,7 +107,7 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
     }
 
     ended: Bools
-    """(N,): lanes whose episode is over; their next step ignores the action and starts the next episode."""
+    """(N,), True for lanes whose episode has ended. Their next step ignores the action and starts the next episode."""
 
     def __init__(
         self, num_envs: int, render_mode: str | None, observation_space: spaces.Box, action_space: spaces.Discrete
@@ -118,24 +119,24 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
-        self._actions = int(action_space.n)  # how many there are, and the one that begins an episode
+        self._actions = int(action_space.n)  # the number of actions n, and the extra action that begins an episode
         self._streams = Streams(num_envs)
         self.ended = np.ones(num_envs, bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode in every lane.
+        """Start an episode in every environment.
 
         Args:
-            seed: Lane i's seed is `seed + i`, or `seed[i]`; None goes on with the lane's random stream.
+            seed: Environment i's seed is `seed + i`, or `seed[i]` of a list. None continues the random streams.
             options: Must be empty.
 
         Returns:
             Observations (N, ...) and an empty info.
 
         Raises:
-            UsageError: a list of seeds of the wrong length, or any options.
+            UsageError: a list of seeds has the wrong length, or `options` isn't empty.
         """
         check_no_options(options)
         self._streams.seed(seed)
@@ -147,18 +148,18 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        """Take one step in every lane.
+        """Take one step in every environment.
 
         Args:
             actions: Integers in 0..n-1 (N,).
 
         Returns:
-            Observations, rewards, terminations, truncations, and, when an episode ended, `is_success` and the mask
-            `_is_success` of the lanes where it did, both bool (N,).
+            Observations, rewards, terminations, truncations and infos. If an episode ended, infos hold `is_success` and
+            `_is_success`, the mask of the environments whose episode ended, both bool (N,).
 
         Raises:
-            UsageError: actions of another shape or type, or out of range.
-            ResetNeeded: before the first `reset`.
+            UsageError: the actions have another shape or type, or are out of range.
+            ResetNeeded: `reset` was never called.
         """
         if not self._streams.seeded:
             raise ResetNeeded("call reset() before step()")
@@ -175,32 +176,32 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         return observations, rewards, terminations, truncations, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...]:
-        """Draw each lane: uint8 (height, width, 3).
+        """Draw each environment, one uint8 (height, width, 3) for each.
 
         Raises:
-            UsageError: made without `render_mode="rgb_array"`.
+            UsageError: the environment was made without `render_mode="rgb_array"`.
         """
         check_drawable(self.render_mode)
         return tuple(self._picture(lane) for lane in range(self.num_envs))
 
     @abstractmethod
     def _start(self, lanes: NDArray[np.int64]) -> None:
-        """Put some lanes (by number) before the first observation of their next episode."""
+        """Set the lanes with these indices to the state before the first observation of their next episode."""
 
     @abstractmethod
     def _advance(self, actions: NDArray[np.int64]) -> Outcome:
-        """Do what the actions (N,) do, or make the first observation where it is n; all arrays are new ones."""
+        """Apply the actions (N,), or make the first observation where the action is n. All returned arrays are new."""
 
     @abstractmethod
     def _picture(self, lane: int) -> NDArray[np.uint8]:
-        """Draw a lane: uint8 (height, width, 3)."""
+        """Draw one lane: uint8 (height, width, 3)."""
 
 
 class Lane(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """One environment: spaces, rules and options as in its `Lanes`, without the leading axis and without autoreset.
+    """Single environment with the spaces, rules and options of its `Lanes`, without batch axis and autoreset.
 
     Args:
-        lanes: One lane.
+        lanes: A `Lanes` of size 1.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -213,7 +214,7 @@ class Lane(gymnasium.Env[NDArray[np.float32], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start an episode: its first observation and an empty info. Arguments as in `Lanes.reset`."""
+        """Start an episode. Return its first observation and an empty info. Arguments as in `Lanes.reset`."""
         super().reset(seed=seed)
         return self._lanes.reset(seed=seed, options=options)[0][0], {}
 
@@ -221,8 +222,8 @@ class Lane(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Take one step.
 
         Raises:
-            UsageError: an action that there isn't.
-            ResetNeeded: before the first `reset`, or after the episode's end.
+            UsageError: the action is not in the action space.
+            ResetNeeded: `reset` was never called, or the episode has ended.
         """
         check_running(not self._lanes.ended[0])
         observations, rewards, terminated, truncated, infos = self._lanes.step(np.array([action]))
@@ -230,9 +231,9 @@ class Lane(gymnasium.Env[NDArray[np.float32], np.int64]):
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def render(self) -> NDArray[np.uint8]:
-        """Draw it: uint8 (height, width, 3).
+        """Draw the environment: uint8 (height, width, 3).
 
         Raises:
-            UsageError: made without `render_mode="rgb_array"`.
+            UsageError: the environment was made without `render_mode="rgb_array"`.
         """
         return self._lanes.render()[0]

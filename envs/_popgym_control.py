@@ -1,4 +1,4 @@
-"""Experts for POPGym's cart-poles and pendulums: players that estimate the state by filters, and feed it back."""
+"""Experts for POPGym's cart-poles and pendulums: a Kalman filter estimates the state, and feedback controls it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ Floats = NDArray[np.float64]
 
 
 class CartPole:
-    """Estimates the state by a Kalman filter, for the cart-pole near its upright position, and feeds it back.
+    """Linear feedback on a Kalman filter's estimate of the state, for a cart-pole near its upright position.
 
-    States are (x, x', angle, angle') in metres, radians and seconds.
+    A state is (x, x', angle, angle') in metres, radians and seconds.
     """
 
-    _GAIN = np.array([0.1, 0.3, 5.4, 1.3])  # pushes to the right when its product with the state is positive
-    _SPREAD = 0.05**2 / 3  # variance of each state at the start
-    _MODEL_ERROR = 1e-8  # variance added in a step, for what is not linear
+    _GAIN = np.array([0.1, 0.3, 5.4, 1.3])  # push to the right when gain @ state is positive
+    _SPREAD = 0.05**2 / 3  # variance of each component of the state at the start
+    _MODEL_ERROR = 1e-8  # variance added per step for the nonlinearity that the model ignores
 
     def __init__(self, game: Any) -> None:
         mass, moment = game.total_mass, game.polemass_length
         inertia = game.length * (4 / 3 - game.masspole / mass)
-        slope, push = game.gravity / inertia, -1 / (mass * inertia)  # of angle'' by the angle and by the force
+        slope, push = game.gravity / inertia, -1 / (mass * inertia)  # angle'' per angle and per force
         change = np.array([[0, 1, 0, 0], [0, 0, -moment * slope / mass, 0], [0, 0, 0, 1], [0, 0, slope, 0]])
         self._motion = np.eye(4) + game.tau * change
         self._force = game.tau * game.force_mag * np.array([0, (1 - moment * push) / mass, 0, push])
         self._noise = np.square(getattr(game, "noise_sigma", np.full(2, 1e-3)))
         self._velocities = type(game).__name__.startswith("Velocity")
         self._state, self._covariance = np.zeros(4), np.eye(4) * self._SPREAD
-        self._sensors = np.eye(4)[[0, 2]]  # the first observation holds positions everywhere
+        self._sensors = np.eye(4)[[0, 2]]  # in every variant the first observation holds positions
 
     def act(self, observation: NDArray[np.float32]) -> int:
-        """Answer two of the states."""
+        """Return the action, 0 (left) or 1 (right), for an observation (2,) of two components of the state."""
         seen = self._sensors @ self._covariance
         gain = np.linalg.solve(seen @ self._sensors.T + np.diag(self._noise), seen).T
         state = self._state + gain @ (observation - self._sensors @ self._state)
@@ -47,26 +47,27 @@ class CartPole:
 
 
 class Pendulum:
-    """Estimates angle and velocity by an extended Kalman filter; swings up by the energy, then holds by feedback.
+    """Swing-up by energy, then linear feedback, on an extended Kalman filter's estimate of angle and velocity.
 
-    The energy is the pendulum's without torque, 0 at rest upright, in rad^2/s^2. Torques are over the largest.
+    The energy is that of the pendulum without torque, in rad^2/s^2, and is 0 at rest upright. A torque is a fraction of
+    the largest torque.
     """
 
-    _PUMP = 0.25  # of the largest torque, by energy lacking
-    _HOLD = np.array([6.0, 1.5])  # of the largest torque, by angle and velocity
-    _CATCH = 5.0  # holds where that asks for less than this, in largest torques
+    _PUMP = 0.25  # torque per unit of energy lacking
+    _HOLD = np.array([6.0, 1.5])  # torque per angle and per velocity
+    _CATCH = 5.0  # feedback takes over when it asks for less than this torque
     _SPREAD = 1 / 3  # variance of the velocity at the start
-    _MODEL_ERROR = 1e-6  # variance added in a step, for what is not linear
+    _MODEL_ERROR = 1e-6  # variance added per step for the nonlinearity that the model ignores
 
     def __init__(self, game: Any) -> None:
         self._game = game
-        self._fall, self._push = 1.5 * game.g / game.l, 3 / (game.m * game.l**2)  # of the acceleration
+        self._fall, self._push = 1.5 * game.g / game.l, 3 / (game.m * game.l**2)  # acceleration per sin(angle), per N m
         self._noise = np.diag(np.square(getattr(game, "noise_sigma", np.full(2, 1e-3))))
         self._state: Floats | None = None
         self._covariance = np.zeros((2, 2))
 
     def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Answer the angle's cosine and sine."""
+        """Return the torque (1,) for the cosine and sine (2,) of the angle."""
         if self._state is None:
             state = np.array([np.arctan2(observation[1], observation[0]), 0.0])
             self._covariance = np.diag([self._noise[0, 0], self._SPREAD])

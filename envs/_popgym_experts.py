@@ -1,8 +1,8 @@
-"""One expert for each of POPGym's tasks: players that see what an agent sees, and forget nothing.
+"""Experts for POPGym's tasks, one player for each: a player sees only what an agent sees, and forgets nothing.
 
-A player lives for one episode. It is given the observations, one after the other, and knows the actions it answered
-with and the rules; so an agent with a perfect memory can do what it does. Nothing is drawn: where actions are equally
-good, it takes the first, so that its habits can be learnt.
+A player lives for one episode. It receives the observations one by one, and knows its own actions and the rules. An
+agent with a perfect memory can therefore act as the player does. A player draws nothing at random: of equally good
+actions it takes the first, so that its choices can be learnt.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from rmt_rl.envs._popgym_control import CartPole, Pendulum
 
 Floats = NDArray[np.float64]
 Placements = list[tuple[int, list[int]]]
-"""Where a ship can lie: the squares as bits of a number, and as a list."""
+"""Places where a ship can lie, each as a bit mask of its squares and as a list of its squares."""
 
 
 class Player(Protocol):
-    """Plays one episode."""
+    """Policy that plays one episode."""
 
     def act(self, observation: Any) -> Any:
-        """Answer an observation with an action."""
+        """Return the action for the next observation."""
 
 
 class Autoencode:
-    """Piles up the cards while they are shown, and takes them off the pile afterwards."""
+    """Player that puts the cards on a stack while they are shown, and takes them off the stack afterwards."""
 
     def __init__(self, game: Any) -> None:
         self._pile: list[int] = []
         self._watching = True
 
     def act(self, observation: tuple[int, int]) -> int:
-        """Answer (mode, card): the first observation of mode 0 still brings a card."""
+        """Return the card for an observation (mode, card). The first observation of mode 0 still shows a card."""
         mode, card = observation
         if self._watching:
             self._pile.append(card)
@@ -48,59 +48,60 @@ class Autoencode:
 
 
 class RepeatFirst:
-    """Names the first card again and again."""
+    """Player that always names the first card."""
 
     def __init__(self, game: Any) -> None:
         self._first: int | None = None
 
     def act(self, observation: int) -> int:
-        """Answer a card."""
+        """Return the first card, for the card shown now."""
         if self._first is None:
             self._first = observation
         return self._first
 
 
 class RepeatPrevious:
-    """Names the card that was shown k - 1 steps ago; 0 before there is one."""
+    """Player that names the card shown k - 1 steps ago, or 0 if there is none yet."""
 
     def __init__(self, game: Any) -> None:
         self._cards: deque[int] = deque([0] * game.k, game.k)
 
     def act(self, observation: int) -> int:
-        """Answer a card."""
+        """Return the card of k - 1 steps ago, for the card shown now."""
         self._cards.append(observation)
         return self._cards[0]
 
 
 class CountRecall:
-    """Counts what is dealt."""
+    """Player that counts the cards dealt."""
 
     def __init__(self, game: Any) -> None:
         self._counts: list[int] = [0] * game.num_distinct_cards
 
     def act(self, observation: NDArray[np.int64]) -> int:
-        """Answer (card dealt, card asked for)."""
+        """Return how often the card asked for was dealt, for an observation (card dealt, card asked for)."""
         dealt, asked = int(observation[0]), int(observation[1])
         self._counts[dealt] += 1
         return self._counts[asked]
 
 
 class HigherLower:
-    """Counts what is left: lower (1) if more of it is lower than the card, else higher (0)."""
+    """Player that counts the cards left. It bets on lower (1) if more of them are lower than the card, else higher."""
 
     def __init__(self, game: Any) -> None:
         self._left = [4 * game.num_decks] * 13
 
     def act(self, observation: int) -> int:
-        """Answer a card's rank."""
+        """Return the bet for the rank of the card shown."""
         self._left[observation] -= 1
         return int(sum(self._left[:observation]) > sum(self._left[observation + 1 :]))
 
 
 class MultiarmedBandit:
-    """Plays the bandit with the largest mean + 1.5 standard deviations of its posterior, from a uniform prior.
+    """Player that plays the bandit with the largest posterior mean + 1.5 standard deviations, from a uniform prior.
 
-    So it stays with a bandit that pays, and otherwise tries them in order. 1.5 is the best of 0.5 to 2.
+    The player thus stays with a bandit that pays, and otherwise tries the bandits in order. The factor 1.5 is the best
+    between 0.5 and 2.
     """
 
     def __init__(self, game: Any) -> None:
@@ -108,7 +109,7 @@ class MultiarmedBandit:
         self._last: int | None = None
 
     def act(self, observation: int) -> int:
-        """Answer whether the last play paid."""
+        """Return the next bandit to play. The observation is 1 if the last play paid, else 0."""
         if self._last is not None:
             self._plays[self._last] += 1
             self._wins[self._last] += observation
@@ -119,15 +120,15 @@ class MultiarmedBandit:
 
 
 class Concentration:
-    """Turns a pair that it knows; else a new card, and then its like if it knows one, or else another new one."""
+    """Player that turns a known pair, if any. Else it turns a new card, then its known partner or another new card."""
 
     def __init__(self, game: Any) -> None:
         self._hidden = game.facedown_card
-        self._known: dict[int, int] = {}  # faces of the cards that are still in play, by index
-        self._turned: list[int] = []  # the turn's cards so far, at most two
+        self._known: dict[int, int] = {}  # faces seen of the cards that are still in play, by the cards' index
+        self._turned: list[int] = []  # cards turned so far in this turn, at most two
 
     def act(self, observation: NDArray[np.int64]) -> int:
-        """Answer the cards' faces."""
+        """Return the index of the card to turn, for the faces of all cards."""
         if self._turned:
             self._known[self._turned[-1]] = int(observation[self._turned[-1]])
         if len(self._turned) == 2:
@@ -152,9 +153,9 @@ class Concentration:
 
 
 class Battleship:
-    """Fires where most of the fleets that explain all hits and misses have a ship.
+    """Player that fires at the square where most of the fleets consistent with all hits and misses have a ship.
 
-    Each hit is explained by a ship, in all ways; of the ships that explain none, it is left out of account that they
+    The player counts all ways in which ships explain the hits. The count ignores that the ships which explain no hit
     must not overlap each other.
     """
 
@@ -164,7 +165,7 @@ class Battleship:
         self._last: int | None = None
 
     def act(self, observation: int) -> tuple[int, int]:
-        """Answer whether the last shot hit."""
+        """Return the square (row, column) to fire at. The observation tells whether the last shot hit."""
         if self._last is not None and observation:
             self._hits |= 1 << self._last
         elif self._last is not None:
@@ -176,13 +177,13 @@ class Battleship:
         return self._last // self._side, self._last % self._side
 
     def _chances(self) -> Floats:
-        """Count the fleets that cover a square, float64 (squares,)."""
+        """Return the number of fleets that cover each square, float64 (squares,)."""
         chances = np.zeros(self._side**2)
         apart = {size: self._free(size) for size in set(self._sizes)}
-        weights = dict.fromkeys(apart, 0.0)  # of each ship of a size that explains no hit, by its place
+        weights = dict.fromkeys(apart, 0.0)  # by size: fleets with a ship that explains no hit at a given place
 
         def explain(hits: int, sizes: tuple[int, ...], used: int) -> float:
-            """Add the fleets in which ships of these sizes explain these hits; return how many there are."""
+            """Return the number of fleets in which ships of these sizes explain these hits, and count their squares."""
             if not hits:
                 fleets = float(prod(len(apart[size]) for size in sizes))
                 for size in sizes:
@@ -208,7 +209,7 @@ class Battleship:
 
 @cache
 def ships(side: int, size: int) -> Placements:
-    """Return every place of a ship on an empty board."""
+    """Return every place of a ship of this size on an empty board."""
     rows = [[row * side + start + i for i in range(size)] for row in range(side) for start in range(side - size + 1)]
     columns = [[square % side * side + square // side for square in squares] for squares in rows]
     return [(sum(1 << square for square in squares), squares) for squares in rows + columns]
@@ -216,17 +217,17 @@ def ships(side: int, size: int) -> Placements:
 
 @cache
 def ships_through(side: int, size: int, square: int) -> Placements:
-    """Return every place of a ship that covers a square."""
+    """Return every place of a ship of this size that covers the square."""
     return [(bits, squares) for bits, squares in ships(side, size) if bits >> square & 1]
 
 
 def first_best(values: Floats) -> int:
-    """Return the first index of the largest value, rounding errors aside."""
+    """Return the first index of the largest value, with a tolerance of 1e-9 for rounding errors."""
     return int(np.argmax(values > values.max() - 1e-9))
 
 
 class Minesweeper:
-    """Uncovers the square that is least likely a mine, by counting the boards that explain what it saw."""
+    """Player that uncovers the square least likely to be a mine, by counting the boards consistent with what it saw."""
 
     def __init__(self, game: Any) -> None:
         self._rows, self._columns = game.dims
@@ -235,7 +236,7 @@ class Minesweeper:
         self._last: int | None = None
 
     def act(self, observation: int) -> tuple[int, int]:
-        """Answer how many mines are next to the square uncovered last."""
+        """Return the square (row, column) to uncover. The observation counts the mines next to the last square."""
         if self._last is not None:
             self._seen[self._last] = int(observation)
         chances = self._chances()
@@ -250,11 +251,11 @@ class Minesweeper:
                 yield y * self._columns + x
 
     def _chances(self) -> Floats:
-        """Return the probability of a mine in each square, float64 (squares,); of seen ones it means nothing.
+        """Return the probability of a mine in each square, float64 (squares,). Values of seen squares are meaningless.
 
-        The squares next to seen ones are gone through in order. Boards that leave the same numbers to be explained are
-        counted together: `boards` maps these numbers, and the mines laid, to how many boards there are, in all and with
-        a mine in each square.
+        The squares next to seen squares are processed in order. Boards that leave the same numbers to be explained, and
+        have as many mines, are counted together: `boards` maps these numbers and the mines laid to the number of boards
+        in total (first) and of those with a mine in each processed square.
         """
         hints = {seen: [square for square in self._around(seen) if square not in self._seen] for seen in self._seen}
         edge = sorted({square for squares in hints.values() for square in squares})
@@ -277,7 +278,7 @@ class Minesweeper:
     def _lay(
         self, boards: dict[tuple[tuple[int, ...], int], Floats], index: int, touched: list[bool], closed: list[int]
     ) -> dict[tuple[tuple[int, ...], int], Floats]:
-        """Go on by one square, with a mine and without; `closed` are the numbers that must be explained by then."""
+        """Extend the boards by one square, with and without a mine. Numbers at `closed` must be explained by then."""
         result: dict[tuple[tuple[int, ...], int], Floats] = {}
         for ((numbers, laid), counts), mine in product(boards.items(), (False, True)):
             if mine:
@@ -291,18 +292,18 @@ class Minesweeper:
 
 
 class Labyrinth:
-    """Keeps to the right-hand wall, which leads through all of a maze without loops, and needs no memory."""
+    """Player that follows the right-hand wall, which leads through all of a maze without loops, and needs no memory."""
 
-    _STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))  # rows and columns to go, by action: left, right, up, down
-    _RIGHT, _LEFT = (2, 3, 1, 0), (3, 2, 0, 1)  # the action to the right and to the left of each
+    _STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))  # change of row and column, by action: left, right, up, down
+    _RIGHT, _LEFT = (2, 3, 1, 0), (3, 2, 0, 1)  # by action: the action to its right and to its left
 
     def __init__(self, game: Any) -> None:
         pass
 
     def act(self, observation: NDArray[np.int64]) -> int:
-        """Answer the 3 x 3 cells around, from the upper left, and the last action; 4 is none."""
+        """Return the action for an observation (10,): 3 x 3 cells around, by rows, and the last action (4: none)."""
         view, last = np.pad(observation[:9].reshape(3, 3), 1, constant_values=1), int(observation[9])
-        # The first view may be shifted, but it holds the only start, 2, that there is.
+        # The first view may be shifted, but it contains the only start cell, 2.
         row, column = np.argwhere(view == 2)[0] if last == 4 else (2, 2)
         heading = 0 if last == 4 else self._RIGHT[last]
         for _ in range(3):
@@ -331,4 +332,4 @@ PLAYERS: dict[str, Callable[[Any], Player]] = {
     "repeat_previous": RepeatPrevious,
     "velocity_only_cartpole": CartPole,
 }
-"""Of each task, what makes a player; it is given an environment of POPGym's, to read the rules from, not to peek at."""
+"""Class of each task's player. Its argument is an environment of POPGym, read only for the rules, not for the state."""

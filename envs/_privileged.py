@@ -1,4 +1,4 @@
-"""What experts that look into simulators share."""
+"""Helper of privileged experts, which read the simulators' internal state."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def simulators(env: VectorEnv[Any, Any, Any], kind: type[Simulator]) -> list[Sim
     """Return the environments of a vector environment, without their wrappers.
 
     Raises:
-        UsageError: they aren't of this kind, or not in this process.
+        UsageError: an environment isn't of type `kind`, or the environments don't run in this process.
     """
     found = [lane.unwrapped for lane in getattr(env.unwrapped, "envs", ())]
     if not found or not all(isinstance(each, kind) for each in found):
-        raise UsageError(f"{env}: this expert looks into its environments; give it a SyncVectorEnv of {kind.__name__}")
+        raise UsageError(f"{env}: this expert reads the simulators' state; give it a SyncVectorEnv of {kind.__name__}")
     return found

@@ -1,21 +1,21 @@
-"""Action Associative Retrieval: repeat at the end (3-90 steps) the own action that began the episode, 1-88 steps on.
+"""Action Associative Retrieval: 3-90 steps; repeat at the end the own action that left the start state, 1-89 steps ago.
 
-Two states, S0 and S1. The agent starts in S0, leaves it for S1 by action 0 or 1, waits there with action 2, and when
-the flag is raised, in an episode's last step, must return by the action that it came by. No observation ever tells
-which that was: it must remember what it did itself.
+There are two states, S0 and S1. The agent starts in S0 and leaves it for S1 by action 0 or 1. In S1 it waits with
+action 2. Before an episode's last step a flag is raised, and the agent must return to S0 by the same action that led to
+S1. No observation ever shows this action: the agent must remember what it did.
 
-After RATE (Cherepanov et al., 2023, arXiv:2306.09459, appendix D), which trains on 90 steps and tests on 180. From
-there are the states, the actions, the observation and the rewards. Decided here:
+The task follows RATE (Cherepanov et al., 2023, arXiv:2306.09459, appendix D), which trains on 90 steps and tests on
+180. States, actions, observation and rewards are RATE's. Three rules are decided here:
 
-- Refusals. Nothing in that task asks for both actions: a policy without memory that takes action 0 first and last
-  always succeeds, and so the task can't test agents that choose their own actions. Here S0 refuses one of the two,
-  drawn for each episode: tried, it leaves the agent in S0, which then takes the other. Whichever is tried first, each
-  of the two is the way out in half of the episodes, so that no policy without memory succeeds in more than half.
-  `refusals=False` is RATE's task, for data in which the expert draws the first action.
-- A tried action that is refused costs a step of the episode's fixed length.
-- Action 0 or 1 in S1 before the flag is a return at the wrong time: the episode ends in failure.
+- Refusals. RATE's task doesn't require both actions: a memoryless policy that takes action 0 first and last always
+  succeeds. The task therefore can't test agents that choose their own actions. Here S0 refuses one of the two actions,
+  drawn for each episode. A refused action leaves the agent in S0, and the other action is the way out. Whichever
+  action is tried first, each action is the way out in half of the episodes, so no memoryless policy succeeds in more
+  than half. `refusals=False` gives RATE's task, for data in which the expert draws the first action.
+- A refused action costs a step of the episode's fixed length.
+- Action 0 or 1 in S1 before the flag is raised is a return at the wrong time. The episode then ends in failure.
 
-The rules stand once, in `AssociativeRetrievalVector`; `AssociativeRetrieval` is one lane of it.
+The rules are written once, in `AssociativeRetrievalVector`. `AssociativeRetrieval` wraps one of size 1.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 ID = "rmt_rl/AssociativeRetrieval-v0"
 HINDSIGHT_CLASSES = 2
-"""The actions by which an episode can leave S0 and has to return."""
+"""Number of actions by which an episode can leave S0 and must return."""
 
-WAIT = 2  # the action that stays in S1; 0 and 1 leave and return
-_NONE = -1  # neither of 0 and 1
+WAIT = 2  # the action that stays in S1; actions 0 and 1 leave S0 and return to it
+_NONE = -1  # neither action 0 nor action 1
 
-_CELL = 16  # of a picture: pixels a cell
+_CELL = 16  # of a picture: pixels per cell
 _WALL, _FLOOR, _TIME = (40, 44, 52), (235, 235, 230), (130, 132, 134)
 _FLAG, _WAY, _OTHER, _AGENT = (86, 180, 233), (0, 158, 115), (213, 94, 0), (20, 20, 20)
 
@@ -48,43 +48,44 @@ Length = Annotated[int, Field(ge=3, le=10**9)]
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """Options of Action Associative Retrieval; the defaults are the training task, at most 90 steps long."""
+    """Options of Action Associative Retrieval. The defaults are the training task, at most 90 steps long."""
 
     episode_length: Length | Annotated[tuple[Length, Length], Ordered] = Field(
         (3, 90), description="steps of an episode: a number >= 3, or an inclusive range [low, high] to draw from"
     )
     refusals: bool = Field(
         True,
-        description="let S0 refuse one of the actions 0 and 1, drawn for each episode, so that both are needed",
+        description="let S0 refuse action 0 or 1, drawn for each episode, so that agents need both actions",
     )
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """The shortest and the longest episode, in steps."""
+        """Length of the shortest and of the longest episode, in steps."""
         length = self.episode_length
         return (length, length) if isinstance(length, int) else length
 
 
 class AssociativeRetrievalVector(Lanes):
-    """Action Associative Retrieval tasks side by side, in NumPy. Gymnasium's next-step autoreset.
+    """Vectorised Action Associative Retrieval in NumPy, with Gymnasium's next-step autoreset.
 
-    Observations: float32 (num_envs, 3): state, 0 or 1; flag, 1 when the next step is the episode's last, else 0;
+    Observations: float32 (num_envs, 3): state, 0 or 1; flag, 1 if the next step is the episode's last, else 0;
     noise, uniform in {-1, 0, 1}.
 
-    Actions: 0 and 1 leave S0, unless refused, and return from S1, by the way that the agent came; 2 waits.
+    Actions: 0 and 1 leave S0, unless refused. In S1 the action by which the agent came returns to S0. 2 waits.
 
-    Rewards: float64 (num_envs,): 1 for returning in the last step by the action that left S0; -1 for any other end.
+    Rewards: float64 (num_envs,): 1 for returning in the last step by the action that left S0, -1 for any other end of
+    the episode, else 0.
 
-    An episode terminates with that return, with an action 0 or 1 in S1 before the last step, and after its length.
-    Its last info holds `is_success`.
+    An episode terminates with the return in the last step, with action 0 or 1 in S1 before the last step, or after its
+    length. The last info holds `is_success`.
 
     Args:
-        num_envs: Number of lanes.
-        render_mode: None, or "rgb_array".
+        num_envs: Number of environments.
+        render_mode: None or "rgb_array".
         options: The fields of `Config`.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     def __init__(self, num_envs: int, render_mode: str | None = None, **options: Any) -> None:
@@ -123,10 +124,10 @@ class AssociativeRetrievalVector(Lanes):
         return observations
 
     def _picture(self, lane: int) -> NDArray[np.uint8]:
-        """Draw S0 on the left and S1 on the right, joined by action 0's way above and action 1's below.
+        """Draw S0 on the left and S1 on the right, joined by the way of action 0 (above) and of action 1 (below).
 
-        The way to take back is green, the other orange, S0 blue when it is time to return. The agent is black; the
-        grey bar grows with the time.
+        The way to take back is green, and the other way orange. S0 is blue when the agent must return. The agent is
+        black. The grey bar grows with time.
         """
         time, length, way, refused = (int(each[lane]) for each in (self._time, self._length, self._way, self._refused))
         if way == _NONE and refused != _NONE:
@@ -144,7 +145,7 @@ class AssociativeRetrievalVector(Lanes):
 
 
 class AssociativeRetrieval(Lane):
-    """One Action Associative Retrieval task: one lane of `AssociativeRetrievalVector`, without autoreset."""
+    """Single Action Associative Retrieval task: an `AssociativeRetrievalVector` of size 1, without autoreset."""
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
         lanes = AssociativeRetrievalVector(1, render_mode, **options)
@@ -153,11 +154,11 @@ class AssociativeRetrieval(Lane):
 
 
 class Expert:
-    """Draws its first action, takes the other one if that is refused, and remembers what it did last in S0.
+    """Policy that draws its first action, takes the other action if refused, and remembers its last action in S0.
 
     Args:
-        config: Options of the environment it plays.
-        seed: Of its draws.
+        config: Options of the environment to play.
+        seed: Seed of these draws.
     """
 
     def __init__(self, config: Config, seed: int = 0) -> None:
@@ -170,16 +171,16 @@ class Expert:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Choose an action for each of n lanes.
+        """Choose an action for each of n environments.
 
         Args:
-            observation: (n, 3), or a Dict with these under "observation".
-            state: The last action in S0 (n,), -1 where there was none; None is all -1.
-            episode_start: (n,), True where the observation is an episode's first: its action in S0 is forgotten.
-            deterministic: Not needed, it always draws what it has no reason to choose.
+            observation: (n, 3), or a Dict with this array under "observation".
+            state: The last action in S0 (n,), -1 where there was none. None means all -1.
+            episode_start: (n,), True where the observation is an episode's first. The old action is forgotten there.
+            deterministic: Unused: the expert always draws an action where it has no reason to prefer one.
 
         Returns:
-            Actions (n,) and the next state. In S1 with the flag up and nothing remembered, it guesses.
+            Actions (n,) and the next state. In S1 with the flag raised and no action remembered, the expert guesses.
         """
         observation = observation["observation"] if isinstance(observation, dict) else observation
         inside, flag = observation[:, 0] == 1, observation[:, 1] == 1
@@ -192,21 +193,21 @@ class Expert:
 
 
 def hindsight(trajectory: Trajectory) -> NDArray[np.int64]:
-    """Return for each step the action that leads back, int64 (T,): the one that led to S1; -1 if none did."""
+    """Return for each step the action that leads back to S0, int64 (T,): the action that led to S1, else -1."""
     inside = np.asarray(trajectory.observations)[:-1, 0] == 1
     led_there = np.asarray(trajectory.actions)[inside.argmax() - 1] if inside.any() else _NONE
     return np.full(len(trajectory), led_there, np.int64)
 
 
 def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
-    """Return which steps are to return to S0, bool (T,): the last one, if S1 was reached before."""
+    """Return the mask, bool (T,), of the step that must return to S0: the last step, if S1 was reached before."""
     inside, flag = np.asarray(trajectory.observations)[:-1, :2].T == 1
     both: NDArray[np.bool_] = inside & flag
     return both
 
 
 def idle(trajectory: Trajectory) -> NDArray[np.bool_]:
-    """Return the steps of waiting in S1, bool (T,)."""
+    """Return the mask, bool (T,), of the steps that wait in S1."""
     observations = np.asarray(trajectory.observations)[:-1]
     waiting: NDArray[np.bool_] = (observations[:, 0] == 1) & (observations[:, 1] == 0)
     return waiting

@@ -1,13 +1,15 @@
-"""Atari: any game of the Arcade Learning Environment, by default Breakout, for at most 27,000 steps, from 4 frames.
+"""Atari: any game of ALE, by default Breakout, up to 27,000 steps; with 4 stacked frames little must be remembered.
 
-What the stacked frames leave out must be remembered: with 4 of them seldom anything in Breakout, with 1 how the ball
-moves, from one step to the next. Pictures are made as is usual since DQN (Mnih et al., 2015): 4 frames a step, the
-brighter of the last two in each pixel, which undoes flicker, in grey, 84 x 84 pixels by averaging areas; an episode
-begins with a random number of frames of doing nothing. Losing a life does not end it, and rewards aren't clipped.
-By default an action is repeated instead of the next one in a quarter of the frames (Machado et al., 2018,
-arXiv:1709.06009), so that no sequence of actions learnt by heart plays the game.
+ALE is the Arcade Learning Environment. The agent must remember what the stacked frames leave out. In Breakout 4 frames
+seldom leave out anything; 1 frame leaves out how the ball moves, which must be remembered from one step to the next.
 
-What random actions and the expert reach in Breakout: experiments/ceilings.
+Preprocessing follows DQN (Mnih et al., 2015). A step is 4 frames. A picture is the brighter of the last two frames in
+each pixel, which removes flicker, in grey, averaged by areas to 84 x 84 pixels. An episode begins with a random number
+of frames without action. Losing a life does not end the episode, and rewards aren't clipped. By default a quarter of
+the frames repeat the action of the frame before (Machado et al., 2018, arXiv:1709.06009), so that no memorised
+sequence of actions plays the game.
+
+experiments/ceilings shows what random actions and the expert reach in Breakout.
 """
 
 from __future__ import annotations
@@ -33,19 +35,19 @@ ID = "rmt_rl/Atari-v0"
 EXTRA = "atari"
 EPISODES = 50
 
-_SKIP, _SIZE = 4, 84  # frames a step, pixels on a side of what is observed
+_SKIP, _SIZE = 4, 84  # frames per step, side of an observation in pixels
 
 NOOP, FIRE, RIGHT, LEFT = range(4)  # Breakout's actions
-_PADDLE, _BALL_X, _BALL_Y = 72, 99, 101  # where Breakout's memory holds these, in pixels from different origins
-_OFFSET = 9  # ball x - paddle x where the paddle's middle is under the ball
+_PADDLE, _BALL_X, _BALL_Y = 72, 99, 101  # addresses in Breakout's memory; values in pixels from different origins
+_OFFSET = 9  # ball x - paddle x when the paddle's middle is under the ball
 _LEFT_WALL, _RIGHT_WALL, _FLOOR = 56, 199, 178  # the ball's least and greatest x; its y when it meets the paddle
-_COAST = 10  # pixels that the paddle still moves after a step of pushing it, with no push in the next
-_SLACK = 8  # pixels beside its aim where the paddle is left alone; a single push moves it by 19
+_COAST = 10  # pixels that the paddle still moves in the step after a push, if this step doesn't push it
+_SLACK = 8  # pixels from its aim within which the paddle is left alone; a single push moves it by 19
 
 
 @cache
 def _roms() -> dict[str, str]:
-    """The file of each game that ALE comes with, by the game's name."""
+    """Return the ROM's identifier for each game that comes with ALE, by the game's name."""
     return {rom.title().replace("_", ""): rom for rom in roms.get_all_rom_ids()}
 
 
@@ -56,36 +58,36 @@ def _known(game: str) -> str:
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """Options of Atari games; the defaults are those of ALE's v5 environments, with four frames stacked."""
+    """Options of Atari games. The defaults are those of ALE's v5 environments, with four stacked frames."""
 
     game: Annotated[str, AfterValidator(_known)] = Field(
-        "Breakout", description="the game as Gymnasium's ids spell it, e.g. Breakout, MsPacman"
+        "Breakout", description="name of the game, spelt as in Gymnasium's ids, e.g. Breakout, MsPacman"
     )
-    frames: int = Field(4, ge=1, le=64, description="pictures in an observation, >= 1, the newest last")
+    frames: int = Field(4, ge=1, le=64, description="stacked pictures in an observation, >= 1, the newest last")
     repeat_action_probability: float = Field(
-        0.25, ge=0, lt=1, description="chance, in [0, 1), that a frame repeats the action of the frame before"
+        0.25, ge=0, lt=1, description="probability, in [0, 1), that a frame repeats the action of the frame before"
     )
-    noops: int = Field(30, ge=0, le=1000, description="most frames of doing nothing before an episode, >= 0")
-    max_steps: int = Field(27_000, ge=1, le=10**9, description="steps after which an episode is cut off, >= 1")
+    noops: int = Field(30, ge=0, le=1000, description="most frames without action before an episode, >= 0")
+    max_steps: int = Field(27_000, ge=1, le=10**9, description="steps after which an episode is truncated, >= 1")
 
 
 class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
-    """A game of the Arcade Learning Environment.
+    """Game of the Arcade Learning Environment.
 
-    Observations: uint8 (84, 84, frames), grey pictures, the newest last; at an episode's start all are the first one.
+    Observations: uint8 (84, 84, frames), grey pictures, the newest last. At an episode's start all are the first one.
 
-    Actions: those that the game uses, 0 does nothing. In Breakout 1 serves the ball, 2 moves right, 3 left.
+    Actions: those that the game uses. 0 does nothing. In Breakout 1 serves the ball, 2 moves right, 3 moves left.
 
-    Rewards: what the step adds to the game's score.
+    Rewards: the increase of the game's score in the step.
 
-    An episode terminates with the game and is truncated after `max_steps` steps.
+    An episode terminates when the game is over, and is truncated after `max_steps` steps.
 
     Args:
-        render_mode: None, or "rgb_array".
+        render_mode: None or "rgb_array".
         options: The fields of `Config`.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
@@ -94,10 +96,10 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self.config = config = validated(Config, options)
         check_render_mode(render_mode)
         self.render_mode = render_mode
-        ALEInterface.setLoggerMode(LoggerMode.Error)  # it greets otherwise
+        ALEInterface.setLoggerMode(LoggerMode.Error)  # suppress its greeting
         self._console = AtariEnv(
             _roms()[config.game],
-            obs_type="ram",  # the cheapest; pictures are taken here
+            obs_type="ram",  # the cheapest type; `_picture` makes the observations
             frameskip=1,
             repeat_action_probability=config.repeat_action_probability,
         )
@@ -107,7 +109,7 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self.observation_space = spaces.Box(0, 255, (_SIZE, _SIZE, config.frames), np.uint8)
         height, width = self.ale.getScreenDims()
         self._rows, self._columns = _areas(height), _areas(width).T
-        self._screens = np.zeros((2, height, width), np.uint8)  # of the last two frames
+        self._screens = np.zeros((2, height, width), np.uint8)  # the last two frames, in grey
         self._stack = np.zeros(self.observation_space.shape, np.uint8)
         self._time = 0
         self._running = False
@@ -118,14 +120,14 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
         """Start an episode.
 
         Args:
-            seed: None goes on with the random streams.
+            seed: Seed of the random streams. None continues them.
             options: Must be empty.
 
         Returns:
             The first observation and an empty info.
 
         Raises:
-            UsageError: any options.
+            UsageError: `options` isn't empty.
         """
         check_no_options(options)
         super().reset(seed=seed)
@@ -144,8 +146,8 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
         """Hold an action for four frames, or until the game is over.
 
         Raises:
-            UsageError: an action that there isn't.
-            ResetNeeded: before the first `reset`, or after the episode's end.
+            UsageError: the action is not in the action space.
+            ResetNeeded: `reset` was never called, or the episode has ended.
         """
         check_running(self._running)
         if not self.action_space.contains(action):
@@ -165,10 +167,10 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
         return self._stack.copy(), reward, over, cut, {}
 
     def render(self) -> NDArray[np.uint8]:
-        """Return the screen: uint8 (210, 160, 3), in some games higher.
+        """Return the screen: uint8 (210, 160, 3), in some games with more rows.
 
         Raises:
-            UsageError: made without `render_mode="rgb_array"`.
+            UsageError: the environment was made without `render_mode="rgb_array"`.
         """
         check_drawable(self.render_mode)
         return np.asarray(self.ale.getScreenRGB(), np.uint8)
@@ -181,36 +183,36 @@ class Atari(gymnasium.Env[NDArray[np.uint8], np.int64]):
 
 @cache
 def _areas(pixels: int) -> NDArray[np.float32]:
-    """Return weights, float32 (84, pixels), that average a line of pixels into 84 by the areas they share."""
+    """Return the weights, float32 (84, pixels), that average a line of pixels to 84 pixels by shared area."""
     edges, old = np.arange(_SIZE + 1) * pixels / _SIZE, np.arange(pixels)
     shared = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
     return (shared.clip(0) * _SIZE / pixels).astype(np.float32)
 
 
 class Expert:
-    """Moves Breakout's paddle to where the ball will come down; for other games there is none.
+    """Policy that moves Breakout's paddle to where the ball will come down. Other games have no expert.
 
-    It reads where ball and paddle are in the console's memory; the observed pictures show both. While the ball rises
-    it keeps the paddle below it. Actions that the game repeats now and then make it miss sometimes.
+    The expert reads the positions of ball and paddle from the console's memory; the observed pictures show both. While
+    the ball rises, the expert keeps the paddle below it. It sometimes misses, since the game repeats actions at random.
 
     Args:
-        config: Options of the environment it plays.
-        seed: Not needed, it never draws.
+        config: Options of the environment to play.
+        seed: Unused, since the expert is deterministic.
 
     Raises:
-        UsageError: the game is another one.
+        UsageError: the game isn't Breakout.
     """
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         if config.game != "Breakout":
-            raise UsageError(f"game={config.game!r} has no expert; let a trained agent play, with --policy RUN")
+            raise UsageError(f"game={config.game!r} has no expert; let a trained agent play it with --policy RUN")
         self._games: Sequence[Atari] = ()
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Take the environments to look into.
+        """Set the vector environment whose simulators the expert reads.
 
         Raises:
-            UsageError: its lanes are not `Atari` environments in this process.
+            UsageError: its environments are not `Atari` environments in this process.
         """
         self._games = simulators(env, Atari)
 
@@ -221,13 +223,13 @@ class Expert:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Choose an action for each of n lanes.
+        """Choose an action for each of n environments.
 
         Args:
-            observation: Not needed, it looks into the lanes' consoles.
-            state: The ball's last x and y and the last action (n, 3); y is 0 where there was no ball. None is all 0.
-            episode_start: (n,), True where the observation is an episode's first: the lane's state is 0.
-            deterministic: Not needed, it always is.
+            observation: Unused, since the expert reads the consoles' memory.
+            state: The ball's last x and y and the last action (n, 3); y is 0 where there was no ball. None means all 0.
+            episode_start: (n,), True where the observation is an episode's first. The state is reset to 0 there.
+            deterministic: Unused, since the expert is deterministic.
 
         Returns:
             Actions (n,) and the next state.
@@ -236,7 +238,7 @@ class Expert:
             UsageError: `attach` was not called.
         """
         if not self._games:
-            raise UsageError(f"the expert of {ID} looks into the environment: call attach(env) before it is reset")
+            raise UsageError(f"the expert of {ID} reads the simulators' state: call attach(env) before env.reset()")
         state = np.zeros((len(self._games), 3), np.int64) if state is None else state.copy()
         if episode_start is not None:
             state[episode_start] = 0
@@ -252,7 +254,7 @@ class Expert:
 def _landing(
     x: NDArray[np.int64], y: NDArray[np.int64], dx: NDArray[np.int64], dy: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Where falling balls meet the paddle's height, bouncing off the walls; of other balls, x. All (n,), pixels."""
+    """Return x where falling balls reach the paddle's height, after bounces; x of other balls. All (n,), pixels."""
     straight = x + dx * np.maximum(_FLOOR - y, 0) / np.maximum(dy, 1)
     width = _RIGHT_WALL - _LEFT_WALL
     there_and_back = (straight - _LEFT_WALL) % (2 * width)

@@ -1,10 +1,10 @@
-"""CartPole with hidden velocities: balance for 500 steps, estimating both speeds from the positions a step ago.
+"""CartPole with hidden velocities: balance for 500 steps; remember both positions for one step to estimate speeds.
 
-Gymnasium's CartPole-v1 (after Barto, Sutton and Anderson, 1983), except that only the cart's position and the pole's
-angle are observed. Positions alone don't tell whether the pole is falling or rising, but their change over one step
-of 0.02 s does, so that the last observation is all that must be remembered, at every step.
+The task is Gymnasium's CartPole-v1 (after Barto, Sutton and Anderson, 1983), but the agent observes only the cart's
+position and the pole's angle. These positions alone don't tell whether the pole is falling or rising. Their change over
+one step of 0.02 s does. The agent must therefore remember only the last observation, at every step.
 
-What can be reached without memory, by the best of many linear policies of position and angle: experiments/ceilings.
+experiments/ceilings shows what the best of many memoryless linear policies of position and angle reaches.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ from rmt_rl.errors import UsageError
 
 ID = "rmt_rl/CartPoleHidden-v0"
 
-LEFT, RIGHT = 0, 1  # which way the cart is pushed
+LEFT, RIGHT = 0, 1  # direction in which the cart is pushed
 
-_TRACK, _LEAN = 2.4, np.deg2rad(12)  # where an episode ends: the cart's position (m), the pole's angle (rad)
-_SEEN = {"velocities": (0, 2), "positions": (1, 3), "nothing": (0, 1, 2, 3)}  # of the state, by what is hidden
+_TRACK, _LEAN = 2.4, np.deg2rad(12)  # bounds that end an episode: the cart's position (m), the pole's angle (rad)
+_SEEN = {"velocities": (0, 2), "positions": (1, 3), "nothing": (0, 1, 2, 3)}  # observed indices, by what is hidden
 _UNITS = np.array([_TRACK, 1, _LEAN, 1])
-_GAINS = np.array([0.5, 1.0, 10.0, 2.0])  # of the expert: cart (1/m, s/m), pole (1/rad, s/rad)
-_DT = 0.02  # seconds a step
+_GAINS = np.array([0.5, 1.0, 10.0, 2.0])  # the expert's gains: cart (1/m, s/m), pole (1/rad, s/rad)
+_DT = 0.02  # seconds per step
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """Options of CartPole with hidden velocities; the defaults are the training task."""
+    """Options of CartPole with hidden velocities. The defaults are the training task."""
 
     hide: Literal["velocities", "positions", "nothing"] = Field(
-        "velocities", description="what is left out of the observation: velocities, positions or nothing"
+        "velocities", description="part of the state to omit from the observation: velocities, positions or nothing"
     )
-    max_steps: int = Field(500, ge=1, le=10**9, description="steps to balance for, >= 1; an episode's most")
+    max_steps: int = Field(500, ge=1, le=10**9, description="steps to balance for, >= 1: the longest episode")
 
 
 class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """CartPole whose observation leaves out a part of its state.
+    """CartPole whose observation omits a part of the state.
 
-    Observations: float32 (2,): the cart's position over 2.4 m and the pole's angle over 12 degrees, both in [-1, 1] as
-    long as the episode lasts. With `hide="positions"` the cart's velocity (m/s) and the pole's (rad/s), with
-    `hide="nothing"` (4,): position, velocity, angle, angular velocity.
+    Observations: float32 (2,): the cart's position / 2.4 m and the pole's angle / 12 degrees, both in [-1, 1] as long
+    as the episode lasts. With `hide="positions"`, (2,): the cart's velocity (m/s) and the pole's (rad/s). With
+    `hide="nothing"`, (4,): position, velocity, angle, angular velocity.
 
     Actions: 0 pushes the cart to the left, 1 to the right.
 
-    Rewards: 1 a step.
+    Rewards: 1 per step.
 
-    An episode terminates when the cart or the pole is out of its bounds and is truncated after `max_steps` steps. Its
-    last info holds `is_success`, True when it lasted that long with the pole up.
+    An episode terminates when the cart or the pole leaves its bounds, and is truncated after `max_steps` steps. The
+    last info holds `is_success`, True if the episode lasted `max_steps` steps with the pole up.
 
     Args:
-        render_mode: None, or "rgb_array".
+        render_mode: None or "rgb_array".
         options: The fields of `Config`.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012
@@ -71,9 +71,9 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.config = validated(Config, options)
         check_render_mode(render_mode)
         self.render_mode = render_mode
-        self._world: Any = CartPoleEnv(render_mode=render_mode)  # its methods are untyped
+        self._world: Any = CartPoleEnv(render_mode=render_mode)  # Any, because its methods are untyped
         self._seen = list(_SEEN[self.config.hide])
-        # Beyond an episode's bounds by less than a step's motion, as in Gymnasium's own space.
+        # The last observation exceeds the bounds by less than one step's motion. Gymnasium's own space is as wide.
         high = np.array([2, np.inf, 2, np.inf], np.float32)[self._seen]
         self.observation_space = spaces.Box(-high, high, dtype=np.float32)
         self.action_space = spaces.Discrete(2)
@@ -86,14 +86,14 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Start an episode.
 
         Args:
-            seed: None goes on with the random stream.
+            seed: Seed of the random stream. None continues it.
             options: Must be empty.
 
         Returns:
             The first observation and an empty info.
 
         Raises:
-            UsageError: any options.
+            UsageError: `options` isn't empty.
         """
         check_no_options(options)
         super().reset(seed=seed)
@@ -105,8 +105,8 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Push the cart for 0.02 s.
 
         Raises:
-            UsageError: an action other than 0 and 1.
-            ResetNeeded: before the first `reset`, or after the episode's end.
+            UsageError: the action is neither 0 nor 1.
+            ResetNeeded: `reset` was never called, or the episode has ended.
         """
         check_running(self._running)
         if not self.action_space.contains(action):
@@ -121,16 +121,16 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
         """Draw cart and pole as Gymnasium does: uint8 (400, 600, 3).
 
         Raises:
-            UsageError: made without `render_mode="rgb_array"`.
-            ResetNeeded: before the first `reset`.
+            UsageError: the environment was made without `render_mode="rgb_array"`.
+            ResetNeeded: `reset` was never called.
         """
         check_drawable(self.render_mode)
         if self._world.state is None:
-            raise ResetNeeded("there is nothing to draw before reset()")
+            raise ResetNeeded("nothing to draw yet: call reset() before render()")
         return np.asarray(self._world.render(), np.uint8)
 
     def close(self) -> None:
-        """Free the window that pictures are drawn in."""
+        """Free the window in which pictures are drawn."""
         self._world.close()
 
     def _observe(self) -> NDArray[np.float32]:
@@ -139,14 +139,15 @@ class CartPoleHidden(gymnasium.Env[NDArray[np.float32], np.int64]):
 
 
 class Expert:
-    """Pushes to where a weighted sum of positions and velocities points; estimates what is hidden of these.
+    """Linear policy of positions and velocities, with estimates for the hidden ones.
 
-    Hidden velocities are differences of the last two positions, 0 at an episode's start. Hidden positions are sums of
-    all velocities so far, from 0, which is wrong by where the episode began. For 500 steps either is good enough.
+    Hidden velocities are estimated from the difference of the last two positions, as 0 at an episode's start. Hidden
+    positions are estimated as the sum of all velocities so far, from 0. This sum is wrong by the unknown initial
+    position. Both estimates are good enough for 500 steps.
 
     Args:
-        config: Options of the environment it plays.
-        seed: Not needed, it never draws.
+        config: Options of the environment to play.
+        seed: Unused, since the expert is deterministic.
     """
 
     def __init__(self, config: Config, seed: int = 0) -> None:
@@ -159,13 +160,14 @@ class Expert:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Choose an action for each of n lanes.
+        """Choose an action for each of n environments.
 
         Args:
-            observation: (n, 2) or (n, 4), or a Dict with these under "observation".
-            state: The positions (n, 2) of a step ago, in m and rad; NaN where there is none yet. None is all NaN.
-            episode_start: (n,), True where the observation is an episode's first: the lane starts afresh.
-            deterministic: Not needed, it always is.
+            observation: (n, 2) or (n, 4), or a Dict with this array under "observation".
+            state: Positions (n, 2) in m and rad: those of the previous step, or estimates for this step if positions
+                are hidden. NaN where there are none yet. None means all NaN.
+            episode_start: (n,), True where the observation is an episode's first. The state is reset there.
+            deterministic: Unused, since the expert is deterministic.
 
         Returns:
             Actions (n,) and the next state.

@@ -1,10 +1,10 @@
-"""Memory Maze: go to one coloured ball after another for 1,000 to 4,000 steps; recall the maze and where balls lie.
+"""Memory Maze: 1,000-4,000 steps; go to one coloured ball after another; recall the maze and the balls throughout.
 
-The task of Pašukonis, Lillicrap and Hafner (2022, arXiv:2210.13383), from their package `memory-maze`, for Gymnasium.
-MuJoCo needs an OpenGL that draws without a screen: the environment variable MUJOCO_GL names it. When it is not set,
-Linux takes EGL, or OSMesa where there is no EGL.
+The task is that of Pašukonis, Lillicrap and Hafner (2022, arXiv:2210.13383), from their package `memory-maze`, adapted
+to Gymnasium. MuJoCo needs an OpenGL backend that draws without a screen. The environment variable MUJOCO_GL names the
+backend. If the variable is not set, Linux uses EGL, or OSMesa if there is only OSMesa.
 
-What random actions, the expert, and the expert without a memory reach: experiments/ceilings.
+experiments/ceilings shows what random actions, the expert, and the expert without a memory reach.
 """
 
 from __future__ import annotations
@@ -40,36 +40,36 @@ if TYPE_CHECKING:
 ID = "rmt_rl/MemoryMaze-v0"
 EXTRA = "memory-maze"
 EPISODES = 100
-LANES = 4  # each takes .85 GB
+LANES = 4  # each environment takes 0.85 GB
 
 IDLE, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
 
-_LONGEST = {9: 1000, 11: 2000, 13: 3000, 15: 4000}  # steps of an episode, by the maze's size
-_TURN = np.deg2rad(18.3)  # of one step, once the ball turns
-_CLEARANCE = 0.15  # cells from a wall at which the expert passes; the ball's radius is .1
-_VIEW, _ZOOM = 64, 6  # pixels of an observation's side; a picture's enlargement
+_LONGEST = {9: 1000, 11: 2000, 13: 3000, 15: 4000}  # most steps of an episode, by the maze's size
+_TURN = np.deg2rad(18.3)  # radians that the ball turns in one step, once it is turning
+_CLEARANCE = 0.15  # least distance of the expert from walls, in cells; the ball's radius is 0.1
+_VIEW, _ZOOM = 64, 6  # side of an observation in pixels; enlargement of a picture
 _WALL, _FLOOR, _AGENT, _FRAME = (40, 44, 52), (235, 235, 230), (20, 20, 20), (255, 0, 255)
 
 
 def _import_tasks() -> Any:
-    """Import `memory_maze.tasks`, but not by way of the package's `__init__`, which requires the old `gym`."""
+    """Import `memory_maze.tasks` without running the package's `__init__`, which requires the old `gym`."""
     if "memory_maze" in sys.modules:
         return import_module("memory_maze.tasks")
     spec = find_spec("memory_maze")
     if spec is None:
         raise ModuleNotFoundError("No module named 'memory_maze'", name="memory_maze")
-    sys.modules["memory_maze"] = module_from_spec(spec)  # never run; it tells where the submodules are
+    sys.modules["memory_maze"] = module_from_spec(spec)  # never run; it only locates the submodules
     try:
         return import_module("memory_maze.tasks")
     finally:
-        del sys.modules["memory_maze"]  # so that who imports the package in earnest gets all of it
+        del sys.modules["memory_maze"]  # so that a later import runs the package's `__init__`
 
 
 def _require_renderer() -> None:
-    """Draw an empty scene, to find out now whether dm_control, MuJoCo and OpenGL work together here.
+    """Draw an empty scene to check that dm_control, MuJoCo and OpenGL work together on this machine.
 
     Raises:
-        UsageError: they don't; names the remedy.
+        UsageError: drawing fails; the message names the remedy.
     """
     if sys.platform == "linux" and "dm_control" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl" if find_library("EGL") or not find_library("OSMesa") else "osmesa")
@@ -82,7 +82,7 @@ def _require_renderer() -> None:
         physics_class = import_module("dm_control.mujoco").Physics
     except ModuleNotFoundError:
         raise
-    except Exception as error:  # what it is depends on which library is missing
+    except Exception as error:  # its type depends on which library is missing
         raise UsageError(f"{remedy} ({error})") from error
     try:
         physics = physics_class.from_xml_string("<mujoco/>")
@@ -98,16 +98,16 @@ def _require_renderer() -> None:
 
 _require_renderer()
 _tasks = _import_tasks()
-# Said at every reset, and of no consequence: a rolling ball hasn't the joint that other walkers have.
+# Drop a harmless warning of every reset: a rolling ball lacks the free joint that other walkers have.
 logging.getLogger("absl").addFilter(lambda record: "no free joint" not in record.getMessage())
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """Options of the Memory Maze; the defaults are the 9x9 task."""
+    """Options of the Memory Maze. The defaults are the 9x9 task."""
 
-    size: Literal[9, 11, 13, 15] = Field(9, description="cells along a side: 9, 11, 13 or 15, with 3, 4, 5 or 6 balls")
+    size: Literal[9, 11, 13, 15] = Field(9, description="cells per side: 9, 11, 13 or 15, with 3, 4, 5 or 6 balls")
     max_steps: int | None = Field(
-        None, ge=1, description="steps of an episode, at most and by default 1000, 2000, 3000 or 4000, as the size is"
+        None, ge=1, description="steps of an episode; default and maximum are 1000, 2000, 3000 or 4000, by size"
     )
 
     @model_validator(mode="after")
@@ -118,32 +118,33 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
 
 class Situation(NamedTuple):
-    """What only a privileged policy may know; lengths in cells, from the corner between the south and west walls."""
+    """State for privileged policies. Lengths are in cells, from the corner between the south and west walls."""
 
     position: NDArray[np.float64]  # (2,) x and y of the agent
-    heading: float  # of the agent, radians, counter-clockwise from east
-    target: NDArray[np.float64]  # (2,) of the ball to go to
-    free: NDArray[np.bool_]  # (size, size), at [floor(y), floor(x)] whether there is no wall
+    heading: float  # direction of the agent in radians, counter-clockwise from east
+    target: NDArray[np.float64]  # (2,) x and y of the ball to go to
+    free: NDArray[np.bool_]  # (size, size), True at [floor(y), floor(x)] where there is no wall
 
 
 class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
-    """A maze of rooms and corridors, seen from a rolling ball, with coloured balls that don't move.
+    """Maze of rooms and corridors, seen from a rolling ball, with coloured balls that don't move.
 
-    Observations: uint8 (64, 64, 3), RGB; its border has the colour of the ball to go to next.
+    Observations: uint8 (64, 64, 3), RGB. The border has the colour of the ball to go to next.
 
     Actions: 0 nothing, 1 forward, 2 turn left, 3 turn right, 4 forward and left, 5 forward and right, for 1/4 second.
 
-    Rewards: 1 for touching the ball that is asked for, which then is another one. Episodes never terminate, they are
-    truncated after `max_steps`. It is measured by return.
+    Rewards: 1 for touching the ball asked for. Another ball is asked for afterwards.
 
-    A reset with a seed builds the simulator anew, in about 3 s, one without takes half of that.
+    Episodes never terminate. They are truncated after `max_steps` steps. Agents are measured by return.
+
+    A reset with a seed builds the simulator anew, which takes about 3 s. A reset without a seed takes half of that.
 
     Args:
-        render_mode: None, or "rgb_array".
+        render_mode: None or "rgb_array".
         options: The fields of `Config`.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}  # noqa: RUF012
@@ -156,7 +157,7 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self.action_space = spaces.Discrete(6)
         self._limit = self.config.max_steps or _LONGEST[self.config.size]
         self._simulator: Any = None
-        self._seen: dict[str, NDArray[Any]] = {}  # what the simulator gave last
+        self._seen: dict[str, NDArray[Any]] = {}  # the simulator's last observations, by name
         self._time = self._limit
 
     def reset(
@@ -165,14 +166,14 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
         """Start an episode in a new maze.
 
         Args:
-            seed: Of the mazes from here on; None goes on with their random stream.
+            seed: Seed of all mazes from now on. None continues their random stream.
             options: Must be empty.
 
         Returns:
             An observation and an empty info.
 
         Raises:
-            UsageError: any options.
+            UsageError: `options` isn't empty.
         """
         super().reset(seed=seed)
         check_no_options(options)
@@ -186,8 +187,8 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
         """Take one step.
 
         Raises:
-            UsageError: an action other than 0..5.
-            ResetNeeded: before the first `reset`, or after the episode's end.
+            UsageError: the action is not in 0..5.
+            ResetNeeded: `reset` was never called, or the episode has ended.
         """
         check_running(self._time < self._limit)
         if action not in self.action_space:
@@ -198,7 +199,7 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
         return self._image(), float(now.reward), False, self._time >= self._limit, {}
 
     def render(self) -> NDArray[np.uint8]:
-        """Return what the agent sees beside a map, with the ball to go to framed: uint8 (384, 768, 3)."""
+        """Draw the agent's view beside a map, which frames the ball to go to: uint8 (384, 768, 3)."""
         if not self._seen:
             raise ResetNeeded("nothing to draw yet: call reset() before render()")
         return np.hstack([self._image().repeat(_ZOOM, 0).repeat(_ZOOM, 1), self._map(_VIEW * _ZOOM)])
@@ -210,7 +211,7 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self._simulator, self._time = None, self._limit
 
     def situation(self) -> Situation:
-        """Look into the simulator, as a privileged policy may."""
+        """Return the simulator's state for privileged policies."""
         x, y = self._seen["agent_dir"]
         position, target = self._seen["agent_pos"], self._seen["target_pos"]
         return Situation(position, float(np.arctan2(y, x)), target, self._seen["maze_layout"] == 1)
@@ -236,7 +237,7 @@ class MemoryMaze(gymnasium.Env[NDArray[np.uint8], np.int64]):
 
 
 def _build(size: int, seed: int) -> Any:
-    """Return the package's environment of a size, a `dm_env.Environment`."""
+    """Return the package's environment of this size, a `dm_env.Environment`."""
     simulator = getattr(_tasks, f"memory_maze_{size}x{size}")(global_observables=True, seed=seed)
     for ball in simulator.task._targets:
         ball._update_activation = partial(_notice_touch, ball)
@@ -244,45 +245,45 @@ def _build(size: int, seed: int) -> Any:
 
 
 def _notice_touch(ball: Any, physics: Any) -> None:
-    """Do what `TargetSphere._update_activation` does, without its loop over contacts, which takes 3/5 of all time."""
+    """Do the same as `TargetSphere._update_activation`, whose loop over contacts takes 3/5 of all time."""
     if not ball.activated and (physics.data.contact.geom == ball._geom_id).any():
         ball._activated = True
         physics.bind(ball.material).rgba[-1] = 0
 
 
 class Expert:
-    """Goes the shortest way to the ball that is asked for, all the time; it is privileged: it has the map.
+    """Privileged policy that has the map and always takes the shortest way to the ball asked for.
 
     Args:
-        config: Options of the environment it plays.
-        seed: Not needed, it never draws.
+        config: Options of the environment to play.
+        seed: Unused, since the expert is deterministic.
     """
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         self._envs: list[MemoryMaze] = []
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Take the environments to look into.
+        """Set the vector environment whose simulators the expert reads.
 
         Raises:
-            UsageError: its lanes are not `MemoryMaze` environments in this process.
+            UsageError: its environments are not `MemoryMaze` environments in this process.
         """
         self._envs = simulators(env, MemoryMaze)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[NDArray[np.int64], Any]:
-        """Choose an action for each of n lanes, int64 (n,), from what is in the simulators; the arguments aren't used.
+        """Choose an action for each of n environments, int64 (n,), from the simulators' state. Arguments are unused.
 
         Raises:
-            UsageError: the expert was not attached to the environments.
+            UsageError: `attach` was not called.
         """
         if not self._envs:
-            raise UsageError("this expert looks into the simulators: attach(env) comes before predict")
+            raise UsageError("this expert reads the simulators' state: call attach(env) before predict()")
         return np.array([self.action(env.situation()) for env in self._envs]), None
 
     def action(self, now: Situation) -> int:
-        """Choose an action for one lane: towards the furthest point of the way that is reached straight ahead."""
+        """Choose an action for one environment: head for the furthest point of the way that a straight line reaches."""
         way = shortest_way(now.free, _cell(now.position), _cell(now.target))
         goals = [np.array(cell) + 0.5 for cell in way[:-1]] + [now.target]
         goal = next((each for each in reversed(goals) if _is_clear(now.free, now.position, each)), goals[0])
@@ -296,9 +297,9 @@ class Expert:
 
 
 def shortest_way(free: NDArray[np.bool_], start: tuple[int, int], goal: tuple[int, int]) -> list[tuple[int, int]]:
-    """Return the cells (x, y) of a shortest way between two cells, without the start: the goal last.
+    """Return the cells (x, y) of a shortest way between two cells, without the start and with the goal last.
 
-    Breadth-first search from the goal. Where there is no way: the goal alone.
+    The search is breadth-first, from the goal. Return only the goal if there is no way.
     """
     height, width = free.shape
     onward = {goal: goal}
@@ -320,7 +321,7 @@ def _cell(position: NDArray[np.float64]) -> tuple[int, int]:
 
 
 def _is_clear(free: NDArray[np.bool_], start: NDArray[np.float64], goal: NDArray[np.float64]) -> bool:
-    """Tell whether a straight way keeps its distance from walls, checked at every tenth of a cell."""
+    """Return whether a straight way keeps its distance from walls, checked at every tenth of a cell."""
     count = int(np.abs(goal - start).max() * 10) + 2
     points = start + np.linspace(0, 1, count)[1:, None] * (goal - start)  # (n, 2)
     corners = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]]) * _CLEARANCE

@@ -1,19 +1,19 @@
-"""MiniGrid Memory: recall, at a hall's end, an object seen 2-38 steps before in the first room; 5-69 steps (size 41).
+"""MiniGrid Memory: 5-69 steps (size 41); recall, at a hall's end, an object seen 2-38 steps before in the first room.
 
-The world and its rules are MiniGrid's own `MemoryEnv` (Chevalier-Boisvert et al., 2023, arXiv:2306.13831) at any odd
+World and rules are those of MiniGrid's `MemoryEnv` (Chevalier-Boisvert et al., 2023, arXiv:2306.13831), at any odd
 size. RATE (Cherepanov et al., 2023, arXiv:2306.09459) trains on one size and tests on others. Seen from above:
 
                       +-----------------+
                       |               k |     c: the cue, a key or a ball
-    +-------+         |               s |     s: where the episode ends with success, next to the cue's like, and
-    | c     +---------+                 |     f: with failure; k and b, a key and a ball, may stand the other way
+    +-------+         |               s |     s: the episode ends with success, next to an object like the cue
+    | c     +---------+                 |     f: it ends with failure; k (key) and b (ball) may be swapped
     |                   hall          j |     j: the hall's end, where the agent must know the cue
-    |       +---------+                 |     The agent starts in the room or the hall, facing the hall's end:
-    +-------+         |               f |     it seldom sees the cue at once.
+    |       +---------+                 |     The agent starts in the room or the hall and faces the hall's end,
+    +-------+         |               f |     so it seldom sees the cue at once.
                       |               b |
                       +-----------------+
 
-What is our own: an observation without the mission's text, a limit of steps for rollouts, and speed.
+Unlike MiniGrid's own, the observation lacks the mission's text, the step limit suits rollouts, and steps are faster.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ if TYPE_CHECKING:
 
 ID = "rmt_rl/MiniGridMemory-v0"
 HINDSIGHT_CLASSES = 2
-"""The objects that an episode can end at: 0 a key, 1 a ball."""
+"""Number of objects at which an episode can end: 0 is a key, 1 a ball."""
 
 LEFT, RIGHT, FORWARD = int(Actions.left), int(Actions.right), int(Actions.forward)
 
-_VIEW = 7  # cells on a side of what the agent sees; it stands in the middle of the last row, [3, 6], and looks to row 0
-_REACH = _VIEW - 1  # cells that it sees ahead
-_BAND = 2 * _REACH + 3  # rows that can come into view: the agent keeps to the three in the middle
-_AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))  # by direction: right, down, left, up
-_CORNER = ((0, -3), (-3, 0), (-6, -3), (-3, -6))  # by direction: from the agent to the least x and y in view
+_VIEW = 7  # side of the agent's view in cells; the agent stands mid last row, at [3, 6], and looks to row 0
+_REACH = _VIEW - 1  # cells that the agent sees ahead
+_BAND = 2 * _REACH + 3  # rows that can come into view: the agent keeps to the three middle rows
+_AHEAD = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (dx, dy) by direction: right, down, left, up
+_CORNER = ((0, -3), (-3, 0), (-6, -3), (-3, -6))  # by direction: offset from the agent to the least x and y in view
 _EMPTY, _WALL = (OBJECT_TO_IDX["empty"], 0, 0), (OBJECT_TO_IDX["wall"], COLOR_TO_IDX["grey"], 0)
 _OBJECTS = (OBJECT_TO_IDX["key"], OBJECT_TO_IDX["ball"])
 
-_TILE, _COLUMNS = 16, 41  # of a picture: pixels a cell, most columns shown
+_TILE, _COLUMNS = 16, 41  # of a picture: pixels per cell, most columns shown
 
 Pose = tuple[int, int, int]
-"""x, y and direction."""
+"""x, y and direction of the agent."""
 
 
 def _odd(size: int) -> int:
@@ -68,44 +68,44 @@ def _odd(size: int) -> int:
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """Options of MiniGrid Memory; the defaults are RATE's training size with halls of random length."""
+    """Options of MiniGrid Memory. The defaults are RATE's training size with halls of random length."""
 
     size: Annotated[int, Field(ge=7, le=2001), AfterValidator(_odd)] = Field(
-        41, description="cells on a side of the world, an odd number in 7..2001"
+        41, description="cells per side of the world, an odd number in 7..2001"
     )
     random_length: bool = Field(
-        True, description="draw each episode's hall from the shortest to the longest that fits, instead of the longest"
+        True, description="draw each episode's hall length among those that fit; otherwise the longest"
     )
     max_steps: int | None = Field(
-        None, ge=1, description="steps after which an episode is cut off, >= 1; none: 3 size, not MiniGrid's 5 size^2"
+        None, ge=1, description="steps after which an episode is truncated, >= 1; none: 3 size (MiniGrid: 5 size^2)"
     )
 
     @property
     def limit(self) -> int:
-        """Most steps of an episode. By default half more than from the far end to the cue and back."""
+        """Most steps of an episode. The default is 1.5 times the way from the far end to the cue and back."""
         return 3 * self.size if self.max_steps is None else self.max_steps
 
 
 class MiniGridMemory(MemoryEnv):
-    """MiniGrid's `MemoryEnv` with an observation of numbers only.
+    """MiniGrid's `MemoryEnv` with a purely numeric observation.
 
-    Observations: "image", uint8 (7, 7, 3), the object, colour and state in each cell that the agent sees, numbered as
-    in MiniGrid and indexed [column, row], the agent at [3, 6] looking towards row 0; "direction", int64: 0 right,
+    Observations: "image", uint8 (7, 7, 3): object, colour and state of each cell that the agent sees, numbered as in
+    MiniGrid and indexed [column, row]. The agent stands at [3, 6] and looks towards row 0. "direction", int64: 0 right,
     1 down, 2 left, 3 up.
 
-    Actions: MiniGrid's seven; 0 turns left, 1 right, 2 goes forward, the rest do nothing here.
+    Actions: MiniGrid's seven. 0 turns left, 1 turns right, 2 goes forward. The others do nothing here.
 
-    Rewards: 1 - 0.9 steps / limit at the object that is the cue's like, else 0.
+    Rewards: 1 - 0.9 steps / limit at the object like the cue, else 0.
 
-    An episode terminates beside either object at the hall's end and is truncated after `Config.limit` steps. Its last
-    info holds `is_success`, True when the object is the cue's like.
+    An episode terminates beside either object at the hall's end, and is truncated after `Config.limit` steps. The last
+    info holds `is_success`, True if the object is like the cue.
 
     Args:
-        render_mode: None, or "rgb_array".
+        render_mode: None or "rgb_array".
         options: The fields of `Config`.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -121,7 +121,7 @@ class MiniGridMemory(MemoryEnv):
 
     @property
     def pose(self) -> Pose:
-        """Where the agent stands and looks."""
+        """Position and direction of the agent."""
         return int(self.agent_pos[0]), int(self.agent_pos[1]), int(self.agent_dir)
 
     def reset(  # type: ignore[override]
@@ -130,14 +130,14 @@ class MiniGridMemory(MemoryEnv):
         """Start an episode.
 
         Args:
-            seed: None goes on with the random stream.
+            seed: Seed of the random stream. None continues it.
             options: Must be empty.
 
         Returns:
             The first observation and an empty info.
 
         Raises:
-            UsageError: any options.
+            UsageError: `options` isn't empty.
         """
         check_no_options(options)
         self._running = True
@@ -150,8 +150,8 @@ class MiniGridMemory(MemoryEnv):
         """Take one step.
 
         Raises:
-            UsageError: an action other than 0..6.
-            ResetNeeded: before the first `reset`, or after the episode's end.
+            UsageError: the action is not in 0..6.
+            ResetNeeded: `reset` was never called, or the episode has ended.
         """
         check_running(self._running)
         if not self.action_space.contains(action):
@@ -162,7 +162,7 @@ class MiniGridMemory(MemoryEnv):
         return observation, float(reward), terminated, truncated, info
 
     def gen_obs(self) -> dict[str, Any]:
-        """Return what the agent sees; its image is equal to that of MiniGrid's own method, which is slow."""
+        """Return what the agent sees. The image equals that of MiniGrid's own method, which is slow."""
         pose = self.pose
         return {"direction": np.int64(pose[2]), "image": self.view(pose).copy()}
 
@@ -173,7 +173,7 @@ class MiniGridMemory(MemoryEnv):
         return _look(self._band[column : column + _VIEW, row : row + _VIEW].tobytes(), direction)
 
     def sees_cue(self, pose: Pose) -> bool:
-        """Whether an agent in this pose would see the cue, which lies at x = 1 in the row above the hall."""
+        """Return whether an agent in this pose would see the cue, which lies at x = 1 in the row above the hall."""
         dx, dy = 1 - pose[0], self.size // 2 - 1 - pose[1]
         x, y = _AHEAD[pose[2]]
         ahead, right = x * dx + y * dy, x * dy - y * dx
@@ -182,18 +182,18 @@ class MiniGridMemory(MemoryEnv):
         return bool(self.view(pose)[_VIEW // 2 + right, _REACH - ahead, 0] != OBJECT_TO_IDX["unseen"])
 
     def render(self) -> NDArray[np.uint8]:
-        """Draw the 15 rows around the hall, and of a large world the 41 columns around the agent.
+        """Draw the 15 rows around the hall. Of a large world, draw only the 41 columns around the agent.
 
         Returns:
-            uint8 (height, width, 3), 16 pixels a cell; what the agent sees is lighter.
+            uint8 (height, width, 3), 16 pixels per cell. The cells that the agent sees are lighter.
 
         Raises:
-            UsageError: made without `render_mode="rgb_array"`.
-            ResetNeeded: before the first `reset`.
+            UsageError: the environment was made without `render_mode="rgb_array"`.
+            ResetNeeded: `reset` was never called.
         """
         check_drawable(self.render_mode)
         if self.agent_pos is None:
-            raise ResetNeeded("there is nothing to draw before reset()")
+            raise ResetNeeded("nothing to draw yet: call reset() before render()")
         x, y, direction = self.pose
         columns, rows = min(self.size, _COLUMNS), min(self.size, _BAND)
         left, top = min(max(x - columns // 2, 0), self.size - columns), (self.size - rows) // 2
@@ -205,13 +205,13 @@ class MiniGridMemory(MemoryEnv):
         return self.grid.slice(left, top, columns, rows).render(_TILE, (x - left, y - top), direction, lit)
 
     def _gen_grid(self, width: int, height: int) -> None:
-        """Let MiniGrid draw the world, then keep the band of it that can come into view as an array.
+        """Let MiniGrid build the world, then store the band of rows that can come into view as an array.
 
-        Nothing in the world moves while the agent is in it, and no way leads out of the band's three middle rows.
+        Nothing in the world moves during an episode, and no way leads out of the band's three middle rows.
         """
         super()._gen_grid(width, height)  # type: ignore[no-untyped-call]
         self._top = height // 2 - _BAND // 2  # y of the band's first row
-        self._band = np.full((width + 2 * _REACH, _BAND, 3), _WALL, np.uint8)  # beyond its edges MiniGrid shows walls
+        self._band = np.full((width + 2 * _REACH, _BAND, 3), _WALL, np.uint8)  # beyond the world MiniGrid shows walls
         for y in range(max(self._top, 0), min(self._top + _BAND, height)):
             row = self._band[_REACH:-_REACH, y - self._top]
             row[:] = _EMPTY
@@ -222,11 +222,11 @@ class MiniGridMemory(MemoryEnv):
 
 @lru_cache(maxsize=2**14)
 def _look(window: bytes, direction: int) -> NDArray[np.uint8]:
-    """Return what an agent sees of the 49 cells before it, by MiniGrid's own rules, once for each such window.
+    """Return what an agent sees of the 49 cells before it, by MiniGrid's own rules. Results are cached.
 
     Args:
-        window: uint8 (7, 7, 3), the encoded cells, indexed [x, y].
-        direction: of the agent.
+        window: Bytes of uint8 (7, 7, 3), the encoded cells, indexed [x, y].
+        direction: Direction of the agent.
 
     Returns:
         The observed image, read-only.
@@ -243,26 +243,27 @@ def _look(window: bytes, direction: int) -> NDArray[np.uint8]:
 
 
 class Expert:
-    """Goes where the cue comes into view, by the shortest way, then to the hall's end, then to the cue's like.
+    """Policy that goes where the cue comes into view, then to the hall's end, then to the object like the cue.
 
-    It looks into the simulator, yet what it does follows from what the agent has seen. Of two equally short ways it
-    takes either, by a draw that knows nothing of the cue, so that its way to the hall's end doesn't give the cue away.
+    The expert takes shortest ways. It reads the simulator, but its actions follow from what the agent has seen. It
+    draws between two equally short ways, independently of the cue, so that its way to the hall's end doesn't reveal the
+    cue.
 
     Args:
-        config: Options of the environment it plays.
-        seed: Of those draws.
+        config: Options of the environment to play.
+        seed: Seed of these draws.
     """
 
     def __init__(self, config: Config, seed: int = 0) -> None:
-        # Spawned, since a lane with the same seed draws the cue from the very numbers that `default_rng(seed)` gives.
+        # Spawned, because an environment with the same seed draws the cue from the numbers of `default_rng(seed)`.
         self._random = np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
         self._worlds: Sequence[MiniGridMemory] = ()
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Take the environments to look into.
+        """Set the vector environment whose simulators the expert reads.
 
         Raises:
-            UsageError: its lanes are not `MiniGridMemory` environments in this process.
+            UsageError: its environments are not `MiniGridMemory` environments in this process.
         """
         self._worlds = simulators(env, MiniGridMemory)
 
@@ -273,22 +274,22 @@ class Expert:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[NDArray[np.int64], list[Iterator[int]]]:
-        """Choose an action for each of n lanes.
+        """Choose an action for each of n environments.
 
         Args:
-            observation: Not needed, it looks into the lanes' environments.
-            state: The actions planned for each lane; None plans anew.
-            episode_start: (n,), True where the observation is an episode's first: the lane is planned anew.
-            deterministic: Not needed, it always draws between equally short ways.
+            observation: Unused, since the expert reads the simulators' state.
+            state: The actions planned for each environment. None plans all anew.
+            episode_start: (n,), True where the observation is an episode's first. The actions are planned anew there.
+            deterministic: Unused: the expert always draws between equally short ways.
 
         Returns:
-            Actions (n,), forward where the planned episode is over, and the next state.
+            Actions (n,) and the next state. The action is forward where the planned episode is over.
 
         Raises:
             UsageError: `attach` was not called.
         """
         if not self._worlds:
-            raise UsageError(f"the expert of {ID} looks into the environment: call attach(env) before it is reset")
+            raise UsageError(f"the expert of {ID} reads the simulators' state: call attach(env) before env.reset()")
         lanes = len(self._worlds)
         if state is None:
             state, episode_start = [iter(())] * lanes, np.ones(lanes, bool)
@@ -316,20 +317,20 @@ class Expert:
 def _shortest_way(
     world: MiniGridMemory, start: Pose, reached: Callable[[Pose], bool], favoured: int
 ) -> tuple[list[int], Pose]:
-    """Search breadth first for the fewest actions to a pose that is asked for.
+    """Return the fewest actions from `start` to a pose that fulfils `reached`, by breadth-first search.
 
     Args:
-        world: It holds the walls.
-        start: Where the way begins.
-        reached: Whether a pose is asked for.
-        favoured: `LEFT` or `RIGHT`, the turn to take where either does.
+        world: Environment that holds the walls.
+        start: Pose at which the way begins.
+        reached: Returns whether a pose is a goal.
+        favoured: `LEFT` or `RIGHT`, the turn to take where both are equally good.
 
     Returns:
-        The actions and the pose they lead to.
+        The actions and the pose to which they lead.
     """
     queue = [start]
-    steps: dict[Pose, tuple[Pose, int] | None] = {start: None}  # where each pose was come to from, and how
-    for pose in queue:  # it grows meanwhile
+    steps: dict[Pose, tuple[Pose, int] | None] = {start: None}  # by pose: the pose before it and the action between
+    for pose in queue:  # the loop appends to the queue
         if reached(pose):
             break
         for action in (favoured, LEFT + RIGHT - favoured, FORWARD):
@@ -353,9 +354,9 @@ def _after(world: MiniGridMemory, pose: Pose, action: int) -> Pose:
 
 
 def hindsight(trajectory: Trajectory) -> NDArray[np.int64]:
-    """Return for every step which object the trajectory ends at, int64 (T,): 0 a key, 1 a ball, -1 at neither.
+    """Return for every step the object at which the trajectory ends, int64 (T,): 0 a key, 1 a ball, -1 neither.
 
-    It is what the agent has in front of it in the last observation, be it the cue's like or not.
+    The object is the one in front of the agent in the last observation, whether like the cue or not.
     """
     assert isinstance(trajectory.observations, dict)
     images = trajectory.observations["image"]
@@ -366,7 +367,7 @@ def hindsight(trajectory: Trajectory) -> NDArray[np.int64]:
 
 
 def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
-    """Return the steps that choose between the objects, bool (T,): the turns right before the step that ends at one."""
+    """Return the mask, bool (T,), of the steps that choose an object: the turns before the step that ends at it."""
     chosen = np.zeros(len(trajectory), bool)
     if trajectory.terminations[-1]:
         others = np.flatnonzero(~np.isin(np.asarray(trajectory.actions)[:-1], (LEFT, RIGHT)))
@@ -375,7 +376,7 @@ def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
 
 
 def idle(trajectory: Trajectory) -> NDArray[np.bool_]:
-    """Return the steps that show neither key nor ball, bool (T,)."""
+    """Return the mask, bool (T,), of the steps that show neither key nor ball."""
     assert isinstance(trajectory.observations, dict)
     images = trajectory.observations["image"]
     assert isinstance(images, np.ndarray)

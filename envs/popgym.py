@@ -1,31 +1,31 @@
-"""POPGym: 16 tasks x 3 sizes, up to 1023 steps; e.g. repeat_previous: name the card of 3, 31 or 63 steps ago.
+"""POPGym: 16 tasks in 3 sizes, up to 1,023 steps; e.g. repeat_previous: name the card of 3, 31 or 63 steps ago.
 
-The tasks and their rewards are those of POPGym (Morad et al., 2023, arXiv:2303.01859; package popgym), so that returns,
-from about -1 to 1 an episode, can be set beside published ones. Observations are without the previous action that its
-baselines add, since agents here see their actions anyway. What is adapted:
+Tasks and rewards are those of POPGym (Morad et al., 2023, arXiv:2303.01859; package popgym). Returns, from about -1 to
+1 per episode, can therefore be compared with published ones. POPGym's baselines add the previous action to the
+observation. Here it is left out, since agents see their own actions anyway. Other adaptations:
 
-- an episode follows from the environment's seed, in labyrinths too, which POPGym draws from global generators;
-- infos are empty, as some of POPGym's tell what is hidden;
-- observations have their space's type, and velocities finite bounds, out of their reach;
-- a pendulum's action is its torque over the largest, from -1 to 1;
-- `render` draws the last observation and action, and the hidden state.
+- The environment's seed determines an episode, also in labyrinths, which POPGym draws from global generators.
+- Infos are empty, because some of POPGym's infos reveal the hidden state.
+- Observations have the dtype of their space. Velocities have finite bounds, which they never reach.
+- A pendulum's action is its torque divided by the largest torque, from -1 to 1.
+- `render` draws the last observation, the last action and the hidden state.
 
-What is left as it is: the first observation of `velocity_only_cartpole` holds positions, and the labyrinths' view of
-3 x 3 cells is shifted where the agent stands on the upper or left edge.
+Two peculiarities of POPGym are kept: the first observation of `velocity_only_cartpole` holds positions, and the
+labyrinths' view of 3 x 3 cells is shifted where the agent stands on the upper or left edge.
 
-| task | what must be remembered | the expert, which sees no more than an agent |
+| task | what must be remembered | the expert, which sees only what an agent sees |
 |---|---|---|
 | autoencode | all cards, to name them backwards | remembers them |
-| battleship | squares fired at, and hits | counts the fleets that explain them |
+| battleship | squares fired at, and hits | counts the fleets consistent with them |
 | concentration | the faces of cards turned down again | remembers them |
 | count_recall | how often each card was dealt | counts |
 | higher_lower | how many of each card are left | counts |
-| labyrinth_escape, labyrinth_explore | (where one has been) | keeps to the right-hand wall: view and last action do |
-| minesweeper | squares uncovered, and their numbers | counts the boards that explain them |
-| multiarmed_bandit | how often each bandit was tried and paid | goes by upper confidence bounds |
+| labyrinth_escape, labyrinth_explore | (places visited) | follows the right-hand wall by view and last action |
+| minesweeper | squares uncovered, and their numbers | counts the boards consistent with them |
+| multiarmed_bandit | how often each bandit was tried and paid | chooses by upper confidence bounds |
 | position_only_cartpole, position_only_pendulum | the last positions, for velocities | Kalman filter, feedback |
-| noisy_position_only_cartpole, noisy_position_only_pendulum | more positions, to average | the same |
-| velocity_only_cartpole | the first positions, and their changes since | the same |
+| noisy_position_only_cartpole, noisy_position_only_pendulum | more positions, to average | Kalman filter, feedback |
+| velocity_only_cartpole | the first positions, and their changes since | Kalman filter, feedback |
 | repeat_first | the first card | remembers it |
 | repeat_previous | the last 4, 32 or 64 cards | remembers them |
 """
@@ -75,25 +75,25 @@ Name = Literal[
 ]
 
 _FASTEST = 10.0
-"""Bound of a cart-pole's velocities, in m/s and rad/s: from one end to the other (4.8 m, 0.42 rad) the motor's force
-(10 N on 1.1 kg) and gravity bring it to less."""
+"""Bound of a cart-pole's velocities, in m/s and rad/s. From one end of the range to the other (4.8 m, 0.42 rad), the
+motor's force (10 N on 1.1 kg) and gravity accelerate it to less."""
 
-_CELL, _LINE, _WIDTH = 20, 16, 26 * 20  # of a picture: pixels a cell, a line of text, and the longest row
+_CELL, _LINE, _WIDTH = 20, 16, 26 * 20  # of a picture, in pixels: a cell, a line of text, the longest row
 _INK, _PAPER = (40, 44, 52), (250, 250, 247)
-_LOW, _HIGH = (68, 84, 150), (253, 220, 110)  # colours of an array's least and largest number
+_LOW, _HIGH = (68, 84, 150), (253, 220, 110)  # colours of an array's least and largest numbers
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """Which of the 48 tasks."""
+    """Options of POPGym: one of 48 tasks."""
 
     task: Name = Field("repeat_previous", description="one of POPGym's 16 tasks")
-    difficulty: Literal["easy", "medium", "hard"] = Field("easy", description="its size: easy, medium or hard")
+    difficulty: Literal["easy", "medium", "hard"] = Field("easy", description="size of the task: easy, medium or hard")
 
 
 def game_of(config: Config) -> Any:
-    """Make the environment of POPGym that a config names."""
+    """Make the environment of POPGym that the config names."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Maze environments", DeprecationWarning)  # that they need little memory
+        warnings.filterwarnings("ignore", "Maze environments", DeprecationWarning)  # warns that they need little memory
         return next(
             game()
             for game in popgym.envs.ALL
@@ -103,7 +103,7 @@ def game_of(config: Config) -> Any:
 
 @contextmanager
 def _global_generators(seed: int) -> Iterator[None]:
-    """Seed Python's and NumPy's global generators for a while; afterwards they go on as if nothing had been drawn."""
+    """Seed Python's and NumPy's global generators inside the context, and restore their states at its end."""
     states = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -121,21 +121,21 @@ def _bounded(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 def _typed(space: spaces.Space[Any], value: Any) -> Any:
-    """Return an observation in the type that its space has, in arrays that aren't the game's own."""
+    """Return an observation with its space's dtype, in arrays that are copies of the game's."""
     if isinstance(space, spaces.Tuple):
         return tuple(_typed(*each) for each in zip(space.spaces, value, strict=True))
     return np.int64(value) if isinstance(space, spaces.Discrete) else np.array(value, space.dtype)
 
 
 class POPGym(gymnasium.Env[Any, Any]):
-    """A task of POPGym with Gymnasium's conventions kept.
+    """Task of POPGym that follows Gymnasium's conventions.
 
     Args:
-        render_mode: None, or "rgb_array".
+        render_mode: None or "rgb_array".
         options: The fields of `Config`.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -152,10 +152,10 @@ class POPGym(gymnasium.Env[Any, Any]):
         self._last: tuple[Any, Any, int, float] = (None, None, 0, 0.0)  # observation, action, step, return
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode: its first observation, and an empty info.
+        """Start an episode. Return its first observation and an empty info.
 
         Raises:
-            UsageError: any options.
+            UsageError: `options` isn't empty.
         """
         super().reset(seed=seed)
         check_no_options(options)
@@ -166,11 +166,11 @@ class POPGym(gymnasium.Env[Any, Any]):
         return observation, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Take one step; the info is empty.
+        """Take one step. The info is empty.
 
         Raises:
-            UsageError: an action that there isn't. A pendulum's torque is clipped instead.
-            ResetNeeded: before the first `reset`, or after the episode's end.
+            UsageError: the action is not in the action space. A pendulum's torque is clipped instead.
+            ResetNeeded: `reset` was never called, or the episode has ended.
         """
         check_running(self._running)
         if self._torque is None and not self.action_space.contains(action):
@@ -183,10 +183,10 @@ class POPGym(gymnasium.Env[Any, Any]):
         return observation, reward, bool(terminated), bool(truncated), {}
 
     def render(self) -> NDArray[np.uint8]:
-        """Draw what the agent saw and did last, and the hidden state, as numbers in cells: uint8 (height, width, 3).
+        """Draw the last observation and action, and the hidden state, as numbers in cells: uint8 (height, width, 3).
 
         Raises:
-            UsageError: made without `render_mode="rgb_array"`.
+            UsageError: the environment was made without `render_mode="rgb_array"`.
         """
         check_drawable(self.render_mode)
         observation, action, step, total = self._last
@@ -197,7 +197,7 @@ class POPGym(gymnasium.Env[Any, Any]):
         return _picture(title, [(name, part) for name, value in blocks for part in _parts(value)])
 
     def _hidden(self) -> Any:
-        """Return the state, with the agent's place in a labyrinth marked by a 5 and a mine field as a board."""
+        """Return the hidden state. A labyrinth marks the agent's place by 5, and a mine field has the board's shape."""
         state = self.game.get_state()
         if hasattr(self.game, "maze"):
             state[self.game.position] = 5
@@ -209,13 +209,13 @@ def _parts(value: Any) -> list[NDArray[Any]]:
 
 
 def _rows(numbers: NDArray[Any], columns: int) -> list[NDArray[Any]]:
-    """Cut numbers into a picture's rows: a board's are its own, others are as long as fits."""
+    """Return the rows of a picture: a board's own rows, or rows of `columns` numbers."""
     flat = numbers.ravel()
     return list(numbers) if numbers.ndim == 2 else np.split(flat, range(columns, flat.size, columns))
 
 
 def _picture(title: str, blocks: list[tuple[str, NDArray[Any]]]) -> NDArray[np.uint8]:
-    """Draw arrays of numbers below each other, each number in a cell coloured by its size among its array's."""
+    """Draw arrays below each other, each number in a cell coloured by its size relative to its array's extremes."""
     parts = []
     for name, numbers in blocks:
         width = _CELL if numbers.dtype.kind in "iub" else 2 * _CELL
@@ -238,22 +238,22 @@ def _picture(title: str, blocks: list[tuple[str, NDArray[Any]]]) -> NDArray[np.u
 
 
 def _shade(share: float) -> tuple[int, ...]:
-    """Return the colour of a number that lies between its array's extremes, 0 and 1."""
+    """Return the colour of a number by its place between its array's extremes, from 0 to 1."""
     return tuple(int(low + share * (high - low)) for low, high in zip(_LOW, _HIGH, strict=True))
 
 
 class Expert:
-    """Plays as well as what an agent sees allows, with a perfect memory of it (see the table above).
+    """Policy that plays as well as the observations allow, with a perfect memory of them (see the table above).
 
-    It doesn't look into the simulators and never draws.
+    The expert doesn't read the simulators' state, and draws nothing at random.
 
     Args:
-        config: Options of the environment it plays.
-        seed: Not needed.
+        config: Options of the environment to play.
+        seed: Unused, since the expert is deterministic.
     """
 
     def __init__(self, config: Config, seed: int = 0) -> None:
-        self._rules = game_of(config)  # never played
+        self._rules = game_of(config)  # read for the rules, never played
         self._play = PLAYERS[config.task]
 
     def predict(
@@ -263,13 +263,13 @@ class Expert:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[NDArray[Any], list[Player]]:
-        """Choose an action for each of n lanes.
+        """Choose an action for each of n environments.
 
         Args:
-            observation: (n, ...), or a tuple of these, or a Dict with either under "observation".
-            state: The lanes' players, from the previous call, which it lets play on; None makes new ones.
-            episode_start: (n,), True where the observation is an episode's first: a new player begins.
-            deterministic: Not needed, it always is.
+            observation: (n, ...), or a tuple of such arrays, or a Dict with either under "observation".
+            state: One player per environment, from the previous call. `predict` changes them. None makes new players.
+            episode_start: (n,), True where the observation is an episode's first. A new player begins there.
+            deterministic: Unused, since the expert is deterministic.
 
         Returns:
             Actions (n, ...) and the players.

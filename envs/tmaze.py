@@ -1,13 +1,13 @@
-"""T-Maze: recall, at a corridor's end (1-88 cells, 3-90 steps), the side hinted in the first observation.
+"""T-Maze: 3-90 steps; recall, at the end of a corridor of 1-88 cells, the side hinted in the first observation.
 
-The defaults are the passive T-Maze of RATE (Cherepanov et al., 2023, arXiv:2306.09459); the options add the variants of
+The defaults are the passive T-Maze of RATE (Cherepanov et al., 2023, arXiv:2306.09459). The options add the variants of
 Ni et al. (2023, "When Do Transformers Shine in RL?", arXiv:2307.03864). Positions count cells from the start:
 
                goal  (length, +1)
     o--s-------j     o: oracle (-oracle_length, 0), shows the hint     s: start (0, 0)
                goal  (length, -1)                                      j: junction (length, 0)
 
-The rules stand once, in `TMazeVector`; `TMaze` is one lane of it.
+The rules are written once, in `TMazeVector`. `TMaze` wraps a `TMazeVector` of size 1.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 ID = "rmt_rl/TMaze-v0"
 
 RIGHT, UP, LEFT, DOWN = range(4)
-_DX = np.array([1, 0, -1, 0, 0])  # the last: what a lane does while it is reset
+_DX = np.array([1, 0, -1, 0, 0])  # the last entry: the extra action of `Lanes` that begins an episode
 _DY = np.array([0, 1, 0, -1, 0])
 
-_CELL, _VIEW = 16, 41  # of a picture: pixels a cell, most columns shown
+_CELL, _VIEW = 16, 41  # of a picture: pixels per cell, most columns shown
 _WALL, _FLOOR, _FADED = (40, 44, 52), (235, 235, 230), (130, 132, 134)
 _ORACLE, _GOAL, _OTHER, _AGENT = (86, 180, 233), (0, 158, 115), (213, 94, 0), (20, 20, 20)
 
@@ -41,7 +41,7 @@ LengthRange = Annotated[tuple[Length, Length], Ordered]
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """Options of the T-Maze; the defaults are RATE's training task, at most 90 steps long."""
+    """Options of the T-Maze. The defaults are RATE's training task, at most 90 steps long."""
 
     corridor_length: Length | LengthRange = Field(
         (1, 88),
@@ -50,43 +50,43 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     oracle_length: int = Field(
         0, ge=0, le=10**9, description="cells from the oracle, left of the start, to the start: 0 passive, >= 1 active"
     )
-    ambiguous_position: bool = Field(True, description="leave the position along the corridor out of the observation")
+    ambiguous_position: bool = Field(True, description="omit the position along the corridor from the observation")
     goal_reward: float = Field(1.0, gt=0, allow_inf_nan=False, description="reward at the right goal, > 0")
     penalty: float = Field(
-        0.0, le=0, allow_inf_nan=False, description="reward (<= 0) of each step that ends behind the fastest agent"
+        0.0, le=0, allow_inf_nan=False, description="reward (<= 0) for each step that ends behind the fastest agent"
     )
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """The shortest and the longest corridor."""
+        """Length of the shortest and of the longest corridor, in cells."""
         length = self.corridor_length
         return (length, length) if isinstance(length, int) else length
 
 
 class TMazeVector(Lanes):
-    """T-Mazes side by side, in NumPy. Gymnasium's next-step autoreset.
+    """Vectorised T-Mazes in NumPy, with Gymnasium's next-step autoreset.
 
-    Observations: float32 (num_envs, 4): y in {-1, 0, 1}; hint, the goal's y, once, at the first visit of the oracle
+    Observations: float32 (num_envs, 4): y in {-1, 0, 1}; hint, which is the goal's y at the first visit of the oracle
     (passive: in the first observation), else 0; flag, 1 at the junction, else 0; noise, uniform in {-1, 0, 1}.
-    With `ambiguous_position=False` a fifth: the distance from the oracle over that from oracle to junction. It is
-    scaled so that it stays in [0, 1] in a corridor of any length, and one observation space serves all of them.
+    With `ambiguous_position=False` there is a fifth: the distance from the oracle, divided by the distance from oracle
+    to junction. The quotient stays in [0, 1] for any corridor length, so one observation space serves all lengths.
 
-    Actions: 0 right, 1 up, 2 left, 3 down; moves into a wall do nothing.
+    Actions: 0 right, 1 up, 2 left, 3 down. A move into a wall does nothing.
 
-    Rewards: float64 (num_envs,): `goal_reward` at the right goal. Before an episode's last step, `penalty` where
-    x < min(t - 2 oracle_length, length): further left after t steps than an agent that goes to the oracle, then
-    to the goal (Ni et al., 2023).
+    Rewards: float64 (num_envs,): `goal_reward` at the right goal. All steps but an episode's last give `penalty` if
+    x < min(t - 2 oracle_length, length). The agent is then further left after t steps than an agent that goes to the
+    oracle and then to the goal (Ni et al., 2023).
 
-    An episode terminates at either goal and is truncated after length + 2 + 2 oracle_length steps, the fewest that
-    are needed and one to spare. Its last info holds `is_success`, True when it ended at the right goal.
+    An episode terminates at either goal. It is truncated after length + 2 + 2 oracle_length steps: the fewest steps
+    needed, and one to spare. The last info holds `is_success`, True if the episode ended at the right goal.
 
     Args:
-        num_envs: Number of lanes.
-        render_mode: None, or "rgb_array".
+        num_envs: Number of environments.
+        render_mode: None or "rgb_array".
         options: The fields of `Config`.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     def __init__(self, num_envs: int, render_mode: str | None = None, **options: Any) -> None:
@@ -95,7 +95,7 @@ class TMazeVector(Lanes):
         low, high = np.array([[-1, 1], [-1, 1], [0, 1], [-1, 1], *position], np.float32).T
         super().__init__(num_envs, render_mode, spaces.Box(low, high, dtype=np.float32), spaces.Discrete(4))
         self._x, self._y, self._goal, self._length, self._time, self._limit = np.zeros((6, num_envs), np.int64)
-        self._unseen = self._goal.copy()  # the hint that the oracle still has to show; 0 once it has
+        self._unseen = self._goal.copy()  # the hint that the oracle has yet to show; 0 once shown
 
     def _start(self, lanes: NDArray[np.int64]) -> None:
         low, high = self.config.lengths
@@ -138,10 +138,10 @@ class TMazeVector(Lanes):
         return observations
 
     def _picture(self, lane: int) -> NDArray[np.uint8]:
-        """Draw the maze: uint8 (80, width, 3); of a long corridor the part around the agent.
+        """Draw the maze: uint8 (80, width, 3). Of a long corridor, draw only the part around the agent.
 
-        The agent is black, the oracle blue, the right goal green, the other orange; where the corridor goes on beyond
-        the picture's edge, the edge is grey.
+        The agent is black, the oracle blue, the right goal green, and the other goal orange. An edge of the picture is
+        grey where the corridor continues beyond it.
         """
         x, y, goal, length = (int(each[lane]) for each in (self._x, self._y, self._goal, self._length))
         oracle = -self.config.oracle_length
@@ -162,7 +162,7 @@ class TMazeVector(Lanes):
 
 
 class TMaze(Lane):
-    """One T-Maze: one lane of `TMazeVector`, without autoreset."""
+    """Single T-Maze: a `TMazeVector` of size 1, without batch axis and autoreset."""
 
     def __init__(self, render_mode: str | None = None, **options: Any) -> None:
         lanes = TMazeVector(1, render_mode, **options)
@@ -171,11 +171,11 @@ class TMaze(Lane):
 
 
 class Expert:
-    """The optimal policy: to the oracle if the hint isn't known, then right, then to the hinted side.
+    """Optimal policy: go to the oracle if the hint isn't known, then right, then to the hinted side.
 
     Args:
-        config: Options of the environment it plays.
-        seed: Not needed, it never draws.
+        config: Options of the environment to play.
+        seed: Unused, since the expert is deterministic.
     """
 
     def __init__(self, config: Config, seed: int = 0) -> None:
@@ -188,16 +188,16 @@ class Expert:
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Choose an action for each of n lanes.
+        """Choose an action for each of n environments.
 
         Args:
-            observation: (n, 4 or 5), or a Dict with these under "observation".
-            state: The remembered hints (n,), 0 where none has been seen; None is all 0.
-            episode_start: (n,), True where the observation is an episode's first: its hint is forgotten.
-            deterministic: Not needed, it always is.
+            observation: (n, 4 or 5), or a Dict with this array under "observation".
+            state: The remembered hints (n,), 0 where no hint has been seen. None means all 0.
+            episode_start: (n,), True where the observation is an episode's first. The old hint is forgotten there.
+            deterministic: Unused, since the expert is deterministic.
 
         Returns:
-            Actions (n,) and the next state. Without a hint at the passive maze's junction, it goes up.
+            Actions (n,) and the next state. At the passive maze's junction without a known hint, the action is up.
         """
         observation = observation["observation"] if isinstance(observation, dict) else observation
         hint, at_junction = observation[:, 1], observation[:, 2] == 1
@@ -210,7 +210,7 @@ class Expert:
 
 
 def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
-    """Return which steps are at the junction, where the hint must be known, bool (T,)."""
+    """Return the mask, bool (T,), of the steps at the junction, where the hint must be known."""
     seen = trajectory.observations
     at_junction: NDArray[np.bool_] = np.asarray(seen["observation"] if isinstance(seen, dict) else seen)[:-1, 2] == 1
     return at_junction

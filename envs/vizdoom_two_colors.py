@@ -1,11 +1,11 @@
-"""ViZDoom-Two-Colors: recall for up to 1,050 steps the colour of a pillar that is seen in the first 45 steps only.
+"""ViZDoom-Two-Colors: up to 1,050 steps; recall throughout the colour of a pillar seen in the first 45 steps only.
 
-RATE's task (Cherepanov et al., 2023, arXiv:2306.09459), rebuilt from its description; the map and the objects are our
-own, and so are the numbers that the paper leaves open. ViZDoom moves the player, finds who touches what, and draws;
-health, rewards, and where objects appear are decided here, so that a seed fixes an episode.
+The task is that of RATE (Cherepanov et al., 2023, arXiv:2306.09459), rebuilt from its description. The map, the objects
+and the numbers that the paper leaves open are our own. ViZDoom moves the player, finds who touches what, and draws.
+This module decides health, rewards, and where objects appear, so that a seed determines an episode.
 
-What random actions, the expert, and the expert blind to the colour reach: experiments/ceilings. These returns can't be
-compared with the paper's.
+experiments/ceilings shows what random actions, the expert, and the expert blind to the colour reach. These returns
+can't be compared with the paper's.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ LEFT, RIGHT, FORWARD, FORWARD_LEFT, FORWARD_RIGHT = range(5)
 COLOURS = ("red", "green")
 
 _TURN = 3.0  # degrees per tic
-# Of each action: degrees per tic to turn right, and whether to go forward.
+# By action: degrees per tic to turn right, and whether to go forward.
 _BUTTONS = [[-_TURN, 0.0], [_TURN, 0.0], [0.0, 1.0], [-_TURN, 1.0], [_TURN, 1.0]]
-_IDLE, _SETTLE = [0.0, 0.0], 10  # buttons and tics until things have appeared and the player may move
+_IDLE, _SETTLE = [0.0, 0.0], 10  # buttons, and tics until things have appeared and the player may move
 _FULL_HEALTH = 100.0
 
 # Lengths are in the engine's units; the player is 32 wide and walks about 8 per tic.
 _HALF = 320  # from the room's centre to its walls
-_START = -224  # y of the player at first, looking north at the pillar in the centre
+_START = -224  # initial y of the player, who looks north at the pillar in the centre
 _MARGIN, _APART, _AWAY = 40, 72, 120  # least distance of a new object from walls, from other objects, from the player
 _SCREEN = (120, 160)  # rows and columns that the engine draws; the observation has half of each
 _ZOOM, _BAR = 3, 24  # of a picture: enlargement of the screen, pixel rows of the health bar
@@ -57,46 +57,48 @@ _PAINT = {"red": (214, 40, 40), "green": (60, 190, 70)}
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """Options of ViZDoom-Two-Colors; the defaults are the training task."""
+    """Options of ViZDoom-Two-Colors. The defaults are the training task."""
 
-    memory_steps: int = Field(45, ge=1, le=10**6, description="steps in whose observations the pillar stands")
-    max_steps: int = Field(1050, ge=1, le=10**6, description="steps after which a living player's episode is truncated")
+    memory_steps: int = Field(45, ge=1, le=10**6, description="number of first steps at which the pillar stands")
+    max_steps: int = Field(1050, ge=1, le=10**6, description="steps after which an episode is truncated")
     colour: Literal["random", "red", "green"] = Field("random", description="the pillar's colour")
     frame_skip: int = Field(4, ge=1, le=35, description="game tics (1/35 s) per step")
-    objects: int = Field(6, ge=1, le=12, description="objects of each colour that lie in the room at any time")
+    objects: int = Field(6, ge=1, le=12, description="objects of each colour in the room at any time")
     health_drain: float = Field(1.0, ge=0, le=100, description="health lost per step, of 100 at first and at most")
     health_change: float = Field(
-        25.0, ge=0, le=100, description="health that an object of the pillar's colour gives, and one of the other takes"
+        25.0, ge=0, le=100, description="health that objects of the pillar's colour give and others take"
     )
-    living_reward: float = Field(0.02, ge=0, le=1, description="reward of each step that the player survives")
+    living_reward: float = Field(0.02, ge=0, le=1, description="reward for each step that the player survives")
 
 
 class Situation(NamedTuple):
-    """What only a privileged policy may know; positions in the engine's units, from the room's centre."""
+    """State for privileged policies. Positions are in the engine's units, from the room's centre."""
 
-    position: NDArray[np.float64]  # (2,) of the player
-    heading: float  # of the player, radians, counter-clockwise from east
-    right: NDArray[np.float64]  # (objects, 2) where objects of the pillar's colour lie
-    wrong: NDArray[np.float64]  # (objects, 2) where those of the other colour lie
+    position: NDArray[np.float64]  # (2,) x and y of the player
+    heading: float  # direction of the player in radians, counter-clockwise from east
+    right: NDArray[np.float64]  # (objects, 2) places of the objects of the pillar's colour
+    wrong: NDArray[np.float64]  # (objects, 2) places of the objects of the other colour
 
 
 class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
-    """A square room with red and green objects, and for a while a red or a green pillar in its centre.
+    """Square room with red and green objects, and for the first steps a red or green pillar in its centre.
 
-    Observations: uint8 (60, 80, 3), what the player sees, RGB. Neither health nor what an object does to it is seen.
+    Observations: uint8 (60, 80, 3), the player's view, RGB. It shows neither health nor an object's effect on health.
 
     Actions: 0 turn left, 1 turn right, 2 forward, 3 forward and left, 4 forward and right; 3 degrees per tic.
 
     Rewards: 1 for each object of the pillar's colour picked up by walking over it, and `living_reward` for surviving.
-    Such an object also gives `health_change` health, one of the other colour takes as much; a new one of the same
-    colour appears elsewhere. An episode terminates when health, which drains, is used up. It is measured by return.
+
+    An object of the pillar's colour gives `health_change` health, an object of the other colour takes as much. A new
+    object of the same colour appears elsewhere. An episode terminates when health, which drains, is used up, and is
+    truncated after `max_steps` steps. Agents are measured by return.
 
     Args:
-        render_mode: None, or "rgb_array".
+        render_mode: None or "rgb_array".
         options: The fields of `Config`.
 
     Raises:
-        UsageError: a bad argument.
+        UsageError: an argument is invalid.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 9}  # noqa: RUF012
@@ -118,17 +120,17 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Start an episode, and the engine before the first one.
+        """Start an episode. Before the first episode, start the engine.
 
         Args:
-            seed: Of the random stream that colours and positions are drawn from; None goes on with it.
+            seed: Seed of the random stream of colours and positions. None continues it.
             options: Must be empty.
 
         Returns:
             An observation and an empty info.
 
         Raises:
-            UsageError: any options.
+            UsageError: `options` isn't empty.
         """
         super().reset(seed=seed)
         check_no_options(options)
@@ -151,8 +153,8 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
         """Take one step of `frame_skip` tics.
 
         Raises:
-            UsageError: an action other than 0..4.
-            ResetNeeded: before the first `reset`, or after the episode's end.
+            UsageError: the action is not in 0..4.
+            ResetNeeded: `reset` was never called, or the episode has ended.
         """
         check_running(self._running)
         if action not in self.action_space:
@@ -168,7 +170,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
         return self._look(), right + self.config.living_reward * (not terminated), terminated, truncated, {}
 
     def render(self) -> NDArray[np.uint8]:
-        """Return what the player sees, with health as a bar in the colour to recall: uint8 (384, 480, 3)."""
+        """Draw the player's view above a bar for health in the colour to recall: uint8 (384, 480, 3)."""
         if self._stop is None:
             raise ResetNeeded("nothing to draw yet: call reset() before render()")
         view = self._screen.repeat(_ZOOM, 0).repeat(_ZOOM, 1)
@@ -183,7 +185,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self._stop, self._running = None, False
 
     def situation(self) -> Situation:
-        """Look into the engine, as a privileged policy may."""
+        """Return the engine's state for privileged policies."""
         x, y, angle = self._player
         right, wrong = (self._lying[colour] for colour in self._right_and_wrong())
         return Situation(np.array([x, y]), np.deg2rad(angle), right, wrong)
@@ -192,7 +194,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
         return (COLOURS[0], COLOURS[1]) if self._colour == COLOURS[0] else (COLOURS[1], COLOURS[0])
 
     def _advance(self, buttons: list[float], tics: int) -> None:
-        """Run the engine, then read the screen, the player's place and angle, and where objects lie."""
+        """Run the engine. Then read the screen, the player's place and angle, and the objects' places."""
         self._game.make_action(buttons, tics)
         state = self._game.get_state()
         self._screen, self._player = state.screen_buffer, np.asarray(state.game_variables)
@@ -207,7 +209,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
         return ((pairs[:, ::2] + pairs[:, 1::2]) // 4).astype(np.uint8)
 
     def _replace_picked(self) -> tuple[int, int]:
-        """Return how many objects of the pillar's and of the other colour are gone, and order as many new ones."""
+        """Return how many objects of the pillar's and of the other colour are gone, and place as many new objects."""
         right, wrong = (self.config.objects - len(self._lying[colour]) for colour in self._right_and_wrong())
         occupied = np.vstack(list(self._lying.values()))
         for colour, gone in zip(self._right_and_wrong(), (right, wrong), strict=True):
@@ -216,7 +218,7 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
         return right, wrong
 
     def _place(self, colour: str, player: NDArray[Any], occupied: NDArray[Any]) -> NDArray[np.int64]:
-        """Have an object appear at the next tic, away from the player and from (n, 2) occupied places; return where."""
+        """Add an object at the next tic, away from the player and occupied places (n, 2). Return its place (2,)."""
         limit = _HALF - _MARGIN
         while True:
             place = self.np_random.integers(-limit, limit, 2, endpoint=True)
@@ -228,11 +230,11 @@ class TwoColors(gymnasium.Env[NDArray[np.uint8], np.int64]):
 
 
 class Expert:
-    """Goes to the object of the pillar's colour that is soonest reached, round those of the other: it is privileged.
+    """Privileged policy that goes to the soonest reached object of the pillar's colour, around the other objects.
 
     Args:
-        config: Options of the environment it plays.
-        seed: Not needed, it never draws.
+        config: Options of the environment to play.
+        seed: Unused, since the expert is deterministic.
     """
 
     def __init__(self, config: Config, seed: int = 0) -> None:
@@ -241,28 +243,28 @@ class Expert:
         self._envs: list[TwoColors] = []
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Take the environments to look into.
+        """Set the vector environment whose simulators the expert reads.
 
         Raises:
-            UsageError: its lanes are not `TwoColors` environments in this process.
+            UsageError: its environments are not `TwoColors` environments in this process.
         """
         self._envs = simulators(env, TwoColors)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[NDArray[np.int64], Any]:
-        """Choose an action for each of n lanes, int64 (n,), from what is in the simulators; the arguments aren't used.
+        """Choose an action for each of n environments, int64 (n,), from the simulators' state. Arguments are unused.
 
         Raises:
-            UsageError: the expert was not attached to the environments.
+            UsageError: `attach` was not called.
         """
         if not self._envs:
-            raise UsageError("this expert looks into the simulators: attach(env) comes before predict")
+            raise UsageError("this expert reads the simulators' state: call attach(env) before predict()")
         return np.array([self.action(env.situation()) for env in self._envs]), None
 
     def action(self, now: Situation) -> int:
-        """Choose an action for one lane."""
-        if not len(now.right):  # picked up at this very moment, new ones are still to appear
+        """Choose an action for one environment."""
+        if not len(now.right):  # all were just picked up, and new objects are yet to appear
             return FORWARD
         offsets = now.right - now.position
         distances = np.linalg.norm(offsets, axis=1)
@@ -273,7 +275,7 @@ class Expert:
         error, distance = errors[best], distances[best]
         if abs(error) <= self._turn / 2:
             return FORWARD
-        # Walking on while turning takes it round a circle, which must not have the object inside.
+        # Walking while turning follows a circle. An object inside the circle is never reached.
         radius = self._pace / self._turn
         if distance < 2.5 * radius * abs(np.sin(error)) or abs(error) > np.pi / 3:
             return LEFT if error > 0 else RIGHT
@@ -281,10 +283,10 @@ class Expert:
 
 
 def _in_the_way(offsets: NDArray[np.float64], wrong: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Count, for each straight way from the origin to one of (n, 2) offsets, the wrong objects (m, 2) touched: (n,)."""
+    """Return how many wrong objects (m, 2) each straight way from the origin to an offset (n, 2) touches: (n,)."""
     lengths = np.maximum(np.linalg.norm(offsets, axis=1, keepdims=True), 1e-6)
     along = np.clip(wrong @ (offsets / lengths).T, 0, lengths.T)  # (m, n)
-    nearest = along[..., None] * (offsets / lengths)  # (m, n, 2) of each way, the point nearest to the wrong object
+    nearest = along[..., None] * (offsets / lengths)  # (m, n, 2): the point of each way nearest to the object
     touched: NDArray[np.int64] = (np.abs(wrong[:, None] - nearest).max(-1) < 36).sum(0)
     return touched
 
@@ -298,7 +300,7 @@ def _launch(game: vizdoom.DoomGame, folder: Path, config: Config) -> None:
     game.set_doom_config_path(str(folder / "engine.ini"))
     game.set_doom_game_path(str(Path(vizdoom.__file__).parent / "freedoom2.wad"))
     game.set_doom_map("MAP01")
-    game.set_seed(0)  # nothing that the engine draws matters
+    game.set_seed(0)  # the engine's own random numbers don't matter
     game.set_episode_timeout(0)
     game.set_window_visible(False)
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
@@ -317,7 +319,7 @@ def _launch(game: vizdoom.DoomGame, folder: Path, config: Config) -> None:
 def _stop(game: vizdoom.DoomGame, folder: Path, left: Path) -> None:
     game.close()
     rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # the engine makes it in the working folder; whatever is in it stays
+    with suppress(OSError):  # the engine makes this folder in the working folder; it stays if not empty
         left.rmdir()
 
 
@@ -348,8 +350,8 @@ def _room() -> str:
 def _actors(config: Config) -> str:
     """Return the actors in the DECORATE language.
 
-    The engine's command `summon` puts an actor in front of the player. So a seed is summoned, which puts the thing
-    itself where its two arguments say, and is gone.
+    The engine's command `summon` puts an actor in front of the player. Therefore a seed actor is summoned, which puts
+    the thing itself at the place given by its two arguments, and vanishes.
     """
     tics = (config.memory_steps - 1) * config.frame_skip + 1 + _SETTLE
     mixes = zip(COLOURS, ("2,0,0", "0,2,0"), strict=True)

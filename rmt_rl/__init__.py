@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rmt_rl.agent import BaseAgent
-    from rmt_rl.language.model import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
+    from rmt_rl.language.model import RecurrentMemoryTransformer
+    from rmt_rl.language.sequences import RecurrentMemoryTransformerWrapper
 
 __all__ = ["RecurrentMemoryTransformer", "RecurrentMemoryTransformerWrapper", "__version__", "load"]
 
 __version__ = version("rmt-rl")
+
+_MODULES = {  # of names that are imported when they're asked for
+    "RecurrentMemoryTransformer": "rmt_rl.language.model",
+    "RecurrentMemoryTransformerWrapper": "rmt_rl.language.sequences",
+}
 
 register_envs()
 
@@ -42,6 +48,6 @@ def load(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> Base
 
 def __getattr__(name: str) -> Any:
     """The language model's classes, imported when they're asked for, since they import PyTorch."""
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("rmt_rl.language.model"), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -17,14 +17,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
-from rmt_rl.data.segment import Segment, map_leaves
+from rmt_rl.data.segment import Segment
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
 from rmt_rl.nn.heads import head
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
+from rmt_rl.trees import map_leaves
 
 Token = Literal["return_to_go", "observation", "action"]
-Learning = Literal["offline", "online"]
 
 
 class AgentConfig(Frozen):
@@ -52,8 +52,7 @@ class BaseAgent(nn.Module, ABC):
 
     Config: ClassVar[type[Frozen]]
     tokens: ClassVar[tuple[Token, ...]] = ("observation",)  # what it sees of each step, in this order
-    # offline: from segments of a data set (rmt_rl.training.offline); online: by acting (rmt_rl.training.online)
-    learning: ClassVar[Learning]
+    learner: ClassVar[str]  # what trains it, as `module:Name`: a class with the interface of `rmt_rl.training.learner`
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
         super().__init__()
@@ -131,7 +130,7 @@ class Agent(BaseAgent):
     """
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
-    learning = "offline"
+    learner = "rmt_rl.training.segments:SegmentLearner"
     tokens: ClassVar[tuple[Token, ...]] = ("return_to_go", "observation", "action")
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:

@@ -1,10 +1,10 @@
 """Backpropagation through segments: full, truncated, or replayed with the activations of one segment.
 
-A run's gradient depth is chosen here, never in a model. The step to differentiate is any function
+The gradient depth of a run is chosen here, never in a model. The step to differentiate is any function
 
     step(index, state) -> (loss, next_state)
 
-of segment `index`, whose loss is a scalar already weighted as it shall count in the sum over segments.
+that runs segment `index`. The loss is a scalar that already includes the segment's weight in the sum over segments.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Gradient = Literal["full", "truncated", "replay"]
 
 
 def full(step: Step[TreeT], segments: int, state: TreeT, backward: Backward) -> tuple[Tensor, TreeT]:
-    """Backpropagation through time over all segments; activations of all of them are held.
+    """Backpropagate through time over all segments, holding the activations of all of them.
 
     Args:
-        step: one segment's loss and next state.
-        segments: how many segments to run.
-        state: the state before the first; its own graph (a learned initial memory) gets its gradient too.
-        backward: what to do with a scalar to be differentiated, e.g. `Tensor.backward`.
+        step: returns one segment's loss and next state.
+        segments: the number of segments to run.
+        state: the state before the first segment. Its own graph (a learned initial memory) gets its gradient too.
+        backward: differentiates a scalar, e.g. `Tensor.backward`.
 
     Returns:
         The sum of the losses and the last state, both detached.
@@ -40,9 +40,9 @@ def full(step: Step[TreeT], segments: int, state: TreeT, backward: Backward) -> 
 def truncated(
     step: Step[TreeT], segments: int, state: TreeT, backward: Backward, depth: int = 1
 ) -> tuple[Tensor, TreeT]:
-    """Cut the row into blocks of `depth` segments, counted from its end; gradients stay in their block.
+    """Backpropagate within blocks of `depth` segments, counted from the last segment. No gradient leaves its block.
 
-    The last segment's loss so reaches exactly `depth` segments. Arguments and result as in `full`.
+    The last segment's loss thus reaches exactly `depth` segments. Arguments and result are those of `full`.
     """
     total = _zero(state)
     for start, stop in blocks(segments, depth):
@@ -59,13 +59,14 @@ def truncated(
 def replay(
     step: Step[TreeT], segments: int, state: TreeT, backward: Backward, depth: int | None = None
 ) -> tuple[Tensor, TreeT]:
-    """Memory replay (Memformer, arXiv 2010.06891, algorithm 1): the gradient of `full` in the memory of one segment.
+    """Compute the gradient of `full` in the memory of one segment.
 
-    With a `depth` it is the gradient of `truncated`, block by block.
+    This is memory replay (Memformer, arXiv 2010.06891, algorithm 1). With a `depth`, it computes the gradient of
+    `truncated`, block by block.
 
-    A first pass without graph keeps the state before each segment. The second goes back from the last segment,
-    runs each anew from its kept state with the random numbers of its first run (dropout replays exactly, on CPU and
-    CUDA), and carries dL/dstate to the segment before. Arguments and result as in `full`.
+    A first pass without graph keeps the state before each segment. A second pass goes back from the last segment. It
+    reruns each segment from its kept state with the random numbers of its first run (dropout replays exactly, on CPU
+    and CUDA), and carries dL/dstate to the segment before. Arguments and result are those of `full`.
     """
     total = _zero(state)
     for start, stop in blocks(segments, depth or segments):
@@ -75,12 +76,12 @@ def replay(
 
 
 def _replayed(step: Step[TreeT], start: int, stop: int, state: TreeT, backward: Backward) -> tuple[Tensor, TreeT]:
-    """One block of `replay`: segments from `start` on, up to `stop`."""
+    """Run one block of `replay`: the segments from `start` to `stop` - 1."""
     initial, state = state, detach(state)
     states, generators = [], []
     with torch.no_grad():
         for index in range(start, stop - 1):
-            states.append(clone(state))  # a view would keep the whole segment's outputs alive
+            states.append(clone(state))  # a view would keep the whole segment's outputs in memory
             generators.append(_random_state())
             state = step(index, state)[1]
     total, last, gradients = _segment(step, stop - 1, state, None, backward)
@@ -98,7 +99,10 @@ def _replayed(step: Step[TreeT], start: int, stop: int, state: TreeT, backward: 
 def _segment(
     step: Step[TreeT], index: int, state: TreeT, gradients: list[Tensor | None] | None, backward: Backward
 ) -> tuple[Tensor, TreeT, list[Tensor | None]]:
-    """Run one segment with graph; backward its loss and <next state, gradients>; return the state's own gradients."""
+    """Run one segment with graph and backpropagate its loss plus <next state, gradients>.
+
+    Return the loss, the next state (both detached) and the gradients with respect to `state`.
+    """
     inputs = tree_map(lambda leaf: leaf.detach().requires_grad_(leaf.is_floating_point()), state)
     loss, following = step(index, inputs)
     backward(loss if gradients is None else loss + _dot(following, gradients))
@@ -106,14 +110,17 @@ def _segment(
 
 
 def _dot(state: Tree, gradients: list[Tensor | None]) -> Tensor:
-    """<state, gradients>: a scalar whose derivative by the state is `gradients`."""
+    """Return <state, gradients>, a scalar whose derivative by the state is `gradients`."""
     pairs = zip(tree_leaves(state), gradients, strict=True)
     terms = [(leaf * gradient).sum() for leaf, gradient in pairs if gradient is not None and leaf.requires_grad]
     return torch.stack(terms).sum() if terms else _zero(state)
 
 
 def blocks(segments: int, depth: int) -> list[tuple[int, int]]:
-    """First segment and end of each block that no gradient leaves, `depth` segments each, counted from the end."""
+    """Return the first segment and the end (exclusive) of each block that no gradient leaves.
+
+    Blocks have `depth` segments each, counted from the last segment; the first block may be shorter.
+    """
     starts = list(range(segments - depth, 0, -depth))[::-1]
     return list(zip([0, *starts], [*starts, segments], strict=True))
 
@@ -135,7 +142,10 @@ def _restore(states: list[Tensor]) -> None:
 
 
 def straight_through(state: TreeT, value: TreeT) -> TreeT:
-    """`value` with the gradient of `state`: what memory ageing puts in the memory's place."""
+    """Return `value` with the gradient of `state`.
+
+    Memory ageing (carrying a written memory through further segments before it is read) puts it in the memory's place.
+    """
     leaves = [
         new.detach() if not old.is_floating_point() else new.detach() + (old - old.detach())
         for old, new in zip(tree_leaves(state), tree_leaves(value), strict=True)

@@ -50,6 +50,7 @@ def _derives_from(module: str, base: str) -> Callable[[object], bool]:
 
 
 _is_agent = _derives_from("rmt_rl.agent", "BaseAgent")
+_is_feed = _derives_from("rmt_rl.data.feed", "Feed")
 _is_core = _derives_from("rmt_rl.recurrence", "SegmentRecurrent")
 
 
@@ -88,10 +89,9 @@ KINDS: dict[Kind, KindInfo] = {
         home="rmt_rl.data.feeds",
         noun="feed",
         plural="feeds",
-        fits=callable,
-        wanted="a class or function",
+        fits=_is_feed,
+        wanted="a subclass of rmt_rl.data.feed.Feed without abstract methods",
         attribute="FEED",
-        strict=True,
     ),
     "loggers": KindInfo(
         home="rmt_rl.runs.loggers",

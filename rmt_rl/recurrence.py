@@ -1,9 +1,10 @@
 """The one model interface: a function from a segment and a state to outputs and the next state.
 
-Dimensions in names: B lanes of a batch, L tokens of a segment, T tokens of one step call, D width.
+Dimensions in names: B batch elements, L tokens of a segment, T tokens of one step call, D width. Identifiers call a
+batch element a lane.
 
-States and caches are values: plain (named) tuples of tensors, every tensor with the lanes first. Detaching,
-moving, saving, and picking or replacing lanes are therefore written once, here, for every mechanism.
+States and caches are values: plain (named) tuples of tensors, each with the batch dimension first. Detaching, moving,
+saving, and selecting or replacing batch elements are therefore written once, here, for every mechanism.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CacheT = TypeVar("CacheT", bound=Tree)
 
 
 def tree_map(function: Callable[..., Tensor], tree: TreeT, *others: TreeT) -> TreeT:
-    """The tree of `function(leaf, *leaves of the others at the same place)`, named tuples kept."""
+    """Return the tree of `function(leaf, *leaves of the others at the same place)`; named tuples stay named tuples."""
     if isinstance(tree, Tensor):
         return cast("TreeT", function(tree, *others))
     parts = [tree_map(function, *branch) for branch in zip(tree, *others, strict=True)]
@@ -30,38 +31,38 @@ def tree_map(function: Callable[..., Tensor], tree: TreeT, *others: TreeT) -> Tr
 
 
 def tree_leaves(tree: Tree) -> list[Tensor]:
-    """All tensors of the tree, in order."""
+    """Return all tensors of the tree, in order."""
     return [tree] if isinstance(tree, Tensor) else [leaf for part in tree for leaf in tree_leaves(part)]
 
 
 def tree_fill(tree: TreeT, leaves: Iterable[Tensor]) -> TreeT:
-    """The same tree with other tensors: the inverse of `tree_leaves`."""
+    """Return the same tree with other tensors: the inverse of `tree_leaves`."""
     remaining = iter(leaves)
     return tree_map(lambda _: next(remaining), tree)
 
 
 def detach(tree: TreeT) -> TreeT:
-    """The tree cut off from the graph that made it."""
+    """Return the tree, detached from the graph that computed it."""
     return tree_map(Tensor.detach, tree)
 
 
 def clone(tree: TreeT) -> TreeT:
-    """A copy, each tensor with memory of its own."""
+    """Return a copy of the tree, in which each tensor has its own memory."""
     return tree_map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), tree)
 
 
 def select_lanes(tree: TreeT, lanes: Tensor) -> TreeT:
-    """The lanes with these indices (int64) as a tree of their own (a copy)."""
+    """Return a tree of the batch elements with these indices (int64), as a copy."""
     return tree_map(lambda leaf: leaf.index_select(0, lanes), tree)
 
 
 def put_lanes_(tree: TreeT, lanes: Tensor, values: TreeT) -> TreeT:
-    """Write `values` into these lanes (int64 indices) of `tree`, in place."""
+    """Write `values` into the batch elements with these indices (int64) of `tree`, in place."""
     return tree_map(lambda leaf, new: leaf.index_copy_(0, lanes, new.to(leaf.dtype)), tree, values)
 
 
 def where_lanes(mask_B: Tensor, tree: TreeT, other: TreeT) -> TreeT:
-    """Lanes of `tree` where the bool mask holds, of `other` elsewhere."""
+    """Return the batch elements of `tree` if the bool mask is True, else those of `other`."""
     return tree_map(lambda a, b: torch.where(mask_B.view(-1, *[1] * (a.ndim - 1)), a, b), tree, other)
 
 
@@ -72,18 +73,18 @@ class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
         for x_BLD in segments:
             y_BLD, state = core(x_BLD, state)
 
-    `begin, step ..., end` computes the same, a few tokens at a time, for acting. This base class gives them by
-    running the open segment anew at each step, which is right for every causal mechanism and slow; a mechanism
-    overrides all three with a cache of its own, and the contract tests hold it to the same results.
+    `begin, step ..., end` computes the same, a few tokens at a time, for acting. This base class runs the open segment
+    anew at each step, which is correct for every causal mechanism but slow. A mechanism overrides all three methods
+    with its own cache, and the contract tests check that the results are the same.
 
-    `lengths_B` (int64) tells how many tokens of each lane are real; they come first, and what follows is padding
-    that changes nothing: a lane's outputs and next state are those of its first `lengths_B` tokens alone, while
-    outputs at padding are arbitrary. None means that all tokens are real.
+    `lengths_B` (int64) is the number of real tokens in each batch element. Real tokens come first. The padding behind
+    them changes nothing: the outputs and next state of a batch element are those of its first `lengths_B` tokens alone.
+    Outputs at padding are arbitrary. None means that all tokens are real.
 
     Attributes:
         width: D, the width of a token.
-        causal: whether output i depends on no later token. Where it does (an encoder), `step` gives what is known when
-            its tokens have come, and `end` the state all the same.
+        causal: True if output i depends on no later token. If False (an encoder), `step` returns the outputs given the
+            tokens so far, and `end` returns the right state all the same.
     """
 
     width: int
@@ -91,25 +92,29 @@ class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> StateT:
-        """The state before the first segment, for `batch_size` lanes."""
+        """Return the state before the first segment, for `batch_size` batch elements."""
 
     @abstractmethod
     def forward(self, x_BLD: Tensor, state: StateT, lengths_B: Tensor | None = None) -> tuple[Tensor, StateT]:
-        """One segment: outputs (B, L, D) and the next state. Output i depends on the state and tokens 0 ... i."""
+        """Run one segment and return the outputs (B, L, D) and the next state.
+
+        Output i depends on the state and tokens 0 ... i.
+        """
 
     def begin(self, state: StateT, batch_size: int, capacity: int) -> CacheT:
-        """Open a segment of at most `capacity` tokens a lane (padding of a step call needs room too).
+        """Open a segment of at most `capacity` tokens per batch element (padding of a step call needs room too).
 
-        The cache shares no memory with the state, since its lanes will be written over.
+        Return a cache that shares no memory with the state, because the cache will be overwritten.
         """
         leaf = next(self.parameters())
         tokens = leaf.new_zeros(batch_size, capacity, self.width)
         return cast("CacheT", OpenSegment(clone(state), tokens, leaf.new_zeros(batch_size, dtype=torch.long)))
 
     def step(self, x_BTD: Tensor, cache: CacheT, lengths_B: Tensor | None = None) -> tuple[Tensor, CacheT]:
-        """Feed T more tokens (lanes may stand at different places): outputs (B, T, D) and the cache to go on with.
+        """Run T more tokens and return the outputs (B, T, D) and the next cache.
 
-        The cache that was passed in may be written over: go on with the returned one.
+        Batch elements may stand at different places. The cache that was passed in may be overwritten: continue with the
+        returned one.
         """
         state, tokens, count_B = cast("OpenSegment", cache)
         places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
@@ -120,18 +125,18 @@ class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
         return y_BTD, cast("CacheT", OpenSegment(state, tokens, count_B + added))
 
     def end(self, cache: CacheT) -> StateT:
-        """Close the segment: the next state."""
+        """Close the segment and return the next state."""
         state, tokens, count_B = cast("OpenSegment", cache)
         return cast("StateT", self(tokens, state, count_B)[1])
 
     @classmethod
     def examples(cls, width: int) -> Iterator[Self]:
-        """Small instances, one for each variant, for the contract tests."""
+        """Yield small instances, one for each variant, for the contract tests."""
         return iter(())
 
 
 class Stack(SegmentRecurrent[tuple[Tree, ...], tuple[Tree, ...]]):
-    """Layers one after the other; the state is the tuple of theirs."""
+    """Layers one after the other. The state is the tuple of the layers' states."""
 
     def __init__(self, layers: Sequence[SegmentRecurrent[Any, Any]]) -> None:
         super().__init__()
@@ -177,7 +182,7 @@ class Stack(SegmentRecurrent[tuple[Tree, ...], tuple[Tree, ...]]):
 
 
 class Pointwise(SegmentRecurrent[tuple[()], tuple[()]]):
-    """A map of each token alone (a norm, an MLP) as a core without memory."""
+    """A core without memory that maps each token alone (a norm, an MLP)."""
 
     def __init__(self, module: nn.Module, width: int) -> None:
         super().__init__()
@@ -205,7 +210,7 @@ class Pointwise(SegmentRecurrent[tuple[()], tuple[()]]):
 
 
 class OpenSegment(NamedTuple):
-    """The base class's cache: the state at the segment's start and the tokens since."""
+    """The base class's cache: the state at the segment's start, the tokens since, and their number (B)."""
 
     state: Tree
     tokens_BLD: Tensor
@@ -213,7 +218,10 @@ class OpenSegment(NamedTuple):
 
 
 def joined(kept_BND: Tensor, count_B: Tensor, x_BLD: Tensor) -> Tensor:
-    """Each lane's first `count_B` kept tokens with new ones directly behind them: (B, the largest count + L, D)."""
+    """Return each batch element's first `count_B` kept tokens, directly followed by its new ones.
+
+    The result is (B, the largest count + L, D).
+    """
     longest = int(count_B.max()) if len(count_B) else 0
     if not longest:
         return x_BLD
@@ -222,18 +230,18 @@ def joined(kept_BND: Tensor, count_B: Tensor, x_BLD: Tensor) -> Tensor:
 
 
 def put_tokens_(tokens_BLx: Tensor, places_BT: Tensor, values_BTx: Tensor) -> Tensor:
-    """Write token t of lane b at place `places_BT[b, t]`, in place."""
+    """Write token t of batch element b at place `places_BT[b, t]`, in place."""
     lanes = torch.arange(tokens_BLx.shape[0], device=tokens_BLx.device)[:, None]
     return tokens_BLx.index_put_((lanes, places_BT), values_BTx.to(tokens_BLx.dtype))
 
 
 def take_tokens(tokens_BLx: Tensor, places_BT: Tensor) -> Tensor:
-    """Token `places_BT[b, t]` of each lane b."""
+    """Return token `places_BT[b, t]` of each batch element b, for each t."""
     lanes = torch.arange(tokens_BLx.shape[0], device=tokens_BLx.device)[:, None]
     return tokens_BLx[lanes, places_BT]
 
 
 def only_first(tokens_BLx: Tensor, count_B: Tensor) -> Tensor:
-    """Each lane's first `count_B` tokens, then zeros: what a state holds must not depend on padding."""
+    """Return each batch element's first `count_B` tokens, then zeros, because a state must not depend on padding."""
     behind_BL = torch.arange(tokens_BLx.shape[1], device=count_B.device) >= count_B[:, None]
     return tokens_BLx.masked_fill(behind_BL.view(*behind_BL.shape, *[1] * (tokens_BLx.ndim - 2)), 0)

@@ -142,13 +142,13 @@ def agent_class(name: str) -> type[BaseAgent]:
     return cast("type[BaseAgent]", load("agents", name))
 
 
-def feed_class(name: str) -> Callable[..., Any]:
-    """Import a feed's class.
+def feed_class(name: str) -> type[Any]:
+    """Import a feed's class, made of the arguments of `rmt_rl.data.feed.EpisodeFeed`.
 
     Raises:
         UsageError: no feed has this name, its module isn't imported, or a package that it needs is not installed.
     """
-    return cast("Callable[..., Any]", load("feeds", name))
+    return cast("type[Any]", load("feeds", name))
 
 
 def logger_class(name: str) -> Callable[..., Any]:

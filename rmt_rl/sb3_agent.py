@@ -25,8 +25,8 @@ from torch import nn
 
 from rmt_rl.agent import AgentSpec, BaseAgent, check_lanes
 from rmt_rl.config import Frozen
-from rmt_rl.data.segment import map_leaves
 from rmt_rl.errors import UsageError
+from rmt_rl.trees import map_leaves
 
 Array = NDArray[Any]
 
@@ -52,7 +52,7 @@ class SB3Agent(BaseAgent):
     """
 
     Config: ClassVar[type[SB3Config]] = SB3Config
-    learning = "online"
+    learner = "rmt_rl.training.online:OnlineLearner"
     Algorithm: ClassVar[type[OnPolicyAlgorithm]]
     policy_kind: ClassVar[str] = "Policy"  # how the names of its policies end: MlpPolicy, MlpLstmPolicy
 
@@ -77,8 +77,8 @@ class SB3Agent(BaseAgent):
         known = signature(self.Algorithm).parameters
         return {name: value for name, value in options.items() if (name not in known) == of_policy}
 
-    def learner(self, env: VecEnv, device: str) -> OnPolicyAlgorithm:
-        """The algorithm that from now on trains this agent's network.
+    def make_algorithm(self, env: VecEnv, device: str) -> OnPolicyAlgorithm:
+        """Return the algorithm that from now on trains this agent's network.
 
         Args:
             env: observes what `view` shows.

@@ -14,8 +14,8 @@ import pytest
 from gymnasium import spaces
 
 from rmt_rl.cli import main
-from rmt_rl.data.store import write_dataset
 from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.data.writing import write_dataset
 from tests.test_cli import TINY
 from tests.tiny import weights, work_folder
 
@@ -298,7 +298,7 @@ def edit(run: Path, old: str, new: str) -> None:
     [
         (spoil_checkpoint, "last.safetensors is damaged .*train again"),
         (change_agent, "is of another agent than .*config.toml says; undo what was changed there"),
-        (change_batch, "holds the states of other lanes; resume with the feed and batch_size it was made with"),
+        (change_batch, "holds states of other shapes; resume with the feed and batch_size it was made with"),
         (spoil_config, "training.updates=-2: .*greater than or equal to 1"),
         (spoil_metrics, "metrics.jsonl is damaged .*mend or remove it"),
         (spoil_bytes_of_metrics, "metrics.jsonl is damaged .*mend or remove it"),

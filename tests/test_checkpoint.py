@@ -9,12 +9,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
 import pytest
 import torch
+from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 
 import rmt_rl
@@ -28,7 +30,7 @@ from rmt_rl.runs.checkpoint import (
     restore_agent,
     restore_optimizer,
     restore_state,
-    save_checkpoint,
+    save_agent,
 )
 from tests.tiny import in_process, start_process
 
@@ -52,8 +54,9 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
         parameter.grad = torch.randn_like(parameter)
     optimizer.step()
     state = (torch.randn(3, 2), (torch.arange(3), torch.randn(3, 1).bfloat16()))
-    path, progress = tmp_path / "last.safetensors", {"best": None, "unlogged": [{"loss": 0.1}]}
-    save_checkpoint(path, agent, "bc", 7, progress=progress, optimizer=optimizer, state=state)
+    path = tmp_path / "last.safetensors"
+    progress: dict[str, JsonValue] = {"best": None, "unlogged": [{"loss": 0.1}]}
+    save_agent(path, agent, "bc", 7, progress=progress, optimizer=optimizer, state=state)
     saved = read_checkpoint(path)
     assert (saved.header.agent, saved.header.update, saved.header.progress) == ("bc", 7, progress)
     again = restore_agent(saved)
@@ -68,16 +71,16 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert torch.equal(restored[0], state[0])
     assert torch.equal(restored[1][0], state[1][0])
     assert torch.equal(restored[1][1], state[1][1])
-    with pytest.raises(UsageError, match="states of other lanes"):
+    with pytest.raises(UsageError, match="states of other shapes"):
         restore_state(saved, (torch.zeros(4, 2), (torch.zeros(4), torch.zeros(4, 1))))
-    with pytest.raises(UsageError, match="states of other lanes"):
+    with pytest.raises(UsageError, match="states of other shapes"):
         restore_state(saved, (torch.zeros(3, 3), (torch.zeros(3), torch.zeros(3, 1))))
-    with pytest.raises(UsageError, match="states of other lanes"):
+    with pytest.raises(UsageError, match="states of other shapes"):
         restore_state(saved, ())
 
 
 def test_a_checkpoint_without_an_optimiser_acts_but_cannot_be_resumed(tmp_path: Path) -> None:
-    save_checkpoint(path_of(tmp_path, "best"), make_agent(), "bc", 7)
+    save_agent(path_of(tmp_path, "best"), make_agent(), "bc", 7)
     assert isinstance(rmt_rl.load(tmp_path, "best"), Agent)
     saved = read_checkpoint(path_of(tmp_path, "best"))
     with pytest.raises(UsageError, match="holds no optimiser state"):
@@ -89,11 +92,11 @@ def test_a_damaged_optimiser_is_told(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(agent.parameters())
     torch.stack([parameter.sum() for parameter in agent.parameters()]).sum().backward()
     optimizer.step()
-    save_checkpoint(path_of(tmp_path), agent, "bc", 1, optimizer=optimizer)
+    save_agent(path_of(tmp_path), agent, "bc", 1, optimizer=optimizer)
     saved = read_checkpoint(path_of(tmp_path))
     for damage in ({"optimizer/0/exp_avg": None}, {"optimizer/0/exp_avg_sq": torch.zeros(1, 3)}):
         tensors = {key: damage.get(key, value) for key, value in saved.tensors.items()}
-        left = saved._replace(tensors={key: value for key, value in tensors.items() if value is not None})
+        left = replace(saved, tensors={key: value for key, value in tensors.items() if value is not None})
         with pytest.raises(UsageError, match=r"last\.safetensors can't be used: the optimiser's state of parameter 0"):
             restore_optimizer(left, torch.optim.AdamW(agent.parameters()))
 
@@ -110,7 +113,7 @@ def save_for_ever(path: Path, started: Path) -> None:
         with torch.no_grad():
             for parameter in agent.parameters():
                 parameter.fill_(update)
-        save_checkpoint(path, agent, "bc", update)
+        save_agent(path, agent, "bc", update)
         started.touch()
 
 
@@ -152,7 +155,7 @@ def die_at(call: str, path: Path, how: str) -> None:
 
     setattr(os, call, dying)
     try:
-        save_checkpoint(path, make_agent(WIDTH, 2.0), "bc", 2)
+        save_agent(path, make_agent(WIDTH, 2.0), "bc", 2)
     except UsageError as error:
         sys.exit(2 if f"{path} can't be written: Input/output error" in str(error) else 1)
 
@@ -161,13 +164,13 @@ def die_at(call: str, path: Path, how: str) -> None:
 @pytest.mark.parametrize("how", ["before", "after", "error"])
 def test_every_step_of_writing_may_be_the_last(call: str, how: str, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
-    save_checkpoint(path, make_agent(WIDTH, 1.0), "bc", 1)
+    save_agent(path, make_agent(WIDTH, 1.0), "bc", 1)
     assert in_process(die_at, call, path, how) == (2 if how == "error" else -signal.SIGKILL)
     assert assert_whole(path) == (2 if (call, how) == ("replace", "after") else 1)
     left = [file.name for file in tmp_path.iterdir() if file != path]
     if how == "error":
         assert not left, "no half-written file"
-    save_checkpoint(path, make_agent(WIDTH, 3.0), "bc", 3)
+    save_agent(path, make_agent(WIDTH, 3.0), "bc", 3)
     assert assert_whole(path) == 3
     assert [file.name for file in tmp_path.iterdir()] == [path.name], "the next one clears up"
 
@@ -175,7 +178,7 @@ def test_every_step_of_writing_may_be_the_last(call: str, how: str, tmp_path: Pa
 def outgrow(path: Path, limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        save_checkpoint(path, make_agent(WIDTH, 2.0), "bc", 2)
+        save_agent(path, make_agent(WIDTH, 2.0), "bc", 2)
     except UsageError as error:
         sys.exit(2 if f"{path} can't be written: File too large; free some space" in str(error) else 1)
 
@@ -183,7 +186,7 @@ def outgrow(path: Path, limit: int) -> None:
 @pytest.mark.parametrize("limit", [0, 100, 1_000_000])
 def test_a_full_disk_leaves_the_old_one(limit: int, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
-    save_checkpoint(path, make_agent(WIDTH, 1.0), "bc", 1)
+    save_agent(path, make_agent(WIDTH, 1.0), "bc", 1)
     assert in_process(outgrow, path, limit) == 2
     assert assert_whole(path) == 1
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -278,7 +281,7 @@ def with_a_list_as_header(path: Path) -> None:
 )
 def test_what_is_no_checkpoint_of_ours_is_refused(spoil: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     path = path_of(tmp_path)
-    save_checkpoint(path, make_agent(), "bc", 1)
+    save_agent(path, make_agent(), "bc", 1)
     spoil(path)
     with pytest.raises(UsageError, match=message) as caught:
         rmt_rl.load(tmp_path)
@@ -306,7 +309,7 @@ def test_pickles_are_never_run(tmp_path: Path) -> None:
 
 
 def test_an_unknown_device_is_named(tmp_path: Path) -> None:
-    save_checkpoint(path_of(tmp_path), make_agent(), "bc", 1)
+    save_agent(path_of(tmp_path), make_agent(), "bc", 1)
     with pytest.raises(UsageError, match="device='qpu' can't be used"):
         rmt_rl.load(tmp_path, device="qpu")
     with pytest.raises(UsageError, match=r"run .*nowhere is no folder; name the folder of a training run"):

@@ -115,7 +115,7 @@ def test_train_writes_a_run_and_says_where(capsys: pytest.CaptureFixture[str]) -
     files = {path.name.partition("tfevents")[0] for path in Path("runs/tmaze-rate-3").iterdir()}
     assert files == {"config.toml", "metrics.jsonl", "events.out.", "last.safetensors", "best.safetensors"}
     config = read_config(Path("runs/tmaze-rate-3"))
-    assert (config.seed, config.training.updates, config.agent_options.heads) == (3, 5, 2)
+    assert (config.seed, config.length, config.agent_options.model_dump()["heads"]) == (3, 5, 2)
     agent = rmt_rl.load("runs/tmaze-rate-3")
     assert agent.config == config.agent_options
 
@@ -129,8 +129,9 @@ def test_a_run_is_made_again_from_its_config_with_another_seed_and_options() -> 
     flags = ["--updates", "1", "--agent.width", "8", "--env.corridor-length", "1", "9"]
     assert main(["train", "--config", "runs/bc-0", *flags, "--out", "runs/other"]) == 0
     other = read_config(Path("runs/other"))
-    assert (other.training.updates, other.agent_options.width, other.env_options.lengths) == (1, 8, (1, 9))
-    assert other.data == first.data
+    assert (other.length, other.agent_options.model_dump()["width"]) == (1, 8)
+    assert other.env_options.model_dump()["corridor_length"] == (1, 9)
+    assert other.data_options == first.data_options
 
 
 def interrupt_after_lines(run: Path, count: int) -> None:

@@ -22,8 +22,8 @@ from rmt_rl.data.references import read_references
 from rmt_rl.data.store import EpisodeStore, data_root
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
-from rmt_rl.runs.options import read_config, write_config
-from rmt_rl.training.offline import resume, train
+from rmt_rl.runs.options import OfflineRun, read_config, write_config
+from rmt_rl.training.loop import resume, train
 from tests.recall import Config, Expert, Recall
 from tests.tiny import tiny
 
@@ -207,6 +207,7 @@ def test_a_trained_agent_plays_and_its_weights_are_part_of_the_id() -> None:
     before = dataset_id("tmaze", options, 8, 0, behaviour)
     assert before == identity
     resumable = read_config(Path("run"))
+    assert isinstance(resumable, OfflineRun)
     write_config(
         resumable.model_copy(update={"training": resumable.training.model_copy(update={"updates": 2})}), Path("run")
     )

@@ -145,7 +145,8 @@ def test_a_short_config_is_filled_with_defaults(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text('env = "tmaze"\nagent = "bc"\n[env_options]\ncorridor_length = 9\n')
     config = read_config(tmp_path / "short.toml")
     assert config == make_config({"env": "tmaze", "agent": "bc", "env_options": {"corridor_length": 9}})
-    assert config.env_options.corridor_length == 9
+    assert config.env_options.model_dump()["corridor_length"] == 9
+    assert isinstance(config, OfflineRun)
     assert config.training == OfflineRun.model_fields["training"].default
 
 

@@ -30,7 +30,7 @@ from rmt_rl.analysis.sizes import SPEC
 from rmt_rl.cli import main
 from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.runs.checkpoint import save_checkpoint
+from rmt_rl.runs.checkpoint import save_agent
 from tests.test_bad_input import complaint
 from tests.test_cli import TINY
 from tests.tiny import work_folder
@@ -191,7 +191,7 @@ def test_the_command_shows_runs(folder: Path, capsys: pytest.CaptureFixture[str]
 
 def test_the_kernel_of_a_run_makes_no_difference(tmp_path: Path) -> None:
     agent = RMT(RMTConfig(attention="flex"), SPEC)
-    save_checkpoint(tmp_path / "last.safetensors", agent, "rmt", 0)
+    save_agent(tmp_path / "last.safetensors", agent, "rmt", 0)
     assert cost(str(tmp_path)).segment == cost("rmt").segment == recurrent(Shape.of(agent.config), 1, 90, 5, MATMULS)
 
 

@@ -12,11 +12,11 @@ import gymnasium
 import pytest
 
 from rmt_rl import registry
-from rmt_rl.acting.collect import Behaviour, RandomPolicy, Share, collect, trajectories
+from rmt_rl.acting.collect import Behaviour, RandomPolicy, Share, collect, dataset_ids, trajectories
 from rmt_rl.acting.evaluate import read_evaluation
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.cli import main
-from rmt_rl.data.store import write_dataset
+from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.runs.options import read_config
@@ -52,7 +52,7 @@ def test_a_data_set_alone_tells_the_environment(order: str) -> None:
     identity = random_data("Pendulum-v1")
     assert main(["train", *order.format(identity, " ".join(QUICK)).split(), "--out", "run"]) == 0
     config = read_config(Path("run"))
-    assert (config.env, config.data.dataset) == ("Pendulum-v1", (identity,))
+    assert (config.env, dataset_ids(config)) == ("Pendulum-v1", (identity,))
     assert main(["evaluate", "run", "--episodes", "2"]) == 0
     record = read_evaluation(Path("run"))
     assert record is not None
@@ -63,7 +63,7 @@ def test_our_own_environments_are_found_with_their_options() -> None:
     identity = collect("tmaze", {"corridor_length": 7}, episodes=5, seed=0)
     assert main(["train", "--dataset", identity, "rate", *QUICK, "--out", "run"]) == 0
     config = read_config(Path("run"))
-    assert (config.env, config.env_options.corridor_length) == ("tmaze", 7)
+    assert (config.env, config.env_options.model_dump()["corridor_length"]) == ("tmaze", 7)
 
 
 def test_several_data_sets_and_their_wrappers() -> None:
@@ -87,7 +87,7 @@ def test_several_data_sets_and_their_wrappers() -> None:
         )
     assert main(["train", "--dataset", "stacked/one-v0", "stacked/two-v0", "rate", *QUICK, "--out", "run"]) == 0
     config = read_config(Path("run"))
-    assert config.data.dataset == ("stacked/one-v0", "stacked/two-v0")
+    assert dataset_ids(config) == ("stacked/one-v0", "stacked/two-v0")
     remade = registry.load_task(config.env).make(**config.env_options.model_dump())
     assert remade.observation_space == env.observation_space
     assert [remade.reset(seed=3)[0].shape, remade.spec.max_episode_steps] == [(3, 4), 9]  # type: ignore[union-attr]

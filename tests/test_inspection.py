@@ -30,9 +30,9 @@ from rmt_rl.nn.decoder import Block
 from rmt_rl.recurrence import SegmentRecurrent
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.options import make_config, write_config
-from rmt_rl.training.offline import train
+from rmt_rl.training.loop import train
 from tests.agents import examples
-from tests.data.episodes import InMemory, episode
+from tests.data.episodes import InMemory, episode, segment_of
 from tests.tiny import tiny, work_folder
 
 STEPS = 4
@@ -89,7 +89,7 @@ def segment(firsts: list[tuple[float, float]], action: int = 0) -> Segment:
     observations[:, 0] = torch.tensor(firsts)
     actions = torch.full((len(firsts), STEPS), action)
     lengths = torch.full((len(firsts),), STEPS)
-    return Segment(observations, actions, torch.zeros(len(firsts), STEPS), lengths, full=True)
+    return segment_of(observations, actions, torch.zeros(len(firsts), STEPS), lengths, full=True)
 
 
 NOISE = segment([(0, 0)])

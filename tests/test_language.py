@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rmt_rl import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
 from rmt_rl.errors import UsageError
-from rmt_rl.language.cores import MemoryName
 from rmt_rl.language.model import Output
+from rmt_rl.language.state import XLMemories
 from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
 from rmt_rl.memory.valve import LSTM, CrossAttention2
@@ -172,12 +172,41 @@ def test_caches_of_lanes_with_different_lengths_go_on_right() -> None:
     model, x = make(**XL), ids(2 * SEGMENT)
     mask = torch.arange(SEGMENT) < torch.tensor([[2], [6], [4]])
     _, memories, caches = model(x[:, :SEGMENT], mask=mask)
-    caches = [cache.clone() for cache in caches]  # their counts follow from them
+    caches = XLMemories(tuple(cache.clone() for cache in caches), caches.lengths)
     out, _, _ = model(x[:, SEGMENT:], memories, xl_memories=caches)
     for lane, length in enumerate([2, 6, 4]):
         _, own, cache = model(x[lane : lane + 1, :length])
         expected, _, _ = model(x[lane : lane + 1, SEGMENT:], own, xl_memories=cache)
         torch.testing.assert_close(out[lane : lane + 1], expected)
+
+
+@torch.no_grad()
+def test_a_cached_token_of_zeros_is_told_from_an_empty_place() -> None:
+    """Tokens whose channels are equal are normed to zero, and so are their keys and values."""
+    model = make(**XL, memory="none", depth=1)
+    flat, x = torch.ones(LANES, 2, 16).double(), model.embed(ids(SEGMENT))
+    _, memories, caches = model(flat)
+    assert not caches[0].any()
+    assert caches.lengths.tolist() == [2] * LANES
+    _, state = model.run(flat, model.initial_state(LANES))
+    same(model.state(LANES, memories, caches), state)
+    out = model(x, xl_memories=caches)
+    same(out[:2], model.output(model.head(model.run(x, state)[0]), ())[:2])
+    assert not torch.allclose(out.output, model(x).output)
+
+
+@torch.no_grad()
+def test_a_plain_list_of_caches_is_taken_as_full() -> None:
+    model, x = make(**XL), ids(SEGMENT)
+    _, memories, caches = model(x[:, :2], mask=torch.tensor([[True, True], [True, False], [False, False]]))
+    assert caches.lengths.tolist() == [5, 5, 0]  # with memory tokens, read and written
+    assert [tuple(cache.shape) for cache in caches] == [(2, LANES, 5, 8)] * 2
+    assert len(caches) == len(caches[:]) == 2
+    full = XLMemories(caches.layers, torch.full((LANES,), 5))
+    same(model(x, memories, xl_memories=list(caches))[:2], model(x, memories, xl_memories=full)[:2])
+    assert not torch.allclose(
+        model(x, memories, xl_memories=caches).output, model(x, memories, xl_memories=full).output
+    )
 
 
 @pytest.mark.parametrize("options", EVERY.values(), ids=EVERY)
@@ -237,6 +266,20 @@ def test_a_segment_is_one_graph(options: dict[str, Any]) -> None:
     same(there[:2], out[:2])
     same(exported(x)[:2], out[:2])
     same(compiled(x, there.memories)[:2], model(x, out.memories)[:2])
+
+
+@torch.no_grad()
+def test_a_segment_with_caches_is_one_graph() -> None:
+    model, x = make(**XL), ids(SEGMENT)
+    out = model(x[:, :2])
+    expected = model(x, out.memories, xl_memories=out.xl_memories)
+    exported = torch.export.export(model, (x, out.memories), {"xl_memories": out.xl_memories}).module()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for graph in (exported, compiled):
+        found = graph(x, out.memories, xl_memories=out.xl_memories)
+        same(found[:2], expected[:2])
+        same(found.xl_memories, expected.xl_memories)
+        assert torch.equal(found.xl_memories.lengths, expected.xl_memories.lengths)
 
 
 @torch.no_grad()
@@ -504,7 +547,7 @@ def test_generation_leaves_the_mode_as_it_was() -> None:
 # Mistakes
 
 
-def bad(memory: MemoryName, **options: Any) -> dict[str, Any]:
+def bad(memory: str, **options: Any) -> dict[str, Any]:
     return {"memory": memory, **options}
 
 
@@ -632,7 +675,11 @@ def test_shapes_that_do_not_fit() -> None:
         model(x, memories, xl_memories=caches[:1])
     with pytest.raises(UsageError, match="xl_memories of shapes"):
         model(x, memories, xl_memories=caches[0])
-    with pytest.raises(UsageError, match="memories has list in it"):
+    lengths: Any
+    for lengths in (caches.lengths[:1], caches.lengths.int(), caches.lengths - 6, caches.lengths + 1, 5):
+        with pytest.raises(UsageError, match=r"xl_memories have lengths .*int64 \(3,\) from 0 to 5 are needed"):
+            model(x, memories, xl_memories=XLMemories(caches.layers, lengths))
+    with pytest.raises(UsageError, match="memories has XLMemories in it"):
         model(x, model(x))
     with pytest.raises(UsageError, match="memories has int in it"):
         model(x, 3)

@@ -307,14 +307,15 @@ def test_an_object_is_found_once_its_module_is_imported(mine: Path, monkeypatch:
 
 
 def test_what_anything_imported_may_not_be_called_by_a_name_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any class or function can be a logger or feed, so being imported isn't enough."""
+    """Any class or function can be a logger, so being imported isn't enough."""
     import shutil
 
-    for load in (registry.logger_class, registry.feed_class, registry.command):
+    for load in (registry.logger_class, registry.command):
         with pytest.raises(UsageError, match=r"module 'shutil' isn't imported|unknown"):
             load("shutil:rmtree")
-    with pytest.raises(UsageError, match="must be a subclass"):
-        registry.agent_class("shutil:rmtree")
+    for load_class in (registry.agent_class, registry.feed_class):
+        with pytest.raises(UsageError, match="must be a subclass"):
+            load_class("shutil:rmtree")
     with pytest.raises(UsageError, match="must be a module or class with ID"):
         registry.load_task("shutil:rmtree")
     monkeypatch.setattr("rmt_rl.plugins._named", set())

@@ -17,17 +17,17 @@ import rmt_rl
 from rmt_rl.acting.collect import Behaviour, Share, collect
 from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.cli import main
+from rmt_rl.data.feed import EpisodeFeed
 from rmt_rl.data.segment import Span, cut
-from rmt_rl.data.store import EpisodeStore, write_dataset
 from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import tree_leaves
 from rmt_rl.registry import load_task
 from rmt_rl.runs.options import OfflineRun, make_config
-from rmt_rl.training.datasets import open_data
-from rmt_rl.training.offline import new_agent, resume, train
-from rmt_rl.training.trainer import Trainer
-from tests.tiny import Values, assert_same_run, metrics, tiny, weights, work_folder
+from rmt_rl.training.loop import Loop, resume, train
+from rmt_rl.training.segments import SegmentLearner
+from tests.tiny import Values, assert_same_run, metrics, started, tiny, weights, work_folder
 
 Capture = pytest.CaptureFixture[str]
 TILES = "tests/Tiles-v0"
@@ -96,7 +96,7 @@ def write_tiles(identity: str, rows: tuple[int, ...] = (0, 1, 2), episodes: int 
 
 def tiles(*dataset: str, data: Values, training: Values) -> OfflineRun:
     """The config of a run on Tiles."""
-    config: OfflineRun = make_config(
+    config = make_config(
         {
             "env": TILES,
             "agent": "rate",
@@ -106,6 +106,7 @@ def tiles(*dataset: str, data: Values, training: Values) -> OfflineRun:
             "evaluation": QUIET,
         }
     )
+    assert isinstance(config, OfflineRun)
     return config
 
 
@@ -139,48 +140,42 @@ def test_continuous_actions(tmp_path: Path, capsys: Capture) -> None:
     assert env.action_space.contains(action)
 
 
-def new_trainer(config: OfflineRun, run: Path) -> tuple[Trainer, EpisodeStore]:
-    """A trainer that is ready for the first update."""
-    store = open_data(config)
-    trainer = Trainer(config, run, store, new_agent(config, store))
-    trainer.start()
-    return trainer, store
-
-
-def through(trainer: Trainer, span: Span, state: Any) -> tuple[Tensor, Any]:
+def through(learner: SegmentLearner, span: Span, state: Any) -> tuple[Tensor, Any]:
     """Outputs (steps, P) and state of a span, segment after segment."""
     outputs = []
-    for segment in cut([span], trainer.config.agent_options.segment_length):
-        numbers, state = trainer.agent(segment, state)
+    for segment in cut([span], learner.config.agent_options.segment_length):
+        numbers, state = learner.model(segment, state)
         outputs.append(numbers[0])
-    return torch.cat([torch.empty(0, trainer.agent.to_action.out_features), *outputs]), state
+    return torch.cat([torch.empty(0, learner.model.to_action.out_features), *outputs]), state
 
 
 @torch.no_grad()
 def test_burn_in_makes_the_state_of_an_episode_that_goes_on(tmp_path: Path) -> None:
-    trainer, store = new_trainer(tiny(data={"feed": "windows", "segments": 1, "burn_in": 5}), tmp_path)
-    picks, batch = trainer.sampler.picks(0), trainer.sampler.batch(0)
+    learner = started(tiny(data={"feed": "windows", "segments": 1, "burn_in": 5}), tmp_path)
+    feed, store = learner.feed, learner.store
+    assert isinstance(feed, EpisodeFeed)
+    picks, batch = feed.picks(0), feed.batch(0)
     assert not (picks.start - picks.burn_in).any(), "no episode has more than 12 steps"
     assert len({0, *picks.start.tolist()}) > 3, "else this tests little"
-    numbers, _ = trainer.agent(batch.segments[0], trainer._initial_state(batch))
-    fresh, _ = trainer.agent(batch.segments[0], trainer.agent.initial_state(8))
+    numbers, _ = learner.model(batch.segments[0], learner.initial_state(batch))
+    fresh, _ = learner.model(batch.segments[0], learner.model.initial_state(8))
     for lane, (episode, start, stop) in enumerate(zip(*(column.tolist() for column in picks[:3]), strict=True)):
         before, window = store.span(episode, 0, stop).split(start)
-        _, state = through(trainer, before, trainer.agent.initial_state(1))
-        wanted, _ = through(trainer, window, state)
+        _, state = through(learner, before, learner.model.initial_state(1))
+        wanted, _ = through(learner, window, state)
         torch.testing.assert_close(numbers[lane, : stop - start], wanted, rtol=1e-4, atol=1e-5)
         assert start == 0 or not torch.allclose(fresh[lane, : stop - start], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_no_gradient_crosses_burn_in(tmp_path: Path) -> None:
-    trainer, _ = new_trainer(tiny(data={"feed": "windows", "segments": 1, "burn_in": 2}), tmp_path)
-    batch = trainer.sampler.batch(0)
-    state = trainer._initial_state(batch)
+    learner = started(tiny(data={"feed": "windows", "segments": 1, "burn_in": 2}), tmp_path)
+    batch = learner.feed.batch(0)
+    state = learner.initial_state(batch)
     ran = batch.burn_in[0].lengths > 0
     assert 0 < ran.sum() < len(ran)
     for lanes, learned in ((ran, False), (~ran, True)):  # what a fresh state has learned stays learnable
         total = torch.stack([leaf[lanes].sum() for leaf in tree_leaves(state)]).sum()
-        gradients = torch.autograd.grad(total, list(trainer.agent.parameters()), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(total, list(learner.model.parameters()), retain_graph=True, allow_unused=True)
         assert any(gradient is not None and bool(gradient.any()) for gradient in gradients) == learned
 
 
@@ -199,7 +194,7 @@ def test_a_run_with_burn_in_goes_on_as_if_never_stopped(precision: str, tmp_path
 
 @pytest.mark.parametrize("feed", ["episodes", "streams"])
 def test_burn_in_of_another_feed_is_refused(feed: str) -> None:
-    with pytest.raises(UsageError, match=f"data: burn_in=2 comes before windows, but feed='{feed}' .* burn_in=0 or"):
+    with pytest.raises(UsageError, match=f"data: burn_in=2 computes .* feed='{feed}' .* burn_in=0 or"):
         tiny(data={"feed": feed, "burn_in": 2})
 
 
@@ -207,16 +202,19 @@ def test_streams_carry_the_state_through_a_long_episode(tmp_path: Path) -> None:
     write_tiles("tiles/long-v0", episodes=2, steps=2000)
     frozen = {"updates": 30, "learning_rate": 1e-30, "weight_decay": 0.0}
     data = {"feed": "streams", "segments": 3, "batch_size": 2, "cache_mb": 1}
-    trainer, store = new_trainer(tiles("tiles/long-v0", data=data, training=frozen), tmp_path)
+    config = tiles("tiles/long-v0", data=data, training=frozen)
+    learner = started(config, tmp_path)
+    feed, store = learner.feed, learner.store
+    assert isinstance(feed, EpisodeFeed)
     read = store.span(0, 900, 909).trajectory
     assert len(read) == 9, "of 2000, so that memory never holds an episode"
-    trainer.run_updates(lambda *_: None, lambda: False)
-    episodes = trainer.sampler.picks(0).episodes.tolist()
+    Loop(learner, tmp_path, config.schedule, {}).run()
+    episodes = feed.picks(0).episodes.tolist()
     assert sorted(episodes) == [0, 1]
     for lane, episode in enumerate(episodes):
         with torch.no_grad():
-            _, state = through(trainer, store.span(episode, 0, 30 * 9), trainer.agent.initial_state(1))
-        for carried, wanted in zip(tree_leaves(trainer.carried), tree_leaves(state), strict=True):
+            _, state = through(learner, store.span(episode, 0, 30 * 9), learner.model.initial_state(1))
+        for carried, wanted in zip(tree_leaves(learner.carried), tree_leaves(state), strict=True):
             torch.testing.assert_close(carried[lane], wanted[0], rtol=1e-3, atol=1e-4)
 
 

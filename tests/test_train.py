@@ -24,19 +24,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import rmt_rl
 from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.analysis.sizes import SPEC
-from rmt_rl.data.sampler import make_sampler
+from rmt_rl.data.curriculum import CurriculumFeed
+from rmt_rl.data.feed import make_feed
 from rmt_rl.data.segment import Batch
-from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import agent_class, load_task
-from rmt_rl.runs.checkpoint import read_checkpoint
 from rmt_rl.runs.options import OfflineRun, TrainingConfig, make_config, write_config
-from rmt_rl.training.datasets import open_data
-from rmt_rl.training.offline import _unscaled, new_agent, resume, train
+from rmt_rl.training.datasets import large_actions
+from rmt_rl.training.loop import Loop, resume, train
 from rmt_rl.training.optimization import decay_groups, learning_rate
-from rmt_rl.training.trainer import Trainer, _mean_square
+from rmt_rl.training.segments import _mean_square
 from tests.test_checkpoint import edit
-from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, tiny, weights
+from tests.tiny import Values, assert_same_run, header, in_process, metrics, started, tensors, tiny, weights
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -44,14 +43,6 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("data")))
         yield
-
-
-def started(config: OfflineRun, run: Path) -> tuple[EpisodeStore, Trainer]:
-    """A run's data, and its trainer before the next update."""
-    store, path = open_data(config), run / "last.safetensors"
-    trainer = Trainer(config, run, store, new_agent(config, store))
-    trainer.start(read_checkpoint(path) if path.exists() else None)
-    return store, trainer
 
 
 def killed(values: Values, run: Path, update: int) -> None:
@@ -198,9 +189,9 @@ def test_kept_memories_teach_and_give_way_to_others(tmp_path: Path) -> None:
     found = {}
     for updates in (0, 1, 3, 10**9):
         config = tiny(ageing=2, ageing_from=2, ageing_updates=updates, data={"bucket_batches": 1})
-        _, trainer = started(config, tmp_path / str(updates))
-        trainer.run_updates(lambda *_: None, lambda: False)
-        found[updates] = trainer.kept and trainer.kept.update
+        learner = started(config, tmp_path / str(updates))
+        Loop(learner, tmp_path / str(updates), config.schedule, {}).run()
+        found[updates] = learner.ageing.kept and learner.ageing.kept.update
     assert found[0] is None
     assert (found[1], found[10**9]) == (9, 2), "each in turn, and the first one for good"
     assert found[3] is not None
@@ -229,7 +220,7 @@ def test_memories_are_kept_where_an_option_changes_that_draws_nothing(tmp_path: 
 def test_streams_do_not_go_on_with_states_of_other_steps(tmp_path: Path) -> None:
     train(tiny(data={"feed": "streams", "segments": 1}), tmp_path)
     write_config(tiny(updates=12, data={"feed": "streams", "segments": 2}), tmp_path)
-    with pytest.raises(UsageError, match=r"segments=2, but checkpoint .* was made with 1"):
+    with pytest.raises(UsageError, match=r"segments=2, but the streams of this run were read with segments=1"):
         resume(tmp_path)
 
 
@@ -249,17 +240,17 @@ def test_ageing_that_never_begins_is_told(tmp_path: Path) -> None:
 def test_kept_memories_age_from_update_to_update(gradient: str, tmp_path: Path) -> None:
     frozen = {"learning_rate": 1e-12, "ageing": 3, "ageing_from": 2, "ageing_updates": 10**9, "gradient": gradient}
     config = tiny(**frozen, log_every=1)
-    _, trainer = started(config, tmp_path)
-    trainer.run_updates(lambda *_: None, lambda: False)
-    kept = trainer.kept
+    learner = started(config, tmp_path)
+    Loop(learner, tmp_path, config.schedule, {}).run()
+    kept = learner.ageing.kept
     assert kept is not None
     assert kept.age > 3, "older than one update makes them"
-    agent = trainer.agent.eval()
+    agent = learner.model.eval()
     with torch.no_grad():
         _, state = agent(kept.batch.segments[0], agent.initial_state(8))
         age = 0
-        for trainer.update in range(kept.update, 10):
-            for filler in trainer._fillers(len(trainer.sampler.batch(trainer.update).segments)) or ():
+        for update in range(kept.update, 10):
+            for filler in learner.ageing.fillers(update, len(learner.feed.batch(update).segments)) or ():
                 _, state = agent(filler, state)
                 age += 1
         assert kept.age == age
@@ -434,7 +425,7 @@ def test_metrics_are_means_over_the_updates_since_the_last_line(tmp_path: Path) 
 )
 def test_large_actions_are_told(low: float, high: float, warned: bool) -> None:
     space = spaces.Dict(a=spaces.Discrete(99), b=spaces.Box(low, high, (2,)))
-    assert bool(_unscaled(space)) == warned
+    assert bool(large_actions(space)) == warned
 
 
 def test_what_can_not_be_trained_here_leaves_no_folder(tmp_path: Path) -> None:
@@ -505,18 +496,19 @@ def test_a_curriculum_leads_to_streams(tmp_path: Path) -> None:
     """Once the last length is learnt all lanes begin an episode, and go on in it from update to update."""
     every = {"feed": "streams", "segments": 2, "bucket_batches": 1}
     config = tiny(data=every, curriculum=0.5, updates=60, learning_rate=1e-2, log_every=1, save_every=1000)
-    store, trainer = started(config, tmp_path)
-    trainer.run_updates(lambda *_: None, lambda: False)
-    begun = trainer.streams_from
-    assert begun is not None
-    assert trainer.progress is not None
-    assert (trainer.progress.length, trainer.progress.accuracy >= 0.5) == (2, True)
+    learner = started(config, tmp_path)
+    Loop(learner, tmp_path, config.schedule, {}).run()
+    feed, store = learner.feed, learner.store
+    assert isinstance(feed, CurriculumFeed)
+    begun = feed.state()["streams_from"]
+    assert isinstance(begun, int)
+    assert (feed.progress.length, feed.progress.accuracy >= 0.5) == (2, True)
     assert header(tmp_path / "last.safetensors")["progress"]["streams_from"] == begun < 55
-    episodes = make_sampler(store, config.data.model_copy(update={"feed": "episodes"}), 4, config.seed)
-    streams = make_sampler(store, config.data, 4, config.seed)
+    episodes = make_feed(store, config.data.model_copy(update={"feed": "episodes"}), 4, config.seed)
+    streams = make_feed(store, config.data, 4, config.seed)
     for update in range(60):
         expected = episodes.batch(update) if update < begun else streams.batch(update - begun)
-        same_steps(trainer._draw(update), expected)
+        same_steps(feed.batch(update), expected)
     assert streams.batch(0).fresh.all()
     assert not streams.batch(1).fresh.all()
     lengths = [line["data/segments"] for line in metrics(tmp_path) if "data/segments" in line]
@@ -537,12 +529,13 @@ def test_streams_go_on_where_their_curriculum_changes(
     train(tiny(**every, curriculum=curriculum), tmp_path)
     begun = begun if begun is not None else header(tmp_path / "last.safetensors")["progress"]["streams_from"]
     config = tiny(**every, curriculum=later, updates=12)
-    store, trainer = started(config, tmp_path)
-    streams = make_sampler(store, config.data, 4, config.seed)
-    episodes = make_sampler(store, config.data.model_copy(update={"feed": "episodes"}), 4, config.seed)
+    learner = started(config, tmp_path)
+    store = learner.store
+    streams = make_feed(store, config.data, 4, config.seed)
+    episodes = make_feed(store, config.data.model_copy(update={"feed": "episodes"}), 4, config.seed)
     assert begun is not None
-    same_steps(trainer._draw(10), streams.batch(10 - begun))
-    kept = trainer.kept
+    same_steps(learner.feed.batch(10), streams.batch(10 - begun))
+    kept = learner.ageing.kept
     assert kept is not None
     expected = episodes.batch(kept.update) if kept.update < begun else streams.batch(kept.update - begun)
     same_steps(kept.batch, expected.first(len(kept.batch.segments)))

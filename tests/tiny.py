@@ -14,11 +14,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from rmt_rl.runs.checkpoint import path_of, read_checkpoint
 from rmt_rl.runs.options import OfflineRun, make_config
+from rmt_rl.training.segments import SegmentLearner
 
 Values = dict[str, Any]
 _SPAWNER = multiprocessing.get_context("forkserver")
-_SPAWNER.set_forkserver_preload(["rmt_rl.training.offline"])  # imported once for all processes
+_SPAWNER.set_forkserver_preload(["rmt_rl.training.segments"])  # imported once for all processes
 
 
 @contextmanager
@@ -47,8 +49,18 @@ def tiny(agent: str = "rate", /, **training: Any) -> OfflineRun:
     }
     for name, section in sections.items():
         values[name] = values[name] | section
-    config: OfflineRun = make_config(values)
+    config = make_config(values)
+    assert isinstance(config, OfflineRun)
     return config
+
+
+def started(config: OfflineRun, run: Path) -> SegmentLearner:
+    """A run's learner before its next update."""
+    path = path_of(run)
+    saved = read_checkpoint(path) if path.exists() else None
+    learner = SegmentLearner(config, saved)
+    learner.start(saved)
+    return learner
 
 
 def start_process(target: Callable[..., None], *arguments: Any) -> Any:

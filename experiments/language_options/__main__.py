@@ -3,7 +3,7 @@
 The text is the filler of `experiments.long_context`. Writes `results.json` after every run, then `table.md`; runs that
 are in `results.json` aren't done again.
 
-Dimensions: B lanes, N tokens of a sequence.
+Dimensions: B sequences of a batch (lanes), N tokens of a sequence.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from torch import Tensor
 from experiments.long_context.texts import Text, vocabulary
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.files import write_atomically
-from rmt_rl.language.model import RecurrentMemoryTransformer, RecurrentMemoryTransformerWrapper
-from rmt_rl.runs.options import TrainingConfig
+from rmt_rl.language.model import RecurrentMemoryTransformer
+from rmt_rl.language.sequences import RecurrentMemoryTransformerWrapper
+from rmt_rl.runs.options import LearningRateConfig
 from rmt_rl.statistics import mean, mean_interval
 from rmt_rl.training.optimization import learning_rate
 
 FOLDER = Path(__file__).parent
-VARIANTS: dict[str, dict[str, Any]] = {  # what is changed in the first
+VARIANTS: dict[str, dict[str, Any]] = {  # the options in which each variant differs from the first
     "memory tokens, rotary positions": {},
     "learned positions": {"rotary_pos_emb": False, "abs_pos_emb": True},
     "no positions": {"rotary_pos_emb": False},
@@ -48,16 +49,16 @@ VARIANTS: dict[str, dict[str, Any]] = {  # what is changed in the first
 }
 SEGMENT, SEGMENTS, LANES = 64, 4, 8
 TEST_SEQUENCES, TEST_SEGMENTS = 32, 16
-SCHEDULE = TrainingConfig(learning_rate=1e-3, warmup=40, decay_from=0.1, final_rate=0.02)
+SCHEDULE = LearningRateConfig(learning_rate=1e-3, warmup=40, decay_from=0.1, final_rate=0.02)
 
 
 def main(seeds: int = 3, jobs: int = 2, updates: int = 200, folder: Path = FOLDER) -> None:
     """Train, test, tabulate.
 
     Args:
-        seeds: of each variant, from 0 on.
+        seeds: the number of seeds for each variant, from 0 on.
         jobs: processes at once, one thread each.
-        updates: of a training.
+        updates: updates of each training.
         folder: where `results.json` and `table.md` go.
     """
     path = folder / "results.json"
@@ -75,7 +76,7 @@ def main(seeds: int = 3, jobs: int = 2, updates: int = 200, folder: Path = FOLDE
 
 
 def run(cell: tuple[str, int, int]) -> dict[str, Any]:
-    """Train and test one variant with one seed; what is to be told of it, as JSON."""
+    """Train and test a variant with a seed for so many updates; return its row of `results.json`."""
     name, seed, updates = cell
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -105,7 +106,7 @@ def run(cell: tuple[str, int, int]) -> dict[str, Any]:
     }
 
 
-def _train(model: RecurrentMemoryTransformerWrapper, text: Text, seed: int, schedule: TrainingConfig) -> None:
+def _train(model: RecurrentMemoryTransformerWrapper, text: Text, seed: int, schedule: LearningRateConfig) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), fused=True)
     rng = np.random.default_rng([seed, 1])
     for update in range(schedule.updates):
@@ -120,20 +121,25 @@ def _train(model: RecurrentMemoryTransformerWrapper, text: Text, seed: int, sche
 
 @torch.inference_mode()
 def _test(model: RecurrentMemoryTransformerWrapper, text: Text) -> float:
-    """Nats a word over the same sequences for all, the memory carried through four times as many segments."""
+    """Return nats a word on test sequences, which are the same for all variants.
+
+    The memory is carried through four times as many segments as in training.
+    """
     tokens_BN = _drawn(text, np.random.default_rng(1_000_000), TEST_SEQUENCES, TEST_SEGMENTS)
     model.eval()
     return float(model(tokens_BN, return_loss=True))
 
 
 def _drawn(text: Text, rng: np.random.Generator, lanes: int, segments: int) -> Tensor:
+    """Return sequences (B, N) of the text, of so many segments and one token."""
     return torch.from_numpy(text.windows(rng, lanes, segments * SEGMENT + 1))
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown, of runs of one length: each variant's mean, and its difference to the first with the same seeds.
+    """Return a Markdown table of runs with the same number of updates.
 
-    Intervals are Student's, 95%.
+    A row has a variant's mean, and the mean of its differences to the first variant with the same seeds; intervals are
+    Student's, 95%.
     """
     first, *_ = VARIANTS
     by_variant = {name: {one["seed"]: one for one in results if one["variant"] == name} for name in VARIANTS}

@@ -9,8 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rmt_rl.data.store import write_dataset
 from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.data.writing import write_dataset
 
 ENV = "large_data/Noise-v0"
 DATASET = "large-data/noise-v0"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from experiments.long_context.tasks import PLACES, Lane, Question, Task
-from rmt_rl.data.curriculum import Curriculum, Progress
+from rmt_rl.data.curriculum import Curriculum, CurriculumProgress
 
 
 class Batch(NamedTuple):
@@ -80,7 +80,7 @@ class Sequences:
         return self.progress.model_dump()
 
     def restore(self, state: Any) -> None:
-        self.progress = Progress.model_validate(state)
+        self.progress = CurriculumProgress.model_validate(state)
 
     def measures(self) -> dict[str, float]:
         return {"length": self.progress.length}

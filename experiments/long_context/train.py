@@ -31,7 +31,7 @@ from rmt_rl.data.curriculum import Curriculum
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.flags import parse
 from rmt_rl.recurrence import Tree, detach, tree_fill, where_lanes
-from rmt_rl.runs.options import TrainingConfig
+from rmt_rl.runs.options import LearningRateConfig
 from rmt_rl.runs.tensors import fill_optimizer
 from rmt_rl.training.optimization import learning_rate
 
@@ -69,7 +69,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), options.learning_rate, betas=(0.9, 0.99), fused=True
         )
-        self.schedule = TrainingConfig(  # whose updates are parts of the budget
+        self.schedule = LearningRateConfig(  # whose updates are parts of the budget
             updates=10_000,
             learning_rate=options.learning_rate,
             warmup=100,

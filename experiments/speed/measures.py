@@ -24,11 +24,10 @@ from experiments.speed.sizes import SEGMENTS, Size
 from rmt_rl.acting.collect import collect
 from rmt_rl.acting.rollout import Step, make_vec_env, rollout
 from rmt_rl.agent import AgentSpec
-from rmt_rl.data.sampler import Sampler, make_sampler
-from rmt_rl.data.store import EpisodeStore
+from rmt_rl.data.feed import SegmentFeed, make_feed
 from rmt_rl.registry import agent_class, load_task
-from rmt_rl.training.offline import new_agent
-from rmt_rl.training.trainer import Trainer
+from rmt_rl.training.loop import Loop
+from rmt_rl.training.segments import SegmentLearner
 from rmt_rl.wrappers import VectorReturnToGo
 
 Result = dict[str, Any]
@@ -39,7 +38,7 @@ class Effort(NamedTuple):
     """How much is measured."""
 
     episodes: int = 1000  # of the data set
-    updates: int = 8  # a repeat: all batches of one pool of the sampler
+    updates: int = 8  # a repeat: all batches of one pool of the feed
     repeats: int = 5  # or the size's own limit
     vector_steps: int = 150  # of acting, a repeat, at least
 
@@ -76,16 +75,18 @@ def collected(size: Size, effort: Effort) -> Result:
 
 
 class Training:
-    """A trainer on data that are all in memory, and the real steps of its batches."""
+    """A learner on data that are all in memory, and the real steps of its batches."""
 
     def __init__(self, size: Size, effort: Effort, gradient: str = "full") -> None:
-        self.store = EpisodeStore(str(collected(size, effort)["dataset"]))
+        collected(size, effort)
+        self.config = size.config(gradient=gradient)
+        self.learner = SegmentLearner(self.config)
+        self.store = self.learner.store
         for index in range(len(self.store)):
             self.store.episode(index)
-        config = size.config(gradient=gradient)
-        self.trainer = Trainer(config, Path(tempfile.mkdtemp()), self.store, new_agent(config, self.store))
-        self.trainer.start()
-        self.sampler: Sampler = make_sampler(self.store, config.data, size.segment_length, config.seed)
+        self.learner.start()
+        self.folder = Path(tempfile.mkdtemp())
+        self.feed: SegmentFeed = make_feed(self.store, self.config.data, size.segment_length, self.config.seed)
         self.real_share = float(self.store.lengths.mean()) / (SEGMENTS * size.segment_length)
 
     def run(self, updates: int) -> list[float]:
@@ -97,22 +98,23 @@ class Training:
                 marks.append(time.process_time())
             return len(marks) > updates
 
-        self.trainer.update = 0
-        self.trainer.run_updates(lambda update, metrics: marks.append(time.process_time()), should_stop)
+        self.learner.made = 0
+        loop = Loop(self.learner, self.folder, self.config.schedule, {})
+        loop.run(lambda update, metrics: marks.append(time.process_time()), should_stop)
         return marks
 
     def steps(self, updates: range) -> int:
         """Real steps of the batches of these updates."""
-        return sum(self.sampler.batch(update).steps for update in updates)
+        return sum(self.feed.batch(update).steps for update in updates)
 
     def padding(self, updates: range) -> float:
         """The share of these batches' computed steps that is padding."""
-        segments = [segment for update in updates for segment in self.sampler.batch(update).segments]
+        segments = [segment for update in updates for segment in self.feed.batch(update).segments]
         return 1 - self.steps(updates) / sum(segment.returns_to_go.numel() for segment in segments)
 
 
 def training(size: Size, effort: Effort, gradient: str) -> Result:
-    """Real environment steps a CPU second of the trainer's loop: batch, forward, backward, clipping, AdamW."""
+    """Real environment steps a CPU second of the training loop: batch, forward, backward, clipping, AdamW."""
     work = Training(size, effort, gradient)
     work.run(1)
     repeats, updates = repeats_of(size, effort), effort.updates

@@ -57,7 +57,7 @@ class Size:
 
     def config(self, **training: Any) -> OfflineRun:
         """A run at this size on T-Maze, with these training options."""
-        config: OfflineRun = make_config(
+        config = make_config(
             {
                 "env": "tmaze",
                 "agent": "rate",
@@ -68,6 +68,7 @@ class Size:
                 "evaluation": {"eval_episodes": 0},
             }
         )
+        assert isinstance(config, OfflineRun)
         return config
 
 

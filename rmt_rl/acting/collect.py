@@ -22,20 +22,21 @@ from gymnasium.vector.utils import batch_space
 from rmt_rl.acting.evaluate import Progress, evaluate
 from rmt_rl.acting.rollout import Policy, Step, make_vec_env, rollout
 from rmt_rl.config import validated
-from rmt_rl.data.segment import map_leaves
-from rmt_rl.data.store import data_root, write_dataset
-from rmt_rl.data.trajectory import Trajectory, named_leaves
+from rmt_rl.data.store import data_root
+from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task, slug
 from rmt_rl.task import check_same_spaces, default_episodes, most_lanes, task_file
+from rmt_rl.trees import leaves, map_leaves
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
     from pydantic import BaseModel
 
-    from rmt_rl.runs.options import OfflineRun
+    from rmt_rl.runs.options import RunConfig
     from rmt_rl.task import Task
 
 LANES = 64  # what the episodes are depends on it, since every lane draws its own random numbers
@@ -104,12 +105,13 @@ def _name(policy: str) -> str:
     return policy if policy in (EXPERT, RANDOM) else Path(policy).resolve().name
 
 
-def dataset_ids(config: OfflineRun) -> tuple[str, ...]:
+def dataset_ids(config: RunConfig) -> tuple[str, ...]:
     """Return the ids of the data sets that a run learns from: those it names, or the one that the expert makes."""
-    data = config.data
-    options = config.env_options.model_dump()
+    data = config.data_options
+    if data is None or data.dataset:
+        return () if data is None else data.dataset
     episodes = data.collect_episodes or default_episodes(load_task(config.env))
-    return data.dataset or (dataset_id(config.env, options, episodes, data.collect_seed),)
+    return (dataset_id(config.env, config.env_options.model_dump(), episodes, data.collect_seed),)
 
 
 def collect(
@@ -184,7 +186,7 @@ def collect(
 
 def _lanes(observation_space: gymnasium.Space[Any]) -> int:
     """How many play at once: fewer where observations are large, as open episodes are held in memory."""
-    size = sum(leaf.nbytes for _, leaf in named_leaves(observation_space.sample(), ""))
+    size = sum(int(leaf.nbytes) for _, leaf in leaves(observation_space.sample()))
     return max(1, min(LANES, _HELD // size))
 
 

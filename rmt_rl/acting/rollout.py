@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from rmt_rl.config import validated
-from rmt_rl.data.segment import map_leaves
 from rmt_rl.errors import UsageError
+from rmt_rl.trees import map_leaves
 
 if TYPE_CHECKING:
     from rmt_rl.task import Task

@@ -20,7 +20,8 @@ import torch
 from rmt_rl.agent import Agent
 from rmt_rl.analysis.inspection_measures import Question, Retained, Written, named_leaves, retention, writing
 from rmt_rl.analysis.sizes import Sizes, sizes
-from rmt_rl.data.sampler import Episodes, Sampler, make_sampler
+from rmt_rl.data.feed import Episodes
+from rmt_rl.data.fillers import Fillers
 from rmt_rl.data.segment import Segment, Span, collate, cut
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
@@ -91,10 +92,10 @@ def inspect(
     store, length = open_data(config), config.agent_options.segment_length
     random = np.random.default_rng(seed)
     cues = read_cues(store, length, lanes, random)
-    sampler = make_sampler(store, config.data, length, seed)
-    sampler.fillers(0, count=1, lanes=1)  # fails now, and not after all the rest
+    source = Fillers(store, length, seed)
+    source.draw(0, count=1, batch_size=1)  # fails now, and not after all the rest
     written = tuple(writing(agent, cut(_whole_segments(store, length, episodes, random), length), seed))
-    fillers = watched(islice(_fillers(sampler), segments))
+    fillers = watched(islice(_fillers(source), segments))
     retained = tuple(retention(agent, cues.first, cues.groups, cues.questions, fillers, milestones(segments)))
     name = f"{checkpoint}, update {saved.header.update}"
     return Inspection(config.env, config.agent, name, seed, sizes(agent), cues.grouped_by, written, retained)
@@ -112,10 +113,10 @@ def _whole_segments(store: Episodes, length: int, episodes: int, random: np.rand
     return [store.span(index, 0, length * min(int(store.lengths[index]) // length, MOST_SEGMENTS)) for index in chosen]
 
 
-def _fillers(sampler: Sampler) -> Iterator[Segment]:
+def _fillers(source: Fillers) -> Iterator[Segment]:
     """Fillers of one lane without end, drawn a block at a time."""
     for block in count():
-        yield from sampler.fillers(block, _BLOCK, lanes=1)
+        yield from source.draw(block, _BLOCK, batch_size=1)
 
 
 class Cues(NamedTuple):

@@ -1,28 +1,32 @@
 """A curriculum over lengths: one segment more whenever the present length is learnt.
 
 RMT to two million tokens (arXiv 2304.11062), section 4.2: train on one segment until that converges, then on two, and
-so on. Options are frozen and progress is a value, to be kept in a checkpoint as JSON (`model_dump`).
+so on. Options are frozen and progress is a value, to be kept in a checkpoint as JSON.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, JsonValue, model_validator
 
-from rmt_rl.config import Frozen
+from rmt_rl.config import Frozen, validated
+from rmt_rl.data.feed import Outcome, SegmentFeed
+from rmt_rl.data.feeds.streams import StreamFeed
+from rmt_rl.data.segment import Batch
 
 
-class Progress(Frozen):
-    """Where a curriculum stands."""
+class CurriculumProgress(Frozen):
+    """The present length of a curriculum, and how well it is learnt."""
 
     length: int = Field(ge=1, description="segments of a sequence at present")
     accuracy: float = Field(0.0, ge=0, le=1, description="running mean since this length began; 0 at its beginning")
 
 
 class Curriculum(Frozen):
-    """When to go on to longer sequences."""
+    """Options: when to go on to longer sequences."""
 
     first: int = Field(1, ge=1, description="segments at the beginning")
     last: int = Field(7, ge=1, description="segments at the end")
@@ -36,27 +40,95 @@ class Curriculum(Frozen):
             raise ValueError(f"first={self.first} must not be above last={self.last}")
         return self
 
-    def begin(self) -> Progress:
-        """The progress before the first update."""
-        return Progress(length=self.first)
+    def begin(self) -> CurriculumProgress:
+        """Return the progress before the first update."""
+        return CurriculumProgress(length=self.first)
 
-    def draw(self, progress: Progress, rng: np.random.Generator) -> int:
-        """The length of the next update's sequences: the present one, or for review one of those up to it."""
+    def draw(self, progress: CurriculumProgress, rng: np.random.Generator) -> int:
+        """Return the length of the next sequences: the present one, or for review any length up to the present one."""
         return int(rng.integers(1, progress.length + 1)) if rng.random() < self.review else progress.length
 
-    def after(self, progress: Progress, length: int, accuracy: float) -> Progress:
-        """The progress after an update on this length, on which this share of answers (0 to 1) was right.
+    def after(self, progress: CurriculumProgress, length: int, accuracy: float) -> CurriculumProgress:
+        """Return the progress after an update on sequences of this length, with this share (0 to 1) of right answers.
 
-        Shorter ones aren't counted. The running mean starts at 0: a length takes a few updates at the least, the more
-        the smoother.
+        Updates on shorter sequences than the present ones aren't counted. The running mean starts at 0, so a length
+        takes a few updates at the least, and more with more smoothing.
         """
         if length < progress.length:
             return progress
         mean = self.smoothing * progress.accuracy + (1 - self.smoothing) * accuracy
         if mean >= self.threshold and progress.length < self.last:
-            return Progress(length=progress.length + 1)
-        return Progress(length=progress.length, accuracy=min(1.0, mean))
+            return CurriculumProgress(length=progress.length + 1)
+        return CurriculumProgress(length=progress.length, accuracy=min(1.0, mean))
 
-    def finished(self, progress: Progress) -> bool:
-        """Whether the last length is learnt too."""
+    def finished(self, progress: CurriculumProgress) -> bool:
+        """Return whether the last length is learnt too."""
         return progress.length >= self.last and progress.accuracy >= self.threshold
+
+
+class CurriculumFeed(SegmentFeed):
+    """Batches of another feed, cut to the first segments, as many as the curriculum says.
+
+    Streams wait until the last length is learnt, and are never cut.
+    """
+
+    def __init__(self, feed: SegmentFeed, curriculum: Curriculum) -> None:
+        self._feed, self._curriculum = feed, curriculum
+        self.progress = curriculum.begin()
+        self._streams = feed if isinstance(feed, StreamFeed) else None
+        if self._streams:
+            self._streams.wait()
+        self.carries = feed.carries
+
+    def batch(self, update: int) -> Batch:
+        batch = self._feed.batch(update)
+        return batch if self._streaming else first_segments(batch, self.progress.length)
+
+    def learn(self, update: int, outcome: Outcome) -> None:
+        self._feed.learn(update, outcome)
+        if self._streaming:
+            return
+        self.progress = self._curriculum.after(self.progress, outcome.segments, outcome.accuracy)
+        if self._streams and self._curriculum.finished(self.progress):
+            self._streams.begun = update + 1
+
+    @property
+    def _streaming(self) -> bool:
+        return self._streams is not None and self._streams.begun is not None
+
+    def state(self) -> dict[str, JsonValue]:
+        return {"curriculum": self.progress.model_dump()} | self._feed.state()
+
+    def restore(self, state: Mapping[str, JsonValue], update: int) -> None:
+        self.progress = validated(_Saved, state).curriculum or self.progress
+        self._feed.restore(state, update)
+
+    def measures(self) -> dict[str, float]:
+        return self._feed.measures()
+
+    def unread(self) -> str | None:
+        return self._feed.unread()
+
+    def unreached(self) -> str | None:
+        if self._streams is None or self._streaming:
+            return self._feed.unreached()
+        return (
+            f"curriculum={self._curriculum.threshold}: the last length, segments={self._curriculum.last}, wasn't "
+            "learnt, so streams never began: give more --updates, or a lower --curriculum"
+        )
+
+
+class _Saved(BaseModel):
+    curriculum: CurriculumProgress | None = None  # of a run without a curriculum until now
+
+
+def first_segments(batch: Batch, count: int) -> Batch:
+    """Return the first `count` segments of a batch, or more if the batch's first decisive step comes later.
+
+    A curriculum is told by decisive actions whether a length is learnt, so a batch must hold some.
+    """
+    for length in range(count, len(batch.segments)):
+        first = batch.first(length)
+        if any(each.decisive is None or (each.decisive & each.mask).any() for each in first.segments):
+            return first
+    return batch

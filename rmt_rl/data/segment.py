@@ -1,20 +1,21 @@
 """Segments: batches of consecutive steps as tensors, cut from trajectories.
 
-Dimensions in names: B lanes of a batch, K steps of a segment.
+Dimensions in names: B sequences of a batch (batch elements), K steps of a segment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias, cast
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
+from rmt_rl.trees import map_leaves
 
-Tree: TypeAlias = torch.Tensor | dict[str, "Tree"] | tuple["Tree", ...]
+Tensors: TypeAlias = torch.Tensor | dict[str, "Tensors"] | tuple["Tensors", ...]
 
 
 class Span(NamedTuple):
@@ -32,17 +33,20 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """K consecutive steps in each of B lanes; a lane's real steps come first, zeros after them.
+    """K consecutive steps of B sequences; a sequence's real steps come first, zeros after them.
 
     Floats are float32, images keep uint8, other integers are int64.
     """
 
-    observations: Tree  # (B, K, ...)
-    actions: Tree  # (B, K, ...)
+    observations: Tensors  # (B, K, ...)
+    actions: Tensors  # (B, K, ...)
     returns_to_go: torch.Tensor  # (B, K) float32, of the whole episode
-    lengths: torch.Tensor  # (B,) int64, real steps; 0 in a lane that has ended
+    rewards: torch.Tensor  # (B, K) float32, each that of its step's action
+    terminations: torch.Tensor  # (B, K) bool, True at an episode's last step if the environment ended it
+    truncations: torch.Tensor  # (B, K) bool, True at an episode's last step if a limit cut it off
+    lengths: torch.Tensor  # (B,) int64, real steps; 0 in a sequence that has ended
     full: bool = False  # True: every step is real, known without a look at `lengths` on its device
-    hindsight: torch.Tensor | None = None  # (B, K) int64, as in `Trajectory`; None where the task declares none
+    hindsight: torch.Tensor | None = None  # (B, K) int64, as in `Trajectory`; None if the task declares none
     decisive: torch.Tensor | None = None  # (B, K) bool, likewise
 
     @property
@@ -52,44 +56,37 @@ class Segment:
         return steps < self.lengths[:, None]
 
     def to(self, device: torch.device | str) -> Segment:
-        """The same segment on a device."""
+        """Return the same segment on a device."""
         return self._map(lambda leaf: leaf.to(device, non_blocking=True))
 
-    def select(self, lanes: torch.Tensor) -> Segment:
-        """The segment of these lanes alone (int64 indices)."""
-        return self._map(lambda leaf: leaf[lanes])
+    def select(self, indices: torch.Tensor) -> Segment:
+        """Return the segment of these batch elements alone (int64 indices)."""
+        return self._map(lambda leaf: leaf[indices])
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Segment:
-        return Segment(
-            map_leaves(function, self.observations),
-            map_leaves(function, self.actions),
-            function(self.returns_to_go),
-            function(self.lengths),
-            self.full,
-            None if self.hindsight is None else function(self.hindsight),
-            None if self.decisive is None else function(self.decisive),
-        )
+        held = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "full"}
+        return replace(self, **{name: map_leaves(function, value) for name, value in held.items() if value is not None})
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Segments to be run one after another, the state carried from each to the next; those of burn-in come first."""
+    """Segments to be run one after another, with the state carried from each to the next."""
 
     segments: tuple[Segment, ...]
-    fresh: torch.Tensor  # (B,) bool, lanes whose state is fresh at the first step that is read; others go on
+    fresh: torch.Tensor  # (B,) bool, sequences whose state is fresh at their first step; others go on
     steps: int  # real steps of all segments, without burn-in
-    burn_in: tuple[Segment, ...] = ()  # run for the state alone, where a lane has real steps in them
+    burn_in: tuple[Segment, ...] = ()  # run first, for the state alone, of sequences with real steps in them
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         return self._map(lambda segment: segment.to(device), lambda leaf: leaf.to(device, non_blocking=True))
 
-    def select(self, lanes: torch.Tensor) -> Batch:
-        """These lanes alone (int64 indices); `steps` stays that of all, by which losses are averaged."""
-        return self._map(lambda segment: segment.select(lanes), lambda leaf: leaf[lanes])
+    def select(self, indices: torch.Tensor) -> Batch:
+        """Return these sequences alone (int64 indices); `steps` stays that of all, by which losses are averaged."""
+        return self._map(lambda segment: segment.select(indices), lambda leaf: leaf[indices])
 
     def first(self, count: int) -> Batch:
-        """The first `count` segments alone."""
+        """Return the batch of the first `count` segments alone."""
         kept = self.segments[:count]
         return replace(self, segments=kept, steps=sum(int(segment.lengths.sum()) for segment in kept))
 
@@ -103,9 +100,9 @@ class Batch:
 
 
 def cut(spans: Sequence[Span], segment_length: int) -> tuple[Segment, ...]:
-    """Cut each lane's span into segments of `segment_length` steps, as many as the longest span needs.
+    """Cut each span into segments of `segment_length` steps, as many as the longest span needs.
 
-    A segment is as long as the longest lane in it, so only the last one may be shorter; lanes that have ended
+    A segment is as long as its longest sequence, so only the last segment may be shorter. Sequences that have ended
     have no real step in it. Spans without any step give no segment.
     """
     longest = max(span.stop - span.start for span in spans)
@@ -115,17 +112,29 @@ def cut(spans: Sequence[Span], segment_length: int) -> tuple[Segment, ...]:
 
 
 def collate(spans: Sequence[Span]) -> Segment:
-    """One segment whose lanes are these spans, padded with zeros to the longest."""
+    """Return one segment of these spans, padded with zeros to the longest."""
     lengths = np.array([span.stop - span.start for span in spans], dtype=np.int64)
     longest = int(lengths.max())
+    trajectories = [span.trajectory for span in spans]
+
+    def padded(name: str) -> Any:
+        return _pad([getattr(trajectory, name) for trajectory in trajectories], spans, longest)
+
+    def declared(name: str) -> torch.Tensor | None:
+        known = all(getattr(trajectory, name) is not None for trajectory in trajectories)
+        return padded(name) if known else None
+
     return Segment(
-        observations=_pad([span.trajectory.observations for span in spans], spans, longest),
-        actions=_pad([span.trajectory.actions for span in spans], spans, longest),
-        returns_to_go=_pad_leaf([span.trajectory.returns_to_go for span in spans], spans, longest),
+        observations=padded("observations"),
+        actions=padded("actions"),
+        returns_to_go=padded("returns_to_go"),
+        rewards=padded("rewards"),
+        terminations=padded("terminations"),
+        truncations=padded("truncations"),
         lengths=torch.from_numpy(lengths),
         full=bool((lengths == longest).all()),
-        hindsight=_pad_optional([span.trajectory.hindsight for span in spans], spans, longest),
-        decisive=_pad_optional([span.trajectory.decisive for span in spans], spans, longest),
+        hindsight=declared("hindsight"),
+        decisive=declared("decisive"),
     )
 
 
@@ -134,40 +143,20 @@ def _part(span: Span, offset: int, length: int) -> Span:
     return Span(span.trajectory, start, min(start + length, span.stop))
 
 
-def _pad(trees: Sequence[Arrays], spans: Sequence[Span], length: int) -> Tree:
-    first = trees[0]
-    if isinstance(first, dict):
-        lanes = cast("Sequence[dict[str, Arrays]]", trees)
-        return {key: _pad([lane[key] for lane in lanes], spans, length) for key in first}
-    if isinstance(first, tuple):
-        branches = zip(*cast("Sequence[tuple[Arrays, ...]]", trees), strict=True)
-        return tuple(_pad(branch, spans, length) for branch in branches)
-    return _pad_leaf(cast("Sequence[Array]", trees), spans, length)
+def _pad(values: Sequence[Arrays], spans: Sequence[Span], length: int) -> Tensors:
+    """Return the spans of arrays (T, ...), one a span, as tensors (B, length, ...)."""
 
+    def pad_leaf(*arrays: Array) -> torch.Tensor:
+        padded = np.zeros((len(arrays), length, *arrays[0].shape[1:]), _tensor_dtype(arrays[0].dtype))
+        for row, array, (_, start, stop) in zip(padded, arrays, spans, strict=True):
+            row[: stop - start] = array[start:stop]
+        return torch.from_numpy(padded)
 
-def _pad_optional(leaves: Sequence[Array | None], spans: Sequence[Span], length: int) -> torch.Tensor | None:
-    known = [leaf for leaf in leaves if leaf is not None]
-    return _pad_leaf(known, spans, length) if len(known) == len(leaves) else None
-
-
-def _pad_leaf(leaves: Sequence[Array], spans: Sequence[Span], length: int) -> torch.Tensor:
-    """The spans of arrays (T, ...) as one tensor (B, length, ...)."""
-    padded = np.zeros((len(leaves), length, *leaves[0].shape[1:]), _tensor_dtype(leaves[0].dtype))
-    for lane, leaf, (_, start, stop) in zip(padded, leaves, spans, strict=True):
-        lane[: stop - start] = leaf[start:stop]
-    return torch.from_numpy(padded)
+    padded: Tensors = map_leaves(pad_leaf, *values)
+    return padded
 
 
 def _tensor_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind == "f":
         return np.dtype(np.float32)
     return np.dtype(np.int64) if dtype.kind in "iu" and dtype != np.uint8 else dtype
-
-
-def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same Dict or Tuple tree of `function(leaf)`; leaves may be arrays or tensors."""
-    if isinstance(tree, dict):
-        return {key: map_leaves(function, branch) for key, branch in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(map_leaves(function, branch) for branch in tree)
-    return function(tree)

@@ -8,7 +8,7 @@ files are Minari's own all the same.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -18,8 +18,8 @@ from gymnasium import Space, spaces
 from minari.dataset.minari_storage import MinariStorage, is_image_space
 from PIL import Image
 
-from rmt_rl.data.segment import map_leaves
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
+from rmt_rl.trees import Key, Place, children, leaves, map_leaves, map_space, named, nodes, part_at
 
 STEPS = ("observations", "actions")
 OUTCOMES = ("rewards", "terminations", "truncations")
@@ -50,36 +50,57 @@ def read_columns(
         Exception: whatever else Minari and h5py raise on files that are damaged.
     """
     rows = {"observations": slice(start, stop + 1), "actions": slice(start, stop)}
+    everything = slice(None)
     if not reads_parts(storage):
         (whole,) = storage.get_episodes([episode])
-        return {name: map_leaves(itemgetter(rows.get(name, slice(None))), whole[name]) for name in names}
-    tree = {"observations": storage.observation_space, "actions": storage.action_space}
+        return {name: map_leaves(itemgetter(rows.get(name, everything)), whole[name]) for name in names}
+    known = {"observations": storage.observation_space, "actions": storage.action_space}
+    columns: dict[str, Any] = {}
     with h5py.File(storage.data_path / _FILE, "r") as file:
         group = file[f"episode_{episode}"]
         for name in names:
             _check_lengths(group[name], length + (name == "observations"))
-        return {
-            name: _read(group[name], tree.get(name), rows.get(name, slice(None)), storage.jpeg_encoding)
-            for name in names
-        }
+            if name in known:
+                columns[name] = _read(group[name], known[name], name, rows[name], storage.jpeg_encoding)
+            else:
+                columns[name] = group[name][everything]
+    return columns
 
 
-def _check_lengths(stored: Any, length: int) -> None:
-    for part in stored.values() if isinstance(stored, h5py.Group) else ():
-        _check_lengths(part, length)
-    if isinstance(stored, h5py.Dataset) and len(stored) != length:
+def _check_lengths(stored: h5py.Group | h5py.Dataset, length: int) -> None:
+    """Raise a ValueError if an array is of another length."""
+    if isinstance(stored, h5py.Group):
+        for part in stored.values():
+            _check_lengths(part, length)
+    elif len(stored) != length:
         raise ValueError(f"{stored.name} has {len(stored)} entries, not {length}")
 
 
-def _read(stored: Any, space: Space[Any] | None, rows: slice, jpeg: bool) -> Any:
-    """Some rows of the tree below an HDF5 group, or of a dataset."""
-    if isinstance(space, spaces.Dict):
-        return {key: _read(stored[key], space[key], rows, jpeg) for key in stored}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_read(stored[f"_index_{i}"], space[i], rows, jpeg) for i in range(len(stored)))
-    if jpeg and space is not None and is_image_space(space):
-        return np.array([np.asarray(Image.open(io.BytesIO(coded.tobytes()))) for coded in stored[rows]], np.uint8)
-    return stored[rows]
+def _read(stored: h5py.Group | h5py.Dataset, space: Space[Any], name: str, rows: slice, jpeg: bool) -> Arrays:
+    """Return some rows of what is stored of a space.
+
+    Raises:
+        ValueError: parts of the space are missing, or there are others.
+    """
+    for place, part in nodes(space):
+        if isinstance(part, spaces.Dict | spaces.Tuple):
+            _check_keys(part_at(stored, tuple(map(_stored_key, place))), part, named(name, place))
+
+    def read(place: Place, leaf: Space[Any]) -> Array:
+        coded_rows = part_at(stored, tuple(map(_stored_key, place)))[rows]
+        if not (jpeg and is_image_space(leaf)):
+            return np.asarray(coded_rows)
+        images = [np.asarray(Image.open(io.BytesIO(coded.tobytes()))) for coded in coded_rows]
+        return np.array(images, np.uint8)
+
+    values: Arrays = map_space(read, space)
+    return values
+
+
+def _check_keys(group: h5py.Group, space: Space[Any], name: str) -> None:
+    known = {_stored_key(key) for key in children(space)}
+    if set(group) != known:
+        raise ValueError(f"{name} holds {sorted(group)}; its space asks for {sorted(known)}")
 
 
 def write_episodes(storage: MinariStorage, episodes: Iterable[Trajectory]) -> None:
@@ -100,21 +121,19 @@ def write_episodes(storage: MinariStorage, episodes: Iterable[Trajectory]) -> No
             if episode.seed is not None:
                 group.attrs["seed"] = episode.seed
             for name in (*STEPS, *OUTCOMES):
-                for path, leaf in _paths(getattr(episode, name), name):
-                    chunk = min(len(leaf), 1 + _CHUNK // leaf[0].nbytes)  # steps
+                for place, leaf in leaves(getattr(episode, name)):
+                    steps_of_chunk = min(len(leaf), 1 + _CHUNK // leaf[0].nbytes)
                     shape = leaf.shape[1:]
-                    group.create_dataset(path, data=leaf, chunks=(chunk, *shape), maxshape=(None, *shape))
+                    chunks, maxshape = (steps_of_chunk, *shape), (None, *shape)
+                    group.create_dataset(_path(name, place), data=leaf, chunks=chunks, maxshape=maxshape)
             steps += len(episode)
     storage.update_metadata({"total_episodes": count, "total_steps": steps, "dataset_size": storage.get_size()})
 
 
-def _paths(tree: Arrays, path: str) -> Iterator[tuple[str, Array]]:
-    """Every array of the tree with the place that Minari gives it below an episode."""
-    if isinstance(tree, dict):
-        for key, branch in tree.items():
-            yield from _paths(branch, f"{path}/{key}")
-    elif isinstance(tree, tuple):
-        for index, branch in enumerate(tree):
-            yield from _paths(branch, f"{path}/_index_{index}")
-    else:
-        yield path, np.asarray(tree)
+def _path(name: str, place: Place) -> str:
+    """Return where Minari stores an array, below its episode."""
+    return "/".join([name, *map(_stored_key, place)])
+
+
+def _stored_key(key: Key) -> str:
+    return f"_index_{key}" if isinstance(key, int) else key

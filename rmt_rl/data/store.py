@@ -1,16 +1,12 @@
-"""Minari data sets in and out: read when asked for, no more than is needed, and written atomically."""
+"""Minari data sets, read from disk when asked for, and no more of them than is needed."""
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import tempfile
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,20 +17,18 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
-from minari.dataset.minari_dataset import DATASET_ID_RE
-from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
-from minari.namespace import create_namespace
+from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.storage import get_dataset_path
 
 from rmt_rl.data.segment import Span
-from rmt_rl.data.storage import OUTCOMES, STEPS, read_columns, reads_parts, write_episodes
-from rmt_rl.data.trajectory import Trajectory, conform, named_leaves
+from rmt_rl.data.storage import OUTCOMES, STEPS, read_columns, reads_parts
+from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError, nearest
+from rmt_rl.trees import leaves
 
 _OBJECTS = 1024  # bytes of Python objects around an episode, and around each of its arrays 256 (measured)
-_RESERVE = 64 << 20  # bytes of disk left free: HDF5 holds back some of what it's given, and crashes on a full disk
 _SMALL = 1 << 20  # bytes of an episode that are read about as fast as a few of its steps are found
-_SUMMARY = "rmt_rl_returns"  # metadata of ours that spares reading every episode for its rewards
+SUMMARY = "rmt_rl_returns"  # metadata of ours that spares reading every episode for its rewards
 
 
 class EpisodeStore:
@@ -125,10 +119,10 @@ class EpisodeStore:
     def _dataset_returns(self, number: int) -> tuple[float, float]:
         """Largest |return-to-go| and largest return; a data set that we didn't write is read through once."""
         dataset = self._datasets[number]
-        noted = dataset.storage.metadata.get(_SUMMARY)
+        noted = dataset.storage.metadata.get(SUMMARY)
         if noted and noted["episodes"] == len(dataset):  # else episodes were added since
             return noted["largest"], noted["best"]
-        returns = _Returns()
+        returns = Returns()
         for index in range(self._firsts[number], self._firsts[number + 1]):
             returns.add(self._outline(index))
         return returns.largest, returns.best
@@ -198,79 +192,7 @@ class _Key(NamedTuple):
     whole: bool
 
 
-def write_dataset(
-    dataset_id: str,
-    episodes: Iterable[Trajectory],
-    *,
-    env_spec: EnvSpec | None,
-    observation_space: Space[Any],
-    action_space: Space[Any],
-    algorithm_name: str,
-    description: str,
-    ref_min_score: float | None = None,
-    ref_max_score: float | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write episodes as a Minari data set, one at a time, so that they needn't fit into memory.
-
-    The data set appears all at once, when it is complete. Where another process finished one of the same id in
-    the meantime, that one stays.
-
-    Args:
-        dataset_id: `namespace/name-v0`.
-        episodes: at least one.
-        env_spec: of the environment that the episodes are from.
-        observation_space: of every observation.
-        action_space: of every action.
-        algorithm_name: what acted.
-        description: one paragraph for people.
-        ref_min_score: mean return of a random policy, for normalised scores.
-        ref_max_score: mean return of an expert.
-        metadata: more facts to note beside these.
-
-    Raises:
-        UsageError: the id is malformed or taken, there is no episode, one doesn't fit the spaces, or Minari's root
-            can't be written or is on a disk that is (nearly) full.
-    """
-    match = DATASET_ID_RE.fullmatch(dataset_id)
-    if not match or match["version"] is None:
-        raise UsageError(
-            f"dataset id {dataset_id!r} is malformed; give namespace/name-v0, of letters, digits, - and _, two or "
-            "more in the namespace"
-        )
-    try:
-        _ = env_spec and env_spec.to_json()
-    except ValueError as error:
-        raise UsageError(
-            f"env_spec can't be stored ({error}); register the environment with an entry_point like 'module:Class'"
-        ) from None
-    facts = {
-        "dataset_id": dataset_id,
-        "minari_version": minari.__version__,
-        "author": {"rmt-rl"},
-        "algorithm_name": algorithm_name,
-        "description": description,
-        "ref_min_score": ref_min_score,
-        "ref_max_score": ref_max_score,
-    }
-    facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
-    with _building(dataset_id) as folder:
-        # JPEG would change the images.
-        try:
-            storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False)
-        except NotImplementedError as error:
-            raise UsageError(
-                f"observations of {observation_space} or actions of {action_space} can't be stored ({error}); leave "
-                "out what isn't numbers, e.g. by gymnasium.wrappers.FilterObservation in the environment's spec"
-            ) from None
-        returns = _Returns()
-        write_episodes(storage, _watched(episodes, storage, returns))
-        if returns.episodes == 0:
-            raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
-        storage.update_metadata(facts | {_SUMMARY: vars(returns)})
-
-
-class _Returns:
+class Returns:
     """Running extremes of the returns of the episodes added."""
 
     def __init__(self) -> None:
@@ -282,19 +204,6 @@ class _Returns:
         self.episodes += 1
         self.largest = max(self.largest, float(np.abs(trajectory.returns_to_go).max()))
         self.best = max(self.best, float(trajectory.returns_to_go[0]))
-
-
-def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: _Returns) -> Iterator[Trajectory]:
-    """The episodes, fitted to the storage's spaces, their returns noted, while the disk has room for them."""
-    for episode in episodes:
-        if shutil.disk_usage(storage.data_path).free < episode.nbytes + _RESERVE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        returns.add(episode)
-        yield replace(
-            episode,
-            observations=conform(episode.observations, storage.observation_space, "observations"),
-            actions=conform(episode.actions, storage.action_space, "actions"),
-        )
 
 
 def data_root() -> Path:
@@ -310,38 +219,6 @@ def data_root() -> Path:
             f"MINARI_DATASETS_PATH is {os.environ.get('MINARI_DATASETS_PATH')!r}, which can't be made "
             f"({error.strerror}); set it to a folder that can be written"
         ) from error
-
-
-@contextmanager
-def _building(dataset_id: str) -> Iterator[Path]:
-    """Yield a folder to build the data set in, which takes its place when the block is left without an error."""
-    try:
-        root = data_root()
-        if (root / dataset_id).exists():
-            raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
-        # Minari lists no folder whose name starts with a dot.
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as hidden:
-            built = Path(hidden, "dataset")
-            built.mkdir()
-            yield built
-            namespace, _, _ = dataset_id.rpartition("/")
-            if namespace:
-                with suppress(ValueError):  # exists already
-                    create_namespace(namespace)
-            _move(built, root / dataset_id)
-    except OSError as error:
-        raise UsageError(
-            f"can't write data set {dataset_id!r} below {data_root()}: {error.strerror or error}; "
-            "free space there or set MINARI_DATASETS_PATH to another folder"
-        ) from error
-
-
-def _move(built: Path, place: Path) -> None:
-    try:
-        built.rename(place)
-    except OSError:
-        if not (place / "data" / METADATA_FILE_NAME).exists():  # else another process was first, which is as good
-            raise
 
 
 @contextmanager
@@ -402,5 +279,5 @@ def _local_ids() -> list[str]:
 
 def _cost(trajectory: Trajectory) -> int:
     """Bytes of memory that a trajectory takes up."""
-    leaves = sum(1 for tree in (trajectory.observations, trajectory.actions) for _ in named_leaves(tree, ""))
-    return trajectory.nbytes + _OBJECTS + 256 * leaves
+    arrays = sum(1 for _ in leaves((trajectory.observations, trajectory.actions)))
+    return trajectory.nbytes + _OBJECTS + 256 * arrays

@@ -1,11 +1,10 @@
 """One episode as NumPy arrays, checked when made.
 
-Observations and actions may be trees: dictionaries and tuples of arrays, as Gymnasium's Dict and Tuple spaces.
+Observations and actions may be dictionaries and tuples of arrays, like values of Gymnasium's Dict and Tuple spaces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from gymnasium import Space, spaces
 
 from rmt_rl.errors import UsageError
+from rmt_rl.trees import Place, leaves, map_leaves, map_space, named, nodes, part_at
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Array | dict[str, "Arrays"] | tuple["Arrays", ...]
@@ -45,10 +45,10 @@ class Trajectory:
         if self.rewards.ndim != 1 or len(self.rewards) == 0:
             raise UsageError(f"rewards has shape {self.rewards.shape}; give one number a step, (T,) with T >= 1")
         for field in ("observations", "actions", "rewards", "terminations", "truncations"):
-            tree = getattr(self, field)
-            for name, leaf in named_leaves(tree, field):
-                _check(name, leaf, len(self) + (field == "observations"))
-            object.__setattr__(self, field, _read_only(tree))
+            values = getattr(self, field)
+            for place, leaf in leaves(values):
+                _check(named(field, place), np.asarray(leaf), len(self) + (field == "observations"))
+            object.__setattr__(self, field, _read_only(values))
         for field, declared in self._declared().items():
             _check(field, declared, len(self))
             object.__setattr__(self, field, _read_only(declared))
@@ -73,47 +73,47 @@ class Trajectory:
     def nbytes(self) -> int:
         """Bytes of all arrays, the returns-to-go included."""
         own = (self.observations, self.actions, self.rewards, self.terminations, self.truncations)
-        trees = [*own, *self._declared().values()]
-        return sum(leaf.nbytes for tree in trees for _, leaf in named_leaves(tree, "")) + 4 * len(self)
+        arrays = leaves((*own, *self._declared().values()))
+        return sum(int(leaf.nbytes) for _, leaf in arrays) + 4 * len(self)
 
 
-def named_leaves(tree: Arrays, name: str) -> Iterator[tuple[str, Array]]:
-    """Every array of the tree with its place in it, such as `observations.image` or `actions[1]`."""
-    if isinstance(tree, dict):
-        for key, branch in tree.items():
-            yield from named_leaves(branch, f"{name}.{key}")
-    elif isinstance(tree, tuple):
-        for index, branch in enumerate(tree):
-            yield from named_leaves(branch, f"{name}[{index}]")
-    else:
-        yield name, np.asarray(tree)
-
-
-def conform(tree: Arrays, space: Space[Any], name: str) -> Arrays:
-    """The tree with its keys in the space's order and its arrays in the space's dtypes.
+def conform(values: Arrays, space: Space[Any], name: str) -> Arrays:
+    """Return the values with their keys in the space's order and their arrays in the space's dtypes.
 
     Args:
-        tree: arrays (T, *shape of the space's leaf).
+        values: arrays (T, *shape of the space's leaf).
         space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these.
-        name: what the tree is called in errors.
+        name: what the values are called in errors.
 
     Raises:
-        UsageError: the tree doesn't fit the space, or the space is of another kind.
+        UsageError: the values don't fit the space, or the space is of another kind.
     """
-    if isinstance(space, spaces.Dict):
-        if not isinstance(tree, dict) or tree.keys() != space.keys():
-            raise UsageError(f"{name} holds {_kind(tree)}; its space asks for the keys {sorted(space.keys())}")
-        return {key: conform(tree[key], part, f"{name}.{key}") for key, part in space.items()}
-    if isinstance(space, spaces.Tuple):
-        if not isinstance(tree, tuple) or len(tree) != len(space):
-            raise UsageError(f"{name} holds {_kind(tree)}; its space asks for a tuple of {len(space)}")
-        return tuple(conform(part, of, f"{name}[{i}]") for i, (part, of) in enumerate(zip(tree, space, strict=True)))
-    if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise UsageError(
-            f"{name} has a {type(space).__name__} space; only Box, Discrete, MultiDiscrete, MultiBinary and "
-            "Dicts and Tuples of them can be learnt from: leave it out with gymnasium.wrappers.FilterObservation"
-        )
-    return _conform_leaf(tree, space, name)
+    for place, part in nodes(space):
+        _check_kind(part_at(values, place), part, named(name, place))
+
+    def conformed(place: Place, leaf: Any) -> Array:
+        return _conform_leaf(part_at(values, place), leaf, named(name, place))
+
+    fitting: Arrays = map_space(conformed, space)
+    return fitting
+
+
+def _check_kind(values: Arrays, space: Space[Any], name: str) -> None:
+    """Raise a UsageError if a Dict's keys or a Tuple's length differ, or if a leaf is of a kind that isn't known."""
+    match space:
+        case spaces.Dict():
+            if not isinstance(values, dict) or values.keys() != space.keys():
+                raise UsageError(f"{name} holds {_kind(values)}; its space asks for the keys {sorted(space.keys())}")
+        case spaces.Tuple():
+            if not isinstance(values, tuple) or len(values) != len(space):
+                raise UsageError(f"{name} holds {_kind(values)}; its space asks for a tuple of {len(space)}")
+        case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
+            pass
+        case _:
+            raise UsageError(
+                f"{name} has a {type(space).__name__} space; only Box, Discrete, MultiDiscrete, MultiBinary and "
+                "Dicts and Tuples of them can be learnt from: leave it out with gymnasium.wrappers.FilterObservation"
+            )
 
 
 def _conform_leaf(
@@ -141,17 +141,19 @@ def _check(name: str, leaf: Array, length: int) -> None:
         raise UsageError(f"{name} is not finite at step {step}; drop this episode or mend the environment")
 
 
-def _read_only(tree: Arrays) -> Arrays:
-    if isinstance(tree, dict):
-        return {key: _read_only(branch) for key, branch in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(_read_only(branch) for branch in tree)
-    view = np.asarray(tree).view()  # the caller's own array stays writeable
-    view.flags.writeable = False
-    return view
+def _read_only(values: Arrays) -> Arrays:
+    """Return views that can't be written to; the caller's own arrays stay writeable."""
+
+    def view(leaf: Array) -> Array:
+        read_only = np.asarray(leaf).view()
+        read_only.flags.writeable = False
+        return read_only
+
+    viewed: Arrays = map_leaves(view, values)
+    return viewed
 
 
-def _kind(tree: Arrays) -> str:
-    if isinstance(tree, dict):
-        return f"the keys {sorted(tree)}"
-    return f"a tuple of {len(tree)}" if isinstance(tree, tuple) else f"an array {np.shape(tree)}"
+def _kind(values: Arrays) -> str:
+    if isinstance(values, dict):
+        return f"the keys {sorted(values)}"
+    return f"a tuple of {len(values)}" if isinstance(values, tuple) else f"an array {np.shape(values)}"

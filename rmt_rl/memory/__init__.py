@@ -1,1 +1,1 @@
-"""Memory mechanisms, one a file; a file's stem is its name."""
+"""Memory mechanisms, one per file. The file's stem is the mechanism's name."""

@@ -1,23 +1,27 @@
 """An associative matrix in each layer, written by memory tokens with the delta rule (ARMT).
 
-ARMT (arXiv 2407.04841), section 2, equations 3 to 7: `count` learned tokens stand behind each segment's tokens. At the
-segment's end their outputs m of a layer give keys, values and strengths, which are written to the layer's matrix A
-with the normaliser z; in the next segment, what the layer's inputs x find in A is added to them before the layer.
+ARMT (arXiv 2407.04841), section 2, equations 3 to 7. `count` learned memory tokens follow each segment's tokens. At the
+end of the segment, a layer's outputs m at the memory tokens give keys, values and strengths, which are written to the
+layer's matrix A and normaliser z. In the next segment, the layer's inputs x query A, and the answers are added to x
+before the layer runs.
 
-    f = phi(W_k m), c = z f, beta = sigmoid(W_b m)        phi: DPFP, normed to length 1, so that f f = 1
+    f = phi(W_k m), c = z f, beta = sigmoid(W_b m)        phi: DPFP, normalised to length 1, so f f = 1
     gamma = max(0, 1 - c)                                 how much of the key is new
     z <- z + gamma f
     A <- A + f beta (W_v m - f A / max(1, c))             the delta rule
     x <- x + phi(W_q x) A / max(1, z phi(W_q x))
 
-What differs from the paper keeps A bounded for ever, and is the same where a key is known (c >= 1). Tokens are written
-one after the other: in the paper's sum over all of them, n tokens of one key overshoot, and A grows like
-(n beta - 1)^segments. Divisors are the normaliser after the key was added, and never below 1: the paper's own, c, may
-be next to nothing for a key of which A knows a little. And outputs are normed before keys and values are taken, for
-else A feeds itself through the residual stream.
+Three differences from the paper keep A bounded over any number of segments:
 
-Dimensions: B lanes, L tokens of a segment, T tokens of a step call, M memory tokens, D width, K width of a key,
-F = 2 K nu features.
+- Tokens are written one after the other. The paper sums over all of them, so n tokens with the same key overshoot, and
+  A grows like (n beta - 1)^segments.
+- The divisor is the normaliser after the key was added, max(1, c), which is never below 1. The paper divides by c, and
+  c may be close to zero for a key that A knows only slightly. For a known key (c >= 1) both divisors are the same.
+- The outputs m are normalised before keys and values are computed. Otherwise A would feed itself through the residual
+  stream.
+
+Dimensions: B batch elements, L tokens of a segment, T tokens of a step call, M memory tokens, D width, K width of a
+key, F = 2 K nu features.
 """
 
 from __future__ import annotations
@@ -31,29 +35,30 @@ from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.recurrence import SegmentRecurrent, Tree, clone, take_tokens
+from rmt_rl.nn.token_core import Layers, TokenCore
+from rmt_rl.recurrence import SegmentRecurrent, Stack, Tree, clone, take_tokens
 
 
 class Associations(NamedTuple):
-    """The matrix A (B, F, D) and the normaliser z (B, F), both zero at first."""
+    """The matrix A (B, F, D) and the normaliser z (B, F), both initially zero."""
 
     matrix_BFD: Tensor
     normaliser_BF: Tensor
 
 
 class LayerState(NamedTuple):
-    """What a layer carries: its associations, and its own state; of an open segment its cache."""
+    """A layer's associations, and the layer's own state (its cache while a segment is open)."""
 
     associations: Associations
     inner: Tree
 
 
 def dpfp(x_BTK: Tensor, nu: int) -> Tensor:
-    """Deterministic parameter-free projection (arXiv 2102.11174, equation 37): features (B, T, 2 K nu) >= 0.
+    """Return the features (B, T, 2 K nu), all >= 0, of the deterministic parameter-free projection (DPFP).
 
-    Their length is 1, or 0 where no product is positive (which hardly happens where K is 8 or more).
+    arXiv 2102.11174, equation 37: r = [relu(x), relu(-x)], and feature (i, j) is r[i] r[i - j] for j = 1 ... nu.
 
-    r = [relu(x), relu(-x)]; feature (i, j) is r[i] r[i - j] for j = 1 ... nu.
+    The feature vector has length 1, or 0 if no product is positive, which hardly happens if K is 8 or more.
     """
     r = torch.cat((x_BTK, -x_BTK), -1).relu()
     features = torch.cat([r * r.roll(shift, -1) for shift in range(1, nu + 1)], -1)
@@ -61,22 +66,22 @@ def dpfp(x_BTK: Tensor, nu: int) -> Tensor:
 
 
 class AssociativeMatrix(nn.Module):
-    """Reads and writes a layer's associations.
+    """Read and write a layer's associations.
 
     Args:
         width: D.
         key_width: K.
-        nu: how many products DPFP makes of each channel.
+        nu: the number of products that DPFP forms for each channel.
 
     Raises:
-        UsageError: nu isn't below the width of a key. At that distance stands a channel's negative part, with which its
-            product is 0; beyond, products repeat.
+        UsageError: nu is not in 1 ... K - 1. At distance K, a channel meets its own negative part and their product is
+            0. Beyond K, products repeat.
     """
 
     def __init__(self, width: int, key_width: int, nu: int) -> None:
         super().__init__()
         if not 1 <= nu < key_width:
-            raise UsageError(f"nu={nu} must be from 1 to less than key_width={key_width}; lower it or widen keys")
+            raise UsageError(f"nu={nu} must be from 1 to less than key_width={key_width}; lower nu or raise key_width")
         self.width, self.nu, self.features = width, nu, 2 * key_width * nu
         self.to_query = nn.Linear(width, key_width, bias=False)
         self.norm = nn.LayerNorm(width)
@@ -85,14 +90,14 @@ class AssociativeMatrix(nn.Module):
         self.to_strength = nn.Linear(width, 1)
 
     def initial_state(self, batch_size: int) -> Associations:
-        """Nothing is associated."""
+        """Return a matrix and a normaliser of zeros: nothing is associated yet."""
         weight = self.to_value.weight
         return Associations(
             weight.new_zeros(batch_size, self.features, self.width), weight.new_zeros(batch_size, self.features)
         )
 
     def read(self, x_BTD: Tensor, state: Associations) -> Tensor:
-        """What the tokens find, (B, T, D); zero where nothing is associated."""
+        """Return the answers (B, T, D) to the tokens' queries; zero if nothing is associated."""
         features_BTF = dpfp(self.to_query(x_BTD), self.nu)
         known_BT1 = features_BTF @ state.normaliser_BF[:, :, None]
         return features_BTF @ state.matrix_BFD / known_BT1.clamp(min=1)
@@ -113,23 +118,23 @@ class AssociativeMatrix(nn.Module):
 
 
 class AssociativeMemory(SegmentRecurrent[tuple[LayerState, ...], tuple[LayerState, ...]]):
-    """Layers with an associative matrix each, and the memory tokens that write them.
+    """Layers that each have an associative matrix, and the memory tokens that write the matrices.
 
-    The memory tokens lie behind a lane's real tokens in the causal row, [real tokens, memory, padding]: they see all of
-    the segment and are seen by none of it.
+    In each batch element, the memory tokens directly follow the real tokens of the causal row: [real tokens, memory,
+    padding]. The memory tokens thus see the whole segment, and no token of the segment sees them.
 
     Args:
         layers: causal cores, such as decoder layers.
         count: M, the number of memory tokens.
         key_width: K, the width of keys and queries.
-        nu: how many products DPFP makes of each channel.
+        nu: the number of products that DPFP forms for each channel.
     """
 
     def __init__(self, layers: Sequence[SegmentRecurrent[Any, Any]], count: int, key_width: int, nu: int = 3) -> None:
         super().__init__()
         self.layers, self.count, self.width = nn.ModuleList(layers), count, layers[0].width
         self.matrices = nn.ModuleList(AssociativeMatrix(self.width, key_width, nu) for _ in layers)
-        # Random and not zero: equal tokens would get equal gradients and stay one token for ever.
+        # Random, not zero: equal tokens would get equal gradients and stay equal for ever.
         self.memory_MD = nn.Parameter(torch.randn(count, self.width) * 0.5)
 
     def _pairs(self) -> Iterator[tuple[SegmentRecurrent[Any, Any], AssociativeMatrix]]:
@@ -185,3 +190,10 @@ class AssociativeMemory(SegmentRecurrent[tuple[LayerState, ...], tuple[LayerStat
         config = DecoderConfig(width=width, heads=2, dropout=0.1)
         yield cls([DecoderLayer(config) for _ in range(2)], count=3, key_width=4)
         yield cls([decoder(config, [DecoderLayer(config)])], count=1, key_width=2, nu=1)
+
+
+def _token_core(layers: Layers) -> Stack:
+    return decoder(layers.config, [AssociativeMemory(layers.build_list(), layers.memory_tokens, key_width=16)])
+
+
+TOKEN_CORES = {"armt": TokenCore(_token_core, needs_memory_tokens=True)}

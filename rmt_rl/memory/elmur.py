@@ -1,19 +1,24 @@
-"""External memory in each layer, read and written by cross-attention, the least recently used slot first (ELMUR).
+"""External memory slots in each layer: tokens read them, each segment rewrites the least recently used (ELMUR).
 
-ELMUR (arXiv 2510.07151), section 3 and algorithms 1 and 2: each layer owns S slots. Its tokens read them between
-self-attention and feed-forward net (mem2tok); at the segment's end a slot asks the layer's outputs (tok2mem), and its
-candidate replaces it while it's empty, or is blended into it. Every segment writes the slot that was written the
-longest ago; only this one's candidate is computed, since the others' would be thrown away.
+ELMUR (arXiv 2510.07151), section 3 and algorithms 1 and 2. Each layer owns S slots. Between self-attention and the
+feed-forward net, the tokens read the slots by cross-attention (mem2tok). At the end of a segment, one slot reads the
+layer's outputs by cross-attention (tok2mem), which gives the slot's candidate. The candidate replaces an empty slot and
+is blended into a written one. Every segment writes the slot that was written the longest ago. Only this slot's
+candidate is computed, because the others would be discarded.
 
-What differs from the paper: the tokens' path is pre-norm, as all decoder layers here; the slots' first values are
-learned; each direction has a bias table of its own; the feed-forward nets are plain or gated ones (its ablation finds
-no loss); and nothing is detached between segments, for gradient depth is the training run's choice.
+Differences from the paper:
 
-Time is relative: a slot carries its age, the tokens between its writing and the open segment. Writing goes round, so no
-age exceeds S segments, however long the episode.
+- The tokens' path is pre-norm, as in all decoder layers here.
+- The initial values of the slots are learned.
+- Reading and writing have separate bias tables.
+- The feed-forward nets are plain or gated ones. The paper's ablation finds no loss.
+- Nothing is detached between segments, because gradient depth is the training run's choice.
 
-Dimensions: B lanes, L tokens of a segment, T queries, K keys, C capacity of a cache, S slots, D width, H heads,
-E width of a head.
+Time is relative: each slot carries its age, the number of tokens between its writing and the open segment. Slots are
+written in turn, so no age exceeds S segments, however long the episode.
+
+Dimensions: B batch elements, L tokens of a segment, T queries, K keys, C capacity of a cache, S slots, D width,
+H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -28,18 +33,22 @@ from torch import Tensor, nn
 from rmt_rl.nn.decoder import Block, DecoderConfig, KeyValues, feed_forward
 from rmt_rl.recurrence import clone, put_tokens_, take_tokens
 
-NEVER = 1 << 40  # the ages of slots that were never written begin here
+NEVER = 1 << 40  # the ages of slots that were never written start from here
 
 
 class Slots(NamedTuple):
-    """A layer's memory (B, S, D), and the tokens that followed (B, S; int64) since each slot was written."""
+    """A layer's slots (B, S, D) and their ages (B, S; int64), the tokens since each slot was written."""
 
     slots_BSD: Tensor
     ages_BS: Tensor
 
 
 class OpenSlots(NamedTuple):
-    """The memory before the segment, its keys and values, the segment's outputs, and the self-attention's cache."""
+    """The cache of an open segment.
+
+    It holds the memory before the segment, the keys and values of that memory, the segment's outputs, and the cache of
+    self-attention.
+    """
 
     memory: Slots
     keys_BHSE: Tensor
@@ -49,9 +58,9 @@ class OpenSlots(NamedTuple):
 
 
 class TimedAttention(nn.Module):
-    """Cross-attention with a learned bias for the time between query and key: section 3.2, "Relative bias".
+    """Cross-attention with a learned bias for the time between query and key (section 3.2, "Relative bias").
 
-    logits = q k / sqrt(E) + bias[head, min(distance, distances - 1)], with `distances` rows in the table.
+    logits = q k / sqrt(E) + bias[head, min(distance, distances - 1)]. The bias table has `distances` rows.
     """
 
     def __init__(self, width: int, heads: int, head_width: int, distances: int) -> None:
@@ -63,7 +72,7 @@ class TimedAttention(nn.Module):
         self.bias = nn.Embedding(distances, heads, _weight=torch.zeros(distances, heads))
 
     def keys_values(self, x_BKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, each (B, H, K, E)."""
+        """Return keys and values, each (B, H, K, E)."""
         keys, values = self._heads(self.to_keys_values(x_BKD)).chunk(2, 1)
         return keys, values
 
@@ -75,7 +84,10 @@ class TimedAttention(nn.Module):
         distances_BTK: Tensor,
         mask_B1K: Tensor | None = None,
     ) -> Tensor:
-        """What the queries x read (B, T, D), at distances (int64, >= 0) from the keys; `mask_B1K` True = may attend."""
+        """Return the attention's output (B, T, D) for the queries of x.
+
+        `distances_BTK` (int64, >= 0) is the time between queries and keys. `mask_B1K` True = may attend.
+        """
         queries = self._heads(self.to_queries(x_BTD))
         bias_BHTK = self.bias(distances_BTK.clamp(max=self.bias.num_embeddings - 1)).permute(0, 3, 1, 2)
         if mask_B1K is not None:
@@ -94,16 +106,16 @@ class ELMURLayer(Block[Slots, OpenSlots]):
     """A decoder layer with an external memory.
 
     Args:
-        config: sizes; heads, hidden width and dropout serve the memory's paths too.
+        config: sizes; heads, hidden width and dropout are those of the memory's paths too.
         slots: S, the number of slots.
-        blend: lambda in (0, 1], the share of the new content where a written slot is written again.
-        distances: rows of the bias tables; what is further away counts as this far.
+        blend: lambda in (0, 1], the weight of the new content when a written slot is rewritten.
+        distances: the number of rows of the bias tables; larger distances use the last row.
     """
 
     def __init__(self, config: DecoderConfig, slots: int, blend: float, distances: int = 512) -> None:
         super().__init__(config)
         self.blend = blend
-        # Random and not zero: slots of one value would be read alike.
+        # Random, not zero: equal slots would be read alike.
         self.slots_SD = nn.Parameter(torch.randn(slots, config.width))
         self.read_norm, self.token_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.read = TimedAttention(config.width, self.heads, self.head_width, distances)
@@ -112,7 +124,7 @@ class ELMURLayer(Block[Slots, OpenSlots]):
         self.slot_feed_forward = nn.Sequential(*feed_forward(config))
 
     def initial_state(self, batch_size: int) -> Slots:
-        """Empty slots; the first counts as the oldest, so they're filled in order."""
+        """Return empty slots. The first counts as the oldest, so slots are filled in order."""
         count = len(self.slots_SD)
         ages = NEVER + torch.arange(count, 0, -1, device=self.slots_SD.device)
         return Slots(self.slots_SD.expand(batch_size, -1, -1), ages.expand(batch_size, -1))
@@ -127,7 +139,7 @@ class ELMURLayer(Block[Slots, OpenSlots]):
         return y_BLD, self._store(state, y_BLD, lengths_B)
 
     def finish(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
-        """Self-attention's branch only, for the memory is read before the feed-forward net."""
+        """Join only the self-attention branch to the stream: the memory is read before the feed-forward net."""
         return self.add_attended(x_BLD, attended_BLHE)
 
     def _recall(self, x_BTD: Tensor, places_BT: Tensor, ages_BS: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -136,7 +148,10 @@ class ELMURLayer(Block[Slots, OpenSlots]):
         return self.feed(x_BTD + self.dropout(self.read(self.read_norm(x_BTD), keys, values, distances_BTS)))
 
     def _store(self, memory: Slots, y_BLD: Tensor, lengths_B: Tensor) -> Slots:
-        """Write the oldest slot from the first `lengths_B` outputs: algorithm 2; a lane of none stays as it is."""
+        """Write the oldest slot from the first `lengths_B` outputs: algorithm 2.
+
+        A batch element without tokens keeps its memory.
+        """
         slots_BSD, ages_BS = memory
         if not y_BLD.shape[1]:
             return memory
@@ -151,9 +166,10 @@ class ELMURLayer(Block[Slots, OpenSlots]):
         return Slots(torch.where(chosen_BS[:, :, None], new_B1D, slots_BSD), ages_BS)
 
     def _candidate(self, slot_B1D: Tensor, age_B1: Tensor, y_BLD: Tensor, lengths_B: Tensor) -> Tensor:
-        """A slot's new content (tok2mem): algorithm 1, memory's path, normed after each residual branch."""
+        """Return a slot's new content (tok2mem): algorithm 1, memory's path, with a norm after each residual branch."""
         places_1L = torch.arange(y_BLD.shape[1], device=y_BLD.device)[None]
-        # A lane without tokens looks at one of padding, for a softmax over nothing is NaN; it isn't written.
+        # A batch element without tokens attends to one padding token, because a softmax over nothing is NaN. Its
+        # candidate isn't written.
         mask_B1L = (places_1L < lengths_B.clamp(min=1)[:, None])[:, None]
         distances_B1L = (age_B1 + places_1L)[:, None]
         asked = self.write(slot_B1D, *self.write.keys_values(self.token_norm(y_BLD)), distances_B1L, mask_B1L)

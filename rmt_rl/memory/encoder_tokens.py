@@ -1,27 +1,29 @@
-"""Memory tokens of an encoder: they stand before the segment only, and are read and written at once (RMT).
+"""Memory tokens for an encoder: the tokens before the segment are both read and written (RMT).
 
-RMT in the form that arXiv 2304.11062 gives to BERT (section 3): every token of [M_n; X] sees every other, and the
-output at the memory's places is the new memory M_{n+1}. A segment's tokens so see later ones of their own segment, and
-nothing of later segments.
+This is RMT in the form that arXiv 2304.11062 (section 3) gives to BERT. Every token of [M_n; X] sees every other token,
+and the outputs at the places of the memory are the new memory M_{n+1}. A segment's tokens thus see later tokens of
+their own segment, but nothing of later segments.
 
-Dimensions: B lanes, L tokens of a segment, M memory tokens, D width.
+Dimensions: B batch elements, L tokens of a segment, M memory tokens, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 
-from rmt_rl.memory.tokens import LearnedMemory, MemoryState
+from rmt_rl.memory.tokens import LearnedMemory, MemoryState, MemoryTokens
+from rmt_rl.memory.valve import VALVES, ValveName
 from rmt_rl.nn.decoder import Block, DecoderConfig, decoder
+from rmt_rl.nn.token_core import Core, Layers, TokenCore
 from rmt_rl.recurrence import OpenSegment
 
 
 class EncoderLayer(Block[tuple[()], OpenSegment]):
-    """A layer in which all real tokens of a segment see each other; its state is empty."""
+    """A layer in which all real tokens of a segment see each other. Its state is empty."""
 
     causal = False
 
@@ -41,7 +43,7 @@ class EncoderLayer(Block[tuple[()], OpenSegment]):
 
 
 class EncoderMemoryTokens(LearnedMemory[OpenSegment]):
-    """Wraps an encoder with M memory tokens; see `LearnedMemory`."""
+    """Wrap an encoder with M memory tokens; see `LearnedMemory`."""
 
     causal = False
 
@@ -56,3 +58,21 @@ class EncoderMemoryTokens(LearnedMemory[OpenSegment]):
         config = DecoderConfig(width=width, heads=2, dropout=0.1)
         yield cls(decoder(config, [EncoderLayer(config) for _ in range(2)]), 3)
         yield cls(decoder(config, [EncoderLayer(config) for _ in range(2)]), 3, "lstm")
+
+
+def _token_core(layers: Layers) -> Core:
+    kind = MemoryTokens if layers.causal else EncoderMemoryTokens
+    return kind(layers.build_stack(), layers.memory_tokens, cast("ValveName", layers.valve))
+
+
+TOKEN_CORES = {  # of both kinds of memory tokens, since this file knows both
+    "tokens": TokenCore(
+        _token_core,
+        needs_memory_tokens=True,
+        valves=tuple(VALVES),
+        encoder=True,
+        xl_memories=True,
+        streams=True,
+        value_residual=True,
+    )
+}

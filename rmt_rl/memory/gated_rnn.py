@@ -1,15 +1,15 @@
 """Gated recurrent layers: LSTM (Hochreiter & Schmidhuber, 1997) and GRU (arXiv 1406.1078), pre-norm and residual.
 
-A layer is a block like a Transformer's with the recurrent net in attention's place, so that depth trains well:
-x + W RNN(Norm(x)), then x + FeedForward(Norm(x)). The LSTM's cell is c_t = f c_{t-1} + i tanh(.), its output
-o tanh(c_t); the GRU's output is z h_{t-1} + (1 - z) tanh(.): `torch.nn.LSTM` and `torch.nn.GRU` have the rest.
-PyTorch's kernels run whole segments and single tokens alike. They run in the weights' precision also under autocast: a
-state that is rounded at every token drifts.
+A layer is a Transformer block with a recurrent net in place of attention, so that deep nets train well:
+x + W RNN(Norm(x)), then x + FeedForward(Norm(x)). The LSTM's cell is c_t = f c_{t-1} + i tanh(.) and its output is
+o tanh(c_t). The GRU's output is z h_{t-1} + (1 - z) tanh(.). For the full formulas see `torch.nn.LSTM` and
+`torch.nn.GRU`. PyTorch's kernels run whole segments and single tokens alike. They run in the weights' precision even
+under autocast, because a state that is rounded at every token drifts.
 
-Gates start by chrono initialisation (arXiv 1804.11188): the bias of what keeps the state is log U[1, T-1],
-so that channels forget within times between 2 and T tokens; T = 2 makes it zero.
+Gates start with chrono initialisation (arXiv 1804.11188): the bias of a gate that keeps the state is log U[1, T-1], so
+that channels forget within 2 to T tokens. T = 2 gives a bias of zero.
 
-Dimensions: B lanes, L tokens of a segment, D width, H width of the recurrent state.
+Dimensions: B batch elements, L tokens of a segment, D width, H width of the recurrent state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, Tree, clone, t
 class GatedConfig(Frozen):
     """Size and shape of a gated recurrent net."""
 
-    layers: int = Field(2, ge=1, description="recurrent layers")
+    layers: int = Field(2, ge=1, description="number of recurrent layers")
     width: int = Field(64, ge=2, description="width of a token")
     state: int | None = Field(None, ge=1, description="width of the recurrent state; unset = 2 x width")
     hidden: int | None = Field(None, ge=1, description="hidden width of the feed-forward net; unset = 4 x width")
@@ -40,16 +40,16 @@ StateT = TypeVar("StateT", bound=Tree)
 
 
 class GatedLayer(SegmentRecurrent[StateT, StateT]):
-    """What both share. The state is the recurrent net's after the last real token, zero at first.
+    """Base class of both layers. The state is the recurrent net's after the last real token, initially zero.
 
     Args:
         config: sizes.
-        remember: T >= 2 of the chrono initialisation, in tokens.
+        remember: T of the chrono initialisation in tokens, at least 2.
     """
 
     undecayed = ("rnn.bias_ih_l0", "rnn.bias_hh_l0")
     kind: ClassVar[Callable[..., nn.RNNBase]]
-    keeping: ClassVar[dict[int, int]]  # gates (in PyTorch's order) that decide what is kept; -1: open, it's lost
+    keeping: ClassVar[dict[int, int]]  # by gate index: 1 if an open gate keeps the state, -1 if it loses it
 
     def __init__(self, config: GatedConfig, remember: int) -> None:
         super().__init__()
@@ -72,19 +72,19 @@ class GatedLayer(SegmentRecurrent[StateT, StateT]):
             from_input[gate], from_state[gate] = sign * times_H.log(), 0
 
     def weights(self) -> list[Tensor]:
-        """The recurrent net's weights from input and state, then its biases of both."""
+        """Return the recurrent net's weights of input and state, then its biases of both."""
         return list(self.rnn.parameters())
 
     @abstractmethod
     def run(self, x_BLD: Tensor, state: StateT, lengths_B: Tensor | None) -> tuple[Tensor, StateT]:
-        """The recurrent net's outputs (B, L, H) and its state after each lane's last real token."""
+        """Return the recurrent net's outputs (B, L, H) and its state after each batch element's last real token."""
 
     def zeros(self, batch_size: int) -> Tensor:
-        """A zero hidden state (B, H)."""
+        """Return a hidden state (B, H) of zeros."""
         return self.from_state.weight.new_zeros(batch_size, self.state_width)
 
     def forward(self, x_BLD: Tensor, state: StateT, lengths_B: Tensor | None = None) -> tuple[Tensor, StateT]:
-        if not x_BLD.shape[1]:  # which kernels refuse
+        if not x_BLD.shape[1]:  # kernels refuse empty segments
             return x_BLD, state
         dtype = self.from_state.weight.dtype
         with torch.autocast(x_BLD.device.type, enabled=False):
@@ -112,9 +112,9 @@ class GatedLayer(SegmentRecurrent[StateT, StateT]):
 
 
 class GRULayer(GatedLayer[Tensor]):
-    """A layer around a GRU; the state is its hidden state (B, H)."""
+    """A layer around a GRU. The state is the GRU's hidden state (B, H)."""
 
-    kind, keeping = nn.GRU, {1: 1}  # reset, update (which keeps), new
+    kind, keeping = nn.GRU, {1: 1}  # gates in PyTorch's order: reset, update (keeps the state), new
 
     def initial_state(self, batch_size: int) -> Tensor:
         return self.zeros(batch_size)
@@ -134,12 +134,13 @@ class LSTMState(NamedTuple):
 class LSTMLayer(GatedLayer[LSTMState]):
     """A layer around an LSTM."""
 
-    kind, keeping = nn.LSTM, {0: -1, 1: 1}  # input, forget, cell, output
+    kind, keeping = nn.LSTM, {0: -1, 1: 1}  # gates in PyTorch's order: input, forget, cell, output
     hold: Tensor
 
     def __init__(self, config: GatedConfig, remember: int) -> None:
         super().__init__(config, remember)
-        # From an input that is 1 at padding: the input gate is shut and the forget gate open, to the last bit.
+        # Weights of an extra input that is 1 at padding: it shuts the input gate and opens the forget gate, exactly to
+        # the last bit.
         hold = torch.tensor([-1e4, 1e4, 0, 0]).repeat_interleave(self.state_width)[:, None]
         self.register_buffer("hold", hold, persistent=False)
 
@@ -151,8 +152,9 @@ class LSTMLayer(GatedLayer[LSTMState]):
         if lengths_B is None:
             y_BLH, (hidden_1BH, cell_1BH) = self.rnn(x_BLD, (hidden_1BH, cell_1BH))
             return y_BLH, LSTMState(hidden_1BH[0], cell_1BH[0])
-        # Kernels give the cell state only at the row's end: padding has to carry it there unchanged. Packing
-        # (`pack_padded_sequence`) would do too, but it's four times slower on a CPU and refuses lanes without tokens.
+        # Kernels return the cell state only at the end of the row, so padding must carry it there unchanged. Packing
+        # (`pack_padded_sequence`) would work too, but is four times slower on a CPU and refuses batch elements without
+        # tokens.
         padding_BL = torch.arange(x_BLD.shape[1], device=x_BLD.device) >= lengths_B[:, None]
         x_BLD = torch.cat((x_BLD, padding_BL[:, :, None].to(x_BLD.dtype)), 2)
         from_input, *others = self.weights()
@@ -164,11 +166,11 @@ class LSTMLayer(GatedLayer[LSTMState]):
 
 
 def after(y_BLH: Tensor, initial_BH: Tensor, lengths_B: Tensor) -> Tensor:
-    """The output (B, H) at each lane's last real token; what it began with where it has none."""
+    """Return the output (B, H) at each batch element's last real token, or `initial_BH` if it has none."""
     return take_tokens(torch.cat((initial_BH[:, None], y_BLH), 1), lengths_B[:, None])[:, 0]
 
 
 def gated_rnn(layer: type[GatedLayer[Any]], config: GatedConfig, remember: int) -> Stack:
-    """Such layers with the final norm that pre-norm residual streams need."""
+    """Return recurrent layers followed by the final norm that pre-norm residual streams need."""
     norm = Pointwise(nn.LayerNorm(config.width), config.width)
     return Stack([*(layer(config, remember) for _ in range(config.layers)), norm])

@@ -1,10 +1,11 @@
-"""GTrXL (arXiv 1910.06764): the Transformer-XL cache in layers whose residual sums are gates.
+"""GTrXL (arXiv 1910.06764): Transformer-XL layers with gates in place of residual sums.
 
-Identity map reordering: a submodule's input is normed and its output goes through a ReLU, so that the stream passes
-from first to last layer untouched. A gate g(x, y) then joins the stream x and the submodule's output y. Formulas:
-section 3.2, "Gating Layers"; the bias b begins at 2, so that a layer begins near the identity.
+Identity map reordering: a submodule's input is normalised and its output passes through a ReLU, so that the residual
+stream runs from the first to the last layer untouched. A gate g(x, y) then joins the stream x and the submodule's
+output y. The formulas are in section 3.2, "Gating Layers". The bias b starts at 2, so that a layer starts near the
+identity.
 
-Dimensions: B lanes, L tokens of a segment, D width.
+Dimensions: B batch elements, L tokens of a segment, D width.
 """
 
 from __future__ import annotations
@@ -23,18 +24,21 @@ GateName = Literal["gru", "output", "highway", "input", "sigmoid-tanh"]
 
 
 class Gate(Residual, ABC):
-    """What all gates share: ReLU on the submodule's output, then g(x, y), which a subclass gives as `join`."""
+    """Base class of all gates: a ReLU on the submodule's output, then g(x, y), which subclasses implement as `join`."""
 
     def forward(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
         return self.join(x_BLD, y_BLD.relu())
 
     @abstractmethod
     def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
-        """g(x, y), both and the result (B, L, D)."""
+        """Return g(x, y); x, y and the result are (B, L, D)."""
 
 
 class GRU(Gate):
-    """(1 - z) x + z tanh(W_g y + U_g (r x)), with r = sigmoid(W_r y + U_r x) and z = sigmoid(W_z y + U_z x - b)."""
+    """A GRU: (1 - z) x + z tanh(W_g y + U_g (r x)).
+
+    The gates are r = sigmoid(W_r y + U_r x) and z = sigmoid(W_z y + U_z x - b).
+    """
 
     undecayed = ("bias",)
 
@@ -54,7 +58,7 @@ class GRU(Gate):
 
 
 class Input(Gate):
-    """sigmoid(W x) x + y: the one that doesn't begin near the identity."""
+    """Gate on the stream: sigmoid(W x) x + y. The only gate that doesn't start near the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,7 +69,7 @@ class Input(Gate):
 
 
 class Output(Input):
-    """x + sigmoid(W x - b) y."""
+    """Gate on the submodule's output: x + sigmoid(W x - b) y."""
 
     undecayed = ("bias",)
 
@@ -78,14 +82,14 @@ class Output(Input):
 
 
 class Highway(Output):
-    """g x + (1 - g) y, with g = sigmoid(W x + b)."""
+    """Highway connection: g x + (1 - g) y with g = sigmoid(W x + b)."""
 
     def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
         return y_BLD + torch.sigmoid(self.gate(x_BLD) + self.bias) * (x_BLD - y_BLD)
 
 
 class SigmoidTanh(Output):
-    """x + sigmoid(W y - b) tanh(U y)."""
+    """Gated tanh of the submodule's output: x + sigmoid(W y - b) tanh(U y)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -96,7 +100,7 @@ class SigmoidTanh(Output):
 
 
 def _bias(width: int) -> nn.Parameter:
-    """b, which at 2 lets about an eighth of y in."""
+    """Return the bias b = 2, which lets about an eighth of y in."""
     return nn.Parameter(torch.full((width,), 2.0))
 
 
@@ -114,8 +118,8 @@ class GatedTransformerXLLayer(TransformerXLLayer):
     """A Transformer-XL layer with gates in place of its residual sums.
 
     Args:
-        config, cached, cache, stop_gradient, recurrence: as of `TransformerXLLayer`.
-        gate: how the stream and a submodule's output are joined; the paper's best is `gru`.
+        config, cached, cache, stop_gradient, recurrence: see `TransformerXLLayer`.
+        gate: the gate that joins the stream and a submodule's output; the paper's best is `gru`.
     """
 
     def __init__(

@@ -1,13 +1,13 @@
-"""Mamba (arXiv 2312.00752): a selective state space model, whose inputs choose what its state keeps.
+"""Mamba (arXiv 2312.00752): a selective state space model, in which the inputs choose what the state keeps.
 
-Channel e's state x of N numbers follows x_t = exp(delta_t A) x_{t-1} + delta_t B_t u_t and is read as y_t = C_t x_t +
-D u_t. A < 0 is diagonal; delta, B and C depend on the token (equation 2a, algorithm 2). The decay is the zero-order
-hold's (equation 4), B's factor its first order, delta, as in the authors' code. All decays are exp(-something) <= 1
-and nothing is divided by one, so rounding doesn't grow with the length. A token of delta = 0 leaves the state as it is:
-that is what padding is.
+The state x of a channel e has N entries. It follows x_t = exp(delta_t A) x_{t-1} + delta_t B_t u_t and is read as
+y_t = C_t x_t + D u_t. A < 0 is diagonal; delta, B and C depend on the token (equation 2a, algorithm 2). The decay is
+that of the zero-order hold (equation 4). The factor of B is the zero-order hold's to first order, delta, as in the
+authors' code. All decays are exp(-something) <= 1 and nothing is divided by a decay, so rounding errors don't grow with
+the length. A token with delta = 0 leaves the state unchanged; padding is such a token.
 
-Dimensions: B lanes, L tokens of a segment, D width, E = expand x D channels, N numbers of a channel's state, K taps of
-the convolution.
+Dimensions: B batch elements, L tokens of a segment, D width, E = expand x D channels, N entries of a channel's state,
+K taps of the convolution.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 def selective_scan(
     u_BLE: Tensor, delta_BLE: Tensor, a_EN: Tensor, b_BLN: Tensor, c_BLN: Tensor, state_BEN: Tensor, chunks: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence in PyTorch: outputs C_t x_t (B, L, E) and the last state (B, E, N).
+    """Run the recurrence in PyTorch and return the outputs C_t x_t (B, L, E) and the last state (B, E, N).
 
-    Tokens follow one another inside of `chunks` equal chunks, all chunks at once; then chunk by chunk what the chunk
-    before left behind is added, decayed by exp(A x the sum of delta since). In all about 2 L / chunks + chunks steps.
+    The tokens are cut into `chunks` equal chunks. First, all chunks run at once, token by token within each. Then,
+    chunk by chunk, the state left by the chunk before is added, decayed by exp(A x the sum of delta since). This takes
+    about 2 L / chunks + chunks steps in all.
     """
     length = u_BLE.shape[1]
     size = -(-length // chunks)
@@ -71,13 +72,15 @@ def _read(state_xEN: Tensor, c_xN: Tensor) -> Tensor:
 def fused_scan(
     kernel: Kernel, u_BLE: Tensor, delta_BLE: Tensor, a_EN: Tensor, b_BLN: Tensor, c_BLN: Tensor, state_BEN: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`selective_scan` by a kernel (u, delta, A, B, C; tokens last) that begins with a state of zeros.
+    """Compute `selective_scan` with a kernel (u, delta, A, B, C; tokens last) that starts from a state of zeros.
 
-    Such a kernel also gives no gradient through its last state, so both states pass as tokens: N ahead, the n-th of
-    which writes number n of the initial state, and N behind with delta = 0, the n-th of which reads number n.
+    Such a kernel also gives no gradient through its last state, so both states pass through the kernel as tokens. N
+    tokens go ahead, the n-th of which writes entry n of the initial state. N tokens with delta = 0 follow, the n-th of
+    which reads entry n of the last state.
     """
     n = a_EN.shape[1]
-    little = 2.0**-20  # delta of the tokens ahead, whose writing it hardly decays; a power of 2, so nothing is rounded
+    # delta of the tokens ahead. It is small, so what they write hardly decays, and a power of 2, so nothing is rounded.
+    little = 2.0**-20
     later_N = torch.arange(n - 1, -1, -1, device=a_EN.device)
     ahead_BEN = state_BEN / little * torch.exp(-little * later_N * a_EN)
     inert_BEN = torch.zeros_like(state_BEN)
@@ -97,45 +100,45 @@ def fused_scan(
 
 @cache
 def fused_kernel() -> Kernel | None:
-    """The mamba-ssm package's CUDA kernel, where it's installed."""
+    """Return the mamba-ssm package's CUDA kernel, or None if the package isn't installed."""
     if importlib.util.find_spec("mamba_ssm") is None:
         return None
     return cast("Kernel", importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn)
 
 
 class MambaConfig(Frozen):
-    """Size and shape of a Mamba."""
+    """Size and shape of a Mamba net."""
 
-    layers: int = Field(2, ge=1, description="Mamba layers")
+    layers: int = Field(2, ge=1, description="number of Mamba layers")
     width: int = Field(64, ge=2, description="width of a token")
     expand: int = Field(2, ge=1, description="channels of a layer, as a multiple of width")
-    state: int = Field(16, ge=1, description="numbers of a channel's state")
-    taps: int = Field(4, ge=2, description="tokens that the convolution before the state sees")
+    state: int = Field(16, ge=1, description="entries of a channel's state")
+    taps: int = Field(4, ge=2, description="tokens seen by the convolution before the state space")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each residual branch")
 
 
 class MambaState(NamedTuple):
-    """The convolution's last K-1 inputs (B, K-1, E), zero before an episode, and the state (B, E, N)."""
+    """The convolution's last K-1 inputs (B, K-1, E), zero at the start of an episode, and the state (B, E, N)."""
 
     inputs_BKE: Tensor
     state_BEN: Tensor
 
 
 class MambaLayer(SegmentRecurrent[MambaState, MambaState]):
-    """x + Mamba(Norm(x)): figure 3 of the paper. The scan runs in the weights' precision also under autocast."""
+    """A residual layer x + Mamba(Norm(x)): figure 3. The scan runs in the weights' precision even under autocast."""
 
     undecayed = ("log_a_EN", "skip_E", "to_delta.bias")
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
         self.width, channels, self.taps = config.width, config.expand * config.width, config.taps
-        self.sizes = (-(-config.width // 16), config.state, config.state)  # of what makes delta, of B and of C
+        self.sizes = (-(-config.width // 16), config.state, config.state)  # widths of delta's input, of B and of C
         self.norm = nn.LayerNorm(config.width)
         self.to_input_gate = nn.Linear(config.width, 2 * channels, bias=False)
         self.convolution = nn.Conv1d(channels, channels, config.taps, groups=channels)
         self.to_parameters = nn.Linear(channels, sum(self.sizes), bias=False)
         self.to_delta = nn.Linear(self.sizes[0], channels)
-        with torch.no_grad():  # delta starts between .001 and .1, uniform in its logarithm: section 3.6
+        with torch.no_grad():  # delta starts between .001 and .1, log-uniform: section 3.6
             start = torch.exp(torch.empty(channels).uniform_(math.log(1e-3), math.log(1e-1)))
             self.to_delta.bias.copy_(torch.log(torch.expm1(start)))  # the inverse of softplus
         # A_n = -n, the real S4D initialisation of section 3.6
@@ -171,13 +174,13 @@ class MambaLayer(SegmentRecurrent[MambaState, MambaState]):
             kernel = fused_kernel() if u_BLE.is_cuda and dtype == torch.float32 else None
             if kernel:
                 y_BLE, state_BEN = fused_scan(kernel, *tokens, state_BEN)
-            else:  # one chunk is the least work; on an accelerator fewer and larger steps are faster
+            else:  # one chunk does the least work; on a GPU, fewer and larger steps are faster
                 chunks = math.isqrt(length) if u_BLE.is_cuda else 1
                 y_BLE, state_BEN = selective_scan(*tokens, state_BEN, chunks)
             return y_BLE + self.skip_E * tokens[0], state_BEN
 
     def _last_inputs(self, row: Tensor, lengths_B: Tensor | None) -> Tensor:
-        """The last K-1 real inputs of a row of [K-1 before the segment, segment]."""
+        """Return the last K-1 real inputs of a row [K-1 inputs before the segment, segment]."""
         if lengths_B is None:
             return row[:, 1 - self.taps :].clone()  # a view would keep the whole segment in memory
         return take_tokens(row, lengths_B[:, None] + torch.arange(self.taps - 1, device=row.device))
@@ -198,6 +201,6 @@ class MambaLayer(SegmentRecurrent[MambaState, MambaState]):
 
 
 def mamba(config: MambaConfig) -> Stack:
-    """Mamba layers with the final norm that pre-norm residual streams need."""
+    """Return Mamba layers followed by the final norm that pre-norm residual streams need."""
     norm = Pointwise(nn.LayerNorm(config.width), config.width)
     return Stack([*(MambaLayer(config) for _ in range(config.layers)), norm])

@@ -1,18 +1,22 @@
-"""Titans' neural long-term memory (arXiv 2501.00663): an MLP a lane, whose weights are learnt at test time.
+"""Titans' neural long-term memory (arXiv 2501.00663): one MLP per batch element, trained at test time.
 
-Every token is a pair of a key and a value, on which the MLP M takes a step of gradient descent with momentum and
-forgetting; a query is answered by M (section 3.1). As in section 3.2, tokens are taken in chunks: gradients are those
-at the weights of the chunk's start, which also answer the queries of the chunk's tokens, so that no output sees a
-token that comes later. A token waits, as it is, until its chunk is full; so a state may be cut anywhere.
+Every token gives a key and a value, and the MLP M takes a step of gradient descent, with momentum and forgetting, on
+this pair. M answers queries (section 3.1). As in section 3.2, tokens are processed in chunks. The gradients of a
+chunk's tokens are taken at the weights of the chunk's start. The same weights answer the queries of these tokens, so no
+output sees a later token. A token is stored unprocessed until its chunk is full, so a sequence may be cut into segments
+anywhere.
 
-What the paper leaves open: M's hidden units are tanh(.) / sqrt(H), so that each of its matrices sees inputs in the
-unit ball, as keys and queries, l2-normalised, are. The loss is half of equation 12, as in equations 17 and 33: a factor
-2 would be theta's. A chunk's steps together are limited to 1, eta to .99, and matrices to twice their first size, so
-that whatever comes, nothing grows without bound. The convolutions of section 4.4 are left out, so that a pair depends
-on its own token alone.
+Choices that the paper leaves open:
 
-Dimensions: B lanes, L tokens of a segment, T of a step call, R of a row (tokens that wait, then the segment's), N full
-chunks in it, C tokens of a chunk, D width, H hidden width, O x I a matrix of M.
+- M's hidden units are tanh(.) / sqrt(H), so each matrix of M sees inputs in the unit ball, like the l2-normalised keys
+  and queries.
+- The loss is half of equation 12, as in equations 17 and 33. A factor 2 would only rescale theta.
+- The steps of a chunk are limited to 1 in sum, eta to .99, and matrices to twice their initial size, so nothing grows
+  without bound, whatever the input.
+- The convolutions of section 4.4 are left out, so a pair depends on its own token alone.
+
+Dimensions: B batch elements, L tokens of a segment, T tokens of a step call, R tokens of a row (those that wait, then
+the segment's), N full chunks in a row, C tokens of a chunk, D width, H hidden width, O x I a matrix of M.
 """
 
 from __future__ import annotations
@@ -41,13 +45,13 @@ from rmt_rl.recurrence import (
 
 Matrices = tuple[Tensor, ...]
 
-MOMENTUM, LARGEST_MOMENTUM = 0.8, 0.99  # eta at first, and at most
+MOMENTUM, LARGEST_MOMENTUM = 0.8, 0.99  # initial and largest eta
 
 
 class NeuralState(NamedTuple):
-    """M's matrices (B, O, I) each and their momentum S, in float32 or wider, and the tokens of the open chunk.
+    """M's matrices, (B, O, I) each, and their momentum S, in float32 or wider, and the tokens of the open chunk.
 
-    `tokens_BCD` holds `count_B` (int64, less than C) tokens that aren't learnt yet, then zeros.
+    `tokens_BCD` holds `count_B` (int64, less than C) tokens that aren't learnt yet, followed by zeros.
     """
 
     weights: Matrices
@@ -57,10 +61,11 @@ class NeuralState(NamedTuple):
 
 
 class Gates(NamedTuple):
-    """How a chunk's start and its tokens' gradients g count in the weights and the momentum of its end.
+    """Coefficients of the update from the start to the end of a chunk, with g the gradients of the chunk's tokens.
 
-    weights = keep * weights + carry * momentum - sum of to_weights * g, momentum = decay * momentum - sum of
-    to_momentum * g.
+    weights = keep * weights + carry * momentum - sum of to_weights * g
+
+    momentum = decay * momentum - sum of to_momentum * g
     """
 
     keep_BN: Tensor
@@ -71,21 +76,21 @@ class Gates(NamedTuple):
 
 
 class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
-    """A memory of associations, as a layer: out = Linear(RMSNorm(M(query))) for every token.
+    """A layer with an associative memory: out = Linear(RMSNorm(M(query))) for every token.
 
     Args:
-        width: D, of tokens, keys and values.
-        chunk: C, tokens that are learnt together.
-        depth: matrices of M; 1 = a linear memory.
+        width: D, the width of tokens, keys and values.
+        chunk: C, the number of tokens that are learnt together.
+        depth: the number of matrices of M; 1 = a linear memory.
         hidden_factor: H / D.
-        forgetting: alpha at first. What is to be held over 100,000 tokens allows no more than 1e-6, and training, which
-            sees fewer, can't tell 1e-4 from nothing; a gate that is of use still opens, if slowly.
+        forgetting: the initial alpha. Holding something over 100,000 tokens allows no more than 1e-6. Training sees
+            fewer tokens and can't tell 1e-4 from zero. A gate that is useful still opens, though slowly.
 
     Raises:
-        UsageError: the depth or the chunk is below 1, or forgetting isn't from 1e-12 to .999, what float32 can tell.
+        UsageError: depth or chunk is below 1, or forgetting isn't from 1e-12 to .999, the range that float32 resolves.
     """
 
-    undecayed = ("to_gates.bias",)  # at AdamW's usual decay, forgetting would be 1e-3 after 100,000 updates
+    undecayed = ("to_gates.bias",)  # at AdamW's usual weight decay, forgetting would be 1e-3 after 100,000 updates
 
     def __init__(
         self, width: int, chunk: int, depth: int = 2, hidden_factor: float = 1.0, forgetting: float = 1e-6
@@ -104,14 +109,14 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         self.output = nn.Linear(width, width, bias=False)
         sizes = [width, *[max(1, round(hidden_factor * width))] * (depth - 1), width]
         matrices = [torch.randn(outer, inner) for inner, outer in pairwise(sizes)]
-        matrices[-1] *= 0.1  # so that what is learnt soon outweighs what an empty memory answers
+        matrices[-1] *= 0.1  # so that what is learnt soon outweighs the answers of an empty memory
         self.initial = nn.ParameterList(matrices)
         step = (1 - MOMENTUM) / chunk  # so that a chunk's steps sum to about 1
         first = torch.tensor([forgetting, step, MOMENTUM / LARGEST_MOMENTUM])
         self.to_gates.bias.data.copy_(torch.logit(first))
 
     def initial_state(self, batch_size: int) -> NeuralState:
-        """M's learned first weights, for every lane; no momentum, no tokens."""
+        """Return M's learned initial weights for every batch element, no momentum and no tokens."""
         wide = torch.promote_types(self.output.weight.dtype, torch.float32)
         weights = tuple(matrix.to(wide).expand(batch_size, -1, -1) for matrix in self.initial)
         tokens = self.output.weight.new_zeros(batch_size, self.chunk, self.width)
@@ -130,34 +135,34 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         return y_BRD, following
 
     def retrieve(self, x_BLD: Tensor, weights: Matrices) -> Tensor:
-        """What M with these weights answers to tokens (equation 15), (B, L, D): it changes nothing."""
+        """Return the answers (B, L, D) of M with these weights to the tokens (equation 15). Nothing is learnt."""
         queries = self._queries(x_BLD).to(weights[0].dtype)
         with torch.autocast(x_BLD.device.type, enabled=False):
             answers = _answer(weights, queries)
         return self._out(answers)
 
     def write(self, x_BLD: Tensor, state: NeuralState, lengths_B: Tensor | None = None) -> NeuralState:
-        """The state after these tokens, as `forward` gives it, without answers."""
+        """Return the state after these tokens, the same as from `forward`, without computing answers."""
         return self._learn(self._row(x_BLD, state), state, x_BLD.shape[1], lengths_B)[1]
 
-    # Rows: chunks begin at the same columns in every lane
+    # Rows: chunks begin at the same columns in every batch element
 
     def _row(self, x_BLD: Tensor, state: NeuralState) -> Tensor:
-        """Each lane's waiting tokens with its new ones directly behind them, (B, R, D)."""
+        """Return each batch element's waiting tokens, directly followed by its new tokens, (B, R, D)."""
         return joined(state.tokens_BCD, state.count_B, x_BLD)
 
     def _learn(
         self, row: Tensor, state: NeuralState, length: int, lengths_B: Tensor | None
     ) -> tuple[list[Matrices], NeuralState]:
-        """The weights before each chunk of the row and behind them all, and the next state."""
+        """Return the weights before each chunk of the row and after the last chunk, and the next state."""
         total_B = state.count_B + (length if lengths_B is None else lengths_B)
-        whole = lengths_B is None and row.shape[1] == length  # every chunk is full in every lane
+        whole = lengths_B is None and row.shape[1] == length  # every chunk is full in every batch element
         learnt, anchors = (state.weights, state.momentum), [state.weights]
         if chunks := row.shape[1] // self.chunk:
             for index, (keys, values, gates) in enumerate(self._chunks(row, chunks, state.weights[0].dtype)):
                 with torch.autocast(row.device.type, enabled=False):
                     new = _descend(*learnt, keys, values, gates)
-                # An open chunk isn't learnt yet.
+                # A batch element learns a chunk only when the chunk is full.
                 learnt = new if whole else where_lanes(total_B >= (index + 1) * self.chunk, new, learnt)
                 anchors.append(learnt[0])
         count_B = total_B % self.chunk
@@ -178,7 +183,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         return out
 
     def _chunks(self, row: Tensor, chunks: int, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Gates]]:
-        """Keys, values (B, C, D) and gates, (B, 1, 1) or (B, C, 1), of every full chunk."""
+        """Yield keys and values (B, C, D) and gates, (B, 1, 1) or (B, C, 1), of every full chunk."""
         normed = self.norm(row[:, : chunks * self.chunk])
         keys, values = F.silu(self.to_keys_values(normed)).to(dtype).chunk(2, -1)
         with torch.autocast(row.device.type, enabled=False):
@@ -190,7 +195,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
             own = Gates(*(gate[:, index].view(len(row), -1, 1) for gate in gates))
             yield keys[:, part], values[:, part], own
 
-    # Step by step: M is read at once, and learns when a lane's chunk is full
+    # Step by step: M is read at once, and learns when the chunk of a batch element is full
 
     def begin(self, state: NeuralState, batch_size: int, capacity: int) -> NeuralState:
         return clone(state)
@@ -203,7 +208,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         if len(filled):
             lengths = None if lengths_B is None else lengths_B[filled]
             y, after = self(x_BTD[filled], select_lanes(cache, filled), lengths)
-        # Where a chunk is full, and at padding, this may write over the last place, which is of no use there.
+        # If a chunk is full, and at padding, this may overwrite the last place, which is not used in these cases.
         places = cache.count_B[:, None] + torch.arange(steps, device=x_BTD.device)
         put_tokens_(cache.tokens_BCD, places.clamp(max=self.chunk - 1), x_BTD)
         cache = cache._replace(count_B=total_B)
@@ -223,21 +228,23 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
 
 
 def _gates(logits_BNC3: Tensor) -> Gates:
-    """What the gates of a chunk's tokens, alpha, theta and eta, come to at its end.
+    """Return the coefficients of a chunk's update, made of the gates alpha, theta and eta of the chunk's tokens.
 
-    Equations 13 and 14, of which both are linear in weights, momentum and gradients, unrolled as in equation 16.
+    Equations 13 and 14 are linear in weights, momentum and gradients. Here they are unrolled as in equation 16.
     """
     forget, step, persist = logits_BNC3.unbind(-1)
     kept = F.logsigmoid(-forget).cumsum(-1)  # log of the product of 1 - alpha up to each token
-    lasting = (F.logsigmoid(persist) + math.log(LARGEST_MOMENTUM)).cumsum(-1)  # the same of eta
-    # The momentum after token t holds exp(lasting_t - lasting_i) of the gradient of a token i before it, and the end
-    # holds exp(kept_C - kept_t) of what token t adds to the weights: summed over t from i to C.
+    lasting = (F.logsigmoid(persist) + math.log(LARGEST_MOMENTUM)).cumsum(-1)  # the same for eta
+    # The momentum after token t contains the gradient of an earlier token i times exp(lasting_t - lasting_i). At the
+    # chunk's end, the weights contain the addition of token t times exp(kept_C - kept_t). `held` is the product of both
+    # factors, summed over t from i to C.
     sums = (lasting - kept).flip(-1).logcumsumexp(-1).flip(-1) + kept[..., -1:]
     held = (sums - lasting).exp()
-    # Together a chunk's tokens take a step of 1 at most: half of equation 12 is then not overshot by a linear memory
-    # within the chunk. What momentum adds in the next ones comes on top. One pair repeated chunk after chunk settles as
-    # long as (keep - sum of to_weights) decay + carry * sum of to_momentum < 1: .02 to .09 in agents trained on T-Maze
-    # (eta .65 to .9). Chunks of a few tokens and eta near .98 exceed it, and then only `_bounded` holds.
+    # The steps of a chunk's tokens sum to 1 at most, so that a linear memory does not overshoot the minimum of half of
+    # equation 12 within the chunk. Momentum adds further steps in the following chunks. One pair repeated chunk after
+    # chunk converges as long as (keep - sum of to_weights) decay + carry * sum of to_momentum < 1. This value is .02 to
+    # .09 in agents trained on T-Maze (eta .65 to .9). With chunks of a few tokens and eta near .98 it exceeds 1, and
+    # then only `_bounded` limits the weights.
     theta = step.sigmoid()
     theta = theta / (theta * held).sum(-1, keepdim=True).clamp(min=1)
     return Gates(
@@ -250,7 +257,7 @@ def _gates(logits_BNC3: Tensor) -> Gates:
 
 
 def _layers(weights: Matrices, x_BLD: Tensor) -> list[Tensor]:
-    """The input of each matrix of M, and M's output."""
+    """Return the input of each matrix of M, followed by M's output."""
     inputs = [x_BLD]
     for matrix in weights[:-1]:
         inputs.append(torch.tanh(inputs[-1] @ matrix.mT) * matrix.shape[1] ** -0.5)
@@ -258,7 +265,7 @@ def _layers(weights: Matrices, x_BLD: Tensor) -> list[Tensor]:
 
 
 def _answer(weights: Matrices, queries_BLD: Tensor) -> Tensor:
-    """M(q), equation 15."""
+    """Return M(q), equation 15."""
     answers: Tensor = _layers(weights, queries_BLD)[-1]
     return answers
 
@@ -266,13 +273,13 @@ def _answer(weights: Matrices, queries_BLD: Tensor) -> Tensor:
 def _descend(
     weights: Matrices, momentum: Matrices, keys_BCD: Tensor, values_BCD: Tensor, gates: Gates
 ) -> tuple[Matrices, Matrices]:
-    """Weights and momentum at the end of a chunk, of whose every token the gradient is taken at `weights`."""
+    """Return weights and momentum at the end of a chunk. The gradient of every token is taken at `weights`."""
     keep, carry, decay, to_weights, to_momentum = gates
     *inputs, answers = _layers(weights, keys_BCD)
-    delta = answers - values_BCD  # of half of equation 12, by M's output
+    delta = answers - values_BCD  # the derivative of half of equation 12 by M's output
     learnt = []
     for index in reversed(range(len(weights))):
-        # A token's gradient is delta x input, so weighted sums of all tokens' are products of matrices.
+        # A token's gradient is the outer product of delta and input, so weighted sums over tokens are matrix products.
         old, speed = weights[index], momentum[index]
         by_weights = torch.baddbmm(keep * old + carry * speed, (delta * -to_weights).mT, inputs[index])
         by_momentum = torch.baddbmm(decay * speed, (delta * -to_momentum).mT, inputs[index])
@@ -285,11 +292,11 @@ def _descend(
 
 
 def _bounded(matrix_BOI: Tensor) -> Tensor:
-    """The matrix, scaled down where the root mean square of its elements is above 2, twice that of M's first weights.
+    """Return the matrix, scaled down if the root mean square of its elements exceeds 2, twice the initial value.
 
-    This bounds the state whatever comes: hidden units and keys lie in the unit ball, so bounded matrices give bounded
-    answers, deltas and sums of gradients. The gradient through many chunks stays moderate as long as memory settles,
-    see `_gates`.
+    This bounds the state for any input: hidden units and keys lie in the unit ball, so bounded matrices give bounded
+    answers, deltas and sums of gradients. The gradient through many chunks stays moderate as long as the memory
+    converges, see `_gates`.
     """
     limit = 2 * math.sqrt(matrix_BOI.shape[1] * matrix_BOI.shape[2])
     norm_B11 = torch.linalg.vector_norm(matrix_BOI, dim=(1, 2), keepdim=True)

@@ -1,11 +1,11 @@
-"""No memory but a longer view: the last n tokens before it are read again (Decision Transformer).
+"""A sliding context, not a memory: the last tokens before a segment are read again (Decision Transformer).
 
-Decision Transformer (arXiv 2106.01345) sees the last C steps and nothing before. Here the state is the raw tokens
-before the segment, and the inner core runs over [these, segment] with positions that start at the oldest: the view
-slides by one segment at a time, from `context` tokens at a segment's start to `context` + L at its end, and acting
-stays O(1) a step. With segments of one step it is Decision Transformer's sliding window to the letter.
+Decision Transformer (arXiv 2106.01345) sees the last C steps and nothing before them. Here the state is the raw tokens
+before the segment, and the inner core runs over [state, segment] with positions that start at the oldest token. The
+view slides by one segment at a time: it holds `context` tokens at a segment's start and `context` + L at its end.
+Acting stays O(1) per step. With segments of one step, this is exactly Decision Transformer's sliding window.
 
-Dimensions: B lanes, L tokens of a segment, N tokens of context, D width.
+Dimensions: B batch elements, L tokens of a segment, N tokens of context, D width.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rmt_rl.recurrence import SegmentRecurrent, Tree, joined, only_first, put_to
 
 
 class Context(NamedTuple):
-    """The last tokens (B, N, D), the oldest first, then zeros; and how many of them are real."""
+    """The last tokens (B, N, D), the oldest first, followed by zeros, and the number of real tokens (B)."""
 
     tokens_BND: Tensor
     count_B: Tensor
 
 
 class OpenContext(NamedTuple):
-    """All tokens in view, how many, and the inner core's cache, which has seen the same."""
+    """The cache of an open segment: all tokens in view, their number, and the inner core's cache of the same tokens."""
 
     tokens_BND: Tensor
     count_B: Tensor
@@ -36,7 +36,7 @@ class OpenContext(NamedTuple):
 
 
 class SlidingContext(SegmentRecurrent[Context, OpenContext]):
-    """Lets a stateless causal core see `context` tokens before the segment."""
+    """Let a stateless causal core also see `context` tokens before the segment."""
 
     def __init__(self, inner: SegmentRecurrent[Any, Any], context: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class SlidingContext(SegmentRecurrent[Context, OpenContext]):
         return take_tokens(y, places), self._keep(row, total_B)
 
     def _keep(self, row: Tensor, total_B: Tensor) -> Context:
-        """The last N of each lane's `total_B` tokens."""
+        """Return the last N of each batch element's `total_B` tokens."""
         places = (total_B - self.context).clamp(min=0)[:, None] + torch.arange(self.context, device=row.device)
         kept_B = total_B.clamp(max=self.context)
         return Context(only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), kept_B), kept_B)

@@ -1,22 +1,28 @@
 """Titans' three ways to join attention and a neural memory (arXiv 2501.00663): as context, as gate, as layer.
 
-Attention is short-term memory, `NeuralMemory` long-term; persistent memory, learned tokens that every token of the
-attention sees (equation 19), is the third. Layers are pre-norm, with residual connections (section 4.4).
+Attention is the short-term memory and `NeuralMemory` the long-term memory. The third is persistent memory: learned
+tokens that every token of the attention sees (equation 19). Layers are pre-norm with residual connections (section
+4.4).
 
-Persistent tokens have no place: about half of the channels of a head, those that rotary positions turn slowest, aren't
-turned at all, and persistent keys have only these. So what a token sees in them depends neither on its place nor on
-where segments begin. Only attention sees them: the paper's equations 26 and 29 hand them to the memory too, which would
-learn the same tokens in each segment. And what MAC's memory learns is the stream with attention's output, x + y, where
-equation 24 has y alone.
+Persistent tokens have no position. About half of the channels of a head, those that rotary positions rotate most
+slowly, aren't rotated at all, and persistent keys have only these channels. So attention to persistent tokens depends
+neither on a token's position nor on where segments begin.
 
-Dimensions: B lanes, L tokens of a segment, T tokens of a step call, P persistent tokens, N tokens of a window before
-the present one, C capacity of a cache, D width, H heads, E width of a head.
+Differences from the paper:
+
+- Only attention sees the persistent tokens. Equations 26 and 29 pass them to the memory too, which would learn the same
+  tokens in each segment.
+- MAC's memory learns the residual stream plus attention's output, x + y. Equation 24 has y alone.
+
+Dimensions: B batch elements, L tokens of a segment, T tokens of a step call, P persistent tokens, N tokens of a window
+before the present one, C capacity of a cache, D width, H heads, E width of a head.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -27,14 +33,15 @@ from rmt_rl.errors import UsageError
 from rmt_rl.memory.neural_memory import NeuralMemory, NeuralState
 from rmt_rl.nn.attention import rotate
 from rmt_rl.nn.decoder import Block, CacheT, DecoderConfig, KeyValues, StateT
-from rmt_rl.recurrence import clone, only_first, put_tokens_, take_tokens
+from rmt_rl.nn.token_core import Core, Layers, TokenCore
+from rmt_rl.recurrence import Stack, clone, only_first, put_tokens_, take_tokens
 
 
 class ScalingGate(nn.Module):
-    """Attention's output y scaled by the memory's answers m, (B, L, D) both: y * 2 sigmoid(m), for equation 25.
+    """Scale attention's output y by the memory's answers m, both (B, L, D): y * 2 sigmoid(m), for equation 25.
 
-    As in section 4.2, both are normalised with learned vectors (m by the memory itself) before the nonlinearity. It is
-    doubled, so that a memory that answers nothing changes nothing.
+    As in section 4.2, y and m are normalised with learned vectors (m by the memory itself) before the nonlinearity. The
+    factor 2 makes a memory that answers zero change nothing.
     """
 
     def __init__(self, width: int) -> None:
@@ -47,11 +54,11 @@ class ScalingGate(nn.Module):
 
 
 class MixingGate(ScalingGate):
-    """The two mixed, g y + (1 - g) m with g = sigmoid(u y + w m) and learned vectors u and w, for equation 28.
+    """Mix both: g y + (1 - g) m with g = sigmoid(u y + w m) and learned vectors u and w, for equation 28.
 
-    In MAG nothing but the gate brings out what is remembered, so it is given a path of its own. In the T-Maze (one run
-    each) MAG then held what it had read for 320 segments, with scaling for 50; MAC, whose attention reads the memory
-    too, learnt in half the updates with scaling.
+    In MAG only the gate outputs what is remembered, so the gate adds m itself. In the T-Maze (one run each), MAG then
+    held what it had read for 320 segments, against 50 with `ScalingGate`. MAC, whose attention reads the memory too,
+    learnt in half as many updates with `ScalingGate`.
     """
 
     def __init__(self, width: int) -> None:
@@ -65,15 +72,15 @@ class MixingGate(ScalingGate):
 
 
 class TitansBlock(Block[StateT, CacheT]):
-    """What the three layers share: a neural memory and persistent tokens.
+    """Base class of the three layers: a neural memory and persistent tokens.
 
     Args:
         config: sizes.
-        memory: the neural memory, a layer's own.
-        persistent: P, how many persistent tokens.
+        memory: the layer's own neural memory.
+        persistent: P, the number of persistent tokens.
 
     Raises:
-        UsageError: heads are narrower than 4, too narrow to turn one half of their channels.
+        UsageError: heads are narrower than 4 channels, too narrow to rotate one half of their channels.
     """
 
     def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int) -> None:
@@ -84,25 +91,25 @@ class TitansBlock(Block[StateT, CacheT]):
         self.persistent_PD = nn.Parameter(torch.randn(persistent, config.width))
 
     def rotations(self, places: int) -> Tensor:
-        """As in `Block`, but the slower half of the pairs isn't turned."""
+        """Return the rotations of `Block`, but none for the slower half of the channel pairs."""
         table = super().rotations(places).clone()
         table[:, self._turned :] = 1
         return table
 
     @property
     def _turned(self) -> int:
-        """How many pairs of a head's channels are turned."""
+        """Return the number of channel pairs of a head that are rotated."""
         return self.head_width // 4 if self.rotary else 0
 
     def keys_values(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
-        """What `project` gives without queries."""
+        """Return the keys and values of `project`, without computing queries."""
         normed = self.attention_norm(x_BLD)
         keys = F.linear(normed, self.to_queries_keys.weight.chunk(2)[1])
         heads = (self.heads, self.head_width)
         return rotate(keys.unflatten(-1, heads), rotations), self.to_values(normed).unflatten(-1, heads)
 
     def opened(self, kept: KeyValues, capacity: int) -> KeyValues:
-        """A cache of [persistent, kept, `capacity` new] tokens; persistent ones aren't counted."""
+        """Return a cache of [persistent, kept, `capacity` new] tokens. Its count leaves out persistent tokens."""
         lanes, heads = len(kept.count_B), (self.heads, self.head_width)
         keys, values = self.keys_values(self.persistent_PD[None], self.rotations(1)[:1])
         keys = F.pad(keys[..., 2 * self._turned :], (2 * self._turned, 0))
@@ -118,7 +125,11 @@ class TitansBlock(Block[StateT, CacheT]):
 
 
 class OpenRetrieval(NamedTuple):
-    """Keys and values of [persistent, retrieved, segment], the memory as it was, and what it will learn."""
+    """The cache of an open segment.
+
+    It holds keys and values of [persistent, retrieved, segment], the memory before the segment, and the tokens that the
+    memory will learn.
+    """
 
     attended: KeyValues
     memory: NeuralState
@@ -126,11 +137,11 @@ class OpenRetrieval(NamedTuple):
 
 
 class MemoryAsContext(TitansBlock[NeuralState, OpenRetrieval]):
-    """MAC (section 4.1): attention sees what the memory retrieves for the segment, and decides what it learns.
+    """MAC (section 4.1): attention sees what the memory retrieves for the segment, and decides what the memory learns.
 
-    A token sees the persistent tokens and, of both the retrieved ones and the segment's, those up to its own place.
-    The memory that is read, by queries and by the gate, is the one before the segment, so that nothing later is seen:
-    it learns, a chunk at a time, when the segment ends.
+    A token sees all persistent tokens, and the retrieved tokens and the segment's tokens up to its own place. Queries
+    and gate read the memory as it was before the segment, so that nothing later is seen. The memory learns, one chunk
+    at a time, when the segment ends.
     """
 
     def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int) -> None:
@@ -161,7 +172,7 @@ class MemoryAsContext(TitansBlock[NeuralState, OpenRetrieval]):
         retrieved = self.memory.retrieve(x_BTD, cache.memory.weights)  # equation 21
         queries, own_keys, own_values = self.project(x_BTD, turns)
         old_keys, old_values = self.keys_values(retrieved, turns)
-        # Equation 22; a retrieved token stands at the place of the one that asked for it.
+        # Equation 22; a retrieved token stands at the place of the token that queried it.
         both = torch.cat((places_BT, places_BT + capacity), 1) + persistent
         put_tokens_(keys, both, torch.cat((old_keys, own_keys), 1))
         put_tokens_(values, both, torch.cat((old_values, own_values), 1))
@@ -186,7 +197,7 @@ class MemoryAsContext(TitansBlock[NeuralState, OpenRetrieval]):
 
 
 class WindowState(NamedTuple):
-    """Keys and values of the window's last N tokens, then zeros (or, in a cache, of all); and the memory."""
+    """Keys and values of the window's last N tokens (in a cache: of all tokens), then zeros, and the memory."""
 
     window: KeyValues
     memory: NeuralState
@@ -196,10 +207,10 @@ Part = Callable[[Tensor, Any, Tensor | None], tuple[Tensor, Any]]
 
 
 class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
-    """What MAG and MAL share: attention over a window of `window` tokens, the present one included.
+    """Base class of MAG and MAL: attention over a window of `window` tokens, including the present one.
 
-    The window goes on across segments: a token sees the same, however its sequence was cut. Places count from the
-    oldest key that is kept, which is turned to place 0.
+    The window continues across segments, so a token sees the same tokens however its sequence was cut. Places count
+    from the oldest key that is kept, which is rotated to place 0.
     """
 
     def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int, window: int) -> None:
@@ -210,7 +221,7 @@ class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
     def join(
         self, x_BLD: Tensor, state: WindowState, remember: Part, attend: Part, lengths_B: Tensor | None
     ) -> tuple[Tensor, WindowState]:
-        """The layer's output, from the two parts by which it remembers and attends."""
+        """Return the layer's output and next state; `remember` runs the memory, `attend` the attention."""
 
     def initial_state(self, batch_size: int) -> WindowState:
         return WindowState(self.open(batch_size, self.window - 1), self.memory.initial_state(batch_size))
@@ -231,7 +242,7 @@ class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
         return WindowState(self._keep(cache.window), self.memory.end(cache.memory))
 
     def _look(self, x_BTD: Tensor, cache: KeyValues, lengths_B: Tensor | None) -> tuple[Tensor, KeyValues]:
-        """What T more tokens attend to (B, T, H, E), and the cache with them."""
+        """Return the attention's output (B, T, H, E) for T more tokens, and the cache with these tokens."""
         keys, values, count_B = cache
         persistent = len(self.persistent_PD)
         places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
@@ -245,7 +256,7 @@ class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
         return attended, KeyValues(keys, values, count_B + (x_BTD.shape[1] if lengths_B is None else lengths_B))
 
     def _keep(self, cache: KeyValues) -> KeyValues:
-        """The last N tokens, turned back by the place of the oldest, then zeros."""
+        """Return the last N tokens, rotated back by the place of the oldest, followed by zeros."""
         kept, persistent = self.window - 1, len(self.persistent_PD)
         oldest_B = (cache.count_B - kept).clamp(min=0)
         places = persistent + oldest_B[:, None] + torch.arange(kept, device=oldest_B.device)
@@ -256,7 +267,7 @@ class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
 
 
 class MemoryAsGate(SlidingWindowBlock):
-    """MAG (section 4.2): memory and sliding window side by side, the one gates the other."""
+    """MAG (section 4.2): memory and sliding-window attention side by side, joined by a gate."""
 
     def __init__(self, config: DecoderConfig, memory: NeuralMemory, persistent: int, window: int) -> None:
         super().__init__(config, memory, persistent, window)
@@ -278,7 +289,7 @@ class MemoryAsGate(SlidingWindowBlock):
 
 
 class MemoryAsLayer(SlidingWindowBlock):
-    """MAL (section 4.3): a layer of memory, then one of sliding-window attention."""
+    """MAL (section 4.3): a layer of memory, then a layer of sliding-window attention."""
 
     def join(
         self, x_BLD: Tensor, state: WindowState, remember: Part, attend: Part, lengths_B: Tensor | None
@@ -292,3 +303,24 @@ class MemoryAsLayer(SlidingWindowBlock):
     def examples(cls, width: int) -> Iterator[Self]:
         for window, (config, memory) in zip((5, 20), cls._examples(width), strict=True):
             yield cls(config, memory, 2, window)
+
+
+def _token_core(layers: Layers, block: Callable[[DecoderConfig, NeuralMemory, int], Core]) -> Stack:
+    """Return layers with a neural memory each, which learns a segment at a time."""
+
+    def layer(config: DecoderConfig) -> Core:
+        return block(config, NeuralMemory(config.width, layers.seq_len), layers.memory_tokens)
+
+    return layers._replace(layer=layer).build_stack()
+
+
+def _windowed_token_core(layers: Layers, block: type[SlidingWindowBlock]) -> Stack:
+    """Return layers as `_token_core` does, which attend to a window as long as a segment."""
+    return _token_core(layers, partial(block, window=layers.seq_len))
+
+
+TOKEN_CORES = {
+    "titans_mac": TokenCore(partial(_token_core, block=MemoryAsContext), streams=True),
+    "titans_mag": TokenCore(partial(_windowed_token_core, block=MemoryAsGate), streams=True),
+    "titans_mal": TokenCore(partial(_windowed_token_core, block=MemoryAsLayer), streams=True),
+}

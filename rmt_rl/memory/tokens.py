@@ -1,14 +1,14 @@
 """Memory tokens around any core: read before the segment, written after it (RMT, RATE).
 
 RMT (arXiv 2207.06881), equations 4 and 5: the core runs over [M_n; X; M_n], and its output at the last M places is
-the new memory M_{n+1}: what a segment writes is what the next one reads and also where the next one's writing begins.
-With `writes="learned"` this second way, from write tokens to the next write tokens, is cut: the core runs over
-[M_n; X; W] with W learned, and what is written knows the old memory by attention only.
+the new memory M_{n+1}. The memory that a segment writes thus enters the next segment twice: as its read tokens and as
+the input of its write tokens. `writes="learned"` cuts the second path, from write tokens to the next write tokens: the
+core runs over [M_n; X; W] with W learned, and what is written knows the old memory by attention only.
 
-The tokens lie in one causal row without masks: [read, real tokens, write, padding], so that fused causal kernels serve,
-padding can't be seen and writing comes right behind a lane's last real token.
+The tokens form one causal row without masks, [read, real tokens, write, padding]. So fused causal kernels can be used,
+padding can't be seen, and the write tokens directly follow a batch element's last real token.
 
-Dimensions: B lanes, L tokens of a segment, M memory tokens, D width.
+Dimensions: B batch elements, L tokens of a segment, M memory tokens, D width.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Writes = Literal["memory", "learned"]
 
 
 class MemoryState(NamedTuple):
-    """The memory (B, M, D), what the valve carries, and the inner core's state."""
+    """The memory (B, M, D), the valve's state, and the inner core's state."""
 
     memory_BMD: Tensor
     valve: Tree
@@ -35,7 +35,7 @@ class MemoryState(NamedTuple):
 
 
 class OpenMemory(NamedTuple):
-    """The memory as it was read, the valve's state, and the inner core's cache."""
+    """The cache of an open segment: the memory as it was read, the valve's state, and the inner core's cache."""
 
     memory_BMD: Tensor
     valve: Tree
@@ -43,7 +43,7 @@ class OpenMemory(NamedTuple):
 
 
 class LearnedMemory(SegmentRecurrent[MemoryState, CacheT]):
-    """A core with a memory of M vectors, learned ones at first, and a valve that joins old and new ones.
+    """A core with a memory of M vectors, whose initial values are learned, and a valve that joins old and new memory.
 
     Args:
         inner: the core that reads and writes.
@@ -57,15 +57,15 @@ class LearnedMemory(SegmentRecurrent[MemoryState, CacheT]):
     ) -> None:
         super().__init__()
         self.inner, self.count, self.width = inner, count, inner.width
-        # Random and not zero: equal tokens would get equal gradients and stay one token for ever.
+        # Random, not zero: equal tokens would get equal gradients and stay equal for ever.
         self.memory_MD = nn.Parameter(torch.randn(count, inner.width) * 0.5)
         self.valve = VALVES[valve](inner.width, valve_heads)
 
     def join(self, state: MemoryState | OpenMemory, written_BMD: Tensor) -> tuple[Tensor, Tree]:
-        """The next memory, of the one that was read and what was written, and the valve's next state.
+        """Join the memory that was read and the written one; return the next memory and the valve's next state.
 
-        In the weights' precision, under autocast too: a memory that is rounded in every segment drifts, and what
-        changes it little is lost.
+        This runs in the weights' precision even under autocast. A memory that is rounded in every segment drifts, and
+        small changes to it are lost.
         """
         dtype = self.memory_MD.dtype
         with torch.autocast(written_BMD.device.type, enabled=False):
@@ -78,11 +78,11 @@ class LearnedMemory(SegmentRecurrent[MemoryState, CacheT]):
 
 
 class MemoryTokens(LearnedMemory[OpenMemory]):
-    """Wraps a causal core with M memory tokens.
+    """Wrap a causal core with M memory tokens.
 
     Args:
         inner, count, valve, valve_heads: see `LearnedMemory`.
-        writes: where a segment's write tokens begin: at the memory that it reads, or at learned tokens of their own.
+        writes: the input of a segment's write tokens: the memory that the segment reads, or learned tokens.
     """
 
     def __init__(
@@ -111,11 +111,14 @@ class MemoryTokens(LearnedMemory[OpenMemory]):
         return y[:, self.count : self.count + length], MemoryState(*self.join(state, written_BMD), inner)
 
     def _writes(self, memory_BMD: Tensor) -> Tensor:
-        """Where the write tokens begin (B, M, D)."""
+        """Return the input (B, M, D) of the write tokens."""
         return memory_BMD if self.writes_MD is None else self.writes_MD.to(memory_BMD.dtype).expand_as(memory_BMD)
 
     def _order(self, length: int, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of [read, x, write] comes at each place of [read, real x, write, padding]; and where it writes."""
+        """Return the order of tokens with padding last, and the places of the write tokens.
+
+        The order gives, for each place of [read, real x, write, padding], an index into [read, x, write].
+        """
         places = torch.arange(length + 2 * self.count, device=lengths_B.device)
         writes_from = (lengths_B + self.count)[:, None]
         behind = places >= writes_from + self.count

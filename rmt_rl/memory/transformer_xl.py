@@ -1,11 +1,11 @@
 """Transformer-XL cache (arXiv 1901.02860): a layer also attends to the n tokens before the segment.
 
-By the equation of section 3.2, keys and values come from [SG(cache), segment], queries from the segment. Positions are
-rotary and relative: a cached token stands at its true distance before the segment, for a lane with a cache that isn't
-full yet too. Inside `MemoryTokens` the read and write tokens are cached like all others.
+By the equation of section 3.2, keys and values come from [SG(cache), segment] and queries from the segment. Positions
+are rotary and relative: a cached token stands at its true distance before the segment, even if the cache of its batch
+element isn't full yet. Inside `MemoryTokens`, the read and write tokens are cached like all others.
 
-Dimensions: B lanes, L tokens of a segment, T tokens of a step call, N tokens of the cache, D width (of a cached token
-that is keys and values: 2HE), H heads, E width of a head.
+Dimensions: B batch elements, L tokens of a segment, T tokens of a step call, N tokens of the cache, D width (2HE for a
+token cached as keys and values), H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ RecurrenceName = Literal["ordinary", "enhanced"]
 
 
 class Hidden(NamedTuple):
-    """What is kept of the last tokens (B, N, D), the oldest first, then zeros; and how many of them are real."""
+    """Cache entries of the last tokens (B, N, D), the oldest first, then zeros, and the number of real tokens (B)."""
 
     hidden_BND: Tensor
     count_B: Tensor
 
 
 class OpenHidden(NamedTuple):
-    """The cache before the segment, followed by what the segment adds to it; and keys and values of all."""
+    """The cache of an open segment: the entries from before, then the segment's, and the keys and values of all."""
 
     hidden_BND: Tensor
     attended: KeyValues
@@ -44,16 +44,16 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
 
     Args:
         config: sizes.
-        cached: N, how many tokens before the segment are kept.
-        cache: `hidden` keeps hidden states and computes keys and values anew in each segment, so that the cache trains
-            their weights too. `keys_values` keeps keys (not turned yet, for their distance grows) and values as they
-            were computed once: the same outputs, for less work where N is large.
-        stop_gradient: the paper's SG: the cache carries information and no gradient. Otherwise the gradient goes as
-            far back as the training run asks for.
-        recurrence: `ordinary` keeps the layer's inputs, so that what is known moves up a layer with each segment and
-            reaches back N tokens a layer. `enhanced` keeps its outputs (ERNIE-Doc, arXiv 2012.15688, section 3.3):
-            the next segment's cache already holds what this one has read from its own, and the reach has no bound.
-            What an output knows then depends on where segments begin.
+        cached: N, the number of tokens before the segment that are kept.
+        cache: `hidden` keeps hidden states and recomputes keys and values in each segment, so that the cache trains
+            their weights too. `keys_values` keeps keys (not rotated yet, because their distance grows) and values as
+            they were first computed. The outputs are the same, with less work if N is large.
+        stop_gradient: True is the paper's SG: the cache carries information and no gradient. False lets the gradient
+            go as far back as the training run asks for.
+        recurrence: `ordinary` keeps the layer's inputs. Information then moves up one layer with each segment, and the
+            reach is N tokens per layer. `enhanced` keeps the layer's outputs (ERNIE-Doc, arXiv 2012.15688, section
+            3.3). The next segment's cache then already holds what this segment has read from its own cache, and the
+            reach has no bound. The information in an output then depends on where segments begin.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
         return y_BLD, self._keep(row, count_B, added_B)
 
     def _carried(self, state: Hidden) -> Tensor:
-        """What is kept of earlier segments, with gradient or without."""
+        """Return the cache entries of earlier segments, with gradient or without."""
         return state.hidden_BND.detach() if self.stop_gradient else state.hidden_BND
 
     def remember(self, tokens_BLD: Tensor) -> Tensor:
-        """What the cache holds of these inputs (or outputs) of the layer: (B, L, D)."""
+        """Return the cache entries (B, L, D) of these inputs (or outputs) of the layer."""
         return self._keys_values(tokens_BLD) if self.keeps_keys_values else tokens_BLD
 
     def recall(self, row_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, not turned to their places yet, and values of what the cache holds: (B, N, H, E) each."""
+        """Return keys, not rotated to their places yet, and values of the cache entries, (B, N, H, E) each."""
         both = row_BND if self.keeps_keys_values else self._keys_values(row_BND)
         keys, values = both.unflatten(-1, (2, self.heads, self.head_width)).unbind(2)
         return keys, values
@@ -121,7 +121,7 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
         return torch.cat((before_BND.to(added.dtype), added), 1)
 
     def _keep(self, row: Tensor, count_B: Tensor, added_B: Tensor) -> Hidden:
-        """The last N real tokens of a row of [N places of cache, segment]."""
+        """Return the last N real tokens of a row [N places of cache, segment]."""
         total_B = count_B + added_B
         places = (total_B - self.cached).clamp(min=0)[:, None] + torch.arange(self.cached, device=row.device)
         places = torch.where(places < count_B[:, None], places, places - count_B[:, None] + self.cached)

@@ -1,7 +1,9 @@
-"""Memory Retention Valve (RATE): what of the old memory is kept when a segment has written a new one.
+"""Memory Retention Valve (RATE): decides how much of the old memory is kept when a new one is written.
 
-M_{n+1} = Valve(M_n, M~_{n+1}) with M_n (B, M, D) the memory that the segment read and M~_{n+1} (B, M, D) what it
-wrote: RATE (arXiv 2306.09459), section "Memory Retention Valve" and the variants of its ablation.
+M_{n+1} = Valve(M_n, M~_{n+1}), with M_n (B, M, D) the memory that the segment read and M~_{n+1} (B, M, D) the memory
+that it wrote. Source: RATE (arXiv 2306.09459), section "Memory Retention Valve" and the variants of its ablation.
+
+Dimensions: B batch elements, M memory tokens, D width.
 """
 
 from __future__ import annotations
@@ -18,31 +20,31 @@ ValveName = Literal["none", "ca-2", "ca-1", "gate", "hard-gate", "gru", "lstm"]
 
 
 class Valve(nn.Module):
-    """Without a valve the new memory simply takes the old one's place (RMT). Base class of all variants."""
+    """No valve: the new memory replaces the old one (RMT). Base class of all variants."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
 
     def initial_state(self, memory_BMD: Tensor) -> Tree:
-        """What the valve itself carries from segment to segment."""
+        """Return the initial value of the state that the valve itself carries from segment to segment."""
         return ()
 
     def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
-        """The memory (B, M, D) for the next segment, and the valve's next state."""
+        """Return the memory (B, M, D) for the next segment, and the valve's next state."""
         return new_BMD.clone(), state  # a view would keep the whole segment in memory
 
 
 class CrossAttention2(Valve):
-    """CA-2, RATE's default: the old memory asks (queries), the new one answers (keys, values).
+    """CA-2, RATE's default: cross-attention with queries from the old memory, keys and values from the new memory.
 
     M_{n+1} = softmax(M_n Wq (M~ Wk)' / sqrt(E)) M~ Wv for each head of width E, joined by an output matrix.
 
-    A property of the formula: tokens that are nearly equal ask nearly the same and are answered the same, so from the
-    second or third segment on the M tokens hold one vector: the room of a single token. All other valves
-    but `ca-1` keep their tokens apart.
+    The formula makes tokens equal: nearly equal tokens have nearly equal queries and get nearly equal answers. From the
+    second or third segment on, the M tokens hold one vector, which is the capacity of a single token. All other valves
+    except `ca-1` keep their tokens apart.
 
     Raises:
-        UsageError: the heads don't divide the width.
+        UsageError: the number of heads doesn't divide the width.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -56,14 +58,14 @@ class CrossAttention2(Valve):
 
 
 class CrossAttention1(CrossAttention2):
-    """CA-1: the new memory asks, the old one answers: as CA-2 with M_n and M~ exchanged."""
+    """CA-1: queries from the new memory, keys and values from the old one, i.e. CA-2 with M_n and M~ exchanged."""
 
     def forward(self, old_BMD: Tensor, new_BMD: Tensor, state: Tree) -> tuple[Tensor, Tree]:
         return super().forward(new_BMD, old_BMD, state)
 
 
 class Gate(Valve):
-    """A gate for each channel: g * new + (1 - g) * old, with g = sigmoid(W [old, new] + b)."""
+    """A gate per channel: g * new + (1 - g) * old, with g = sigmoid(W [old, new] + b)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
@@ -74,16 +76,16 @@ class Gate(Valve):
         return old_BMD + gate * (new_BMD - old_BMD), state
 
     def opened(self, logits_BMD: Tensor) -> Tensor:
-        """How far the gate is open, from 0 to 1."""
+        """Return the opening of the gate, from 0 (shut) to 1 (open)."""
         return logits_BMD.sigmoid()
 
 
 class HardGate(Gate):
-    """A gate that can be shut: the sigmoid, stretched to -.1 ... 1.1 and cut off (as in arXiv 1712.01312).
+    """A gate that can shut completely: the sigmoid, stretched to -.1 ... 1.1 and clipped (as in arXiv 1712.01312).
 
-    Below a logit of -2.4 it is 0, and its channel is kept bit for bit, over any number of segments. A sigmoid leaks a
-    little in each, and training over hundreds of segments can't tell it what matters over thousands. There is none of
-    that paper's noise: a channel that is shut whatever comes gets no gradient.
+    Below a logit of -2.4 the gate is 0, and its channel is kept bit for bit over any number of segments. A sigmoid
+    leaks a little in each segment, and training over hundreds of segments doesn't show what matters over thousands. The
+    noise of arXiv 1712.01312 is left out, so a channel that is shut for every input gets no gradient.
     """
 
     def opened(self, logits_BMD: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ class HardGate(Gate):
 
 
 class GRU(Valve):
-    """Each memory token is the hidden state of a GRU cell, whose input is the new token: M_{n+1} = GRU(M~, M_n)."""
+    """A GRU cell per memory token, with the old token as hidden state and the new one as input: GRU(M~, M_n)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
@@ -102,9 +104,9 @@ class GRU(Valve):
 
 
 class LSTM(Valve):
-    """As `GRU` with an LSTM cell: M_{n+1}, c_{n+1} = LSTM(M~, (M_n, c_n)).
+    """An LSTM cell per memory token, otherwise as `GRU`: M_{n+1}, c_{n+1} = LSTM(M~, (M_n, c_n)).
 
-    The cell state c is the valve's own state (B, M, D), zero at first.
+    The cell state c (B, M, D) is the valve's own state, initially zero.
     """
 
     def __init__(self, width: int, heads: int) -> None:

@@ -1,6 +1,6 @@
 """One attention function with three backends, and rotary positions.
 
-Dimensions: B lanes, T queries, S keys, H heads, E width of a head.
+Dimensions: B batch elements, T queries, S keys, H heads, E width of a head.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Backend = Literal["sdpa", "flash", "flex"]
 
 
 def sdpa(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
-    """PyTorch's fused attention; `mask_BTS` True = may attend, None = causal (T == S). Returns (B, T, H, E)."""
+    """Run PyTorch's fused attention; return (B, T, H, E). `mask_BTS`: True = may attend, None = causal (T == S)."""
     q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BSHE, v_BSHE))
     mask = None if mask_BTS is None else mask_BTS[:, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None).transpose(1, 2)
 
 
 def flash(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
-    """The flash-attn package's kernel where it applies: causal mask, half precision, CUDA. Elsewhere `sdpa`."""
+    """Run the flash-attn package's kernel for causal masks in half precision on CUDA. Run `sdpa` otherwise."""
     if mask_BTS is not None or not q_BTHE.is_cuda or q_BTHE.dtype not in (torch.float16, torch.bfloat16):
         return sdpa(q_BTHE, k_BSHE, v_BSHE, mask_BTS)
     kernel = importlib.import_module("flash_attn").flash_attn_func
@@ -37,10 +37,10 @@ def flash(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | Non
 
 
 def flex(q_BTHE: Tensor, k_BSHE: Tensor, v_BSHE: Tensor, mask_BTS: Tensor | None) -> Tensor:
-    """PyTorch's flex_attention, compiled on CUDA; same arguments and result as `sdpa`.
+    """Run PyTorch's flex_attention, compiled on CUDA. Arguments and result are those of `sdpa`.
 
     Raises:
-        UsageError: a gradient is wanted on a CPU, where there's none.
+        UsageError: a gradient is needed on a CPU, where flex_attention has none.
     """
     if torch.is_grad_enabled() and q_BTHE.requires_grad and not q_BTHE.is_cuda:
         raise UsageError("attention='flex' has no gradient on a CPU: choose attention='sdpa', or train on a GPU")
@@ -70,10 +70,10 @@ assert set(_BACKENDS) == set(get_args(Backend))
 
 
 def backend(name: Backend) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
-    """The attention function of this name.
+    """Return the attention function of this name.
 
     Raises:
-        UsageError: `flash` is asked for and flash-attn isn't installed.
+        UsageError: the name is `flash` and flash-attn isn't installed.
     """
     if name == "flash" and importlib.util.find_spec("flash_attn") is None:
         raise UsageError(
@@ -84,9 +84,9 @@ def backend(name: Backend) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], 
 
 
 def causal_mask(query_places_BT: Tensor, keys: int, prefix: int = 0) -> Tensor:
-    """The bool mask (B, T, S = keys): a query at place p sees keys 0 ... p.
+    """Return the bool mask (B, T, S = keys) with which a query at place p sees keys 0 ... p.
 
-    Places below `prefix` (the read tokens of a memory) see each other freely.
+    Places below `prefix` (the read tokens of a memory) all see each other.
     """
     places_S = torch.arange(keys, device=query_places_BT.device)
     places_BT1 = query_places_BT[:, :, None]
@@ -99,26 +99,27 @@ _tables: dict[tuple[int, int, torch.device | None, float], Tensor] = {}
 
 
 def rotary_table(head_width: int, places: int, device: torch.device | None = None, base: float = 10_000.0) -> Tensor:
-    """Rotations exp(i p base^(-2j/E)) as complex64 (places, E/2): RoFormer (arXiv 2104.09864), section 3.2.2.
+    """Return rotations exp(i p base^(-2j/E)) as complex64 (places, E/2): RoFormer (arXiv 2104.09864), section 3.2.2.
 
-    Made once and kept outside of modules: casting a module to another dtype would cast a buffer of it too.
+    Each table is computed once and kept outside of modules. As a buffer it would be cast along with its module.
     """
     key = head_width, places, device, base
     if key in _tables:
         return _tables[key]
-    with torch.inference_mode(False):  # a table that acting makes serves in training too
+    with torch.inference_mode(False):  # a table made while acting must serve in training too
         frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
         angles = torch.outer(torch.arange(places, dtype=torch.float64), frequencies)
         table = torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
-    if type(table) is Tensor and not torch.compiler.is_compiling():  # a graph's tables stay with it
+    if type(table) is Tensor and not torch.compiler.is_compiling():  # a table of a compiled graph is used only there
         _tables[key] = table
     return table
 
 
 def rotate(x_BTGE: Tensor, rotations_BTJ: Tensor) -> Tensor:
-    """Turn pairs of neighbouring channels of every head by the angles of their places, in at least float32.
+    """Rotate pairs of neighbouring channels of every head by the angles of their places, in at least float32.
 
-    One complex product: on a CPU five times faster, forward and backward, than the form with halves and sines.
+    This takes one complex product. On a CPU, forward and backward are five times faster than the form with halves and
+    sines.
     """
     wide = x_BTGE if x_BTGE.dtype == torch.float64 else x_BTGE.float()
     pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))

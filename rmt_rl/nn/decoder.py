@@ -1,6 +1,6 @@
 """A pre-norm decoder layer with rotary positions inside the segment, and the decoder made of such layers.
 
-Dimensions: B lanes, L tokens of a segment, T tokens of a step call, C capacity of a cache, D width, H heads,
+Dimensions: B batch elements, L tokens of a segment, T tokens of a step call, C capacity of a cache, D width, H heads,
 E width of a head.
 """
 
@@ -24,37 +24,39 @@ FeedForwardName = Literal["gelu", "geglu"]
 class DecoderConfig(Frozen):
     """Size and shape of a decoder."""
 
-    layers: int = Field(2, ge=1, description="decoder layers")
+    layers: int = Field(2, ge=1, description="number of decoder layers")
     width: int = Field(64, ge=2, description="width of a token")
-    heads: int = Field(4, ge=1, description="attention heads")
+    heads: int = Field(4, ge=1, description="number of attention heads")
     head_width: int | None = Field(
         None, ge=2, multiple_of=2, description="width of a head, even; unset = width / heads"
     )
     hidden: int | None = Field(
         None, ge=1, description="hidden width of the feed-forward net; unset = 4 x width, or 8/3 x width if gated"
     )
-    feed_forward: FeedForwardName = Field("gelu", description="feed-forward net: one hidden layer, or a gated one")
+    feed_forward: FeedForwardName = Field(
+        "gelu", description="feed-forward net; gelu has a plain hidden layer, geglu a gated one"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on each residual branch")
     attention: Backend = Field(
         "sdpa",
-        description="attention kernel; flash needs flash-attn and CUDA, and is sdpa in layers with masks (XL, Titans)",
+        description="attention kernel; flash needs flash-attn and CUDA; layers with masks (XL, Titans) then use sdpa",
     )
-    rotary: bool = Field(True, description="rotary positions: queries and keys are turned by their places")
+    rotary: bool = Field(True, description="rotary positions: rotate queries and keys by their places")
 
     @model_validator(mode="after")
     def _even_heads(self) -> Self:
         if self.head_width is None and self.width % (2 * self.heads):
             raise ValueError(
-                f"heads={self.heads} must divide width={self.width} into even widths, for rotary positions turn pairs; "
-                "choose others or set head_width"
+                f"heads={self.heads} must divide width={self.width} into even widths, because rotary positions "
+                "rotate pairs of channels; change heads or width, or set head_width"
             )
         return self
 
 
 class GEGLU(nn.Module):
-    """The gated hidden layer of equation 6 of GLU Variants (arXiv 2002.05202): (..., 2F) to (..., F).
+    """The gated hidden layer of GLU Variants (arXiv 2002.05202), equation 6: (..., 2F) to (..., F).
 
-    The first half goes through GELU and scales the second: GELU(x W) * (x V), with W and V one matrix.
+    The first half passes through GELU and scales the second half: GELU(x W) * (x V), with W and V in one matrix.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,10 +65,11 @@ class GEGLU(nn.Module):
 
 
 def feed_forward(config: DecoderConfig) -> list[nn.Module]:
-    """The modules of a feed-forward net, (..., D) to (..., D), without norm and dropout.
+    """Return the modules of a feed-forward net, (..., D) to (..., D), without norm and dropout.
 
-    GEGLU has three matrices in place of two, so 2/3 of the hidden width have as many parameters (arXiv 2002.05202,
-    section 3), to a multiple of 8, which kernels like. Biases are kept, which the paper leaves out.
+    GEGLU has three matrices instead of two, so 2/3 of the hidden width gives the same number of parameters (arXiv
+    2002.05202, section 3). The width is rounded to a multiple of 8, which is fast in kernels. Biases are kept, although
+    the paper leaves them out.
     """
     gated, width = config.feed_forward == "geglu", config.width
     hidden = config.hidden or (8 * round(width / 3) if gated else 4 * width)
@@ -75,7 +78,7 @@ def feed_forward(config: DecoderConfig) -> list[nn.Module]:
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of the open segment, and how many each lane has."""
+    """Keys and values of the open segment, and their number in each batch element."""
 
     keys_BCHE: Tensor
     values_BCHE: Tensor
@@ -87,20 +90,20 @@ CacheT = TypeVar("CacheT", bound=Tree)
 
 
 class Residual(nn.Module):
-    """How a branch's output y joins the stream x, both (B, L, D): as the sum x + y. Base class of other ways."""
+    """Join a branch's output y to the stream x, both (B, L, D), as the sum x + y. Base class of other joins."""
 
     def forward(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
         return x_BLD + y_BLD
 
 
 class Block(SegmentRecurrent[StateT, CacheT]):
-    """What all attention layers share: x + Attention(Norm(x)), then x + FeedForward(Norm(x)).
+    """Base class of all attention layers: x + Attention(Norm(x)), then x + FeedForward(Norm(x)).
 
-    The two sums are modules, `attention_residual` and `feed_forward_residual`, so that a layer may have others.
+    The two sums are modules, `attention_residual` and `feed_forward_residual`, so that a subclass can replace them.
 
     Args:
         config: sizes.
-        prefix: the first `prefix` tokens of a segment see each other freely; 0, purely causal, suits fused kernels.
+        prefix: the first `prefix` tokens of a segment all see each other; 0 is purely causal and suits fused kernels.
     """
 
     def __init__(self, config: DecoderConfig, prefix: int = 0) -> None:
@@ -119,40 +122,43 @@ class Block(SegmentRecurrent[StateT, CacheT]):
         self.rotary = config.rotary
 
     def rotations(self, places: int) -> Tensor:
-        """The table of turns for at least this many places, a power of two of them; of no turns where not rotary."""
+        """Return the table of rotations for at least `places` places, rounded up to a power of two.
+
+        Without rotary positions, the table rotates nothing.
+        """
         table = rotary_table(self.head_width, 1 << (places - 1).bit_length(), self.to_values.weight.device)
         return table if self.rotary else torch.ones_like(table)
 
     def project(self, x_BLD: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys (both turned to their places) and values, each (B, L, H, E)."""
+        """Return queries and keys, rotated to their places, and values, each (B, L, H, E)."""
         normed = self.attention_norm(x_BLD)
         queries_keys = self.to_queries_keys(normed).unflatten(-1, (-1, self.head_width))
         queries, keys = rotate(queries_keys, rotations).chunk(2, 2)
         return queries, keys, self.to_values(normed).unflatten(-1, (-1, self.head_width))
 
     def add_attended(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
-        """Join the attention's branch to the stream."""
+        """Join the attention branch to the residual stream."""
         joined: Tensor = self.attention_residual(x_BLD, self.dropout(self.from_heads(attended_BLHE.flatten(-2))))
         return joined
 
     def feed(self, x_BLD: Tensor) -> Tensor:
-        """Join the feed-forward net's branch to the stream."""
+        """Join the feed-forward branch to the residual stream."""
         fed: Tensor = self.feed_forward_residual(x_BLD, self.dropout(self.feed_forward(x_BLD)))
         return fed
 
     def finish(self, x_BLD: Tensor, attended_BLHE: Tensor) -> Tensor:
-        """What follows attention: both branches are joined to the stream."""
+        """Complete the layer after attention: join the attention branch, then the feed-forward branch."""
         return self.feed(self.add_attended(x_BLD, attended_BLHE))
 
     def open(self, batch_size: int, capacity: int) -> KeyValues:
-        """An empty key-value cache."""
+        """Return an empty key-value cache."""
         weight = self.to_values.weight
         shape = (batch_size, capacity, self.heads, self.head_width)
         count = torch.zeros(batch_size, dtype=torch.long, device=weight.device)
         return KeyValues(weight.new_zeros(shape), weight.new_zeros(shape), count)
 
     def extend(self, x_BTD: Tensor, cache: KeyValues, lengths_B: Tensor | None) -> tuple[Tensor, KeyValues]:
-        """Feed T tokens behind those in the cache, lane by lane."""
+        """Run T more tokens, placed behind the cached tokens of their batch element."""
         capacity = cache.keys_BCHE.shape[1]
         places_BT = cache.count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
         q, k, v = self.project(x_BTD, self.rotations(capacity)[places_BT])
@@ -164,7 +170,7 @@ class Block(SegmentRecurrent[StateT, CacheT]):
 
 
 class DecoderLayer(Block[tuple[()], KeyValues]):
-    """A decoder layer that sees its own segment only; its state is empty."""
+    """A decoder layer that sees its own segment only. Its state is empty."""
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         return ()
@@ -193,5 +199,5 @@ class DecoderLayer(Block[tuple[()], KeyValues]):
 
 
 def decoder(config: DecoderConfig, layers: list[SegmentRecurrent[Any, Any]]) -> Stack:
-    """The layers with the final norm that pre-norm residual streams need."""
+    """Return the layers followed by the final norm that pre-norm residual streams need."""
     return Stack([*layers, Pointwise(nn.LayerNorm(config.width), config.width)])

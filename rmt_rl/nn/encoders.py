@@ -1,6 +1,6 @@
 """Encoders from Gymnasium spaces: a value of the space becomes one token of width D.
 
-Any leading dimensions: the shape (..., *space.shape) becomes (..., D).
+Any leading dimensions are allowed: (..., *space.shape) becomes (..., D).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from rmt_rl.errors import UsageError
 
 @singledispatch
 def encoder(space: spaces.Space[Any], width: int) -> nn.Module:
-    """The encoder for this space: Box (vectors, uint8 images), Discrete, MultiDiscrete, MultiBinary, Dict, Tuple.
+    """Return the encoder of a space: Box (vectors, uint8 images), Discrete, MultiDiscrete, MultiBinary, Dict, Tuple.
 
     Raises:
         UsageError: the space is of another kind.
     """
     raise UsageError(
         f"space={space} has no encoder; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple of these "
-        "(a gymnasium.wrappers.TransformObservation can turn it into one)"
+        "(gymnasium.wrappers.TransformObservation can convert to one of them)"
     )
 
 
@@ -51,7 +51,7 @@ def _(space: spaces.MultiDiscrete, width: int) -> nn.Module:
 
 @encoder.register(spaces.Dict)
 def _(space: spaces.Dict, width: int) -> nn.Module:
-    # Sorted, since the order of the keys isn't part of the space: equal spaces must give the same weights.
+    # Sorted, because the order of the keys isn't part of the space: equal spaces must give the same weights.
     return Sum({key: encoder(space[key], width) for key in sorted(space)})
 
 
@@ -61,12 +61,12 @@ def _(space: spaces.Tuple[Any], width: int) -> nn.Module:
 
 
 def is_image(space: spaces.Box) -> bool:
-    """Whether a Box is a picture: uint8, three dimensions."""
+    """Return True if a Box is an image: uint8 with three dimensions."""
     return space.dtype == np.uint8 and len(space.shape) == 3
 
 
 class Vector(nn.Module):
-    """A linear map of the flattened numbers."""
+    """A linear map of the flattened value."""
 
     def __init__(self, space: spaces.Box | spaces.MultiBinary, width: int) -> None:
         super().__init__()
@@ -74,16 +74,16 @@ class Vector(nn.Module):
         self.linear = nn.Linear(int(np.prod(space.shape)), width)
 
     def forward(self, value: Tensor) -> Tensor:
-        """(..., *shape), any real dtype -> (..., D)."""
+        """Map (..., *shape) of any real dtype to (..., D)."""
         flat = value.flatten(value.ndim - self.dims) if self.dims else value[..., None]
         out: Tensor = self.linear(flat.to(self.linear.weight.dtype))
         return out
 
 
 class Categories(nn.Module):
-    """The sum of one embedding for each category.
+    """The sum of embeddings, one for each discrete variable of the space.
 
-    Padding is zeros, which a space need not hold: what lies outside counts as the nearest category.
+    Padding is zeros, which may lie outside the space. A value outside the space counts as the nearest category.
     """
 
     starts: Tensor
@@ -94,7 +94,7 @@ class Categories(nn.Module):
         super().__init__()
         self.dims = dims
         self.embedding = nn.Embedding(int(sizes.sum()), width)
-        # A sum of unit size, whose parts each step of training can change noticeably.
+        # Give the sum unit size. Each training step can then change its parts noticeably.
         with torch.no_grad():
             self.embedding.weight *= len(sizes) ** -0.5
         self.register_buffer("starts", torch.as_tensor(starts, dtype=torch.long), persistent=False)
@@ -102,24 +102,24 @@ class Categories(nn.Module):
         self.register_buffer("offsets", torch.as_tensor(np.cumsum(sizes) - sizes, dtype=torch.long), persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Integers (..., *shape) -> (..., D)."""
+        """Map integers (..., *shape) to (..., D)."""
         flat = value.flatten(value.ndim - self.dims) if self.dims else value[..., None]
         index = torch.minimum((flat.long() - self.starts).clamp(min=0), self.last)
         if len(self.last) == 1:
             embedded: Tensor = self.embedding(index[..., 0])
             return embedded
-        # One-hot times weights: a fifth of the memory and time of embedding each of many categories and summing.
+        # One-hot times weights takes a fifth of the memory and time of embedding each of many variables and summing.
         places, weights = index + self.offsets, self.embedding.weight
         one_hot = weights.new_zeros(*index.shape[:-1], len(weights)).scatter_(-1, places, 1)
         return one_hot @ weights
 
 
 class Image(nn.Module):
-    """Three strided convolutions, pooled to 4 x 4, then linear; channels first or last."""
+    """Three strided convolutions, pooled to 4 x 4, then a linear map. Channels may be first or last."""
 
     def __init__(self, space: spaces.Box, width: int) -> None:
         super().__init__()
-        self.channels_last = space.shape[-1] <= space.shape[0]  # there are fewer channels than pixels in a row
+        self.channels_last = space.shape[-1] <= space.shape[0]  # an image has fewer channels than pixels in a row
         channels = space.shape[-1] if self.channels_last else space.shape[0]
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 16, 5, stride=2, padding=2),
@@ -134,7 +134,7 @@ class Image(nn.Module):
         )
 
     def forward(self, value: Tensor) -> Tensor:
-        """uint8 (..., H, W, C) or (..., C, H, W) -> (..., D)."""
+        """Map uint8 (..., H, W, C) or (..., C, H, W) to (..., D)."""
         lead = value.shape[:-3]
         images = value.reshape(-1, *value.shape[-3:])
         if self.channels_last:
@@ -152,11 +152,11 @@ class Sum(nn.Module):
         self.parts = nn.ModuleList(parts.values())
 
     def forward(self, value: dict[str, Any] | tuple[Any, ...]) -> Tensor:
-        """A tree like the space's -> (..., D)."""
+        """Map a value of the space, a dict or tuple with its parts, to (..., D)."""
         leaves = value if isinstance(value, tuple) else [value[name] for name in self.names]
         return torch.stack([part(leaf) for part, leaf in zip(self.parts, leaves, strict=True)]).sum(0)
 
 
 def return_encoder(width: int) -> nn.Module:
-    """The encoder of a return-to-go (...,) already divided by the data's scale."""
+    """Return the encoder of a return-to-go (...,) that is already divided by the data's scale."""
     return Vector(spaces.Box(-np.inf, np.inf, ()), width)

@@ -1,6 +1,7 @@
-"""Action heads from Gymnasium spaces: numbers from the core become a distribution over actions.
+"""Action heads from Gymnasium spaces: parameters computed from the core's output become a distribution over actions.
 
-A head says how many numbers P it needs (`size`); the agent maps its output to (..., P) by one linear layer.
+A head needs P distribution parameters (`size`): logits, or means and log standard deviations. The agent computes them,
+(..., P), from the core's output by one linear layer and passes them as `numbers`.
 """
 
 from __future__ import annotations
@@ -19,26 +20,29 @@ from rmt_rl.errors import UsageError
 
 
 class Head(ABC):
-    """A family of distributions over an action space, given by `size` = P numbers."""
+    """A family of distributions over an action space, with `size` = P parameters (`numbers`)."""
 
     size: int
 
     @abstractmethod
     def loss(self, numbers: Tensor, action: Any) -> Tensor:
-        """Negative log-likelihood (...,) in nats of actions, given numbers (..., P)."""
+        """Return the negative log-likelihood (...,) of actions in nats, given parameters (..., P)."""
 
     @abstractmethod
     def correct(self, numbers: Tensor, action: Any) -> Tensor:
-        """Accuracy of the mode (...,) in 0 ... 1 (float)."""
+        """Return the accuracy (...,) of the mode, a float in 0 ... 1, given parameters (..., P)."""
 
     @abstractmethod
     def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
-        """Actions for numbers (B, P) as NumPy values of the space: the mode, or samples drawn with the generator."""
+        """Return actions for parameters (B, P) as NumPy values of the space.
+
+        The actions are the mode if `generator` is None, else samples drawn with it.
+        """
 
 
 @singledispatch
 def head(space: spaces.Space[Any]) -> Head:
-    """The head for this action space: Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple of these.
+    """Return the head of an action space: Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple of these.
 
     Raises:
         UsageError: the space is of another kind.
@@ -49,7 +53,7 @@ def head(space: spaces.Space[Any]) -> Head:
 
 
 class Categorical(Head):
-    """One softmax for each category."""
+    """One softmax for each discrete variable of the space."""
 
     def __init__(self, sizes: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
         self.sizes, self.shape = [int(size) for size in sizes], shape
@@ -57,7 +61,10 @@ class Categorical(Head):
         self.size = sum(self.sizes)
 
     def _parts(self, numbers: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Logits and index of each category; padding, zeros, may lie outside the space and is clamped into it."""
+        """Return logits and index of each variable.
+
+        Padding is zeros, which may lie outside the space, and is clamped into the space.
+        """
         lead = numbers.shape[:-1]
         parts = zip(action.long().reshape(*lead, len(self.sizes)).unbind(-1), self.starts, self.sizes, strict=True)
         indices = ((index - start).clamp(0, size - 1) for index, start, size in parts)
@@ -86,7 +93,7 @@ class Categorical(Head):
 
 
 class Gaussian(Head):
-    """An independent normal for each number: mean and log standard deviation (kept in -5 ... 2)."""
+    """An independent normal distribution per dimension: mean and log standard deviation (clamped to -5 ... 2)."""
 
     def __init__(self, space: spaces.Box) -> None:
         self.space, self.count = space, int(np.prod(space.shape))
@@ -102,7 +109,7 @@ class Gaussian(Head):
         return (0.5 * errors**2 + log_std + 0.5 * float(np.log(2 * np.pi))).sum(-1)
 
     def correct(self, numbers: Tensor, action: Any) -> Tensor:
-        """The share of numbers whose mean is within a tenth of the action's unit."""
+        """Return the share of dimensions whose mean is less than 0.1 (in the action's unit) from the action."""
         mean, _ = self._moments(numbers)
         errors: Tensor = (action.reshape(mean.shape) - mean).abs()
         return (errors < 0.1).float().mean(-1)
@@ -118,7 +125,7 @@ class Gaussian(Head):
 
 
 class Joint(Head):
-    """The parts of a Dict or Tuple, independent given the numbers."""
+    """The heads of a Dict's or Tuple's parts, which are independent given the parameters."""
 
     def __init__(self, parts: dict[Any, Head], make: type) -> None:
         self.parts, self.make = parts, make

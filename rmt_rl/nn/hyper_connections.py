@@ -1,11 +1,11 @@
-"""Hyper-connections: S residual streams, which layers read, mix and write by learned weights (arXiv 2409.19606).
+"""Hyper-connections: S residual streams that layers read, mix and write by learned weights (arXiv 2409.19606).
 
-A layer reads a mix of the streams, its contribution is written to all of them, and they are mixed among each other:
-the dynamic form, in which each weight is a learned number plus a small one that the token decides. The
-paper wraps attention and feed-forward net separately; here a layer is wrapped as a whole, whatever it is.
+A layer reads a mix of the streams, its contribution is written to all streams, and the streams are mixed with each
+other. This is the dynamic form, in which each weight is a learned parameter plus a small term computed from the token.
+The paper wraps attention and feed-forward net separately. Here a layer of any kind is wrapped as a whole.
 
-Dimensions: B lanes, L tokens of a segment, T tokens of a step call, S streams, D width of a stream, R = 1 + S what the
-streams are mixed to: the layer's input, then the streams.
+Dimensions: B batch elements, L tokens of a segment, T tokens of a step call, S streams, D width of a stream, R = 1 + S
+outputs of the mixing (the layer's input, then the streams).
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Tree
 
 
 class HyperConnection(SegmentRecurrent[Tree, Tree]):
-    """Wraps a residual layer z + F(z) of width D; a token is S streams side by side, S x D wide.
+    """Wrap a residual layer z + F(z) of width D. A token is S streams side by side, S x D wide.
 
     With H the streams (S x D), N = LayerNorm(H) and * elementwise (the paper's width- and depth-connections):
 
-        alpha = A + a * tanh(N W)    (S x R)    A = [e_{index mod S}, I] and a = 0.01 at first
-        beta = b + c * tanh(N w)     (S)        b = 1 and c = 0.01 at first
+        alpha = A + a * tanh(N W)    (S x R)    initially A = [e_{index mod S}, I], a = 0.01
+        beta = b + c * tanh(N w)     (S)        initially b = 1, c = 0.01
         [z; H'] = alpha^T H
         H'' = H' + beta F(z)
 
-    W and w, one matrix here, begin at zero: while the streams are equal, each goes through plain residual layers.
+    W and w are stored in one matrix and start at zero. While the streams are equal, each passes through plain residual
+    layers.
 
     Args:
-        layer: the core, of width D. Its state and cache are the wrapped one's.
-        streams: S.
-        index: the layer's place, by which the stream is chosen that it reads at first.
+        layer: the wrapped core, of width D. Its state and cache become those of the wrapper.
+        streams: S, the number of streams.
+        index: the layer's place among the layers; initially the layer reads stream `index` mod S.
     """
 
     def __init__(self, layer: SegmentRecurrent[Any, Any], streams: int, index: int) -> None:
@@ -60,17 +61,17 @@ class HyperConnection(SegmentRecurrent[Tree, Tree]):
         return self._write(mixed, beta_BLS, y_BLD - z_BLD), state
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The width-connections: the layer's input, the mixed streams (B, L, S, D), and the token's beta."""
+        """Return the layer's input, the mixed streams (B, L, S, D) and the token's beta: the width-connections."""
         streams = x.unflatten(-1, (self.streams, -1))
         small = torch.tanh(self.to_weights(self.norm(streams)))
         alpha = self.alpha_SR + self.scales_2[0] * small[..., :-1]
         beta_BLS = self.beta_S + self.scales_2[1] * small[..., -1]
-        with torch.autocast(x.device.type, enabled=False):  # which would round the streams at each layer
+        with torch.autocast(x.device.type, enabled=False):  # autocast would round the streams at each layer
             mixed = alpha.mT @ streams.to(alpha.dtype)
         return mixed[..., 0, :], mixed[..., 1:, :], beta_BLS
 
     def _write(self, mixed: Tensor, beta_BLS: Tensor, contribution_BLD: Tensor) -> Tensor:
-        """The depth-connections: the streams, (B, L, S x D) again, with the layer's contribution."""
+        """Return the streams (B, L, S x D) with the layer's contribution added: the depth-connections."""
         return (mixed + beta_BLS[..., None] * contribution_BLD[..., None, :]).flatten(-2)
 
     def begin(self, state: Tree, batch_size: int, capacity: int) -> Tree:
@@ -90,13 +91,13 @@ class HyperConnection(SegmentRecurrent[Tree, Tree]):
     def examples(cls, width: int) -> Iterator[Self]:
         for streams, index in ((2, 0), (4, 3)):
             core = cls(DecoderLayer(DecoderConfig(width=width // streams, heads=1, dropout=0.1)), streams, index)
-            nn.init.normal_(core.to_weights.weight)  # as if it had learnt
+            nn.init.normal_(core.to_weights.weight)  # as if trained
             nn.init.ones_(core.scales_2)
             yield core
 
 
 class Widen(nn.Module):
-    """One stream to S equal ones: (..., D) to (..., S x D)."""
+    """Copy one stream to S equal streams: (..., D) to (..., S x D)."""
 
     def __init__(self, streams: int) -> None:
         super().__init__()
@@ -107,9 +108,10 @@ class Widen(nn.Module):
 
 
 class Narrow(nn.Module):
-    """The mean of S streams: (..., S x D) to (..., D).
+    """Average S streams: (..., S x D) to (..., D).
 
-    The paper's sum but for a factor S, which the norm behind a decoder takes out; so the stream keeps its size.
+    The paper sums the streams. The mean differs by a factor S, which the norm behind a decoder removes, and keeps the
+    stream's size.
     """
 
     def __init__(self, streams: int) -> None:
@@ -122,7 +124,10 @@ class Narrow(nn.Module):
 
 
 def hyper_connected(layers: Sequence[SegmentRecurrent[Any, Any]], streams: int) -> list[SegmentRecurrent[Any, Any]]:
-    """The residual layers, all of width D, on S streams: D in and D out. At first they compute what they did alone."""
+    """Return the residual layers, all of width D, wrapped to run on S streams, with D in and D out.
+
+    Initially they compute the same as without the wrapping.
+    """
     width = layers[0].width
     wrapped = [HyperConnection(layer, streams, index) for index, layer in enumerate(layers)]
     return [Pointwise(Widen(streams), width), *wrapped, Pointwise(Narrow(streams), streams * width)]

@@ -1,10 +1,10 @@
-"""Token shift: a layer sees half of each token and half of the one before it (RWKV, arXiv 2305.13048).
+"""Token shift: a layer sees half of each token and half of the preceding token (RWKV, arXiv 2305.13048).
 
-RWKV's token shift mixes each token with the one before, channel by channel, by learned weights. Here these are fixed,
-as in RWKV's first versions: 1 and 0 in the first half of the channels, 0 and 1 in the second. So a layer gets pairs of
-neighbours without parameters, across segments too.
+RWKV's token shift mixes each token with the preceding one, channel by channel, by learned weights. Here the weights are
+fixed, as in RWKV's first versions: 1 and 0 in the first half of the channels, 0 and 1 in the second half. A layer thus
+sees pairs of neighbouring tokens, also across segments, without any parameters.
 
-Dimensions: B lanes, L tokens of a segment, T tokens of a step call, D width.
+Dimensions: B batch elements, L tokens of a segment, T tokens of a step call, D width.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from rmt_rl.recurrence import SegmentRecurrent, Tree, take_tokens
 
 
 class Shifted(NamedTuple):
-    """The last real token (B, D), zero before the very first, and the layer's own state or cache."""
+    """The last real token (B, D), zero before the first token, and the layer's own state or cache."""
 
     previous_BD: Tensor
     inner: Tree
 
 
 class TokenShift(SegmentRecurrent[Shifted, Shifted]):
-    """Wraps a residual layer z + F(z): it becomes x + F(shift(x)), so that the stream itself isn't shifted.
+    """Turn a residual layer z + F(z) into x + F(shift(x)), so that the residual stream itself isn't shifted.
 
-    Inside `MemoryTokens` read and write tokens are tokens like others: the first real token is shifted with the last
-    that was read, the first that is read with the last that the segment before wrote.
+    Inside `MemoryTokens`, read and write tokens are shifted like all tokens. The first real token is mixed with the
+    last read token, and the first read token with the last write token of the preceding segment.
 
     Args:
-        layer: a core that has parameters (they tell the device).
+        layer: a core with parameters, which determine the device.
     """
 
     def __init__(self, layer: SegmentRecurrent[Any, Any]) -> None:
@@ -50,11 +50,11 @@ class TokenShift(SegmentRecurrent[Shifted, Shifted]):
         return x_BLD + (y_BLD - z_BLD), Shifted(previous_BD, inner)
 
     def _shift(self, x_BLD: Tensor, previous_BD: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The shifted tokens, and the last real one: it's the one before, if there's none."""
+        """Return the shifted tokens and the last real token, which is `previous_BD` if no token is real."""
         row = torch.cat((previous_BD[:, None].to(x_BLD.dtype), x_BLD), 1)
         own = self.width - self.width // 2
         z_BLD = torch.cat((x_BLD[..., :own], row[:, :-1, own:]), -1)
-        # Copied, for a view in the state would keep the whole row alive.
+        # Cloned, because a view in the state would keep the whole row in memory.
         return z_BLD, row[:, -1].clone() if lengths_B is None else take_tokens(row, lengths_B[:, None])[:, 0]
 
     def begin(self, state: Shifted, batch_size: int, capacity: int) -> Shifted:

@@ -1,13 +1,13 @@
-"""Value residual: every layer attends to values of its own mixed with the first layer's (ResFormer, arXiv 2410.17897).
+"""Value residual: every layer mixes its values with the first layer's (ResFormer, arXiv 2410.17897).
 
-Layer n > 1 attends with lambda_n v_n + (1 - lambda_n) v_1, where v_1 are the values that the first layer computes for
-the same token. The paper adds the two with weights that are fixed or learned; here lambda is a learned sigmoid, 1/2 at
-first, so that they always add up to 1.
+Layer n > 1 attends with the values lambda_n v_n + (1 - lambda_n) v_1, where v_1 are the values that the first layer
+computes for the same token. The paper adds v_n and v_1 with fixed or learned weights. Here lambda is a learned sigmoid,
+initially 1/2, so the weights always add up to 1.
 
-Layers hand v_1 on in the rows: behind the D channels of a token come the H x E of its v_1. So there's nothing to keep
-but the layers' ordinary caches, which hold mixed values.
+Layers pass v_1 on as part of the rows: the D channels of a token are followed by the H x E channels of its v_1. So
+nothing is kept besides the layers' ordinary caches, which hold mixed values.
 
-Dimensions: B lanes, L tokens of a segment, T tokens of a step call, D width, H heads, E width of a head,
+Dimensions: B batch elements, L tokens of a segment, T tokens of a step call, D width, H heads, E width of a head,
 W = D + H x E.
 """
 
@@ -24,7 +24,7 @@ from rmt_rl.recurrence import SegmentRecurrent, Stack, Tree
 
 
 class CarryingLayer(DecoderLayer):
-    """A decoder layer on rows (B, L, W): it reads and changes the token, and carries v_1 on."""
+    """A decoder layer on rows (B, L, W). It reads and changes the token's D channels and passes v_1 on unchanged."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
@@ -44,11 +44,11 @@ class CarryingLayer(DecoderLayer):
 
 
 class ValueResidualLayer(CarryingLayer):
-    """A layer that attends to its own values mixed with those that it carries."""
+    """A layer that attends to its own values mixed with the carried v_1."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__(config)
-        self.own_share = nn.Parameter(torch.zeros(()))  # lambda's logit
+        self.own_share = nn.Parameter(torch.zeros(()))  # the logit of lambda
 
     def project(self, row_BLW: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values = super().project(row_BLW, rotations)
@@ -57,10 +57,10 @@ class ValueResidualLayer(CarryingLayer):
 
 
 class ValueResidual(Stack):
-    """Layers on rows of width W; tokens are D wide in and out.
+    """Layers on rows of width W. Tokens have width D in and out.
 
     Args:
-        layers: the first computes v_1, and none of them changes what it carries.
+        layers: the first layer computes v_1, and no layer changes v_1.
     """
 
     def __init__(self, layers: Sequence[CarryingLayer]) -> None:
@@ -80,7 +80,10 @@ class ValueResidual(Stack):
         return y_BTW[..., : self.width], cache
 
     def _with_values(self, x_BLD: Tensor) -> Tensor:
-        """Rows (B, L, W). The first layer computes these values once more: one matrix, and plain layers all the way."""
+        """Return rows (B, L, W): the tokens with v_1 appended.
+
+        The first layer computes v_1 a second time. This costs one matrix product and keeps all layers plain.
+        """
         first = cast("CarryingLayer", self.layers[0])
         return torch.cat((x_BLD, first.to_values(first.attention_norm(x_BLD))), -1)
 
@@ -91,6 +94,6 @@ class ValueResidual(Stack):
 
 
 def value_residual(config: DecoderConfig) -> list[SegmentRecurrent[Any, Any]]:
-    """As many layers as the config says, to be put where plain decoder layers would be: a list of one core."""
+    """Return `config.layers` layers as a list of one core, which takes the place of plain decoder layers."""
     later = [ValueResidualLayer(config) for _ in range(config.layers - 1)]
     return [ValueResidual([CarryingLayer(config), *later])]

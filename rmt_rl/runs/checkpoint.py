@@ -7,22 +7,23 @@ numbers of a run follow from its seed and the update's number, so that number is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from minari.serialization import deserialize_space, serialize_space
-from pydantic import Field
+from pydantic import Field, JsonValue
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.recurrence import tree_fill, tree_leaves
+from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
 
@@ -30,64 +31,57 @@ _KEY, _FORMAT = "rmt_rl", 1
 
 
 class Header(Frozen):
-    """What a checkpoint says besides its tensors, as JSON."""
+    """The JSON of a checkpoint, besides its tensors: how far training is, and in subclasses what model it is of."""
 
-    format: Literal[1] = Field(description=f"{_FORMAT}, that of this version")
+    format: Literal[1] = Field(1, description=f"{_FORMAT}, that of this version")
+    update: int = Field(ge=0, description="updates made")
+    progress: dict[str, JsonValue]  # of the training run; empty in a checkpoint that isn't to be resumed
+
+
+class AgentHeader(Header):
+    """The header of an agent's checkpoint."""
+
     agent: str
-    agent_options: dict[str, Any]
+    agent_options: dict[str, Any]  # of the agent's own `Config`, which checks them
     observation_space: str  # as Minari writes spaces
     action_space: str
     target_return: float
     return_scale: float
     hindsight_classes: int = 0
-    update: int = Field(ge=0, description="updates made")
-    progress: dict[str, Any]  # of the training run; empty in a checkpoint that isn't to be resumed
 
 
-class Checkpoint(NamedTuple):
-    """What a file holds."""
+HeaderT = TypeVar("HeaderT", bound=Header)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Generic[HeaderT]):
+    """The contents of a checkpoint file."""
 
     path: Path
-    header: Header
+    header: HeaderT
     tensors: dict[str, Tensor]
 
     def group(self, name: str) -> dict[str, Tensor]:
-        """The tensors of a group (`model`, `optimizer`, `state`) by their names in it."""
+        """Return the tensors of a group (`model`, `optimizer`, `state`) by their names in it."""
         return group_of(self.tensors, name)
 
 
 def path_of(run: str | Path, name: str = "last") -> Path:
-    """Where a run keeps its checkpoint `last` or `best`."""
+    """Return the path of a run's checkpoint `last` or `best`."""
     return Path(run) / f"{name}.safetensors"
 
 
-def save_checkpoint(
-    path: Path,
-    agent: BaseAgent,
-    name: str,
-    update: int,
-    *,
-    progress: dict[str, Any] | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
-    state: Any = (),
-) -> None:
-    """Write an agent, and what resuming needs besides.
+def agent_header(agent: BaseAgent, name: str, update: int, progress: Mapping[str, JsonValue]) -> AgentHeader:
+    """Return the header of an agent's checkpoint.
 
     Args:
-        path: the file.
-        agent: its weights, options and spec are saved.
+        agent: its options and spec are saved.
         name: the agent's name.
         update: how many updates have been made.
         progress: JSON values to resume with.
-        optimizer: its state, if the run is to be resumed.
-        state: states of the core: what the lanes of a stream carry along, and kept memories.
-
-    Raises:
-        UsageError: the file can't be written; an older one at the same path is untouched.
     """
     spec = agent.spec
-    header = Header(
-        format=_FORMAT,
+    return AgentHeader(
         agent=name,
         agent_options=agent.config.model_dump(mode="json"),
         observation_space=serialize_space(spec.observation_space),
@@ -96,16 +90,60 @@ def save_checkpoint(
         return_scale=spec.return_scale,
         hindsight_classes=spec.hindsight_classes,
         update=update,
-        progress=progress or {},
+        progress=dict(progress),
     )
-    write_tensors(path, named_tensors(agent, optimizer, state), _KEY, header.model_dump_json())
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; nothing of it is ever executed.
+def save_checkpoint(
+    path: Path,
+    header: Header,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    state: Tree = (),
+) -> None:
+    """Write a model, and what resuming needs besides.
+
+    Args:
+        path: the file.
+        header: what the model is, and how far its training.
+        model: its weights are saved.
+        optimizer: its state, if the run is to be resumed.
+        state: states of the core: what batch elements carry from update to update, and kept memories.
+
+    Raises:
+        UsageError: the file can't be written; an older one at the same path is untouched.
+    """
+    write_tensors(path, named_tensors(model, optimizer, state), _KEY, header.model_dump_json())
+
+
+def save_agent(
+    path: Path,
+    agent: BaseAgent,
+    name: str,
+    update: int,
+    *,
+    progress: Mapping[str, JsonValue] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    state: Tree = (),
+) -> None:
+    """Write an agent's checkpoint; see `agent_header` and `save_checkpoint`."""
+    save_checkpoint(path, agent_header(agent, name, update, progress or {}), agent, optimizer, state)
+
+
+def read_checkpoint(path: Path) -> Checkpoint[AgentHeader]:
+    """Read an agent's checkpoint; nothing of it is ever executed.
 
     Raises:
         UsageError: the file is missing, damaged, or none of ours.
+    """
+    return read_checkpoint_of(AgentHeader, path)
+
+
+def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
+    """Read a checkpoint with a header of this kind; nothing of it is ever executed.
+
+    Raises:
+        UsageError: the file is missing, damaged, none of ours, or of another kind of model.
     """
     if not path.is_file():
         raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
@@ -117,12 +155,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         raise UsageError(f"checkpoint {path} isn't of this toolkit's format {_FORMAT}; make one with rmt-rl train")
     with _about(path):
-        return Checkpoint(path, validated(Header, values), tensors)
+        return Checkpoint(path, validated(kind, values), tensors)
 
 
 @contextmanager
 def _about(path: Path) -> Iterator[None]:
-    """Say of an error in which checkpoint it is."""
+    """Name the checkpoint in an error about it."""
     try:
         yield
     except (UsageError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, NotImplementedError) as error:
@@ -130,8 +168,8 @@ def _about(path: Path) -> Iterator[None]:
         raise UsageError(f"checkpoint {path} can't be used: {what}") from error
 
 
-def restore_agent(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> BaseAgent:
-    """Make the agent that a checkpoint holds.
+def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.device = "cpu") -> BaseAgent:
+    """Return the agent that a checkpoint holds.
 
     Raises:
         UsageError: the checkpoint's options or weights fit no agent of ours, or there is no such device.
@@ -154,7 +192,7 @@ def restore_agent(checkpoint: Checkpoint, device: str | torch.device = "cpu") ->
         raise UsageError(f"device={str(device)!r} can't be used: {shorten(str(error), 200)}; choose cpu") from error
 
 
-def restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) -> None:
+def restore_optimizer(checkpoint: Checkpoint[HeaderT], optimizer: torch.optim.Optimizer) -> None:
     """Give an optimiser the state it was saved with.
 
     Raises:
@@ -167,18 +205,18 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: torch.optim.Optimizer) 
         fill_optimizer(optimizer, saved)
 
 
-def restore_state(checkpoint: Checkpoint, like: Any) -> Any:
-    """The carried state, in the shape and on the device of the tree `like`.
+def restore_state(checkpoint: Checkpoint[HeaderT], like: TreeT) -> TreeT:
+    """Return the carried state, in the shape and on the device of the tree `like`.
 
     Raises:
-        UsageError: it has another shape, e.g. another number of lanes.
+        UsageError: it has another shape, e.g. another batch size.
     """
     saved, leaves = checkpoint.group("state"), tree_leaves(like)
     tensors = [saved.get(str(index), torch.empty(0)) for index in range(len(saved))]
     if [tensor.shape for tensor in tensors] != [leaf.shape for leaf in leaves]:
         raise UsageError(
-            f"checkpoint {checkpoint.path} holds the states of other lanes; resume with the feed and batch_size it "
-            "was made with"
+            f"checkpoint {checkpoint.path} holds states of other shapes; resume with the feed and batch_size it was "
+            "made with"
         )
     return tree_fill(like, [tensor.to(leaf.device) for tensor, leaf in zip(tensors, leaves, strict=True)])
 

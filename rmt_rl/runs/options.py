@@ -1,29 +1,32 @@
-"""A run: its config, and the files of its folder.
+"""A run's options: what a `config.toml` holds, read, checked and written.
 
-config.toml           everything that made it, enough to make it again
+A run's folder holds:
+
+config.toml           everything that made the run, enough to make it again
 metrics.jsonl         one JSON object a line, as logged
 events.out.tfevents*  the same for TensorBoard
 last.safetensors      the newest checkpoint, to resume from
 best.safetensors      the checkpoint of the best evaluation during training
-evaluation.json       what `rmt-rl evaluate` found
+evaluation.json       results of `rmt-rl evaluate`
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from pkgutil import resolve_name
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import tomli_w
 import tyro
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, JsonValue, model_validator
 
-from rmt_rl.agent import Learning
+from rmt_rl.agent import AgentConfig
 from rmt_rl.backprop import Gradient
 from rmt_rl.config import APART, SEEDS, Frozen, validated
-from rmt_rl.data.sampler import SamplerConfig
+from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.flags import with_options
@@ -32,8 +35,8 @@ from rmt_rl.registry import agent_class, load_task
 CONFIG = "config.toml"
 
 
-class DataConfig(SamplerConfig):
-    """Where training data come from and how batches are drawn."""
+class DataConfig(FeedConfig):
+    """Options of training data: their source, and how batches are drawn from them."""
 
     dataset: tuple[str, ...] = Field((), description="Minari data sets to train on; none: the env's expert collects")
     collect_episodes: int | None = Field(
@@ -43,14 +46,19 @@ class DataConfig(SamplerConfig):
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
 
 
-class TrainingConfig(Frozen):
-    """How the weights are learnt."""
+class LearningRateConfig(Frozen):
+    """Options of the learning rate's course; see `rmt_rl.training.optimization.learning_rate`."""
 
     updates: int = Field(500, ge=1, description="optimiser steps")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
     warmup: int = Field(20, ge=0, description="updates of linear warm-up")
     decay_from: float = Field(0.5, ge=0, le=1, description="share of the updates after which cosine decay begins")
     final_rate: float = Field(0.05, ge=0, le=1, description="learning rate at the end, as a share of the peak")
+
+
+class TrainingConfig(LearningRateConfig):
+    """Options of learning from segments."""
+
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     gradient: Gradient = Field("full", description="backpropagation through segments")
@@ -59,20 +67,20 @@ class TrainingConfig(Frozen):
         0.0,
         ge=0,
         lt=1,
-        description="accuracy (where actions are decisive, if the env tells) at which updates read one segment more, "
-        "from 1 to `segments`; streams begin where the last length is learnt; 0: all from the start",
+        description="accuracy (of decisive actions, if the env declares them) at which updates read one segment more, "
+        "from 1 to `segments`; streams begin once the last length is learnt; 0: all segments from the start",
     )
-    ageing: int = Field(0, ge=0, description="memory ageing: at most so many filler segments after the first; 0: none")
+    ageing: int = Field(0, ge=0, description="memory ageing: largest number of filler segments behind the first segment")
     ageing_updates: int = Field(
         0,
         ge=0,
-        description="memory ageing: for how many of the updates that age memories, on average, a batch is kept beside "
-        "the new ones and its memories are aged further; 0: none is kept",
+        description="memory ageing: mean number of updates that a batch is kept beside the new ones, its memories "
+        "aged further in each; 0: no batch is kept",
     )
     hindsight: float = Field(
-        0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, where it declares them"
+        0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, if it declares them"
     )
-    ageing_from: int = Field(150, ge=0, description="update from which on memories are aged")
+    ageing_from: int = Field(150, ge=0, description="memory ageing: its first update")
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="number format")
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps: see lightning-fabric")
     devices: int = Field(1, ge=1, description="devices for data parallel training")
@@ -105,24 +113,50 @@ class OnlineEvaluationConfig(EvaluationConfig):
     eval_every: int = Field(10_000, ge=1, description="steps between two evaluations, rounded up to whole rounds")
 
 
+class Schedule(NamedTuple):
+    """How often a run logs, saves and evaluates, in its own unit: updates or environment steps."""
+
+    log_every: int
+    save_every: int
+    evaluate_every: int
+
+
 class RunConfig(Frozen):
-    """What every run has. `env_options` and `agent_options` have the classes that the named env and agent define."""
+    """Options of every run. `env_options` and `agent_options` have the classes that the env and the agent define.
+
+    Attributes:
+        unit: what the run's length is counted in.
+    """
+
+    unit: ClassVar[str]
 
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
     seed: int = Field(0, ge=0, lt=SEEDS, description="seed of all that is random")
-    env_options: Any = None
-    agent_options: Any = None
+    env_options: BaseModel
+    agent_options: Frozen
     evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
 
     @property
+    def data_options(self) -> DataConfig | None:
+        """The options of the run's data; None if it learns by acting."""
+        return None
+
+    @property
     def length(self) -> int:
-        """Where the run ends: updates, or environment steps of an agent that learns by acting."""
+        """The end of the run, in its unit."""
+        raise NotImplementedError
+
+    @property
+    def schedule(self) -> Schedule:
+        """How often the run logs, saves and evaluates."""
         raise NotImplementedError
 
 
 class OnlineRun(RunConfig):
-    """A run that learns by acting (`rmt_rl.training.online`)."""
+    """Options of a run that learns by acting (`rmt_rl.training.online`)."""
+
+    unit = "environment step"
 
     online: Annotated[OnlineConfig, tyro.conf.arg(name="")] = OnlineConfig()
     evaluation: Annotated[OnlineEvaluationConfig, tyro.conf.arg(name="")] = OnlineEvaluationConfig()
@@ -131,16 +165,32 @@ class OnlineRun(RunConfig):
     def length(self) -> int:
         return self.online.total_timesteps
 
+    @property
+    def schedule(self) -> Schedule:
+        every_round = 1
+        return Schedule(every_round, self.online.save_every, self.evaluation.eval_every)
+
 
 class OfflineRun(RunConfig):
-    """A run that learns from data sets (`rmt_rl.training.offline`)."""
+    """Options of a run that learns from data sets (`rmt_rl.training.segments`)."""
 
+    unit = "update"
+
+    agent_options: AgentConfig
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
 
     @property
+    def data_options(self) -> DataConfig:
+        return self.data
+
+    @property
     def length(self) -> int:
         return self.training.updates
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.training.log_every, self.training.save_every, self.evaluation.eval_every)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -161,22 +211,28 @@ class OfflineRun(RunConfig):
         return self
 
 
-_KINDS: dict[Learning, type[RunConfig]] = {"offline": OfflineRun, "online": OnlineRun}
+def learner_class(agent: str) -> Any:
+    """Return the learner of the agent of this name (a class of `rmt_rl.training`), which its class names.
+
+    Raises:
+        UsageError: no agent has this name, or a package that it needs is not installed.
+    """
+    return resolve_name(agent_class(agent).learner)
 
 
 @cache  # one class, so that equal configs are equal
 def run_config_class(env: str, agent: str) -> type[RunConfig]:
-    """The kind of `RunConfig` that this agent needs, the options' classes of environment and agent filled in.
+    """Return the class of the run's config: its learner's, with the option classes of environment and agent.
 
     Raises:
         UsageError: no env or agent has this name, or it needs a package that isn't installed.
     """
-    cls = agent_class(agent)
-    return with_options(_KINDS[cls.learning], env=load_task(env).Config, agent=cls.Config)
+    base: type[RunConfig] = learner_class(agent).Run
+    return with_options(base, env=load_task(env).Config, agent=agent_class(agent).Config)
 
 
-def make_config(values: Mapping[str, Any], source: str = "the config") -> Any:
-    """Check the values of a run's config; returns an `OfflineRun` or an `OnlineRun`, as the agent learns.
+def make_config(values: Mapping[str, Any], source: str = "the config") -> RunConfig:
+    """Return the config of a run from its values, e.g. those of a TOML file.
 
     Raises:
         UsageError: a field is missing, unknown or out of range.
@@ -187,8 +243,8 @@ def make_config(values: Mapping[str, Any], source: str = "the config") -> Any:
     return validated(run_config_class(values["env"], values["agent"]), values)
 
 
-def read_config(path: Path) -> Any:
-    """Read a `config.toml`, or that of a run's folder; returns what `make_config` does.
+def read_config(path: Path) -> RunConfig:
+    """Read a `config.toml`, or that of a run's folder.
 
     Raises:
         UsageError: there is none, or it isn't valid.
@@ -215,22 +271,11 @@ def check_new(run: Path) -> None:
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
 
 
-def offline_origin(config: OfflineRun, ids: Sequence[str]) -> dict[str, Any]:
-    """What must be the same when a run is resumed, as JSON."""
-    return {
-        "seed": config.seed,
-        "agent": config.agent,
-        "env": config.env,
-        "env_options": config.env_options.model_dump(mode="json"),
-        "dataset": list(ids),
-    }
-
-
-def check_origin(run: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+def check_origin(run: Path, before: Mapping[str, JsonValue] | None, now: Mapping[str, JsonValue]) -> None:
     """Refuse to resume a run with another seed, agent, environment or data than it was started with.
 
     Raises:
-        UsageError: one of them differs, or the checkpoint tells none of them.
+        UsageError: one of them differs, or the checkpoint holds none of them.
     """
     if before is None:
         raise UsageError(f"{run} can't be resumed: its last checkpoint holds weights alone, as a best one does")

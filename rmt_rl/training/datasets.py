@@ -1,4 +1,4 @@
-"""The data of a run: named by the user, or collected, with what their task can tell of them."""
+"""The data of a run: named by the user, or collected, with what their task declares about them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.spaces import Box
+from gymnasium.spaces.utils import flatten_space
 
 from rmt_rl.acting.collect import collect
 from rmt_rl.data.store import EpisodeStore
@@ -19,9 +24,12 @@ from rmt_rl.task import check_same_spaces, default_episodes
 if TYPE_CHECKING:
     from rmt_rl.task import Task
 
+LARGE = 10.0  # of an action: heads learn standard deviations up to 7.4
+PRETENDED = 1e9  # bounds that stand for none
+
 
 def open_data(config: OfflineRun) -> EpisodeStore:
-    """The data set, collected first where none is named; its spaces must be the environment's.
+    """Return a run's data, collected first if no data set is named; their spaces must be the environment's.
 
     Raises:
         UsageError: a data set is missing or damaged, can't be collected, or is of another environment; or the
@@ -48,5 +56,18 @@ def check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:
 
 
 def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:
-    """The trajectory with what its task can tell of it."""
+    """Return the trajectory with what its task declares about it."""
     return replace(trajectory, **{name: getattr(task, name)(trajectory) for name in names})
+
+
+def large_actions(action_space: Space[Any]) -> str | None:
+    """Return a warning if action bounds are too large to learn well, with the remedy; else None."""
+    box = flatten_space(action_space)  # of discrete actions, zeros and ones
+    bounds = np.abs([box.low, box.high]) if isinstance(box, Box) else np.zeros(1)
+    largest = np.max(bounds, where=np.isfinite(bounds) & (bounds < PRETENDED), initial=0)
+    if largest <= LARGE:
+        return None
+    return (
+        f"actions reach {largest:g}, but agents learn numbers of about 1 best: collect and train in "
+        "gymnasium.wrappers.RescaleAction(env, -1, 1)"
+    )

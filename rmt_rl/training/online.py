@@ -1,7 +1,7 @@
-"""Online training: Stable-Baselines3's algorithms learn by acting, round after round.
+"""Online learning: Stable-Baselines3's algorithms learn by acting, round after round.
 
 A round is one call of the algorithm's `learn`: `n_steps` steps in every environment, then learning from them. In
-metrics and checkpoints, `update` counts the environments' steps.
+metrics and checkpoints, `update` counts environment steps.
 
 The random numbers of a round follow from (seed, steps made before it), so a run that is repeated with its seed makes
 the same weights: bit for bit on the CPU. A resumed run isn't the uninterrupted one, since a simulator's state can't be
@@ -12,183 +12,118 @@ weights whenever it is resumed from the same checkpoint.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from textwrap import shorten
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from gymnasium.wrappers import TransformObservation
+from pydantic import JsonValue
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import agent_class, load_task
-from rmt_rl.runs import checkpoint
-from rmt_rl.runs.metrics import Log, Metrics, Report
-from rmt_rl.runs.options import OnlineRun, check_new, check_origin, read_config, write_config
+from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restore_agent, restore_optimizer
+from rmt_rl.runs.metrics import Metrics
+from rmt_rl.runs.options import OnlineRun
 from rmt_rl.sb3_agent import SB3Agent
+from rmt_rl.training.learner import Diverged, Resumable
+from rmt_rl.training.parallel import Processes
 
 
-def train(
-    config: OnlineRun,
-    run: Path,
-    report: Report = lambda update, metrics: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> int:
-    """Train an agent in a new folder.
+class OnlineLearner:
+    """Trains an agent's network by an algorithm of Stable-Baselines3.
 
     Args:
         config: the run.
-        run: its folder, which must not hold a run yet.
-        report: called with the number of steps made and whatever was logged then, after every round.
-        should_stop: asked before every round; on True a checkpoint is saved and training ends early.
-
-    Returns:
-        How many steps were made: whole rounds, so it may be more than `total_timesteps`.
+        saved: the checkpoint to resume from, which gives the agent; None begins with a new agent.
 
     Raises:
-        UsageError: the agent can't learn in the environment, the folder can't be written to, or the weights became
-            NaN or infinite.
+        UsageError: the agent can't learn in the environment.
     """
-    check_new(run)
-    with closing(Trainer(config, run, _new_agent(config))) as trainer:
-        write_config(config, run)
-        return trainer.run_rounds(report, should_stop)
 
+    Run = OnlineRun
+    remedy: ClassVar[str] = "Try a lower --agent.learning-rate or --agent.max-grad-norm"
 
-def resume(
-    run: Path,
-    report: Report = lambda update, metrics: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> int:
-    """Go on with a run from its last checkpoint, or from its start if it had saved none yet.
-
-    Its config may have changed meanwhile in what only says how training goes on, such as `total_timesteps`, by which a
-    run is prolonged; see `train` for the rest.
-
-    Raises:
-        UsageError: besides what `train` raises: seed, agent, environment or options aren't those it was started with.
-    """
-    config: OnlineRun = read_config(run)
-    path = checkpoint.path_of(run)
-    saved = checkpoint.read_checkpoint(path) if path.exists() else None
-    if saved:
-        check_origin(run, saved.header.progress.get("origin"), _origin(config))
-    agent = cast("SB3Agent", checkpoint.restore_agent(saved)) if saved else _new_agent(config)
-    if agent.spec != _spec(config):
-        raise UsageError(f"checkpoint {path} is of other spaces than env {config.env!r} has now; start a new run")
-    with closing(Trainer(config, run, agent, saved)) as trainer:
-        return trainer.run_rounds(report, should_stop)
-
-
-class Trainer:
-    """The rounds, and what is carried from one to the next."""
-
-    def __init__(
-        self, config: OnlineRun, run: Path, agent: SB3Agent, saved: checkpoint.Checkpoint | None = None
-    ) -> None:
-        self.config, self.run, self.agent = config, run, agent
+    def __init__(self, config: OnlineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
+        self.config = config
+        self.processes = Processes()
+        self.model = _restored(config, saved) if saved else _new_agent(config)
         _check_device(config.online.device)
         made = saved.header.update if saved else 0
-        self.env = _make_env(config, agent, _seed(config, made))
-        self.algorithm = agent.learner(self.env, config.online.device)
+        self.env = _make_env(config, self.model, _seed(config, made))
+        self.algorithm = self.model.make_algorithm(self.env, config.online.device)
         self.algorithm.num_timesteps = made
         self.recorder = _Recorder()
         self.algorithm.set_logger(Logger(folder=None, output_formats=[self.recorder]))
-        self.saved: int | None = None  # the step of the last checkpoint
-        self.best: float | None = None  # score of the best evaluation
-        if saved is not None:
-            checkpoint.restore_optimizer(saved, self.algorithm.policy.optimizer)
-            self.saved, self.best = made, saved.header.progress["best"]
+
+    @staticmethod
+    def origin(config: OnlineRun) -> dict[str, JsonValue]:
+        """Return what must be the same when the run is resumed."""
+        return {
+            "seed": config.seed,
+            "agent": config.agent,
+            "agent_options": config.agent_options.model_dump(mode="json"),
+            "env": config.env,
+            "env_options": config.env_options.model_dump(mode="json"),
+        }
 
     @property
     def made(self) -> int:
-        """Steps made so far."""
         return self.algorithm.num_timesteps
 
-    def close(self) -> None:
-        """Close the environments."""
-        self.env.close()
+    @property
+    def done(self) -> bool:
+        return self.made >= self.config.length
 
-    def run_rounds(self, report: Report, should_stop: Callable[[], bool]) -> int:
-        """Play and learn what is left; see `train`."""
-        options, evaluation = self.config.online, self.config.evaluation
-        with closing(Log(self.run, self.made)) as log:
-            while self.made < options.total_timesteps and not should_stop():
-                before = self.made
-                metrics = self._round()
-                if evaluation.eval_episodes and self._due(evaluation.eval_every, before):
-                    metrics |= self._evaluate_safely()
-                log.write(self.made, metrics)
-                if self._due(options.save_every, before):
-                    self._save_last()
-                report(self.made, metrics)
-            if self.saved != self.made:
-                self._save_last()
-        return self.made
-
-    def _due(self, every: int, before: int) -> bool:
-        """Whether a multiple of `every` steps was reached since `before`, or the end."""
-        return self.made // every > before // every or self.made >= self.config.online.total_timesteps
-
-    def _round(self) -> Metrics:
-        """Act, learn; returns what Stable-Baselines3 logs of it."""
+    def advance(self) -> Metrics:
+        """Act for a round and learn from it; return what Stable-Baselines3 logs of it."""
         set_random_seed(_seed(self.config, self.made))
         try:
             # The interval is longer than the one round: its log is taken below, with what was learnt.
-            self.algorithm.learn(self.agent.config.n_steps, log_interval=2, reset_num_timesteps=False)
+            self.algorithm.learn(self.model.config.n_steps, log_interval=2, reset_num_timesteps=False)
         except ValueError:  # of PyTorch, where a distribution's parameters are NaN
             if self._finite():
                 raise
         if not self._finite():
-            raise UsageError(
-                f"the weights are NaN or infinite after {self.made} steps; the last good checkpoint, if one was saved, "
-                f"is {checkpoint.path_of(self.run)}. Try a lower --agent.learning-rate or --agent.max-grad-norm"
-            )
+            raise Diverged(f"the weights are NaN or infinite after {self.made} steps")
         self.algorithm.dump_logs()
         return self.recorder.metrics
 
     def _finite(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.agent.parameters())
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
 
-    def _evaluate_safely(self) -> Metrics:
-        """Evaluate; where that fails, what was learnt is saved, and goes on without this evaluation."""
-        try:
-            return self._evaluate()
-        except BaseException:
-            self._save_last()
-            raise
+    def rehearse(self) -> list[str]:
+        """Return warnings; making the environments has shown that they can be used."""
+        return []
 
-    def _evaluate(self) -> Metrics:
-        """Roll out in the training task; keep the best agent."""
-        options, task = self.config.evaluation, load_task(self.config.env)
-        env_options = self.config.env_options.model_dump()
-        result = evaluate(self.agent, task, env_options, options.eval_episodes, options.eval_seed)
-        if self.best is None or result.score >= self.best:
-            self.best = result.score
-            self._save("best")
-        return result.metrics
+    def remarks(self) -> list[str]:
+        return []
 
-    def _save_last(self) -> None:
-        """Save all that resuming needs."""
-        progress = {"best": self.best, "origin": _origin(self.config)}
-        self._save("last", progress=progress, optimizer=self.algorithm.policy.optimizer)
-        self.saved = self.made
+    def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
+        if saved is not None:
+            restore_optimizer(saved, self.algorithm.policy.optimizer)
 
-    def _save(self, name: str, **resumable: Any) -> None:
-        path = checkpoint.path_of(self.run, name)
-        checkpoint.save_checkpoint(path, self.agent, self.config.agent, self.made, **resumable)
+    def header(self, progress: dict[str, JsonValue]) -> AgentHeader:
+        return agent_header(self.model, self.config.agent, self.made, progress)
+
+    def progress(self) -> dict[str, JsonValue]:
+        return {}
+
+    def resumable(self) -> Resumable:
+        return Resumable(self.algorithm.policy.optimizer)
+
+    def close(self) -> None:
+        self.env.close()
 
 
 class _Recorder(KVWriter):
-    """Keeps what an algorithm logs for TensorBoard."""
+    """Keeps the numbers that an algorithm logs for TensorBoard."""
 
     def __init__(self) -> None:
         self.metrics: Metrics = {}
@@ -206,13 +141,20 @@ def _new_agent(config: OnlineRun) -> SB3Agent:
     return cast("SB3Agent", agent_class(config.agent)(config.agent_options, _spec(config)))
 
 
+def _restored(config: OnlineRun, saved: Checkpoint[AgentHeader]) -> SB3Agent:
+    agent = cast("SB3Agent", restore_agent(saved))
+    if agent.spec != _spec(config):
+        raise UsageError(f"checkpoint {saved.path} is of other spaces than env {config.env!r} has now; start a new run")
+    return agent
+
+
 def _spec(config: OnlineRun) -> AgentSpec:
     with closing(load_task(config.env).make(**config.env_options.model_dump())) as env:
         return AgentSpec(env.observation_space, env.action_space)
 
 
 def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
-    """Environments that observe what the agent's network sees.
+    """Return environments that observe what the agent's network sees.
 
     Raises:
         UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
@@ -238,16 +180,5 @@ def _check_device(name: str) -> None:
 
 
 def _seed(config: OnlineRun, made: int) -> int:
-    """Of what follows after so many steps."""
+    """Return the seed of the round after so many steps."""
     return int(np.random.SeedSequence((config.seed, made)).generate_state(1)[0])
-
-
-def _origin(config: OnlineRun) -> dict[str, Any]:
-    """What must be the same when a run is resumed, as JSON."""
-    return {
-        "seed": config.seed,
-        "agent": config.agent,
-        "agent_options": config.agent_options.model_dump(mode="json"),
-        "env": config.env,
-        "env_options": config.env_options.model_dump(mode="json"),
-    }

@@ -1,4 +1,4 @@
-"""The learning rate's course, and which parameters weight decay spares."""
+"""The course of the learning rate, and the parameters that weight decay spares."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from rmt_rl.runs.options import TrainingConfig
+from rmt_rl.runs.options import LearningRateConfig
 
 
-def learning_rate(options: TrainingConfig, update: int) -> float:
-    """Linear warm-up, constant, then cosine decay to `final_rate` of the peak; `update` counts from 0."""
+def learning_rate(options: LearningRateConfig, update: int) -> float:
+    """Return the rate of an update, counted from 0: linear warm-up, constant, then cosine decay to `final_rate`."""
     warm = min(1.0, (update + 1) / max(1, options.warmup))
     start = options.decay_from * options.updates
     done = min(1.0, max(0.0, (update - start) / max(1.0, options.updates - start)))
@@ -21,9 +21,9 @@ def learning_rate(options: TrainingConfig, update: int) -> float:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """All parameters in order, for AdamW: those that a module calls `undecayed` in groups without weight decay.
+    """Return all parameters in order, for AdamW, those that a module calls `undecayed` without weight decay.
 
-    A module names its own so, as a ClassVar of dotted names, where zero is no neutral value: time constants, gates.
+    `undecayed` is a ClassVar of dotted names, of parameters whose neutral value isn't zero: time constants, gates.
     """
     undecayed = {module.get_parameter(name) for module in model.modules() for name in getattr(module, "undecayed", ())}
     alike = groupby(model.parameters(), lambda parameter: parameter in undecayed)

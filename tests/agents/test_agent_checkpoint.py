@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from rmt_rl import registry
 from rmt_rl.agent import Agent, AgentConfig
 from rmt_rl.errors import UsageError
-from rmt_rl.runs.checkpoint import load_agent, path_of, save_checkpoint
+from rmt_rl.runs.checkpoint import load_agent, path_of, save_agent
 from tests.agents.examples import MIXED, SMALL, draw, make, variants
 
 NESTED = spaces.Dict(
@@ -33,7 +33,7 @@ NESTED = spaces.Dict(
 def saved(path: Path, name: str = "rate", **options: Any) -> tuple[Agent, Path]:
     cls: Any = registry.agent_class(name)
     agent = make(cls, cls.Config.model_validate(SMALL | options))
-    save_checkpoint(path / "last.safetensors", agent, name, update=7)
+    save_agent(path / "last.safetensors", agent, name, update=7)
     return agent, path / "last.safetensors"
 
 
@@ -42,7 +42,7 @@ def test_a_loaded_agent_has_the_same_weights_and_acts_alike(
     cls: type[Agent], config: AgentConfig, tmp_path: Path
 ) -> None:
     agent = make(cls, config, NESTED, spaces.Dict(move=MIXED, flag=spaces.MultiBinary(2)))
-    save_checkpoint(path_of(tmp_path), agent, cls.__module__.rpartition(".")[2], update=3)
+    save_agent(path_of(tmp_path), agent, cls.__module__.rpartition(".")[2], update=3)
     loaded = load_agent(tmp_path)
     assert (type(loaded), loaded.config, loaded.spec) == (cls, config, agent.spec)
     weights, others = agent.state_dict(), loaded.state_dict()
@@ -175,5 +175,5 @@ def test_an_unwritable_path_is_refused_and_the_old_file_kept(tmp_path: Path) -> 
     agent, path = saved(tmp_path)
     before = path.read_bytes()
     with pytest.raises(UsageError, match=str(path)):
-        save_checkpoint(path / "last.safetensors", agent, "rate", update=8)  # a file where a folder must be
+        save_agent(path / "last.safetensors", agent, "rate", update=8)  # a file where a folder must be
     assert path.read_bytes() == before

@@ -32,6 +32,7 @@ from tests.agents.examples import (
     trajectory,
     variants,
 )
+from tests.data.episodes import segment_of
 
 LENGTH, STEPS = SMALL["segment_length"], 23
 STARTS = ((0,), (0, 9), (0, 2, 13))  # the steps at which each lane's episodes begin: lanes stand at mixed places
@@ -62,7 +63,7 @@ class Played:
             return tuple(torch.from_numpy(leaf[start:stop, lane].copy())[None].split(LENGTH, 1))
 
         parts = zip(*(cut(leaf) for leaf in (self.observations_TB3, self.returns_TB, *self.actions)), strict=True)
-        return tuple(Segment(seen, tuple(did), to_go, torch.tensor([seen.shape[1]])) for seen, to_go, *did in parts)
+        return tuple(segment_of(seen, tuple(did), to_go, torch.tensor([seen.shape[1]])) for seen, to_go, *did in parts)
 
 
 def scene() -> tuple[Any, Any, Any]:
@@ -107,7 +108,7 @@ def test_no_action_depends_on_what_comes_later(cls: type[Agent], config: AgentCo
     shapes = {"observation": (2, 12, 3), "action": (2, 12, 2), "return_to_go": (2, 12)}
     given = {token: torch.randn(shape, dtype=torch.float64, requires_grad=True) for token, shape in shapes.items()}
     cuts = zip(*(value.split(LENGTH, 1) for value in given.values()), strict=True)
-    parts = tuple(Segment(seen, did, to_go, torch.tensor([LENGTH] * 2)) for seen, did, to_go in cuts)
+    parts = tuple(segment_of(seen, did, to_go, torch.tensor([LENGTH] * 2)) for seen, did, to_go in cuts)
     numbers_BTP, _, _ = forward(agent, parts)
     inputs = [given[token] for token in cls.tokens]
     for place in (0, 2, LENGTH - 1, LENGTH, 2 * LENGTH + 1):
@@ -219,7 +220,7 @@ def test_what_has_a_memory_learns_to_recall(cls: type[Agent]) -> None:
     agent = make(cls, config, spaces.Discrete(CUES + 2), spaces.Discrete(CUES)).train()
     observations, actions = recall(torch.arange(CUES).repeat(8))
     parts = tuple(
-        Segment(seen, did, torch.ones(did.shape), torch.full((len(did),), did.shape[1]))
+        segment_of(seen, did, torch.ones(did.shape), torch.full((len(did),), did.shape[1]))
         for seen, did in zip(observations.split(2, 1), actions.split(2, 1), strict=True)
     )
     optimizer = torch.optim.AdamW(agent.parameters(), 3e-3)

@@ -24,7 +24,7 @@ from rmt_rl import registry
 from rmt_rl.agent import AgentSpec
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
-from rmt_rl.runs.checkpoint import load_agent, path_of, save_checkpoint
+from rmt_rl.runs.checkpoint import load_agent, path_of, save_agent
 from rmt_rl.sb3_agent import SB3Agent, View
 from rmt_rl.wrappers import ReturnToGo
 from tests.agents.examples import MIXED, VECTOR, draw
@@ -120,7 +120,7 @@ def test_it_learns_in_spaces_that_stable_baselines3_lacks(name: str, observation
     env = make_vec_env(
         lambda: TransformObservation(Noise(observations, actions), agent.view.single, agent.view.space), 2
     )
-    algorithm = agent.learner(env, "cpu").learn(16)
+    algorithm = agent.make_algorithm(env, "cpu").learn(16)
     assert not all(torch.equal(old, new) for old, new in zip(before, agent.parameters(), strict=True))
     seen = draw(observations, 3)
     expected, _ = algorithm.predict(agent.view.batch(seen)[0], deterministic=True)
@@ -298,7 +298,7 @@ def test_sampling_follows_its_own_seed(name: str) -> None:
 )
 def test_a_loaded_agent_is_as_it_was(name: str, observations: Space, actions: Space, tmp_path: Path) -> None:
     agent = make(name, observations, actions, net_arch=(8,))
-    save_checkpoint(path_of(tmp_path), agent, name, update=3)
+    save_agent(path_of(tmp_path), agent, name, update=3)
     loaded = load_agent(tmp_path)
     assert (type(loaded), loaded.config, loaded.spec) == (type(agent), agent.config, agent.spec)
     torch.testing.assert_close(loaded.state_dict(), agent.state_dict(), rtol=0, atol=0)

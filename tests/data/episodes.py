@@ -4,11 +4,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
-from rmt_rl.data.segment import Span
-from rmt_rl.data.store import write_dataset
+from rmt_rl.data.segment import Segment, Span, Tensors
 from rmt_rl.data.trajectory import Arrays, Trajectory
+from rmt_rl.data.writing import write_dataset
 
 SPACE = spaces.Dict({"image": spaces.Box(0, 255, (32, 32, 3), np.uint8), "place": spaces.Box(-1e6, 1e6, (2,))})
 ACTIONS = spaces.Tuple((spaces.Discrete(5), spaces.Box(-1, 1, (1,))))
@@ -32,8 +34,16 @@ def tree_episode(number: int, length: int) -> Trajectory:
     return Trajectory(observations, actions, flat.rewards, flat.terminations, flat.truncations)
 
 
+def segment_of(
+    observations: Tensors, actions: Tensors, returns: Tensor, lengths: Tensor, full: bool = False
+) -> Segment:
+    """A segment without rewards, from inside an episode."""
+    no = torch.zeros(returns.shape, dtype=torch.bool)
+    return Segment(observations, actions, returns, torch.zeros(returns.shape), no, no, lengths, full)
+
+
 class InMemory:
-    """Episodes of these lengths, as a sampler wants them."""
+    """Episodes of these lengths, as a feed wants them."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmt_rl.data.segment import Batch, Segment, Span, Tree, collate, cut
+from rmt_rl.data.segment import Batch, Segment, Span, Tensors, collate, cut
 from tests.data.episodes import episode, tree_episode
 
 spans = st.lists(
@@ -30,7 +30,7 @@ def test_real_steps_put_together_are_the_episode_and_the_rest_is_zero(
     given_spans = [Span(episode(lane, length), start, stop) for lane, (length, start, stop) in enumerate(drawn)]
     segments = cut(given_spans, segment_length)
     for lane, (trajectory, start, stop) in enumerate(given_spans):
-        for name in ("observations", "actions", "returns_to_go"):
+        for name in ("observations", "actions", "returns_to_go", "rewards", "terminations", "truncations"):
             whole = np.asarray(getattr(trajectory, name))[start:stop]
             assert np.array_equal(real_steps(segments, name, lane).numpy(), whole), name
     for segment in segments:
@@ -48,7 +48,7 @@ def test_trees_keep_their_shape_and_dtypes() -> None:
     assert isinstance(segment.observations, dict)
     assert isinstance(segment.actions, tuple)
 
-    def dtype(tree: Tree) -> torch.dtype:
+    def dtype(tree: Tensors) -> torch.dtype:
         assert isinstance(tree, torch.Tensor)
         return tree.dtype
 

@@ -17,11 +17,13 @@ import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from rmt_rl.data.sampler import SamplerConfig, make_sampler
-from rmt_rl.data.segment import cut, map_leaves
-from rmt_rl.data.store import EpisodeStore, write_dataset
+from rmt_rl.data.feed import FeedConfig, make_feed
+from rmt_rl.data.segment import cut
+from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
+from rmt_rl.trees import map_leaves
 from tests.data.episodes import ACTIONS, SPACE, episode, tree_episode, write
 
 
@@ -172,10 +174,10 @@ def test_an_episode_larger_than_the_cache_is_read_all_the_same() -> None:
     assert store.cached_bytes == 0
 
 
-def test_a_sampler_draws_from_a_store_too_small_to_hold_it() -> None:
+def test_a_feed_draws_from_a_store_too_small_to_hold_it() -> None:
     write("a-v0", [episode(number, 9 + number) for number in range(20)])
-    config = SamplerConfig(feed="windows", segments=2, batch_size=4)
-    whole, scarce = (make_sampler(EpisodeStore("a-v0", cache_bytes=size), config, 3, 0) for size in (1 << 20, 3000))
+    config = FeedConfig(feed="windows", segments=2, batch_size=4)
+    whole, scarce = (make_feed(EpisodeStore("a-v0", cache_bytes=size), config, 3, 0) for size in (1 << 20, 3000))
     for update in range(4):
         one, other = whole.batch(update).segments[0], scarce.batch(update).segments[0]
         assert (one.returns_to_go == other.returns_to_go).all()
@@ -241,9 +243,9 @@ def peak_of(read: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("feed", ["windows", "streams"])
 def test_a_batch_of_a_long_episode_costs_no_more_than_its_steps(feed: Any) -> None:
     write_trees("a-v0", [tree_episode(number, 2000) for number in range(3)])  # 6 MB each
-    config = SamplerConfig(feed=feed, segments=2, batch_size=8)
+    config = FeedConfig(feed=feed, segments=2, batch_size=8)
     batch = 8 * 2 * 10 * 32 * 32 * 3
-    assert peak_of(lambda: make_sampler(EpisodeStore("a-v0", cache_bytes=1 << 20), config, 10, 0).batch(3)) < 3 * batch
+    assert peak_of(lambda: make_feed(EpisodeStore("a-v0", cache_bytes=1 << 20), config, 10, 0).batch(3)) < 3 * batch
 
 
 def test_the_returns_of_others_data_cost_no_observations() -> None:
@@ -345,7 +347,7 @@ def test_of_two_writers_the_first_to_finish_stays() -> None:
 
 
 def test_a_disk_with_too_little_room_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmt_rl.data.store._RESERVE", 1 << 62)
+    monkeypatch.setattr("rmt_rl.data.writing._RESERVE", 1 << 62)
     with pytest.raises(UsageError, match=r"can't write data set 'a-v0' below .*No space left.*free space"):
         write("a-v0", [episode(0, 3)])
     assert list(root.iterdir()) == []

@@ -154,7 +154,7 @@ def test_expert_needs_its_lanes() -> None:
     with pytest.raises(UsageError, match="call attach"):
         expert.predict(None)
     foreign = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")], autoreset_mode=AutoresetMode.NEXT_STEP)
-    with pytest.raises(UsageError, match="looks into its environments"):
+    with pytest.raises(UsageError, match="reads the simulators' state; give it a SyncVectorEnv of Atari"):
         expert.attach(foreign)
 
 

@@ -365,7 +365,7 @@ def test_other_misuse() -> None:
     env = make(size=7)
     with pytest.raises(ResetNeeded):
         env.step(LEFT)
-    with pytest.raises(UsageError, match="resetting takes none"):
+    with pytest.raises(UsageError, match="takes no options"):
         env.reset(options={"size": 9})
     env.reset(seed=0)
     for action in (7, -1, 1.0, None):

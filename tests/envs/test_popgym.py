@@ -263,7 +263,7 @@ def test_misuse() -> None:
     env = task.make(task="multiarmed_bandit")
     with pytest.raises(ResetNeeded):
         env.step(np.int64(0))
-    with pytest.raises(UsageError, match="resetting takes none"):
+    with pytest.raises(UsageError, match="takes no options"):
         env.reset(options={"bandits": 3})
     env.reset(seed=0)
     with pytest.raises(UsageError, match="action=10"):

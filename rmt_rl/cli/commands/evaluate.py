@@ -87,9 +87,8 @@ def _references(config: RunConfig) -> References | None:
     """Return the reference scores of the data that a run learnt from, if the data are still there and have some."""
     from rmt_rl.acting.collect import dataset_ids
     from rmt_rl.data.references import read_references
-    from rmt_rl.runs.options import OfflineRun
 
-    return read_references(dataset_ids(config)) if isinstance(config, OfflineRun) else None
+    return read_references(dataset_ids(config))
 
 
 COMMAND = evaluate_run

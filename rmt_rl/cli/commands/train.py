@@ -6,10 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 from rmt_rl import registry
 from rmt_rl.cli.arguments import HELP, IMPORT, Arguments, import_modules, import_typed, leading, positionals, values_of
@@ -64,7 +63,6 @@ def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | No
     for option in NAMED:
         import_typed(values_of(option, rest))
     count = leading(rest)
-    default: RunConfig
     if file is not None:
         default = read_config(file)
     elif count < 2 and any(argument.partition("=")[0] == "--dataset" for argument in rest):
@@ -95,10 +93,10 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
         )
     *ids, agent = given
     import_typed([agent])
-    if registry.agent_class(agent).learning == "online":
-        raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
-    from rmt_rl.runs.options import make_config
+    from rmt_rl.runs.options import learner_class, make_config
 
+    if "data" not in learner_class(agent).Run.model_fields:
+        raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
     env, env_options = _task_of_all(ids, agent)
     values = {"env": env, "agent": agent, "env_options": env_options, "data": {"dataset": ids}}
     return make_config(values), [*options[: at - 1], *options[end:]]
@@ -147,23 +145,11 @@ def _watched(config: RunConfig, run: Path, resumed: bool) -> int:
     return 0 if done else 130
 
 
-class _Learning(Protocol):
-    """A module that trains one kind of run; both functions return how many updates or steps were made."""
-
-    def train(self, config: RunConfig, run: Path, report: Report, should_stop: Callable[[], bool]) -> int: ...
-
-    def resume(self, run: Path, report: Report, should_stop: Callable[[], bool]) -> int: ...
-
-
 def _learn(config: RunConfig, run: Path, resumed: bool, report: Report, should_stop: Callable[[], bool]) -> int:
-    """Train a run, by the module for its kind; imported only now, as both are heavy."""
-    from rmt_rl.runs.options import OnlineRun
+    """Train a run, or go on with one; return how far the run is. PyTorch is imported only now."""
+    from rmt_rl.training.loop import resume, train
 
-    kind = "online" if isinstance(config, OnlineRun) else "offline"
-    module = cast("_Learning", import_module(f"rmt_rl.training.{kind}"))
-    if resumed:
-        return module.resume(run, report, should_stop)
-    return module.train(config, run, report, should_stop)
+    return resume(run, report, should_stop) if resumed else train(config, run, report, should_stop)
 
 
 COMMAND = train_agent

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmt_rl.data.sampler import Sampler, SamplerConfig, make_sampler
+from rmt_rl.data.feed import EpisodeFeed, FeedConfig, make_feed
+from rmt_rl.data.fillers import Fillers
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
@@ -21,11 +22,13 @@ FEEDS = ["episodes", "windows", "streams"]
 many_lengths = st.lists(st.integers(1, 20), min_size=1, max_size=12)
 
 
-def sampler(
+def feed_of(
     lengths: list[int], feed: str = "episodes", seed: int = 0, segment_length: int = 4, **options: Any
-) -> Sampler:
-    config = SamplerConfig.model_validate({"feed": feed, "batch_size": 4} | options)
-    return make_sampler(InMemory(lengths), config, segment_length, seed)
+) -> EpisodeFeed:
+    config = FeedConfig.model_validate({"feed": feed, "batch_size": 4} | options)
+    made = make_feed(InMemory(lengths), config, segment_length, seed)
+    assert isinstance(made, EpisodeFeed)
+    return made
 
 
 def tensors(batch: Batch) -> list[torch.Tensor]:
@@ -53,7 +56,7 @@ def lane_steps(batch: Batch, lane: int) -> list[list[int]]:
 def test_every_item_appears_once_an_epoch(
     lengths: list[int], feed: str, batch_size: int, seed: int, bucket_batches: int
 ) -> None:
-    made = sampler(lengths, feed, seed, batch_size=batch_size, bucket_batches=bucket_batches, segments=2)
+    made = feed_of(lengths, feed, seed, batch_size=batch_size, bucket_batches=bucket_batches, segments=2)
     span = 8
     expected = Counter(  # how often an epoch shows each window: those that overhang are moved into the episode
         (number, min(max(0, last - span + 1), max(0, length - span)))
@@ -80,7 +83,7 @@ def test_every_item_appears_once_an_epoch(
 
 @pytest.mark.parametrize("bucket_batches", [1, 4])
 def test_a_whole_number_of_pools_shows_every_episode_once(bucket_batches: int) -> None:
-    made = sampler(list(range(1, 33)), bucket_batches=bucket_batches)
+    made = feed_of(list(range(1, 33)), bucket_batches=bucket_batches)
     numbers = [lane_steps(made.batch(update), lane)[0][0] for update in range(8) for lane in range(4)]
     assert sorted(numbers) == list(range(32))
     assert numbers != sorted(numbers)
@@ -91,7 +94,7 @@ def test_a_whole_number_of_pools_shows_every_episode_once(bucket_batches: int) -
 def test_streams_keep_the_order_of_steps_and_mark_starts(
     lengths: list[int], batch_size: int, segments: int, seed: int
 ) -> None:
-    made = sampler(lengths, "streams", seed, batch_size=batch_size, segments=segments)
+    made = feed_of(lengths, "streams", seed, batch_size=batch_size, segments=segments)
     expected_next: list[list[int] | None] = [None] * batch_size
     begun: Counter[int] = Counter()
     for update in range(30):
@@ -111,8 +114,8 @@ def test_streams_keep_the_order_of_steps_and_mark_starts(
 @settings(deadline=None)
 @given(many_lengths, st.integers(0, 3), st.integers(1, 3), st.integers(0, 5))
 def test_burn_in_are_the_steps_before_the_window(lengths: list[int], burn_in: int, segments: int, update: int) -> None:
-    batch = sampler(lengths, "windows", segments=segments, burn_in=burn_in).batch(update)
-    plain = sampler(lengths, "windows", segments=segments).batch(update)
+    batch = feed_of(lengths, "windows", segments=segments, burn_in=burn_in).batch(update)
+    plain = feed_of(lengths, "windows", segments=segments).batch(update)
     assert equal(replace(batch, burn_in=()), plain), "the windows are the same"
     assert batch.fresh.all()
     for lane in range(4):
@@ -124,31 +127,33 @@ def test_burn_in_are_the_steps_before_the_window(lengths: list[int], burn_in: in
 
 @pytest.mark.parametrize("feed", ["episodes", "streams"])
 def test_burn_in_comes_before_windows_alone(feed: str) -> None:
-    with pytest.raises(ValueError, match=f"burn_in=2 comes before windows, but feed='{feed}' .* feed='windows'"):
-        sampler([5], feed, burn_in=2)
+    with pytest.raises(
+        ValueError, match=f"burn_in=2 computes the states of windows, but feed='{feed}' .* feed='windows'"
+    ):
+        feed_of([5], feed, burn_in=2)
 
 
 @pytest.mark.parametrize("feed", FEEDS)
 def test_a_batch_depends_on_nothing_but_seed_and_update(feed: str) -> None:
     lengths = list(range(1, 60, 3))
-    first = [sampler(lengths, feed).batch(update) for update in range(30)]
-    made = sampler(lengths, feed)
+    first = [feed_of(lengths, feed).batch(update) for update in range(30)]
+    made = feed_of(lengths, feed)
     for update in [7, 3, 29, 29, 0, 16]:
-        made.fillers(update, 2, 3)
         assert equal(made.batch(update), first[update])
-    assert not all(equal(sampler(lengths, feed, seed=1).batch(update), first[update]) for update in range(3))
+    assert not all(equal(feed_of(lengths, feed, seed=1).batch(update), first[update]) for update in range(3))
 
 
 DIGEST = """
 import sys
-from tests.data.test_sampler import digest
+from tests.data.test_feeds import digest
 print(digest(sys.argv[1]))
 """
 
 
 def digest(feed: str) -> str:
-    made = sampler(list(range(6, 40)), feed, seed=5)
-    both = [*tensors(made.batch(41)), *(part.returns_to_go for part in made.fillers(3, 2, 4))]
+    made = feed_of(list(range(6, 40)), feed, seed=5)
+    fillers = Fillers(InMemory(list(range(6, 40))), 4, seed=5).draw(3, 2, 4)
+    both = [*tensors(made.batch(41)), *(part.returns_to_go for part in fillers)]
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in both)).hexdigest()
 
 
@@ -161,8 +166,8 @@ def test_another_process_draws_the_same(feed: str) -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(0, 9))
 def test_fillers_are_full_and_leave_out_first_and_last_steps(lengths: list[int], update: int) -> None:
-    made = sampler([*lengths, 6])
-    segments = made.fillers(update, count=3, lanes=5)
+    made = Fillers(InMemory([*lengths, 6]), 4, seed=0)
+    segments = made.draw(update, count=3, batch_size=5)
     assert len(segments) == 3
     for segment in segments:
         assert segment.lengths.tolist() == [4] * 5
@@ -175,10 +180,10 @@ def test_fillers_are_full_and_leave_out_first_and_last_steps(lengths: list[int],
 
 
 def test_fillers_reach_every_place_that_is_allowed() -> None:
-    made = sampler([7, 6, 3])
-    drawn = {tuple(steps(part, lane)[0]) for part in made.fillers(0, 20, 5) for lane in range(5)}
+    made = Fillers(InMemory([7, 6, 3]), 4, seed=0)
+    drawn = {tuple(steps(part, lane)[0]) for part in made.draw(0, 20, 5) for lane in range(5)}
     assert drawn == {(0, 1), (0, 2), (1, 1)}
-    assert made.fillers(0, 0, 5) == ()
+    assert made.draw(0, 0, 5) == ()
 
 
 def test_fillers_are_of_steps_that_the_task_calls_idle() -> None:
@@ -187,28 +192,28 @@ def test_fillers_are_of_steps_that_the_task_calls_idle() -> None:
             whole = super().episode(index)
             return replace(whole, idle=np.arange(len(whole)) % 7 > 1)
 
-    made = make_sampler(Declared([20, 9, 3]), SamplerConfig(), 4, seed=0)
-    drawn = {tuple(steps(part, lane)[0]) for part in made.fillers(0, 20, 5) for lane in range(5)}
+    made = Fillers(Declared([20, 9, 3]), 4, seed=0)
+    drawn = {tuple(steps(part, lane)[0]) for part in made.draw(0, 20, 5) for lane in range(5)}
     assert drawn == {(0, 2), (0, 3), (0, 9), (0, 10), (0, 16), (1, 2), (1, 3)}
 
 
 def test_fillers_say_when_no_episode_is_long_enough() -> None:
     with pytest.raises(UsageError, match=r"segment_length is 4, but no episode \(the longest has 5 steps\)"):
-        sampler([2, 5]).fillers(0, 1, 1)
+        Fillers(InMemory([2, 5]), 4, seed=0).draw(0, 1, 1)
 
 
 def test_episodes_that_are_never_read_to_their_end_are_told() -> None:
-    told = sampler([3, 12, 13, 41], segments=3).unread()
+    told = feed_of([3, 12, 13, 41], segments=3).unread()
     assert told is not None
     assert told.startswith("2 of 4 episodes have more steps (up to 41) than the 12 that an update reads (segments=3 ")
     assert told.endswith("give --segments 11, or --feed windows or streams")
-    assert sampler([3, 12, 13, 41], segments=11).unread() is None
-    assert [sampler([3, 41], feed).unread() for feed in ("windows", "streams")] == [None, None]
+    assert feed_of([3, 12, 13, 41], segments=11).unread() is None
+    assert [feed_of([3, 41], feed).unread() for feed in ("windows", "streams")] == [None, None]
 
 
 @pytest.mark.parametrize("feed", FEEDS)
 def test_fewer_episodes_than_lanes_fill_a_batch_by_repetition(feed: str) -> None:
-    made = sampler([5, 9], feed, batch_size=7, bucket_batches=4)
+    made = feed_of([5, 9], feed, batch_size=7, bucket_batches=4)
     batches = [made.batch(update) for update in range(4)]
     assert all(batch.fresh.shape == (7,) for batch in batches)
     assert {number for batch in batches for lane in range(7) for number, _ in lane_steps(batch, lane)} == {0, 1}
@@ -218,7 +223,7 @@ def test_sorting_by_length_leaves_less_padding() -> None:
     lengths = np.random.default_rng(0).integers(2, 90, 2000).tolist()
     padding = {}
     for bucket_batches in (1, 4, 8, 16):
-        made = sampler(lengths, segment_length=30, batch_size=64, bucket_batches=bucket_batches)
+        made = feed_of(lengths, segment_length=30, batch_size=64, bucket_batches=bucket_batches)
         batches = [made.batch(update) for update in range(32)]
         real = sum(int(segment.mask.sum()) for batch in batches for segment in batch.segments)
         computed = sum(segment.mask.numel() for batch in batches for segment in batch.segments)
@@ -232,4 +237,4 @@ def test_sorting_by_length_leaves_less_padding() -> None:
 @pytest.mark.parametrize(("segment_length", "seed", "message"), [(0, 0, "segment_length is 0"), (4, -1, "seed is -1")])
 def test_values_out_of_range_are_named(segment_length: int, seed: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        sampler([5], segment_length=segment_length, seed=seed)
+        feed_of([5], segment_length=segment_length, seed=seed)

@@ -1,0 +1,144 @@
+"""Minari data sets, written atomically: a data set appears all at once, when it is complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import minari
+from gymnasium import Space
+from gymnasium.envs.registration import EnvSpec
+from minari.dataset.minari_dataset import DATASET_ID_RE
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from minari.namespace import create_namespace
+
+from rmt_rl.data.storage import write_episodes
+from rmt_rl.data.store import SUMMARY, Returns, data_root
+from rmt_rl.data.trajectory import Trajectory, conform
+from rmt_rl.errors import UsageError
+
+_RESERVE = 64 << 20  # bytes of disk left free: HDF5 holds back some of what it's given, and crashes on a full disk
+
+
+def write_dataset(
+    dataset_id: str,
+    episodes: Iterable[Trajectory],
+    *,
+    env_spec: EnvSpec | None,
+    observation_space: Space[Any],
+    action_space: Space[Any],
+    algorithm_name: str,
+    description: str,
+    ref_min_score: float | None = None,
+    ref_max_score: float | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write episodes as a Minari data set, one at a time, so that they needn't fit into memory.
+
+    The data set appears all at once, when it is complete. Where another process finished one of the same id in
+    the meantime, that one stays.
+
+    Args:
+        dataset_id: `namespace/name-v0`.
+        episodes: at least one.
+        env_spec: of the environment that the episodes are from.
+        observation_space: of every observation.
+        action_space: of every action.
+        algorithm_name: what acted.
+        description: one paragraph for people.
+        ref_min_score: mean return of a random policy, for normalised scores.
+        ref_max_score: mean return of an expert.
+        metadata: more facts to note beside these.
+
+    Raises:
+        UsageError: the id is malformed or taken, there is no episode, one doesn't fit the spaces, or Minari's root
+            can't be written or is on a disk that is (nearly) full.
+    """
+    match = DATASET_ID_RE.fullmatch(dataset_id)
+    if not match or match["version"] is None:
+        raise UsageError(
+            f"dataset id {dataset_id!r} is malformed; give namespace/name-v0, of letters, digits, - and _, two or "
+            "more in the namespace"
+        )
+    try:
+        _ = env_spec and env_spec.to_json()
+    except ValueError as error:
+        raise UsageError(
+            f"env_spec can't be stored ({error}); register the environment with an entry_point like 'module:Class'"
+        ) from None
+    facts = {
+        "dataset_id": dataset_id,
+        "minari_version": minari.__version__,
+        "author": {"rmt-rl"},
+        "algorithm_name": algorithm_name,
+        "description": description,
+        "ref_min_score": ref_min_score,
+        "ref_max_score": ref_max_score,
+    }
+    facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
+    with _building(dataset_id) as folder:
+        # JPEG would change the images.
+        try:
+            storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False)
+        except NotImplementedError as error:
+            raise UsageError(
+                f"observations of {observation_space} or actions of {action_space} can't be stored ({error}); leave "
+                "out what isn't numbers, e.g. by gymnasium.wrappers.FilterObservation in the environment's spec"
+            ) from None
+        returns = Returns()
+        write_episodes(storage, _watched(episodes, storage, returns))
+        if returns.episodes == 0:
+            raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
+        storage.update_metadata(facts | {SUMMARY: vars(returns)})
+
+
+def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: Returns) -> Iterator[Trajectory]:
+    """The episodes, fitted to the storage's spaces, their returns noted, while the disk has room for them."""
+    for episode in episodes:
+        if shutil.disk_usage(storage.data_path).free < episode.nbytes + _RESERVE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        returns.add(episode)
+        yield replace(
+            episode,
+            observations=conform(episode.observations, storage.observation_space, "observations"),
+            actions=conform(episode.actions, storage.action_space, "actions"),
+        )
+
+
+@contextmanager
+def _building(dataset_id: str) -> Iterator[Path]:
+    """Yield a folder to build the data set in, which takes its place when the block is left without an error."""
+    try:
+        root = data_root()
+        if (root / dataset_id).exists():
+            raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
+        # Minari lists no folder whose name starts with a dot.
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as hidden:
+            built = Path(hidden, "dataset")
+            built.mkdir()
+            yield built
+            namespace, _, _ = dataset_id.rpartition("/")
+            if namespace:
+                with suppress(ValueError):  # exists already
+                    create_namespace(namespace)
+            _move(built, root / dataset_id)
+    except OSError as error:
+        raise UsageError(
+            f"can't write data set {dataset_id!r} below {data_root()}: {error.strerror or error}; "
+            "free space there or set MINARI_DATASETS_PATH to another folder"
+        ) from error
+
+
+def _move(built: Path, place: Path) -> None:
+    try:
+        built.rename(place)
+    except OSError:
+        if not (place / "data" / METADATA_FILE_NAME).exists():  # else another process was first, which is as good
+            raise

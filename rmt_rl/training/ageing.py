@@ -1,0 +1,104 @@
+"""Memory ageing: memories pass through filler segments before they are read, so that agents learn to leave them alone.
+
+Once a batch's first segment has written its memory, the memory passes through a random number of filler segments
+without gradient. The aged value takes the memory's place straight-through: later segments read an old memory, and
+gradients still reach the writing. Over updates, a batch is kept beside the new ones, and its memories age further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from rmt_rl import backprop
+from rmt_rl.agent import Agent
+from rmt_rl.data.feed import Episodes, SegmentFeed
+from rmt_rl.data.fillers import Fillers
+from rmt_rl.data.segment import Batch, Segment
+from rmt_rl.errors import UsageError
+from rmt_rl.recurrence import Tree, clone, detach, tree_leaves
+from rmt_rl.runs.options import OfflineRun
+from rmt_rl.training.parallel import FabricProcesses
+
+RunSegments = Callable[[Tree, tuple[Segment, ...]], Tree]
+"""Return the state after these segments, without gradient."""
+
+
+class Kept(NamedTuple):
+    """A batch that is kept for several updates; each ages its first segment's memories and trains on the others.
+
+    Attributes:
+        update: the update that it was drawn for.
+        batch: this process's sequences of it.
+        age: filler segments that its memories have passed through.
+        state: these memories, which no gradient leaves.
+    """
+
+    update: int
+    batch: Batch
+    age: int
+    state: Tree
+
+
+class Ageing:
+    """The filler segments of each update, and the batch that is kept.
+
+    Raises:
+        UsageError: the agent carries no state, or the data hold no filler segment.
+    """
+
+    def __init__(self, config: OfflineRun, episodes: Episodes, agent: Agent, processes: FabricProcesses) -> None:
+        self.options, self.seed = config.training, config.seed
+        self.processes = processes
+        self.kept: Kept | None = None
+        self._source = Fillers(episodes, config.agent_options.segment_length, config.seed)
+        if not self.options.ageing:
+            return
+        if not tree_leaves(agent.initial_state(1)):
+            raise UsageError(
+                f"ageing={self.options.ageing}: agent {config.agent!r} carries no state that could age; give 0"
+            )
+        self._source.draw(0, count=1, batch_size=1)  # fails now, and not when ageing begins
+
+    def fillers(self, update: int, segments: int) -> tuple[Segment, ...] | None:
+        """Return the filler segments of an update with so many segments; None if its memories don't age."""
+        options = self.options
+        if not options.ageing or update < options.ageing_from or segments < 2:
+            return None
+        count = int(np.random.default_rng([self.seed, update]).integers(0, options.ageing + 1))
+        fillers = self._source.draw(update, count, self.processes.batch_size)
+        share = self.processes.share()
+        return tuple(filler.to(self.processes.device).select(share) for filler in fillers)
+
+    def aged(self, state: Tree, fillers: tuple[Segment, ...], run: RunSegments) -> Tree:
+        """Return the state after the filler segments, with the gradient of the state before them."""
+        return backprop.straight_through(state, run(state, fillers))
+
+    def age_kept(self, fillers: tuple[Segment, ...], run: RunSegments) -> Kept | None:
+        """Age the kept memories further; return the batch with them, if one is kept."""
+        if self.kept is not None:
+            state = clone(run(self.kept.state, fillers))
+            self.kept = self.kept._replace(age=self.kept.age + len(fillers), state=state)
+        return self.kept
+
+    def keep(self, update: int, batch: Batch, age: int, state: Tree) -> None:
+        """Keep this update's batch in the place of the kept one, now and then, at random."""
+        if self._keeps_another(update):
+            self.kept = Kept(update, batch, age, clone(detach(state)))
+
+    def _keeps_another(self, update: int) -> bool:
+        updates = self.options.ageing_updates
+        generator = np.random.default_rng([self.seed, update, 1])
+        return updates > 0 and (self.kept is None or generator.random() * updates < 1)
+
+    def restore(self, feed: SegmentFeed, update: int, segments: int, age: int, state: Tree) -> None:
+        """Keep the batch that was kept when the run was saved; the feed draws it again."""
+        batch = self.processes.own(feed.batch(update).first(segments))
+        self.kept = Kept(update, batch, age, self.processes.own_state(state))
+
+
+def kept_state(kept: Kept | None) -> Tree:
+    """Return the memories to save; an empty tree if no batch is kept."""
+    return kept.state if kept else ()

@@ -1,0 +1,85 @@
+"""The interface of learners: what the training loop drives.
+
+A learner makes updates and can save and restore itself. The loop (`rmt_rl.training.loop`) logs, evaluates, saves and
+stops, and knows no algorithm. One learner a file; an agent's class names its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from pydantic import JsonValue
+from torch import nn
+
+from rmt_rl.errors import UsageError
+from rmt_rl.recurrence import Tree
+from rmt_rl.runs.checkpoint import Header
+from rmt_rl.runs.metrics import Metrics
+from rmt_rl.training.parallel import Processes
+
+
+class Diverged(UsageError):
+    """The loss, the gradient or the weights became NaN or infinite."""
+
+
+class Resumable(NamedTuple):
+    """The tensors that a learner needs to go on, besides its model's weights."""
+
+    optimizer: torch.optim.Optimizer
+    state: Tree = ()  # of the core: what is carried from update to update
+
+
+class Learner(Protocol):
+    """An algorithm with its model, between two updates.
+
+    Attributes:
+        model: the network that learns.
+        processes: the processes that share the work.
+        remedy: advice for a diverged run.
+    """
+
+    remedy: ClassVar[str]
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def processes(self) -> Processes: ...
+
+    @property
+    def made(self) -> int:
+        """Updates, or environment steps, made so far."""
+
+    @property
+    def done(self) -> bool:
+        """True at the end of the run."""
+
+    def advance(self) -> Metrics:
+        """Make the next update, or round of updates; return what to log.
+
+        Raises:
+            Diverged: the loss, the gradient or the weights are NaN or infinite.
+        """
+
+    def header(self, progress: dict[str, JsonValue]) -> Header:
+        """Return what a checkpoint says of the model, with this progress."""
+
+    def progress(self) -> dict[str, JsonValue]:
+        """Return what `start` needs to resume, besides tensors."""
+
+    def resumable(self) -> Resumable:
+        """Return the tensors that `start` needs to resume; every process must call it."""
+
+    def start(self, saved: Any = None) -> None:
+        """Get ready for the first update, or for the update after a checkpoint with this learner's header.
+
+        Raises:
+            UsageError: the checkpoint doesn't fit the learner.
+        """
+
+    def remarks(self) -> list[str]:
+        """Return warnings about the finished run."""
+
+    def close(self) -> None:
+        """Release what is held, e.g. environments."""

@@ -1,0 +1,245 @@
+"""The one training loop: until a run is done, advance its learner, log, evaluate, keep the best, save, and stop.
+
+The loop knows no algorithm: it drives any `Learner`. `train` begins a run in a new folder, `resume` goes on with one.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, JsonValue
+
+from rmt_rl.acting.evaluate import Evaluation, evaluate
+from rmt_rl.agent import BaseAgent
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
+from rmt_rl.registry import load_task
+from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
+from rmt_rl.runs.metrics import Log, Metrics, Report
+from rmt_rl.runs.options import (
+    RunConfig,
+    Schedule,
+    check_new,
+    check_origin,
+    learner_class,
+    read_config,
+    write_config,
+)
+from rmt_rl.training.learner import Diverged, Learner
+from rmt_rl.training.parallel import is_first_process
+
+ShouldStop = Callable[[], bool]
+"""Asked before every update; on True a checkpoint is saved and training ends early."""
+
+
+def no_report(update: int, metrics: Metrics) -> None:
+    """Report nothing."""
+
+
+def never() -> bool:
+    """Never stop early."""
+    return False
+
+
+def train(config: RunConfig, run: Path, report: Report = no_report, should_stop: ShouldStop = never) -> int:
+    """Train an agent in a new folder.
+
+    Args:
+        config: the run.
+        run: its folder, which must not hold a run yet.
+        report: called after every update, or round of an online run, with the number made and whatever was logged.
+        should_stop: asked before every update; on True a checkpoint is saved and training ends early.
+
+    Returns:
+        The number of updates made; of an online run the number of environment steps, in whole rounds, so it may be
+        more than `total_timesteps`.
+
+    Raises:
+        UsageError: the data or the environment don't fit, the device can't do what an option asks for, the folder
+            can't be written to, or training diverged.
+    """
+    first = is_first_process()  # the other processes find the folder made
+    if first:
+        check_new(run)
+    cls = learner_class(config.agent)
+    with closing(cls(config)) as learner:
+        if first:
+            remarks = learner.rehearse()
+            write_config(config, run)
+            _warn(remarks)
+        learner.start()
+        origin = cls.origin(config)
+        return Loop(learner, run, config.schedule, origin, _evaluation(config, learner.model)).run(report, should_stop)
+
+
+def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = never) -> int:
+    """Go on with a run from its last checkpoint, or from its start if it had saved none yet.
+
+    Its config may have changed meanwhile in what only says how training goes on, such as `updates` or
+    `total_timesteps`, by which a run is prolonged; see `train` for the rest.
+
+    Raises:
+        UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
+    """
+    config = read_config(run)
+    cls = learner_class(config.agent)
+    path = path_of(run)
+    saved = read_checkpoint(path) if path.exists() else None
+    origin = cls.origin(config)
+    if saved:  # before anything else, since opening the data may collect others
+        check_origin(run, validated(LoopState, saved.header.progress).origin, origin)
+    with closing(cls(config, saved)) as learner:
+        learner.start(saved)
+        loop = Loop(learner, run, config.schedule, origin, _evaluation(config, learner.model))
+        if saved:
+            loop.restore(saved)
+        return loop.run(report, should_stop)
+
+
+def _evaluation(config: RunConfig, agent: BaseAgent) -> Callable[[], Evaluation] | None:
+    """Return the evaluation during training, in the training task; None if the run has none."""
+    options = config.evaluation
+    if not options.eval_episodes:
+        return None
+    return partial(
+        evaluate,
+        agent,
+        load_task(config.env),
+        config.env_options.model_dump(),
+        options.eval_episodes,
+        options.eval_seed,
+        target_return=agent.target_return(None),
+    )
+
+
+class LoopState(BaseModel):
+    """What a checkpoint holds of the loop, beside the learner's progress."""
+
+    best: float | None = None  # score of the best evaluation
+    unlogged: list[Metrics] = []  # of the updates since the last line of metrics
+    origin: dict[str, JsonValue] | None = None  # what must be the same when the run is resumed
+
+
+class Loop:
+    """A learner's run in a folder.
+
+    Args:
+        learner: ready for its next update.
+        run: the folder.
+        schedule: how often to log, save and evaluate.
+        origin: what must be the same when the run is resumed.
+        evaluate: evaluates the model; None if the run isn't evaluated.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        run: Path,
+        schedule: Schedule,
+        origin: dict[str, JsonValue],
+        evaluate: Callable[[], Evaluation] | None = None,
+    ) -> None:
+        self.learner, self.folder, self.schedule, self.evaluate = learner, run, schedule, evaluate
+        self.state = LoopState(origin=origin)
+        self.saved: int | None = None  # the update of the last checkpoint
+
+    def restore(self, saved: Checkpoint[HeaderT]) -> None:
+        """Go on from a checkpoint, which the learner has been started with."""
+        before = validated(LoopState, saved.header.progress)
+        self.state.best, self.state.unlogged = before.best, before.unlogged
+        self.saved = saved.header.update
+
+    def run(self, report: Report = no_report, should_stop: ShouldStop = never) -> int:
+        """Make what is left of the run; return the number of updates made in all."""
+        learner = self.learner
+        with self._open_log() as log:
+            while not learner.done and not learner.processes.any(should_stop()):
+                before = learner.made
+                self.state.unlogged.append(_finite(self._advance()))
+                evaluated = self._evaluate() if self._due(self.schedule.evaluate_every, before) else {}
+                metrics = self._means() if self._due(self.schedule.log_every, before) else {}
+                metrics |= evaluated
+                if log and metrics:
+                    log.write(learner.made, metrics)
+                if self._due(self.schedule.save_every, before):
+                    self.save()
+                if learner.processes.first:
+                    report(learner.made, metrics)
+            if self.saved != learner.made:
+                self.save()
+        if learner.done:
+            _warn(learner.remarks())
+        return learner.made
+
+    def _open_log(self) -> AbstractContextManager[Log | None]:
+        return closing(Log(self.folder, self.learner.made)) if self.learner.processes.first else nullcontext()
+
+    def _due(self, every: int, before: int) -> bool:
+        """Return whether a multiple of `every` was reached since `before` updates, or the end."""
+        return self.learner.made // every > before // every or self.learner.done
+
+    def _advance(self) -> Metrics:
+        try:
+            return self.learner.advance()
+        except Diverged as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: Diverged) -> UsageError:
+        kept = path_of(self.folder)
+        where = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint had been saved yet"
+        return UsageError(f"{error}; {where}. {self.learner.remedy}")
+
+    def _means(self) -> Metrics:
+        """Return the means of what was measured since the last line of metrics."""
+        entries, self.state.unlogged = self.state.unlogged, []
+        keys = dict.fromkeys(key for entry in entries for key in entry)
+        return {key: float(np.mean([entry[key] for entry in entries if key in entry])) for key in keys}
+
+    def _evaluate(self) -> Metrics:
+        """Evaluate and keep the best model. Every process does, so that none waits for another.
+
+        If the evaluation fails, what was learnt is saved first. A resumed run goes on without this evaluation.
+        """
+        if self.evaluate is None:
+            return {}
+        try:
+            result = self.evaluate()
+            if self.state.best is None or result.score >= self.state.best:
+                self.state.best = result.score
+                self._write("best", {})
+        except BaseException:
+            if self.learner.processes.alone:  # saving waits for all processes
+                self.save()
+            raise
+        return result.metrics
+
+    def save(self) -> None:
+        """Save all that resuming needs."""
+        progress = self.state.model_dump(mode="json") | self.learner.progress()
+        self._write("last", progress, *self.learner.resumable())
+        self.saved = self.learner.made
+
+    def _write(self, name: str, progress: dict[str, JsonValue], *resumable: Any) -> None:
+        learner = self.learner
+        if not all(torch.isfinite(parameter).all() for parameter in learner.model.parameters()):
+            raise self._explained(Diverged(f"the weights are NaN or infinite after update {learner.made}"))
+        if learner.processes.first:
+            path = path_of(self.folder, name)
+            save_checkpoint(path, learner.header(progress), learner.model, *resumable)
+
+
+def _finite(metrics: Metrics) -> Metrics:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _warn(remarks: list[str]) -> None:
+    for remark in remarks:
+        warnings.warn(remark, UserWarning, stacklevel=3)

@@ -1,0 +1,134 @@
+"""Data parallel training: several processes, each with every n-th sequence of a batch, as if there were but one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from rmt_rl.data.segment import Batch
+from rmt_rl.errors import UsageError
+from rmt_rl.recurrence import TreeT, select_lanes, tree_map
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from rmt_rl.runs.options import TrainingConfig
+
+
+def is_first_process() -> bool:
+    """Return False in the further processes of data parallel training, which Fabric starts by the same command."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+class Processes:
+    """A run in one process.
+
+    Attributes:
+        first: this process logs, saves and reports.
+        alone: there is no other process to wait for.
+    """
+
+    first: bool = True
+    alone: bool = True
+
+    def any(self, here: bool) -> bool:
+        """Return True if `here` is True in any process."""
+        return here
+
+
+class FabricProcesses(Processes):
+    """A run in one or several processes, started and joined by lightning-fabric.
+
+    Attributes:
+        fabric: gives the device and the number format.
+        batch_size: sequences of the whole batch.
+    """
+
+    def __init__(self, options: TrainingConfig, batch_size: int) -> None:
+        self.fabric = _fabric(options)
+        self.batch_size = batch_size
+
+    @property
+    def first(self) -> bool:  # type: ignore[override]  # known once the processes are started
+        return self.fabric.is_global_zero
+
+    @property
+    def alone(self) -> bool:  # type: ignore[override]
+        return self.fabric.world_size == 1
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        return self.fabric.device
+
+    @property
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self.fabric.global_rank
+
+    def launch(self) -> None:
+        """Start the further processes."""
+        self.fabric.launch()
+
+    def any(self, here: bool) -> bool:
+        return bool(self.sum(torch.tensor(float(here), device=self.device)))
+
+    def sum(self, here: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        return cast("Tensor", self.fabric.all_reduce(here, reduce_op="sum"))
+
+    def mean(self, here: Tensor) -> Tensor:
+        """Return the mean over all processes."""
+        return self.sum(here) / self.fabric.world_size
+
+    def share(self) -> Tensor:
+        """Return the indices of this process's sequences in the batch, int64."""
+        return torch.arange(self.rank, self.batch_size, self.fabric.world_size).to(self.device)
+
+    def own(self, batch: Batch) -> Batch:
+        """Return this process's sequences of a batch, on its device."""
+        batch = batch.to(self.device)
+        return batch if self.alone else batch.select(self.share())
+
+    def own_state(self, state: TreeT) -> TreeT:
+        """Return this process's part of a state of the whole batch."""
+        return select_lanes(state, self.share())
+
+    def whole_state(self, state: TreeT) -> TreeT:
+        """Return the state of the whole batch, from the parts of all processes."""
+        return state if self.alone else tree_map(self._whole, state)
+
+    def _whole(self, leaf: Tensor) -> Tensor:
+        whole = leaf.new_zeros(self.batch_size, *leaf.shape[1:])
+        return self.sum(whole.index_copy(0, self.share(), leaf))
+
+    def clip_gradient(self, parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+        """Sum the gradients of all processes, clip their norm, and return the norm before."""
+        learning = [parameter for parameter in parameters if parameter.grad is not None]
+        if not self.alone:
+            gradients = [cast("Tensor", parameter.grad) for parameter in learning]
+            vector_to_parameters(self.sum(parameters_to_vector(gradients)), gradients)
+        return torch.nn.utils.clip_grad_norm_(learning, largest)
+
+
+def _fabric(options: TrainingConfig) -> Fabric:
+    from lightning_fabric import Fabric  # only now, since help and configs don't need it
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        return Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            precision=options.precision,
+            strategy="ddp" if options.devices > 1 else "auto",
+        )
+    except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"accelerator={options.accelerator!r}, devices={options.devices}: {error}; choose --accelerator auto "
+            "or cpu, or fewer --devices"
+        ) from error
