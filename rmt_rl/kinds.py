@@ -62,6 +62,10 @@ def _is_mechanism(thing: object) -> bool:
     return isinstance(thing, ModuleType) or _is_core(thing)
 
 
+def _is_logger(thing: object) -> bool:
+    return isinstance(thing, type) and hasattr(thing, "write") and hasattr(thing, "close")
+
+
 KINDS: dict[Kind, KindInfo] = {
     "envs": KindInfo(
         home="rmt_rl.envs",
@@ -97,8 +101,8 @@ KINDS: dict[Kind, KindInfo] = {
         home="rmt_rl.runs.loggers",
         noun="logger",
         plural="loggers",
-        fits=callable,
-        wanted="a class or function",
+        fits=_is_logger,
+        wanted="a class with the methods of rmt_rl.runs.metrics.Logger",
         attribute="LOGGER",
         strict=True,
     ),

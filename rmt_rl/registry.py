@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
     from rmt_rl.agent import BaseAgent
+    from rmt_rl.runs.metrics import Logger
     from rmt_rl.task import Task
 
 Command = Callable[[Sequence[str]], int]
@@ -151,13 +152,13 @@ def feed_class(name: str) -> type[Any]:
     return cast("type[Any]", load("feeds", name))
 
 
-def logger_class(name: str) -> Callable[..., Any]:
+def logger_class(name: str) -> type[Logger]:
     """Import a logger's class.
 
     Raises:
         UsageError: no logger has this name, its module isn't imported, or a package that it needs is not installed.
     """
-    return cast("Callable[..., Any]", load("loggers", name))
+    return cast("type[Logger]", load("loggers", name))
 
 
 def command(name: str) -> Command:

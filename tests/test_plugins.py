@@ -44,6 +44,30 @@ class Mine(Base):
 
 AGENT = Mine
 '''
+FEED_AND_LOGGER = '''
+from rmt_rl.data.feeds.windows import FEED as Windows
+
+
+class Reversed(Windows):
+    """The batches of windows, the last first."""
+
+    def picks(self, update):
+        return super().picks(1000 - update)
+
+
+class Lines:
+    """Write the updates to a file."""
+
+    def __init__(self, run, settings, update):
+        self.path = run / "logged.txt"
+
+    def write(self, update, metrics):
+        with self.path.open("a") as file:
+            file.write(f"{update}\\n")
+
+    def close(self):
+        pass
+'''
 ENVS = '''
 """Mazes of a laboratory."""
 
@@ -283,8 +307,7 @@ def test_the_module_of_a_gymnasium_id_is_imported_if_its_package_is_declared(ins
 @pytest.fixture
 def mine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Modules in the current folder that nothing declares."""
-    (folder / "mine_on_trial.py").write_text(ENVS + AGENT.replace('"""', "#", 1).replace('"""', "", 1))
-    (folder / "other_on_trial.py").write_text("")
+    (folder / "mine_on_trial.py").write_text(ENVS + AGENT + FEED_AND_LOGGER)
     return folder
 
 
@@ -307,9 +330,7 @@ def test_an_object_is_found_once_its_module_is_imported(mine: Path, monkeypatch:
 
 
 def test_what_anything_imported_may_not_be_called_by_a_name_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any class or function can be a logger, so being imported isn't enough."""
-    import shutil
-
+    """Being imported isn't enough for kinds that any class or function with the right methods is of."""
     for load in (registry.logger_class, registry.command):
         with pytest.raises(UsageError, match=r"module 'shutil' isn't imported|unknown"):
             load("shutil:rmtree")
@@ -320,7 +341,9 @@ def test_what_anything_imported_may_not_be_called_by_a_name_from_a_file(monkeypa
         registry.load_task("shutil:rmtree")
     monkeypatch.setattr("rmt_rl.plugins._named", set())
     import_user_module("shutil")
-    assert registry.logger_class("shutil:rmtree") is shutil.rmtree
+    with pytest.raises(UsageError, match="must be a class with the methods of"):
+        registry.logger_class("shutil:rmtree")
+    assert registry.command("shutil:rmtree").__name__ == "rmtree"
 
 
 def test_a_class_of_environments_is_a_task(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,6 +417,21 @@ def imported(mine: Path) -> Callable[..., None]:
 
     sys.path.append(str(mine))
     return run
+
+
+def test_a_feed_and_a_logger_are_named_by_their_options(imported: Callable[..., None], capsys: Capture) -> None:
+    tiny = ["train", "tmaze", "bc", *TINY, "--updates", "2", "--out", "run"]
+    imported(*tiny, "--feed", "mine_on_trial:Reversed", "--logger", "tensorboard", "mine_on_trial:Lines")
+    logged = Path("run/logged.txt")
+    assert logged.read_text() == "2\n"
+    config = Path("run/config.toml")
+    config.write_text(config.read_text().replace("updates = 2", "updates = 4"))
+    run_config_class.cache_clear()
+    capsys.readouterr()
+    assert main(["train", "--resume", "run"]) == 2
+    assert "module 'mine_on_trial' isn't imported" in capsys.readouterr().err
+    assert main(["train", "--resume", "run", "--import", "mine_on_trial"]) == 0
+    assert logged.read_text() == "2\n4\n"
 
 
 def test_every_command_that_makes_a_run_s_agent_takes_import(imported: Callable[..., None], capsys: Capture) -> None:

@@ -66,6 +66,18 @@ def test_tasks_and_agents_are_loaded(add_file: AddFile) -> None:
     assert registry.agent_class("agent_on_trial").__name__ == "Trial"
 
 
+@pytest.mark.parametrize(
+    ("kind", "base", "given"),
+    [("feeds", "rmt_rl.data.feeds.windows", "FEED"), ("loggers", "rmt_rl.runs.loggers.jsonl", "LOGGER")],
+)
+def test_a_feed_and_a_logger_are_one_file(add_file: AddFile, kind: registry.Kind, base: str, given: str) -> None:
+    add_file(kind, "it_on_trial", f'"""Tried."""\nfrom {base} import {given} as Base\nclass {given}(Base): ...\n')
+    assert registry.summary(kind, "it_on_trial") == "Tried."
+    cls = registry.load(kind, "it_on_trial")
+    assert isinstance(cls, type)
+    assert cls.__module__ == f"{registry.KINDS[kind].home}.it_on_trial"
+
+
 def test_a_command_is_one_file(add_file: AddFile, capsys: pytest.CaptureFixture[str]) -> None:
     add_file(
         "commands",
