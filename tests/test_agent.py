@@ -32,9 +32,9 @@ def test_an_observation_of_another_shape_is_refused(shape: tuple[int, ...]) -> N
 def test_lanes_that_do_not_agree_are_refused() -> None:
     agent = rate()
     _, state = agent.predict(np.zeros((3, 4), np.float32))
-    with pytest.raises(UsageError, match="state is of 3 lanes, the observation of 2"):
+    with pytest.raises(UsageError, match="state is of 3 environments, the observation of 2"):
         agent.predict(np.zeros((2, 4), np.float32), state)
-    with pytest.raises(UsageError, match="episode_start is of 1 lanes, the observation of 3"):
+    with pytest.raises(UsageError, match="episode_start is of 1 environments, the observation of 3"):
         agent.predict(np.zeros((3, 4), np.float32), state, np.array([True]))
 
 

@@ -245,11 +245,11 @@ def test_wrong_shapes_and_numbers_of_lanes_are_named(name: str) -> None:
     for shape in ((2,), (2, 2), (1, 2, 3)):
         with pytest.raises(UsageError, match=r"observation has shape .*; give one of shape \(3,\)"):
             agent.predict(np.zeros(shape))
-    with pytest.raises(UsageError, match="episode_start is of 2 lanes, the observation of 3"):
+    with pytest.raises(UsageError, match="episode_start is of 2 environments, the observation of 3"):
         agent.predict(np.zeros((3, 3)), None, np.zeros(2, bool))
     if name == "recurrent_ppo":
         _, state = agent.predict(np.zeros((2, 3)))
-        with pytest.raises(UsageError, match="state is of 2 lanes, the observation of 3"):
+        with pytest.raises(UsageError, match="state is of 2 environments, the observation of 3"):
             agent.predict(np.zeros((3, 3)), state)
 
 
