@@ -28,7 +28,7 @@ from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import Tree, clone, detach, tree_leaves, where_lanes
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import (
     AgentHeader,
     Checkpoint,
@@ -310,8 +310,7 @@ def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
     torch.manual_seed(config.seed)
     classes = getattr(load_task(config.env), "HINDSIGHT_CLASSES", 0) if config.training.hindsight else 0
     spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0, classes)
-    agent: Agent = load_agent(config.agent)(config.agent_options, spec)
-    return agent
+    return cast("Agent", agent_class(config.agent)(config.agent_options, spec))
 
 
 def _restored(config: OfflineRun, saved: Checkpoint[AgentHeader], store: EpisodeStore) -> Agent:
