@@ -29,15 +29,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
-from importlib.abc import InspectLoader
-from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
-from importlib.util import find_spec, resolve_name
+from importlib.util import decode_source, resolve_name
+from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from rmt_rl.acting.code_text import without_prose
 from rmt_rl.gymnasium_task import GymnasiumTask
+from rmt_rl.sources import outline, source_path
 from rmt_rl.task import Task
 
 OURS = "rmt_rl.envs"
@@ -54,11 +54,13 @@ class Origin(NamedTuple):
 
 def origin_of(task: Task) -> Origin:
     """Return the origin of a task's environment."""
-    modules, imported = _follow(_module_of(task))
+    root = _module_of(task)
+    modules, imported = _follow(root)
     digest = hashlib.sha256()
     for name in sorted(modules):
         digest.update(f"{name}\n{modules[name].code}\n".encode())
-    distributions = _distributions(imported) | _required(getattr(task, "EXTRA", None))
+    extra = outline(root).string("EXTRA")
+    distributions = _distributions(imported) | _required(extra)
     return Origin(digest.hexdigest(), _versions(distributions))
 
 
@@ -89,10 +91,10 @@ def _follow(root: str) -> tuple[dict[str, _Module], set[str]]:
         if not is_hashed:
             others.add(_top(name))
             continue
-        spec = _find(name)
-        if spec is None:
+        path = source_path(name)
+        if path is None:  # a name in a module, or a compiled module, which its package's version stands for
             continue
-        modules[name] = _read(spec)
+        modules[name] = _read(name, path)
         due |= (modules[name].imports | _parents(name)) - seen
     return modules, others
 
@@ -114,8 +116,12 @@ def _top(name: str) -> str:
 
 def _parents(name: str) -> set[str]:
     """Return the packages that hold a module, whose `__init__.py` runs before it."""
-    parent = name.rpartition(".")[0]
+    parent = _parent(name)
     return _parents(parent) | {parent} if parent else set()
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _is_local(name: str) -> bool:
@@ -124,27 +130,10 @@ def _is_local(name: str) -> bool:
     return top not in sys.stdlib_module_names and top not in _installed()
 
 
-def _find(name: str) -> ModuleSpec | None:
-    """Find a module without running the packages that hold it; None if there is no such module."""
-    top, *rest = name.split(".")
-    try:
-        spec = find_spec(top)
-    except ValueError:  # a module made while the program runs, such as `__main__`
-        return None
-    for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
-    return spec
-
-
-def _read(spec: ModuleSpec) -> _Module:
-    """Read a module. A folder without `__init__.py` is empty, and so is a compiled module, known by its version."""
-    source = cast("InspectLoader", spec.loader).get_source(spec.name) if spec.loader else None
-    if source is None:
-        return _Module("", frozenset())
+def _read(name: str, path: Path) -> _Module:
+    source = decode_source(path.read_bytes())
     tree = ast.parse(source)
-    package = spec.parent or ""
+    package = name if path.stem == "__init__" else _parent(name)
     return _Module(without_prose(source, tree), frozenset(_absolute(_imports(tree), package)))
 
 

@@ -306,6 +306,8 @@ FAILING = """
 from rmt_rl.runs.metrics import LoggerError
 class Failing:
     def __init__(self, run, settings, update): raise {error}
+    def write(self, update, metrics): ...
+    def close(self): ...
 LOGGER = Failing
 """
 
