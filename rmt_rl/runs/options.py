@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tomli_w
 import tyro
@@ -108,6 +108,7 @@ class OnlineEvaluationConfig(EvaluationConfig):
 class RunConfig(Frozen):
     """What every run has. `env_options` and `agent_options` have the classes that the named env and agent define."""
 
+    unit: ClassVar[str]  # what `length` counts
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
     seed: int = Field(0, ge=0, lt=SEEDS, description="seed of all that is random")
@@ -124,6 +125,8 @@ class RunConfig(Frozen):
 class OnlineRun(RunConfig):
     """A run that learns by acting (`rmt_rl.training.online`)."""
 
+    unit: ClassVar[str] = "environment step"
+    data: ClassVar[None] = None  # there are no data sets
     online: Annotated[OnlineConfig, tyro.conf.arg(name="")] = OnlineConfig()
     evaluation: Annotated[OnlineEvaluationConfig, tyro.conf.arg(name="")] = OnlineEvaluationConfig()
 
@@ -135,6 +138,7 @@ class OnlineRun(RunConfig):
 class OfflineRun(RunConfig):
     """A run that learns from data sets (`rmt_rl.training.offline`)."""
 
+    unit: ClassVar[str] = "update"
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = DataConfig()
     training: Annotated[TrainingConfig, tyro.conf.arg(name="")] = TrainingConfig()
 
@@ -164,6 +168,15 @@ class OfflineRun(RunConfig):
 _KINDS: dict[Learning, type[RunConfig]] = {"offline": OfflineRun, "online": OnlineRun}
 
 
+def run_kind(agent: str) -> type[RunConfig]:
+    """Return the kind of `RunConfig` that this agent needs, without options of environment and agent.
+
+    Raises:
+        UsageError: no agent has this name, or it needs a package that isn't installed.
+    """
+    return _KINDS[load_agent(agent).learning]
+
+
 @cache  # one class, so that equal configs are equal
 def run_config_class(env: str, agent: str) -> type[RunConfig]:
     """The kind of `RunConfig` that this agent needs, the options' classes of environment and agent filled in.
@@ -171,8 +184,7 @@ def run_config_class(env: str, agent: str) -> type[RunConfig]:
     Raises:
         UsageError: no env or agent has this name, or it needs a package that isn't installed.
     """
-    cls = load_agent(agent)
-    return with_options(_KINDS[cls.learning], env=load_task(env).Config, agent=cls.Config)
+    return with_options(run_kind(agent), env=load_task(env).Config, agent=load_agent(agent).Config)
 
 
 def make_config(values: Mapping[str, Any], source: str = "the config") -> Any:
