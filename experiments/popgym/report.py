@@ -31,6 +31,10 @@ class TaskResult:
     returns: Mapping[str, Sequence[float]]
     cpu_seconds: Mapping[str, float]
 
+    def returns_of(self, agent: str) -> Sequence[float]:
+        """Return the mean return of each training seed."""
+        return self.returns[agent]
+
     def normalised(self, agent: str) -> list[float]:
         """Return the normalised return of each training seed."""
         return [self.references.normalised(value) for value in self.returns[agent]]
@@ -39,22 +43,30 @@ class TaskResult:
 def returns_table(results: Sequence[TaskResult]) -> str:
     """Return a Markdown table: tasks by agents, mean returns ± half the 95% interval over training seeds."""
     rows = [_task_row(result) for result in results]
-    randoms = [result.references.random for result in results]
-    experts = [result.references.expert for result in results]
-    sums = _over_tasks(results, sum, lambda result, agent: result.returns[agent])
+    random = sum(result.references.random for result in results)
+    expert = sum(result.references.expert for result in results)
+    sums = _over_tasks(results, sum, TaskResult.returns_of)
     means = _over_tasks(results, mean, TaskResult.normalised)
-    minutes = [sum(result.cpu_seconds[agent] for result in results) / 60 for agent in AGENTS]
     rows += [
-        ["**sum**", _number(sum(randoms)), _number(sum(experts)), *sums],
+        ["**sum**", _number(random), _number(expert), *sums],
         ["**normalised, mean**", "0", "1", *means],
-        ["CPU minutes, training", "", "", *(f"{each:.0f}" for each in minutes)],
+        ["CPU minutes, training", "", "", *_minutes(results)],
     ]
     return markdown_table(["return", "random", "expert", *AGENTS], rows) + "\n"
 
 
 def _task_row(result: TaskResult) -> list[str]:
+    random, expert = result.references
     spreads = [_spread(result.returns[agent]) for agent in AGENTS]
-    return [result.task, _number(result.references.random), _number(result.references.expert), *spreads]
+    return [result.task, _number(random), _number(expert), *spreads]
+
+
+def _minutes(results: Sequence[TaskResult]) -> list[str]:
+    cells = []
+    for agent in AGENTS:
+        seconds = sum(result.cpu_seconds[agent] for result in results)
+        cells.append(f"{seconds / 60:.0f}")
+    return cells
 
 
 def _over_tasks(

@@ -18,7 +18,11 @@ from rmt_rl.wrappers import VectorReturnToGo
 RIGHT = 0  # the action
 
 
-def walking(size: Size, environments: int, corridor_length: int | tuple[int, int]) -> Iterator[Step]:
+def walking(
+    size: Size,
+    environments: int,
+    corridor_length: int | tuple[int, int],
+) -> Iterator[Step]:
     """Roll out without end: an untrained agent that walks right, so that episodes last corridor + 2 steps."""
     env = make_vec_env(load_task("tmaze"), {"corridor_length": corridor_length}, environments)
     config = size.config()
@@ -63,9 +67,10 @@ def late(size: Size, effort: Effort, early: int, far: int) -> Result:
     for place in (far, early):
         rollouts[place] = walking(size, 1, far + window * effort.repeats)
         play(rollouts[place], place)
-    milliseconds: dict[str, list[float]] = {str(early): [], str(far): []}
+    places = (early, far)
+    milliseconds: Result = {str(place): [] for place in places}
     for _ in range(effort.repeats):
-        for place in (early, far):
+        for place in places:
             milliseconds[str(place)].append(_milliseconds(rollouts[place], window))
     return {"milliseconds_per_step": milliseconds}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments.speed.peer_pairs import Pair
-from experiments.speed.peer_sizes import Contestant
+from experiments.speed.peer_sizes import Contestant, Generate
 from rmt_rl.analysis.process_memory import peak_mb
 
 Runs = Mapping[str, Callable[[], object]]
@@ -92,7 +92,8 @@ def forward(pair: Pair, repeats: int) -> Seconds:
     length = pair.forward * pair.segment
     data = pair.data(length)[:, :length]
     with torch.no_grad():
-        runs = {side: partial(each.eval().look, data) for side, each in pair.contestants().items()}
+        contestants = pair.contestants()
+        runs = {side: partial(each.eval().look, data) for side, each in contestants.items()}
         timed(runs, 1)
         return timed(runs, repeats)
 
@@ -104,9 +105,13 @@ def generation(pair: Pair, count: int, repeats: int) -> Seconds:
         for name, way in contestant.eval().ways().items():
             ways[f"{side}, {name}"] = way
     with torch.no_grad():
-        timed({name: partial(way, 2) for name, way in ways.items()}, 1)
-        seconds = timed({name: partial(way, count) for name, way in ways.items()}, repeats)
+        timed(_generating(ways, 2), 1)
+        seconds = timed(_generating(ways, count), repeats)
     return {name: [each / count for each in found] for name, found in seconds.items()}
+
+
+def _generating(ways: Mapping[str, Generate], count: int) -> Runs:
+    return {name: partial(way, count) for name, way in ways.items()}
 
 
 def timed(runs: Runs, repeats: int) -> Seconds:

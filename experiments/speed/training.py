@@ -33,8 +33,14 @@ class Training:
         agent = new_agent(config, self.store)
         self.trainer = Trainer(config, Path(tempfile.mkdtemp()), self.store, agent)
         self.trainer.start()
-        self.sampler: Sampler = make_sampler(self.store, config.data, size.segment_length, config.seed)
-        self.real_share = float(self.store.lengths.mean()) / (SEGMENTS * size.segment_length)
+        self.sampler: Sampler = make_sampler(
+            self.store,
+            config.data,
+            size.segment_length,
+            config.seed,
+        )
+        mean_length = float(self.store.lengths.mean())
+        self.real_share = mean_length / (SEGMENTS * size.segment_length)
 
     def run(self, updates: int) -> list[float]:
         """Make the updates 0, 1, ...; return the CPU times (s) at the start and after each."""

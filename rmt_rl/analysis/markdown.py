@@ -23,12 +23,18 @@ def markdown_table(
         left: number of columns that are aligned left; all others hold numbers and are aligned right.
         padded: fill cells with spaces, so that columns line up in a terminal.
     """
-    marks = [LEFT if column < left else RIGHT for column in range(len(head))]
-    lines = [head, marks, *rows]
-    columns = zip(*lines, strict=True)  # all rows have as many cells
-    widths = [max(map(len, column)) if padded else 0 for column in columns]
-    lines[1] = [mark.rjust(width, "-") for mark, width in zip(marks, widths, strict=True)]
+    rows = list(rows)
+    numbers = len(head) - left
+    rule = [LEFT] * left + [RIGHT] * numbers
+    columns = zip(head, rule, *rows, strict=True)  # all rows have as many cells
+    widths = [_widest(column) if padded else 0 for column in columns]
+    rule = [mark.rjust(width, "-") for mark, width in zip(rule, widths, strict=True)]
+    lines = [head, rule, *rows]
     return "\n".join(_line(cells, widths, left) for cells in lines)
+
+
+def _widest(column: Iterable[str]) -> int:
+    return max(map(len, column))
 
 
 def _line(cells: Iterable[str], widths: Sequence[int], left: int) -> str:

@@ -375,11 +375,12 @@ def plot_command(arguments: Arguments) -> int:
     """Draw learning curves, and success over what was varied, from the files of runs."""
     given = parse(Plot, arguments, "rmt-rl plot", plot_command.__doc__ or "")
     from rmt_rl.acting.evaluate import read_evaluation
-    from rmt_rl.analysis.plot import plot, table
+    from rmt_rl.analysis.comparison import LEGEND, comparison_table
+    from rmt_rl.analysis.plot import plot
 
     plot(given.runs, given.out)
     if any(map(read_evaluation, given.runs)):
-        print(table(given.runs))
+        print(comparison_table(given.runs), LEGEND, sep="\n\n")
     print(given.out)
     return 0
 
@@ -403,8 +404,9 @@ def inspect_command(arguments: Arguments) -> int:
     from rich.console import Console
     from rich.progress import track
 
-    from rmt_rl.analysis.inspection import inspect, write_inspection
-    from rmt_rl.analysis.inspection_report import draw, tables
+    from rmt_rl.analysis.inspection.inspect_run import inspect_run, write_inspection
+    from rmt_rl.analysis.inspection.picture import draw_inspection
+    from rmt_rl.analysis.inspection.tables import inspection_tables
 
     console = Console(stderr=True)
 
@@ -412,7 +414,7 @@ def inspect_command(arguments: Arguments) -> int:
         shown = console.is_interactive
         return track(fillers, "noise", given.segments, console=console, transient=True) if shown else fillers
 
-    found = inspect(
+    found = inspect_run(
         given.run,
         given.checkpoint,
         segments=given.segments,
@@ -422,10 +424,10 @@ def inspect_command(arguments: Arguments) -> int:
         device=given.device,
         watched=watched,
     )
-    print(tables(found))
+    print(inspection_tables(found))
     folder = given.run if given.out is None else given.out
     print(write_inspection(found, folder))
-    print(draw(found, folder))
+    print(draw_inspection(found, folder))
     return 0
 
 
@@ -450,12 +452,12 @@ def flops_command(arguments: Arguments) -> int:
     """Count FLOPs segment by segment against full attention, of OPT models by formula, of agents as measured."""
     given = parse(Flops, arguments, "rmt-rl flops", flops_command.__doc__ or "")
     from rmt_rl.analysis.flops import COUNTINGS, OPT
-    from rmt_rl.analysis.flops_report import cost, draw, table
+    from rmt_rl.analysis.flops_report import draw_flops, flops_table, model_cost
 
     counting = COUNTINGS[given.counting]
-    costs = [cost(model, given.tokens, given.memory_tokens, counting) for model in given.models or OPT]
-    picture = None if given.plot is None else draw(costs, given.segments, given.plot)
-    print(table(costs, given.segments))
+    costs = [model_cost(model, given.tokens, given.memory_tokens, counting) for model in given.models or OPT]
+    picture = None if given.plot is None else draw_flops(costs, given.segments, given.plot)
+    print(flops_table(costs, given.segments))
     if picture is not None:
         print(picture)
     return 0
