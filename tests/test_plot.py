@@ -14,6 +14,7 @@ from rmt_rl.analysis.aggregate import evaluation_cells, metric_curve, read_group
 from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.figures import COLOURS
 from rmt_rl.analysis.plot import plot
+from rmt_rl.analysis.run_records import Score, read_single_evaluation
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import mean_interval, success_interval
 
@@ -172,6 +173,28 @@ def test_the_picture_has_a_panel_for_what_there_is(tmp_path: Path) -> None:
     assert holds(two, COLOURS[0])
     assert holds(two, COLOURS[1])
     assert not holds(one, COLOURS[1])
+
+
+def test_runs_that_are_counted_in_other_units_have_a_panel_each(tmp_path: Path) -> None:
+    offline = make_run(tmp_path / "offline", curve={0: 0.4, 5: 0.9})
+    online = make_run(tmp_path / "online", agent="ppo", curve={1000: 0.4, 2000: 0.9})
+    unknown = make_run(tmp_path / "unknown", agent="not_installed", curve={1: 0.4})
+    groups = read_groups([offline, online, unknown])
+    assert [group.unit for group in groups] == ["update", "environment step", "update or environment step"]
+    one, two = plot([offline], tmp_path / "one.png"), plot([offline, online], tmp_path / "two.png")
+    assert width(two) > width(one)
+
+
+def test_a_single_evaluation_is_asked_for_by_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", results={3: 50})
+    assert read_single_evaluation(run).scores == {
+        "success_rate": Score(0.5, success_interval(50, 100)),
+        "mean_return": Score(0.5, None),
+    }
+    with pytest.raises(UsageError, match="several has 2 evaluations, but exactly 1 is needed"):
+        read_single_evaluation(make_run(tmp_path / "several", results={3: 50, 4: 60}))
+    with pytest.raises(UsageError, match="none has 0 evaluations, but exactly 1 is needed"):
+        read_single_evaluation(make_run(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("values", [["easy", "hard"], [[1, 30], [1, 90]], [True, False], [3], [-1, 0, 1]])
