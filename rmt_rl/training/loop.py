@@ -129,7 +129,7 @@ def _evaluation(config: RunConfig, agent: BaseAgent) -> Callable[[], Evaluation]
 
 
 class LoopState(SavedState):
-    """What a checkpoint holds of the loop, beside the learner's progress."""
+    """The loop's part of a checkpoint, beside the learner's progress."""
 
     best: float | None = None  # score of the best evaluation
     unlogged: tuple[Metrics, ...] = ()  # of the updates since the last line of metrics

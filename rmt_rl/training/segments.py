@@ -291,7 +291,7 @@ def _drawn(config: OfflineRun) -> FeedConfig:
 
 
 class _KeptBatch(SavedState):
-    """What finds the kept batch again."""
+    """The facts by which the kept batch is found again."""
 
     update: int
     segments: int
@@ -299,7 +299,7 @@ class _KeptBatch(SavedState):
 
 
 class _Progress(SavedState):
-    """What a checkpoint holds of a learner, besides tensors and the feed's own state."""
+    """The learner's part of a checkpoint, besides tensors and the feed's own state."""
 
     drawn: FeedConfig | None = None
     kept: _KeptBatch | None = None
