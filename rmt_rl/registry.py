@@ -1,4 +1,4 @@
-"""Finds environments, agents and memory mechanisms by name: a file's stem is its name.
+"""Finds environments, agents, memory mechanisms and loggers by name: a file's stem is its name.
 
 Adding one is adding a file. Files are read, not run, until one is asked for by name, so what one of them needs
 (an optional dependency, a slow import) costs only whoever names it.
@@ -26,13 +26,24 @@ if TYPE_CHECKING:
 
     from rmt_rl.task import Task
 
-Kind = Literal["envs", "agents", "memory"]
-_NOUNS: dict[Kind, str] = {"envs": "env", "agents": "agent", "memory": "memory mechanism"}
+Kind = Literal["envs", "agents", "memory", "loggers"]
+_NOUNS: dict[Kind, str] = {
+    "envs": "env",
+    "agents": "agent",
+    "memory": "memory mechanism",
+    "loggers": "logger",
+}
+_PACKAGES: dict[Kind, str] = {
+    "envs": "rmt_rl.envs",
+    "agents": "rmt_rl.agents",
+    "memory": "rmt_rl.memory",
+    "loggers": "rmt_rl.runs.loggers",
+}
 
 
 def names(kind: Kind) -> list[str]:
     """Return the names of everything of a kind, sorted: file stems without a leading underscore."""
-    package = import_module(f"rmt_rl.{kind}")
+    package = import_module(_PACKAGES[kind])
     return sorted(module.name for module in iter_modules(package.__path__) if not module.name.startswith("_"))
 
 
@@ -101,6 +112,15 @@ def feed_class(name: str) -> Any:
     return import_module(f"rmt_rl.data.feeds.{name}").FEED
 
 
+def load(kind: Literal["loggers"], name: str) -> Any:
+    """Import a logger's file and return its class (a `rmt_rl.runs.metrics.Logger`), which it names `LOGGER`.
+
+    Raises:
+        UsageError: no logger has this name, or a package that it needs is not installed.
+    """
+    return _load(kind, name).LOGGER
+
+
 def register_envs() -> None:
     """Register every environment with Gymnasium under its `ID`; once is enough, again is harmless."""
     for name in names("envs"):
@@ -114,7 +134,7 @@ def register_envs() -> None:
 def _load(kind: Kind, name: str) -> ModuleType:
     _check(kind, name)
     try:
-        return import_module(f"rmt_rl.{kind}.{name}")
+        return import_module(f"{_PACKAGES[kind]}.{name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "rmt_rl"):
@@ -134,7 +154,7 @@ def _check(kind: Kind, name: str) -> None:
 
 def _source(kind: Kind, name: str) -> ast.Module:
     _check(kind, name)
-    spec = find_spec(f"rmt_rl.{kind}.{name}")
+    spec = find_spec(f"{_PACKAGES[kind]}.{name}")
     source = Path(cast("str", cast("ModuleSpec", spec).origin))  # there is a file, since its name is known
     try:
         return ast.parse(source.read_bytes())

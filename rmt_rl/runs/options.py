@@ -21,16 +21,16 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import tomli_w
 import tyro
-from pydantic import BaseModel, Field, JsonValue, model_validator
+from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
 
 from rmt_rl.agent import AgentConfig
 from rmt_rl.backprop import Gradient
 from rmt_rl.config import APART, SEEDS, Frozen, validated
 from rmt_rl.data.feed import FeedConfig
-from rmt_rl.errors import UsageError
+from rmt_rl.errors import UsageError, nearest
 from rmt_rl.files import write_atomically
 from rmt_rl.flags import with_options
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import load_agent, load_task, names
 
 CONFIG = "config.toml"
 
@@ -70,7 +70,7 @@ class TrainingConfig(LearningRateConfig):
         description="accuracy (of decisive actions, if the env declares them) at which updates read one segment more, "
         "from 1 to `segments`; streams begin once the last length is learnt; 0: all segments from the start",
     )
-    ageing: int = Field(0, ge=0, description="memory ageing: largest number of filler segments behind the first segment")
+    ageing: int = Field(0, ge=0, description="memory ageing: most filler segments behind the first one; 0: none")
     ageing_updates: int = Field(
         0,
         ge=0,
@@ -133,9 +133,22 @@ class RunConfig(Frozen):
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
     seed: int = Field(0, ge=0, lt=SEEDS, description="seed of all that is random")
+    logger: tuple[str, ...] = Field(
+        ("tensorboard",),
+        description="where metrics are logged besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",
+    )
     env_options: BaseModel
     agent_options: Frozen
     evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
+
+    @field_validator("logger")
+    @classmethod
+    def _known(cls, loggers: tuple[str, ...]) -> tuple[str, ...]:
+        known = names("loggers")
+        for name in loggers:
+            if name not in known and ":" not in name:  # `module:Name` is looked up when the run begins
+                raise ValueError(f"unknown logger {name!r} (known: {', '.join(known)}){nearest(name, known)}")
+        return loggers
 
     @property
     def data_options(self) -> DataConfig | None:
@@ -212,7 +225,7 @@ class OfflineRun(RunConfig):
 
 
 def learner_class(agent: str) -> Any:
-    """Return the learner of the agent of this name (a class of `rmt_rl.training`), which its class names.
+    """Return the learner of the agent of this name, a `rmt_rl.training.learner.AgentLearner`; its class names it.
 
     Raises:
         UsageError: no agent has this name, or a package that it needs is not installed.

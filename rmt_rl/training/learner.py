@@ -12,10 +12,12 @@ import torch
 from pydantic import JsonValue
 from torch import nn
 
+from rmt_rl.agent import BaseAgent
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import Tree
-from rmt_rl.runs.checkpoint import Header
+from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, Header
 from rmt_rl.runs.metrics import Metrics
+from rmt_rl.runs.options import RunConfig
 from rmt_rl.training.parallel import Processes
 
 
@@ -83,3 +85,25 @@ class Learner(Protocol):
 
     def close(self) -> None:
         """Release what is held, e.g. environments."""
+
+
+class AgentLearner(Learner, Protocol):
+    """A learner whose model is an agent, made from a run's config.
+
+    Attributes:
+        Run: the class of its runs' configs.
+    """
+
+    Run: ClassVar[type[RunConfig]]
+
+    def __init__(self, config: Any, saved: Checkpoint[AgentHeader] | None = None) -> None: ...
+
+    @property
+    def model(self) -> BaseAgent: ...
+
+    @staticmethod
+    def origin(config: Any) -> dict[str, JsonValue]:
+        """Return what must be the same when the run is resumed."""
+
+    def rehearse(self) -> list[str]:
+        """Fail now if the device can't do what the run needs, before anything is written; return warnings."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
-from rmt_rl.runs.metrics import Log, Metrics, Report
+from rmt_rl.runs.metrics import Log, Metrics, Report, Settings, check_loggers
 from rmt_rl.runs.options import (
     RunConfig,
     Schedule,
@@ -33,7 +33,7 @@ from rmt_rl.runs.options import (
     read_config,
     write_config,
 )
-from rmt_rl.training.learner import Diverged, Learner
+from rmt_rl.training.learner import AgentLearner, Diverged, Learner
 from rmt_rl.training.parallel import is_first_process
 
 ShouldStop = Callable[[], bool]
@@ -69,15 +69,15 @@ def train(config: RunConfig, run: Path, report: Report = no_report, should_stop:
     first = is_first_process()  # the other processes find the folder made
     if first:
         check_new(run)
-    cls = learner_class(config.agent)
+    check_loggers(config.logger)
+    cls: type[AgentLearner] = learner_class(config.agent)
     with closing(cls(config)) as learner:
         if first:
             remarks = learner.rehearse()
             write_config(config, run)
             _warn(remarks)
         learner.start()
-        origin = cls.origin(config)
-        return Loop(learner, run, config.schedule, origin, _evaluation(config, learner.model)).run(report, should_stop)
+        return _loop(config, run, learner, cls.origin(config)).run(report, should_stop)
 
 
 def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = never) -> int:
@@ -90,7 +90,8 @@ def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = neve
         UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
     """
     config = read_config(run)
-    cls = learner_class(config.agent)
+    check_loggers(config.logger)
+    cls: type[AgentLearner] = learner_class(config.agent)
     path = path_of(run)
     saved = read_checkpoint(path) if path.exists() else None
     origin = cls.origin(config)
@@ -98,10 +99,16 @@ def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = neve
         check_origin(run, validated(LoopState, saved.header.progress).origin, origin)
     with closing(cls(config, saved)) as learner:
         learner.start(saved)
-        loop = Loop(learner, run, config.schedule, origin, _evaluation(config, learner.model))
+        loop = _loop(config, run, learner, origin)
         if saved:
             loop.restore(saved)
         return loop.run(report, should_stop)
+
+
+def _loop(config: RunConfig, run: Path, learner: AgentLearner, origin: dict[str, JsonValue]) -> Loop:
+    evaluation = _evaluation(config, learner.model)
+    settings = config.model_dump(mode="json", exclude_none=True)
+    return Loop(learner, run, config.schedule, origin, evaluation, config.logger, settings)
 
 
 def _evaluation(config: RunConfig, agent: BaseAgent) -> Callable[[], Evaluation] | None:
@@ -137,6 +144,8 @@ class Loop:
         schedule: how often to log, save and evaluate.
         origin: what must be the same when the run is resumed.
         evaluate: evaluates the model; None if the run isn't evaluated.
+        loggers: names of loggers besides `metrics.jsonl`.
+        settings: the run's config, for loggers that keep it.
     """
 
     def __init__(
@@ -146,8 +155,11 @@ class Loop:
         schedule: Schedule,
         origin: dict[str, JsonValue],
         evaluate: Callable[[], Evaluation] | None = None,
+        loggers: Sequence[str] = (),
+        settings: Settings | None = None,
     ) -> None:
         self.learner, self.folder, self.schedule, self.evaluate = learner, run, schedule, evaluate
+        self.loggers, self.settings = loggers, settings or {}
         self.state = LoopState(origin=origin)
         self.saved: int | None = None  # the update of the last checkpoint
 
@@ -180,7 +192,9 @@ class Loop:
         return learner.made
 
     def _open_log(self) -> AbstractContextManager[Log | None]:
-        return closing(Log(self.folder, self.learner.made)) if self.learner.processes.first else nullcontext()
+        if not self.learner.processes.first:
+            return nullcontext()
+        return closing(Log(self.folder, self.learner.made, self.loggers, self.settings))
 
     def _due(self, every: int, before: int) -> bool:
         """Return whether a multiple of `every` was reached since `before` updates, or the end."""
