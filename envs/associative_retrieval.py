@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._lanes import Lane, Lanes, Ordered, Outcome
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _FLAG, _WAY, _OTHER, _AGENT = (86, 180, 233), (0, 158, 115), (213, 94, 0), (20, 
 Length = Annotated[int, Field(ge=3, le=10**9)]
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     """Options of Action Associative Retrieval. The defaults are the training task, at most 90 steps long."""
 
     episode_length: Length | Annotated[tuple[Length, Length], Ordered] = Field(

@@ -24,9 +24,9 @@ from ale_py import ALEInterface, AtariEnv, LoggerMode, roms
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError, nearest
@@ -57,7 +57,7 @@ def _known(game: str) -> str:
     return game
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     """Options of Atari games. The defaults are those of ALE's v5 environments, with four stacked frames."""
 
     game: Annotated[str, AfterValidator(_known)] = Field(

@@ -17,9 +17,9 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.errors import UsageError
 
@@ -34,7 +34,7 @@ _GAINS = np.array([0.5, 1.0, 10.0, 2.0])  # the expert's gains: cart (1/m, s/m),
 _DT = 0.02  # seconds per step
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     """Options of CartPole with hidden velocities. The defaults are the training task."""
 
     hide: Literal["velocities", "positions", "nothing"] = Field(

@@ -25,9 +25,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._checks import check_no_options, check_render_mode, check_running
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
@@ -102,7 +102,7 @@ _tasks = _import_tasks()
 logging.getLogger("absl").addFilter(lambda record: "no free joint" not in record.getMessage())
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     """Options of the Memory Maze. The defaults are the 9x9 task."""
 
     size: Literal[9, 11, 13, 15] = Field(9, description="cells per side: 9, 11, 13 or 15, with 3, 4, 5 or 6 balls")

@@ -31,9 +31,9 @@ from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
 from minigrid.core.grid import Grid
 from minigrid.envs.memory import MemoryEnv
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
@@ -67,7 +67,7 @@ def _odd(size: int) -> int:
     return size
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     """Options of MiniGrid Memory. The defaults are RATE's training size with halls of random length."""
 
     size: Annotated[int, Field(ge=7, le=2001), AfterValidator(_odd)] = Field(

@@ -45,9 +45,9 @@ import popgym.envs
 from gymnasium import spaces
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.envs._popgym_experts import PLAYERS, Player
 from rmt_rl.errors import UsageError
@@ -83,7 +83,7 @@ _INK, _PAPER = (40, 44, 52), (250, 250, 247)
 _LOW, _HIGH = (68, 84, 150), (253, 220, 110)  # colours of an array's least and largest numbers
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     """Options of POPGym: one of 48 tasks."""
 
     task: Name = Field("repeat_previous", description="one of POPGym's 16 tasks")

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._lanes import Lane, Lanes, Ordered, Outcome
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ Length = Annotated[int, Field(ge=1, le=10**9)]
 LengthRange = Annotated[tuple[Length, Length], Ordered]
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     """Options of the T-Maze. The defaults are RATE's training task, at most 90 steps long."""
 
     corridor_length: Length | LengthRange = Field(

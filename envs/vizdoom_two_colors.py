@@ -24,9 +24,9 @@ import vizdoom
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._checks import check_no_options, check_render_mode, check_running
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
@@ -56,7 +56,7 @@ _ZOOM, _BAR = 3, 24  # of a picture: enlargement of the screen, pixel rows of th
 _PAINT = {"red": (214, 40, 40), "green": (60, 190, 70)}
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     """Options of ViZDoom-Two-Colors. The defaults are the training task."""
 
     memory_steps: int = Field(45, ge=1, le=10**6, description="number of first steps at which the pillar stands")

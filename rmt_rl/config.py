@@ -19,6 +19,10 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+class SavedState(Frozen, extra="ignore"):
+    """Base of what a checkpoint keeps as JSON; keys that belong to other parts of the run are ignored."""
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 

@@ -1,28 +1,45 @@
-"""Any environment that Gymnasium knows as a task, so that it trains and evaluates like those in `envs/`."""
+"""Environments of Gymnasium as tasks: an id that it knows, or a class of environments.
+
+They train and evaluate like those in `envs/`.
+"""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import inspect
 import re
-from importlib import import_module
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
-from pydantic import BaseModel, Field
+from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, create_model
+from pydantic_core import PydanticSerializationError
 
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.named_tasks import entry_point, env_id, object_name
+from rmt_rl.plugins import ensure_imported, trusted
+from rmt_rl.sources import source_path
+from rmt_rl.task import is_task
+
+if TYPE_CHECKING:
+    from rmt_rl.task import Task
+
+EnvClass = type[gymnasium.Env[Any, Any]]
+_GROUP = "rmt_rl.envs"
 
 _WRAPPER = re.compile(r"(gymnasium|minigrid|rmt_rl)\.wrappers[.\w]*:(?!Record)\w+")
 """Wrappers that a spec may name, since to make them is to call what it names; none that writes files."""
 
-_REGISTERING = ("ale_py", "gymnasium_robotics", "highway_env", "minigrid", "rmt_rl")
-"""Packages that a spec may have imported, so that they register its environment."""
+_REGISTERING = {"ale_py", "gymnasium_robotics", "highway_env", "minigrid", "rmt_rl"}
+"""Packages that a spec or id from a file may have imported, so that they register their environments."""
 
 
-class GymnasiumConfig(BaseModel, frozen=True, extra="forbid"):
-    """How to make an environment that Gymnasium knows."""
+class GymnasiumConfig(Frozen):
+    """Options of an environment that Gymnasium knows."""
 
     spec: str | None = Field(
         None, description="Gymnasium's EnvSpec as JSON, e.g. of a data set: arguments, wrappers, time limit"
@@ -32,27 +49,29 @@ class GymnasiumConfig(BaseModel, frozen=True, extra="forbid"):
 class GymnasiumTask:
     """An environment by its Gymnasium id, e.g. `Hopper-v5` or `ale_py:ALE/Breakout-v5`; it has no expert.
 
+    The module of an id like the second one is imported only if files may name the module (see `rmt_rl.plugins`).
+
     Raises:
-        UsageError: Gymnasium doesn't know the id.
+        UsageError: Gymnasium doesn't know the id, or its module isn't imported.
     """
 
-    Config = GymnasiumConfig
+    Config: type[Frozen] = GymnasiumConfig
 
     def __init__(self, env_id: str) -> None:
         self.ID = env_id
         module, colon, name = env_id.rpartition(":")
         try:
-            if colon:  # which registers it
-                import_module(module)
+            if colon:  # the module registers the id
+                ensure_imported(module, _REGISTERING | trusted(_GROUP))
             self.registered = gymnasium.spec(name)
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(f"env {env_id!r} is not known to Gymnasium: {error}") from error
 
     def make(self, render_mode: str | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
-        """One environment; `options` are the fields of `GymnasiumConfig`.
+        """Make one environment; `options` are the fields of `Config`.
 
         Raises:
-            UsageError: a package that it needs is missing, or the spec is none of this environment.
+            UsageError: a package that it needs is missing, or the spec is of another environment.
         """
         try:
             # Not every environment takes a render mode.
@@ -67,18 +86,24 @@ class GymnasiumTask:
             ) from error
 
     def spec(self, **options: Any) -> EnvSpec:
-        """Gymnasium's spec of what `make` makes with these options."""
-        text = validated(self.Config, options).spec
+        """Return Gymnasium's spec of what `make` makes with these options."""
+        text = cast("GymnasiumConfig", validated(self.Config, options)).spec
         return self.registered if text is None else self._read(text)
 
     @property
     def package(self) -> str:
-        """What it comes from, and the version."""
-        name = str(self.registered.entry_point).partition(".")[0]
+        """The package that the environment comes from, and its version; without one, the module and its source's hash.
+
+        Data sets that were collected in another version go by another id.
+        """
+        made_by = self.registered.entry_point
+        module = made_by.__module__ if callable(made_by) else str(made_by).partition(":")[0]
+        name = module.partition(".")[0]
         try:
             return f"{name} {version(packages_distributions()[name][0])}"
-        except (KeyError, PackageNotFoundError):  # it isn't installed as a package
-            return name
+        except (KeyError, PackageNotFoundError):
+            path = source_path(module)
+            return module if path is None else f"{module} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
     def _read(self, text: str) -> EnvSpec:
         """The spec that a text describes; of code it may only name what is registered, and known wrappers."""
@@ -97,8 +122,45 @@ class GymnasiumTask:
         return spec
 
 
-def task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
-    """The id and the options of the `GymnasiumTask` that makes what a spec, e.g. of a data set, describes.
+class ClassTask(GymnasiumTask):
+    """A class of environments as a task: the keyword parameters of its constructor are the options; it has no expert.
+
+    Raises:
+        UsageError: the constructor has parameters without defaults.
+    """
+
+    def __init__(self, cls: EnvClass, module: str, name: str) -> None:
+        self.ID = env_id(module, name)
+        self.Config = _options(cls, f"{module}:{name}")
+        if self.ID not in gymnasium.registry:
+            gymnasium.register(self.ID, entry_point=f"{module}:{name}")
+        self.registered = gymnasium.spec(self.ID)
+
+    def spec(self, **options: Any) -> EnvSpec:
+        spec = copy.deepcopy(self.registered)
+        spec.kwargs = validated(self.Config, options).model_dump()
+        return spec
+
+
+def as_task(thing: Any, module: str, name: str) -> Task:
+    """Return what an environment's name stands for as a task, known to Gymnasium under its id.
+
+    Args:
+        thing: a task, or a class of environments.
+        module: the module that holds it.
+        name: its name in the module; `""` if it is the module.
+    """
+    if not is_task(thing):
+        return cast("Task", ClassTask(thing, module, name))
+    task = cast("Task", thing)
+    if name and task.ID not in gymnasium.registry:
+        vector = entry_point(module, name, "make_vec") if hasattr(task, "make_vec") else None
+        gymnasium.register(task.ID, entry_point=entry_point(module, name, "make"), vector_entry_point=vector)
+    return task
+
+
+def gymnasium_task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
+    """Return the id and the options of the `GymnasiumTask` that makes what a spec, e.g. of a data set, describes.
 
     Raises:
         UsageError: its environment isn't registered, and not by a package that is known to do so.
@@ -107,9 +169,51 @@ def task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
     if spec.id in gymnasium.registry:
         return spec.id, options
     package = str(spec.entry_point).partition(".")[0]
-    if package not in _REGISTERING:
+    if package not in _REGISTERING | trusted(_GROUP):
+        name = object_name(spec) or f"{package}:{spec.id}"
         raise UsageError(
             f"env {spec.id!r} isn't registered with Gymnasium; name it with the package that registers it: "
-            f"rmt-rl train {package}:{spec.id} AGENT --dataset ID"
+            f"rmt-rl train {name} AGENT --dataset ID"
         )
     return f"{package}:{spec.id}", options
+
+
+def _options(cls: EnvClass, name: str) -> type[Frozen]:
+    """Return a config of the parameters of a class's constructor, except those that no file can hold."""
+    parameters = [each for each in _parameters(cls) if each.name != "render_mode" and not each.name.startswith("_")]
+    missing = [each.name for each in parameters if each.default is each.empty]
+    if missing:
+        raise UsageError(f"env {name!r} can't be made without {', '.join(missing)}; give these parameters defaults")
+    fields: dict[str, Any] = {each.name: (_hint(each), each.default) for each in parameters if _storable(each)}
+    return create_model(f"{cls.__name__}Config", __base__=Frozen, __doc__=f"Options of {name}.", **fields)
+
+
+def _parameters(cls: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a constructor that can be given by keyword."""
+    try:
+        signature = inspect.signature(cls, eval_str=True)
+    except (NameError, AttributeError, TypeError, SyntaxError):  # an annotation names what only a type checker imports
+        signature = inspect.signature(cls)
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each for each in signature.parameters.values() if each.kind in by_keyword]
+
+
+def _hint(parameter: inspect.Parameter) -> Any:
+    """Return the type of a parameter; Any if it has no annotation or one that can't be checked."""
+    hint = parameter.annotation
+    if hint is parameter.empty or isinstance(hint, str):
+        return Any
+    try:
+        TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return Any
+    return hint if parameter.default is not None else hint | None
+
+
+def _storable(parameter: inspect.Parameter) -> bool:
+    """Return whether JSON can hold the default."""
+    try:
+        TypeAdapter(Any).dump_json(parameter.default)
+    except PydanticSerializationError:
+        return False
+    return True

@@ -1,176 +1,284 @@
-"""Finds environments, agents, memory mechanisms and loggers by name: a file's stem is its name.
+"""Find environments, agents, memory mechanisms, feeds, loggers and commands by name.
 
-Adding one is adding a file. Files are read, not run, until one is asked for by name, so what one of them needs
-(an optional dependency, a slow import) costs only whoever names it.
+A name is one of three things:
+
+- the stem of a file in the kind's home, e.g. `tmaze` for `rmt_rl/envs/tmaze.py`;
+- an entry point of an installed distribution in the group `rmt_rl.KIND`, e.g. `maze = "mylab.maze"` for a module like
+  the files in the home, or `maze = "mylab.maze:Maze"` for the object itself;
+- `module:Name`, the object `Name` of a module that the user named or imported (see `rmt_rl.plugins`).
+
+Files are read and not run until one is asked for by name. An optional dependency or a slow import thus costs only
+those who name the file that needs it. A file in the home hides an entry point of the same name.
 """
 
 from __future__ import annotations
 
-import ast
 import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
+from operator import attrgetter
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import gymnasium
 
 from rmt_rl.errors import UsageError, nearest
+from rmt_rl.kinds import KINDS as KINDS
+from rmt_rl.kinds import Kind as Kind
+from rmt_rl.named_tasks import entry_point, env_id, object_name
+from rmt_rl.plugins import declared, find_object, is_object_name
+from rmt_rl.plugins import import_named as import_named
+from rmt_rl.plugins import import_user_module as import_user_module
+from rmt_rl.sources import Outline, outline
 
 if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
-
     from gymnasium.envs.registration import EnvSpec
 
+    from rmt_rl.agent import BaseAgent
+    from rmt_rl.runs.metrics import Logger
     from rmt_rl.task import Task
 
-Kind = Literal["envs", "agents", "memory", "loggers"]
-_NOUNS: dict[Kind, str] = {
-    "envs": "env",
-    "agents": "agent",
-    "memory": "memory mechanism",
-    "loggers": "logger",
-}
-_PACKAGES: dict[Kind, str] = {
-    "envs": "rmt_rl.envs",
-    "agents": "rmt_rl.agents",
-    "memory": "rmt_rl.memory",
-    "loggers": "rmt_rl.runs.loggers",
-}
+Command = Callable[[Sequence[str]], int]
+"""Takes a command's arguments and returns the exit status."""
+_GYMNASIUM_ID = re.compile(r":|-v\d+$")
+
+
+class NotInstalled(UsageError):
+    """A file needs a package that isn't installed."""
+
+
+class Entry(NamedTuple):
+    """The place of something that has a name.
+
+    Attributes:
+        module: the module to import.
+        attribute: the object in the module, `""` for what the files of this kind give.
+        distribution: the name of the distribution that declares it, `""` for a file in the kind's home.
+    """
+
+    module: str
+    attribute: str = ""
+    distribution: str = ""
+
+
+def entries(kind: Kind) -> dict[str, tuple[Entry, ...]]:
+    """Return where everything of a kind is found, by name; a name is ambiguous if it has several entries."""
+    found: dict[str, tuple[Entry, ...]] = {}
+    for each in declared(f"rmt_rl.{kind}"):
+        entry = Entry(each.module, each.attribute, each.distribution)
+        found[each.name] = (*found.get(each.name, ()), entry)
+    for stem in _stems(KINDS[kind].home):
+        found[stem] = (Entry(f"{KINDS[kind].home}.{stem}"),)
+    return dict(sorted(found.items()))
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the names of everything of a kind, sorted: file stems without a leading underscore."""
-    package = import_module(_PACKAGES[kind])
-    return sorted(module.name for module in iter_modules(package.__path__) if not module.name.startswith("_"))
+    """Return the names of everything of a kind, sorted."""
+    return list(entries(kind))
 
 
 def summary(kind: Kind, name: str) -> str:
-    """Return the first line of a file's docstring, without importing it.
+    """Return the first line of the docstring, without importing anything; `""` if there is no source to read.
 
     Raises:
-        UsageError: no file has this name.
+        UsageError: nothing has this name, or several distributions declare the name.
     """
-    docstring = ast.get_docstring(_source(kind, name)) or ""
-    return docstring.partition("\n")[0]
+    return _outline(_entry(kind, name)).summary
 
 
 def constant(kind: Kind, name: str, key: str) -> str | None:
-    """Return a file's top-level literal string `key = "..."`, without importing it; None when it has none.
+    """Return the literal string `key = "..."` of a file or class, without importing it; None if it has none.
 
     Raises:
-        UsageError: no file has this name.
+        UsageError: nothing has this name, or several distributions declare the name.
     """
-    value = _top_level(kind, name).get(key)
-    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
+    return _outline(_entry(kind, name)).string(key)
+
+
+def load(kind: Kind, name: str) -> object:
+    """Import what has this name and return it.
+
+    Args:
+        kind: the kind of the object.
+        name: a file's stem, an entry point's name, or `module:Name` for an object of a module that is imported.
+
+    Raises:
+        UsageError: nothing has this name, several distributions declare the name, the object isn't of this kind, its
+            module isn't imported, or a package that it needs is not installed.
+    """
+    info = KINDS[kind]
+    if name not in entries(kind) and is_object_name(name):
+        thing = find_object(name, f"rmt_rl.{kind}", info.strict)
+    else:
+        thing = _imported(kind, name)
+    if not info.fits(thing):
+        raise UsageError(f"{info.noun} {name!r} is {thing!r}, but must be {info.wanted}")
+    return thing
 
 
 def load_task(name: str) -> Task:
-    """Import an environment's file; or make a task of a Gymnasium id, such as `Hopper-v5` or `ale_py:ALE/Pong-v5`.
+    """Import an environment; or make a task of a class of environments or of a Gymnasium id, such as `Hopper-v5`.
 
     Raises:
-        UsageError: no environment has this name, or a package that it needs is not installed.
+        UsageError: no environment has this name, its module isn't imported, or a package that it needs isn't
+            installed.
     """
-    if name not in names("envs") and re.search(r":|-v\d+$", name):
-        from rmt_rl.gymnasium_task import GymnasiumTask
+    from rmt_rl.gymnasium_task import GymnasiumTask, as_task
 
+    known = entries("envs")
+    if name not in known and not is_object_name(name) and _GYMNASIUM_ID.search(name):
         return cast("Task", GymnasiumTask(name))
-    return cast("Task", _load("envs", name))
+    thing = load("envs", name)
+    where = known[name][0] if name in known else Entry(*name.split(":"))
+    return as_task(thing, where.module, where.attribute)
 
 
-def task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
-    """The name and the options of the task that makes what a Gymnasium spec, e.g. of a data set, describes."""
-    ours = {constant("envs", name, "ID"): name for name in names("envs")}
-    if spec.id in ours and not spec.additional_wrappers and spec.max_episode_steps is None:
-        return ours[spec.id], {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
-    from rmt_rl.gymnasium_task import task_of
+def agent_class(name: str) -> type[BaseAgent]:
+    """Import an agent's class.
 
-    return task_of(spec)
+    Raises:
+        UsageError: no agent has this name, its module isn't imported, or a package that it needs is not installed.
+    """
+    return cast("type[BaseAgent]", load("agents", name))
+
+
+def feed_class(name: str) -> type[Any]:
+    """Import a feed's class, made of the arguments of `rmt_rl.data.feed.EpisodeFeed`.
+
+    Raises:
+        UsageError: no feed has this name, its module isn't imported, or a package that it needs is not installed.
+    """
+    return cast("type[Any]", load("feeds", name))
+
+
+def logger_class(name: str) -> type[Logger]:
+    """Import a logger's class.
+
+    Raises:
+        UsageError: no logger has this name, its module isn't imported, or a package that it needs is not installed.
+    """
+    return cast("type[Logger]", load("loggers", name))
+
+
+def command(name: str) -> Command:
+    """Import a command of `rmt-rl`.
+
+    Raises:
+        UsageError: no command has this name, or a package that it needs is not installed.
+    """
+    return cast("Command", load("commands", name))
+
+
+def task_of_spec(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
+    """Return the name and options of the task that makes what a Gymnasium spec, e.g. of a data set, describes.
+
+    Raises:
+        UsageError: the environment isn't registered, and not by a package that is known to do so.
+    """
+    name = _env_ids().get(spec.id) or object_name(spec)
+    if name is None or spec.additional_wrappers or spec.max_episode_steps is not None:
+        from rmt_rl.gymnasium_task import gymnasium_task_of
+
+        return gymnasium_task_of(spec)
+    return name, {option: value for option, value in spec.kwargs.items() if option != "render_mode"}
 
 
 def slug(name: str) -> str:
-    """A task's name as part of a file name or a data set's id."""
+    """Return a name as part of a file name or a data set's id."""
     return re.sub(r"[^-\w]", "-", name)
-
-
-def load_agent(name: str) -> Any:
-    """Import an agent's file and return its class (a `rmt_rl.agent.BaseAgent`), which it names `AGENT`.
-
-    Raises:
-        UsageError: no agent has this name, or a package that it needs is not installed.
-    """
-    return _load("agents", name).AGENT
-
-
-def feed_class(name: str) -> Any:
-    """Import a feed's file and return its class, which it names `FEED`."""
-    known = [each.name for each in iter_modules(import_module("rmt_rl.data.feeds").__path__)]
-    if name not in known:
-        raise UsageError(f"unknown feed {name!r} (known: {', '.join(known)}){nearest(name, known)}")
-    return import_module(f"rmt_rl.data.feeds.{name}").FEED
-
-
-def load(kind: Literal["loggers"], name: str) -> Any:
-    """Import a logger's file and return its class (a `rmt_rl.runs.metrics.Logger`), which it names `LOGGER`.
-
-    Raises:
-        UsageError: no logger has this name, or a package that it needs is not installed.
-    """
-    return _load(kind, name).LOGGER
 
 
 def register_envs() -> None:
     """Register every environment with Gymnasium under its `ID`; once is enough, again is harmless."""
-    for name in names("envs"):
-        env_id = constant("envs", name, "ID")
-        if env_id is None or env_id in gymnasium.registry:
-            continue
-        vector_entry_point = f"rmt_rl.envs.{name}:make_vec" if "make_vec" in _top_level("envs", name) else None
-        gymnasium.register(env_id, entry_point=f"rmt_rl.envs.{name}:make", vector_entry_point=vector_entry_point)
+    for identity, name in _env_ids().items():
+        if identity not in gymnasium.registry:
+            with suppress(gymnasium.error.Error):  # a malformed id hurts only those who name its file
+                _register(identity, _entry("envs", name))
 
 
-def _load(kind: Kind, name: str) -> ModuleType:
-    _check(kind, name)
+def _env_ids() -> dict[str, str]:
+    """Return the names of all environments by Gymnasium id; of two with one id, ours stays."""
+    ids: dict[str, str] = {}
+    for name, (entry, *others) in entries("envs").items():
+        default = env_id(entry.module, entry.attribute) if entry.attribute else None
+        identity = _outline(entry).string("ID") or default
+        if identity and not others and (identity not in ids or not entry.distribution):
+            ids[identity] = name
+    return ids
+
+
+def _register(identity: str, entry: Entry) -> None:
+    defined = _outline(entry).defined
+    if entry.attribute and "make" not in defined:  # a class of environments
+        gymnasium.register(identity, entry_point=f"{entry.module}:{entry.attribute}")
+        return
+    vector = entry_point(entry.module, entry.attribute, "make_vec") if "make_vec" in defined else None
+    make = entry_point(entry.module, entry.attribute, "make")
+    gymnasium.register(identity, entry_point=make, vector_entry_point=vector)
+
+
+def _stems(home: str) -> list[str]:
+    """Return the stems of a package's files that have no leading underscore; none if there is no such package."""
     try:
-        return import_module(f"{_PACKAGES[kind]}.{name}")
+        package = import_module(home)
+    except ModuleNotFoundError as error:
+        if not f"{home}.".startswith(f"{error.name}."):
+            raise
+        return []
+    return [module.name for module in iter_modules(package.__path__) if not module.name.startswith("_")]
+
+
+def _entry(kind: Kind, name: str) -> Entry:
+    """Return where a known name is found.
+
+    Raises:
+        UsageError: nothing has this name, or several distributions declare the name.
+    """
+    known, noun = entries(kind), KINDS[kind].noun
+    if name not in known:
+        raise UsageError(f"unknown {noun} {name!r} (known: {', '.join(known)}){nearest(name, known)}")
+    entry, *others = known[name]
+    if others:
+        distributions = ", ".join(each.distribution for each in known[name])
+        objects = " or ".join(_written(each) for each in known[name])
+        raise UsageError(
+            f"{noun} {name!r} is declared by several distributions ({distributions}): name the object itself "
+            f"({objects}), or uninstall all but one"
+        )
+    return entry
+
+
+def _written(entry: Entry) -> str:
+    return f"{entry.module}:{entry.attribute}" if entry.attribute else entry.module
+
+
+def _outline(entry: Entry) -> Outline:
+    return outline(entry.module, entry.attribute)
+
+
+def _imported(kind: Kind, name: str) -> object:
+    """Import what has a known name.
+
+    Raises:
+        UsageError: nothing has this name, a package that it needs is not installed, or its module lacks the object.
+    """
+    entry, info = _entry(kind, name), KINDS[kind]
+    try:
+        module = import_module(entry.module)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in ("", "rmt_rl"):
+        if missing in ("", "rmt_rl", entry.module.partition(".")[0]):
             raise
         extra = constant(kind, name, "EXTRA")
-        requirement = f"'rmt-rl[{extra}]'" if extra else missing
-        raise UsageError(
-            f"{_NOUNS[kind]} {name!r} needs {missing!r}, which is not installed: pip install {requirement}"
+        requirement = f"'{entry.distribution or 'rmt-rl'}[{extra}]'" if extra else missing
+        raise NotInstalled(
+            f"{info.noun} {name!r} needs {missing!r}, which is not installed: pip install {requirement}"
         ) from error
-
-
-def _check(kind: Kind, name: str) -> None:
-    known = names(kind)
-    if name not in known:
-        raise UsageError(f"unknown {_NOUNS[kind]} {name!r} (known: {', '.join(known)}){nearest(name, known)}")
-
-
-def _source(kind: Kind, name: str) -> ast.Module:
-    _check(kind, name)
-    spec = find_spec(f"{_PACKAGES[kind]}.{name}")
-    source = Path(cast("str", cast("ModuleSpec", spec).origin))  # there is a file, since its name is known
+    attribute = entry.attribute or info.attribute
     try:
-        return ast.parse(source.read_bytes())
-    except SyntaxError:  # hurts only whoever asks for this file by name: importing it then reports the error
-        return ast.Module(body=[], type_ignores=[])
-
-
-def _top_level(kind: Kind, name: str) -> dict[str, ast.expr | None]:
-    """Return what a file defines at its top level: each name with the expression assigned to it, if any."""
-    defined: dict[str, ast.expr | None] = {}
-    for statement in _source(kind, name).body:
-        match statement:
-            case ast.FunctionDef(name=target) | ast.ClassDef(name=target):
-                defined[target] = None
-            case ast.Assign(targets=targets, value=value):
-                defined |= {target.id: value for target in targets if isinstance(target, ast.Name)}
-            case ast.AnnAssign(target=ast.Name(id=target), value=value):
-                defined[target] = value
-    return defined
+        return attrgetter(attribute)(module) if attribute else module
+    except AttributeError:
+        raise UsageError(
+            f"{info.noun} {name!r}: {entry.module} has no {attribute!r}; it must be {info.wanted}"
+        ) from None

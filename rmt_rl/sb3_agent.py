@@ -23,7 +23,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from rmt_rl.agent import AgentSpec, BaseAgent, check_lanes
+from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.trees import map_leaves
@@ -104,10 +104,10 @@ class SB3Agent(BaseAgent):
     ) -> tuple[Any, Any]:
         seen, lanes, single = self.view.batch(self.unwrap(observation)[0])
         if episode_start is not None:
-            check_lanes("episode_start", np.size(episode_start), lanes)
+            check_batch_size("episode_start", np.size(episode_start), lanes)
             episode_start = np.atleast_1d(episode_start)
         if state is not None:  # hidden and cell state of an LSTM, each (layers, B, width)
-            check_lanes("state", state[0].shape[1], lanes)
+            check_batch_size("state", state[0].shape[1], lanes)
         policy: BasePolicy = self.policy
         devices = [policy.device] if policy.device.type == "cuda" else []
         # Its distributions draw from PyTorch's global generator.

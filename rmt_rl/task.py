@@ -1,21 +1,24 @@
-"""What the library asks of an environment's file (`rmt_rl.envs.<name>`)."""
+"""The interface of an environment's file (`rmt_rl.envs.<name>`)."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
     import gymnasium
-    from pydantic import BaseModel
 
     from rmt_rl.acting.rollout import Policy
+    from rmt_rl.config import Frozen
 
 
 class Task(Protocol):
-    """A module that defines a memory task.
+    """A module that defines a memory task, or a class used as a namespace (its functions static).
 
     The first line of its docstring is its summary: what it is, its horizon, and what must be remembered for how
     long. The info of the step that ends an episode holds `is_success` (bool), unless returns are its measure.
@@ -37,7 +40,7 @@ class Task(Protocol):
         """Gymnasium id, a literal string, e.g. `"rmt_rl/TMaze-v0"`."""
 
     @property
-    def Config(self) -> type[BaseModel]:
+    def Config(self) -> type[Frozen]:
         """Frozen options, the keyword arguments of `make`; the defaults are the training task."""
 
     @property
@@ -49,13 +52,24 @@ class Task(Protocol):
         """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.acting.rollout.Privileged`."""
 
 
+def is_task(thing: object) -> bool:
+    """Return whether an object has what every task has."""
+    return isinstance(getattr(thing, "ID", None), str) and hasattr(thing, "Config") and hasattr(thing, "make")
+
+
+def task_file(task: Task) -> Path:
+    """Return the source file of a task: a module, or a class or object in one."""
+    module: Any = task if isinstance(task, ModuleType) else sys.modules[task.__module__]
+    return Path(module.__file__)
+
+
 def default_episodes(task: Task) -> int:
-    """How many episodes make a data set where no number is given."""
+    """Return how many episodes make a data set if no number is given."""
     return getattr(task, "EPISODES", 4000)
 
 
 def most_lanes(task: Task, wanted: int) -> int:
-    """How many environments to open at once: as many as wanted, or fewer where the task says so."""
+    """Return how many environments to open at once: as many as wanted, or fewer if the task says so."""
     return min(wanted, getattr(task, "LANES", wanted))
 
 

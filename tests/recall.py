@@ -9,9 +9,10 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from rmt_rl.acting.rollout import Policy
+from rmt_rl.config import Frozen
 
 
 class Recall(gymnasium.Env[NDArray[np.float32], np.int64]):
@@ -36,7 +37,7 @@ class Recall(gymnasium.Env[NDArray[np.float32], np.int64]):
         return np.array([-1, self.time], np.float32), float(over and right), over, False, info
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(Frozen):
     length: int = Field(5, ge=1, description="steps of an episode")
     cues: int = Field(2, ge=2, le=9, description="cues to tell apart")
 
@@ -58,6 +59,6 @@ class RecallTask:
     """What a task's module offers, as an object."""
 
     ID = "Recall-v0"
-    Config: type[BaseModel] = Config
+    Config: type[Frozen] = Config
     make: Callable[..., gymnasium.Env[Any, Any]] = Recall
     Expert: Callable[..., Policy] = Expert

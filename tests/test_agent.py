@@ -1,6 +1,6 @@
 """What an agent refuses, and the corners of its options."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ from rmt_rl.backprop import full, replay
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder
-from rmt_rl.registry import load_agent
+from rmt_rl.registry import agent_class
 
 SPEC = AgentSpec(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3))
 
 
 def rate(spec: AgentSpec = SPEC) -> Agent:
-    cls: type[Agent] = load_agent("rate")
+    cls = cast("type[Agent]", agent_class("rate"))
     return cls(cls.Config.model_validate({"width": 16, "heads": 2, "segment_length": 3}), spec)
 
 
@@ -32,9 +32,9 @@ def test_an_observation_of_another_shape_is_refused(shape: tuple[int, ...]) -> N
 def test_lanes_that_do_not_agree_are_refused() -> None:
     agent = rate()
     _, state = agent.predict(np.zeros((3, 4), np.float32))
-    with pytest.raises(UsageError, match="state is of 3 lanes, the observation of 2"):
+    with pytest.raises(UsageError, match="state is of 3 environments, the observation of 2"):
         agent.predict(np.zeros((2, 4), np.float32), state)
-    with pytest.raises(UsageError, match="episode_start is of 1 lanes, the observation of 3"):
+    with pytest.raises(UsageError, match="episode_start is of 1 environments, the observation of 3"):
         agent.predict(np.zeros((3, 4), np.float32), state, np.array([True]))
 
 
@@ -78,7 +78,7 @@ def test_a_new_agent_samples_anew_unless_seeded() -> None:
 )
 def test_options_that_do_not_fit_together_are_refused(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        validated(load_agent(name).Config, options)
+        validated(agent_class(name).Config, options)
 
 
 @pytest.mark.parametrize("shape", [(84, 84, 12), (12, 84, 84), (36, 48, 3), (3, 48, 36), (1, 9, 9)])

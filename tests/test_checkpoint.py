@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import pytest
@@ -23,7 +23,7 @@ import rmt_rl
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
-from rmt_rl.registry import load_agent
+from rmt_rl.registry import agent_class
 from rmt_rl.runs.checkpoint import (
     path_of,
     read_checkpoint,
@@ -38,8 +38,8 @@ SPEC = AgentSpec(gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Discrete(4)
 
 
 def make_agent(width: int = 8, value: float | None = None) -> Agent:
-    cls = load_agent("bc")
-    agent: Agent = cls(cls.Config.model_validate({"width": width}), SPEC)
+    cls = cast("type[Agent]", agent_class("bc"))
+    agent = cls(cls.Config.model_validate({"width": width}), SPEC)
     if value is not None:
         with torch.no_grad():
             for parameter in agent.parameters():

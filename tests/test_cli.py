@@ -23,7 +23,7 @@ import rmt_rl.agents
 from rmt_rl.agent import AgentSpec
 from rmt_rl.cli import main
 from rmt_rl.cli.progress import EvaluationProgress
-from rmt_rl.registry import load_agent, names
+from rmt_rl.registry import KINDS, agent_class, names
 from rmt_rl.runs.options import read_config
 from tests.tiny import assert_same_run, header, metrics, work_folder
 
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_list_shows_everything_in_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    everything = [name for kind in ("envs", "agents", "memory") for name in names(kind)]
+    everything = [name for kind in KINDS for name in names(kind)]
     assert [line.split()[0] for line in lines if line.startswith("  ")] == everything
     assert all(len(line) <= 165 for line in lines)
     assert all(len(line.split()) > 3 for line in lines if line.startswith("  ")), "each has a summary"
@@ -61,12 +61,13 @@ def test_list_shows_how_large_agents_are(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["list"]) == 0
     text = capsys.readouterr().out
     assert (
-        "agents (parameters, bytes of state a lane; float32, default options, 4 numbers observed, 4 actions):" in text
+        "agents (parameters, bytes of state per environment; float32, default options, 4 numbers observed, 4 actions):"
+        in text
     )
     shown = {name: size.split() for name, size in sizes(text.splitlines()).items()}
     spec = AgentSpec(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(4))
     for name in ("bc", "rate", "dt"):
-        agent = load_agent(name)(load_agent(name).Config(), spec)
+        agent = agent_class(name)(agent_class(name).Config(), spec)
         assert int(shown[name][0].replace(",", "")) == sum(weights.numel() for weights in agent.parameters())
     assert shown["bc"][1] == "0"
     assert shown["rate"][1] == f"{5 * 64 * 4:,}", "memory tokens x width x float32"
@@ -91,7 +92,7 @@ def test_no_agent_breaks_the_list(
     shown = {line.split()[0].removesuffix("_on_trial"): " ".join(line.split()[1:]) for line in lines}
     assert shown["needy"] == "not installed Needs a package. (rmt-rl[trial])"
     assert shown["broken"] == "SyntaxError"
-    assert shown["empty"] == "AttributeError Has no agent."
+    assert shown["empty"] == "not usable Has no agent."
     assert "rate" in shown
 
 
@@ -198,7 +199,7 @@ def test_evaluate_varies_an_option_and_writes_every_episode(capsys: pytest.Captu
 
 def test_evaluate_takes_several_options_and_the_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--vary", "corridor_length=3,4", "--vary", "penalty=0,-1", "--episodes", "2", "--checkpoint", "best"]
-    assert main(["evaluate", "runs/bc-0", *flags, "--sample", "--lanes", "1"]) == 0
+    assert main(["evaluate", "runs/bc-0", *flags, "--sample", "--num-envs", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         f"corridor_length={length} penalty={penalty}" for length in (3, 4) for penalty in (0, -1)
@@ -224,7 +225,7 @@ def test_a_sampled_result_does_not_depend_on_those_before_it() -> None:
 def test_an_evaluation_shows_on_a_terminal_how_far_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate = ["evaluate", "runs/bc-0", "--vary", "corridor_length=3,9", "--episodes", "6", "--lanes", "2"]
+    evaluate = ["evaluate", "runs/bc-0", "--vary", "corridor_length=3,9", "--episodes", "6", "--num-envs", "2"]
     monkeypatch.setattr(EvaluationProgress, "INTERVAL", 0.0)
     Path("runs/bc-0/evaluation.json").unlink(missing_ok=True)  # other tests' results would be dropped with a warning
     assert main(evaluate) == 0
@@ -274,7 +275,7 @@ def test_inspect_prints_tables_and_writes_a_picture_and_numbers(capsys: pytest.C
     train = ["train", "tmaze", "rate", *TINY, "--agent.heads", "2", "--updates", "1", "--eval-episodes", "0"]
     assert main([*train, "--out", "runs/memory"]) == 0
     capsys.readouterr()
-    assert main(["inspect", "runs/memory", "--segments", "12", "--episodes", "8", "--lanes", "4"]) == 0
+    assert main(["inspect", "runs/memory", "--segments", "12", "--episodes", "8", "--memories", "4"]) == 0
     shown = capsys.readouterr()
     assert shown.err == "", "the progress is for terminals"
     lines = shown.out.splitlines()
@@ -304,7 +305,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         ("evaluate",): "--vary --episodes --checkpoint --device",
         ("flops",): "--segments --tokens --memory-tokens --counting --plot",
         ("plot",): "--out",
-        ("inspect",): "--out --segments --episodes --lanes --seed --checkpoint --device",
+        ("inspect",): "--out --segments --episodes --memories --import --seed --checkpoint --device",
     }
     for command, flags in options.items():
         with pytest.raises(SystemExit) as caught:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rmt_rl.acting.evaluate import Evaluation, evaluate, parse_vary, read_evaluation, sweep, write_evaluation
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import agent_class, load_task
 from tests.recall import Config, Expert, RecallTask
 
 TASK = RecallTask()
@@ -243,7 +243,7 @@ def test_a_task_may_limit_how_many_environments_are_open_at_once() -> None:
 
 
 def test_what_is_varied_must_leave_an_agent_its_spaces() -> None:
-    task, cls = load_task("cartpole_hidden"), load_agent("bc")
+    task, cls = load_task("cartpole_hidden"), agent_class("bc")
     with closing(task.make()) as env:
         agent = cls(cls.Config(), AgentSpec(env.observation_space, env.action_space))
     with pytest.raises(UsageError, match=r"with hide='positions', .* has observation_space .*; vary another option"):

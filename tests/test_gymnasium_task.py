@@ -119,10 +119,13 @@ def test_the_module_that_registers_an_id_may_stand_before_it() -> None:
     task = GymnasiumTask("ale_py:ALE/Breakout-v5")
     env = task.make()
     assert env.spec is not None
-    assert registry.task_of(env.spec)[0] in ("ALE/Breakout-v5", "ale_py:ALE/Breakout-v5")
+    assert registry.task_of_spec(env.spec)[0] in ("ALE/Breakout-v5", "ale_py:ALE/Breakout-v5")
     env.close()
-    with pytest.raises(UsageError, match="env 'absent_module:Maze-v0' is not known to Gymnasium: No module named"):
-        GymnasiumTask("absent_module:Maze-v0")
+    with pytest.raises(UsageError, match="env 'minigrid:Maze-v0' is not known to Gymnasium: Environment `Maze`"):
+        GymnasiumTask("minigrid:Maze-v0")
+    with pytest.raises(UsageError, match=r"module 'antigravity' isn't imported, .* name it: --import antigravity"):
+        GymnasiumTask("antigravity:Maze-v0")
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -148,8 +151,8 @@ def test_a_data_set_s_time_limit_is_kept_and_its_render_mode_is_not() -> None:
     limited = gymnasium.make("rmt_rl/TMaze-v0", corridor_length=5, max_episode_steps=3)
     assert plain.spec is not None
     assert limited.spec is not None
-    assert registry.task_of(plain.spec) == ("tmaze", {"corridor_length": 5})
-    name, options = registry.task_of(limited.spec)
+    assert registry.task_of_spec(plain.spec) == ("tmaze", {"corridor_length": 5})
+    name, options = registry.task_of_spec(limited.spec)
     with closing(registry.load_task(name).make(**options)) as env:
         assert env.spec is not None
         assert env.spec.max_episode_steps == 3
@@ -158,11 +161,13 @@ def test_a_data_set_s_time_limit_is_kept_and_its_render_mode_is_not() -> None:
 def test_a_data_set_can_not_have_a_module_imported() -> None:
     spec = gymnasium.envs.registration.EnvSpec("Planted-v0", entry_point="antigravity:Env")
     with pytest.raises(UsageError, match="env 'Planted-v0' isn't registered with Gymnasium; name it with the package"):
-        registry.task_of(spec)
+        registry.task_of_spec(spec)
     assert "antigravity" not in sys.modules
 
 
 def test_an_unknown_id_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "absent_module:Maze-v0", "rate"]) == 2
+    assert "module 'absent_module' can't be imported (No module named 'absent_module')" in capsys.readouterr().err
     assert main(["train", "CartPool-v1", "rate"]) == 2
     assert "env 'CartPool-v1' is not known to Gymnasium" in capsys.readouterr().err
 

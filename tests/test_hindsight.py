@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ import rmt_rl
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.cli import main
 from rmt_rl.data.segment import Segment, Span, cut
-from rmt_rl.registry import load_agent
+from rmt_rl.registry import agent_class
 from tests.agents.examples import SMALL, trajectory
 from tests.tiny import tensors
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def agent_of(classes: int) -> Agent:
     torch.manual_seed(0)
-    cls: type[Agent] = load_agent("rate")
+    cls = cast("type[Agent]", agent_class("rate"))
     return cls(cls.Config.model_validate(SMALL), AgentSpec(OBSERVATIONS, ACTIONS, hindsight_classes=classes))
 
 

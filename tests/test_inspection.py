@@ -28,7 +28,7 @@ from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.decoder import Block
 from rmt_rl.recurrence import SegmentRecurrent
-from rmt_rl.registry import load_agent
+from rmt_rl.registry import agent_class
 from rmt_rl.runs.options import make_config, write_config
 from rmt_rl.training.loop import train
 from tests.agents import examples
@@ -156,7 +156,8 @@ def test_influence_is_where_the_state_comes_from() -> None:
 
 def test_influence_sums_over_the_tokens_of_a_step() -> None:
     """The recurrent agents see several tokens a step; none of them is beyond the segment."""
-    agent = examples.make(load_agent("rate"), load_agent("rate").Config(**examples.SMALL, heads=2))
+    cls: Any = agent_class("rate")
+    agent = examples.make(cls, cls.Config(**examples.SMALL, heads=2))
     parts = examples.segments([examples.trajectory(examples.VECTOR, examples.MIXED, steps) for steps in (8, 6)], 4)
     first, second = writing(agent, parts)
     assert (first.lanes, second.lanes) == (2, 2)
@@ -240,7 +241,8 @@ def uniform(agent: Agent) -> Agent:
 def test_attention_of_write_tokens_counts_what_they_see(options: dict[str, Any]) -> None:
     """With M = 3 and n steps of 3 tokens, write token m sees 3 + 3n + m + 1 tokens."""
     sizes = {**examples.SMALL, "heads": 2, "layers": 2, "memory_tokens": 3, **options}
-    agent = uniform(examples.make(load_agent("rate"), load_agent("rate").Config(**sizes)))
+    cls: Any = agent_class("rate")
+    agent = uniform(examples.make(cls, cls.Config(**sizes)))
     parts = examples.segments([examples.trajectory(examples.VECTOR, examples.MIXED, steps) for steps in (4, 2)], 4)
     before = [block.attend for block in agent.modules() if isinstance(block, Block)]
     (only,) = writing(agent, parts)
@@ -258,7 +260,8 @@ def test_attention_of_write_tokens_counts_what_they_see(options: dict[str, Any])
 
 def test_attention_to_a_cache_is_apart() -> None:
     sizes = {**examples.SMALL, "heads": 2, "layers": 1, "memory_tokens": 1, "cached": 5}
-    agent = uniform(examples.make(load_agent("rate"), load_agent("rate").Config(**sizes)))
+    cls: Any = agent_class("rate")
+    agent = uniform(examples.make(cls, cls.Config(**sizes)))
     parts = examples.segments([examples.trajectory(examples.VECTOR, examples.MIXED, 8)], 4)
     first, second = (each.attention[0] for each in writing(agent, parts))
     assert (first.cached, first.read) == pytest.approx((0, 1 / 14)), "of [read, 12 tokens, itself]"

@@ -1,6 +1,10 @@
-"""The registry finds files by name, reads them without running them, and explains what it can't load."""
+"""The registry finds files by name, reads them without running them, and explains what it can't load.
+
+Entry points and `module:Name` are in test_plugins.py.
+"""
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +13,10 @@ import gymnasium
 import pytest
 
 from rmt_rl import registry
+from rmt_rl.cli import main
 from rmt_rl.errors import UsageError, nearest
 
+TASK = "class Config: ...\ndef make(**options): ...\n"
 AddFile = Callable[[registry.Kind, str, str], None]
 
 
@@ -23,7 +29,7 @@ def add_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddFil
         folder = tmp_path / kind
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.py").write_text(text)
-        package = importlib.import_module(f"rmt_rl.{kind}")
+        package = importlib.import_module(registry.KINDS[kind].home)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
         importlib.invalidate_caches()
 
@@ -50,10 +56,65 @@ def test_a_new_file_is_found_and_read_without_being_run(add_file: AddFile) -> No
 
 
 def test_tasks_and_agents_are_loaded(add_file: AddFile) -> None:
-    add_file("envs", "maze_on_trial", 'ID = "rmt_rl/Trial-v0"\n')
-    add_file("agents", "agent_on_trial", "class Trial: ...\nAGENT = Trial\n")
+    add_file("envs", "maze_on_trial", f'ID = "rmt_rl/Trial-v0"\n{TASK}')
+    add_file(
+        "agents",
+        "agent_on_trial",
+        "from rmt_rl.agents.bc import AGENT as Base\nclass Trial(Base): ...\nAGENT = Trial\n",
+    )
     assert registry.load_task("maze_on_trial").ID == "rmt_rl/Trial-v0"
-    assert registry.load_agent("agent_on_trial").__name__ == "Trial"
+    assert registry.agent_class("agent_on_trial").__name__ == "Trial"
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "given"),
+    [("feeds", "rmt_rl.data.feeds.windows", "FEED"), ("loggers", "rmt_rl.runs.loggers.jsonl", "LOGGER")],
+)
+def test_a_feed_and_a_logger_are_one_file(add_file: AddFile, kind: registry.Kind, base: str, given: str) -> None:
+    add_file(kind, "it_on_trial", f'"""Tried."""\nfrom {base} import {given} as Base\nclass {given}(Base): ...\n')
+    assert registry.summary(kind, "it_on_trial") == "Tried."
+    cls = registry.load(kind, "it_on_trial")
+    assert isinstance(cls, type)
+    assert cls.__module__ == f"{registry.KINDS[kind].home}.it_on_trial"
+
+
+def test_a_command_is_one_file(add_file: AddFile, capsys: pytest.CaptureFixture[str]) -> None:
+    add_file(
+        "commands",
+        "greet_on_trial",
+        '"""Greet."""\ndef COMMAND(arguments):\n    print("hello", *arguments)\n    return 7\n',
+    )
+    assert main(["--help"]) == 0
+    assert re.search(r"^  greet_on_trial +Greet\.$", capsys.readouterr().out, re.MULTILINE)
+    assert "rmt_rl.cli.commands.greet_on_trial" not in sys.modules
+    assert main(["greet_on_trial", "you", "--loud"]) == 7
+    assert capsys.readouterr().out == "hello you --loud\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (
+            "envs",
+            'ID = "x/Trial-v0"\n',
+            "env 'it_on_trial' is <module .* must be a module or class with ID, Config and make",
+        ),
+        ("agents", "", "agent 'it_on_trial': rmt_rl.agents.it_on_trial has no 'AGENT'; it must be a subclass of"),
+        (
+            "agents",
+            "class AGENT: ...\n",
+            "agent 'it_on_trial' is <class .* must be a subclass of rmt_rl.agent.BaseAgent",
+        ),
+        ("agents", "from rmt_rl.agent import BaseAgent as AGENT\n", "must be .* without abstract methods"),
+        ("commands", "COMMAND = 1\n", "command 'it_on_trial' is 1, but must be a function"),
+    ],
+)
+def test_a_file_that_gives_no_such_thing_is_explained(
+    add_file: AddFile, kind: registry.Kind, text: str, message: str
+) -> None:
+    add_file(kind, "it_on_trial", text)
+    with pytest.raises(UsageError, match=message):
+        registry.load(kind, "it_on_trial")
 
 
 def test_an_unknown_name_gets_the_nearest_and_the_list(add_file: AddFile) -> None:
@@ -61,7 +122,7 @@ def test_an_unknown_name_gets_the_nearest_and_the_list(add_file: AddFile) -> Non
     with pytest.raises(UsageError, match=r"unknown env 'mase_on_trail' .*did you mean 'maze_on_trial'\?"):
         registry.load_task("mase_on_trail")
     with pytest.raises(UsageError, match=r"unknown agent 'qqqqqq' \(known: .*\)$"):
-        registry.load_agent("qqqqqq")
+        registry.agent_class("qqqqqq")
     with pytest.raises(UsageError, match="unknown memory mechanism 'qqqqqq'"):
         registry.summary("memory", "qqqqqq")
 
@@ -81,7 +142,7 @@ def test_a_missing_extra_gives_the_pip_command(add_file: AddFile) -> None:
 def test_a_missing_package_without_an_extra_gives_the_pip_command(add_file: AddFile) -> None:
     add_file("agents", "needy_on_trial", "import absent_agents\n")
     with pytest.raises(UsageError, match=r"agent 'needy_on_trial' needs .*: pip install absent_agents$"):
-        registry.load_agent("needy_on_trial")
+        registry.agent_class("needy_on_trial")
 
 
 def test_a_missing_file_of_ours_is_a_bug_not_a_missing_extra(add_file: AddFile) -> None:

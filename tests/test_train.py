@@ -28,7 +28,7 @@ from rmt_rl.data.curriculum import CurriculumFeed
 from rmt_rl.data.feed import make_feed
 from rmt_rl.data.segment import Batch
 from rmt_rl.errors import UsageError
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.options import OfflineRun, TrainingConfig, make_config, write_config
 from rmt_rl.training.datasets import large_actions
 from rmt_rl.training.loop import Loop, resume, train
@@ -327,7 +327,7 @@ def test_learning_rate_warms_up_stays_and_decays() -> None:
 def test_weight_decay_leaves_gates_and_time_constants_alone(name: str) -> None:
     """Other parameters lose a fifth here. The order is the model's, as checkpoints need it."""
     torch.manual_seed(0)
-    cls = load_agent(name)
+    cls: Any = agent_class(name)
     agent = cls(cls.Config(segment_length=4, width=16), SPEC)
     groups = decay_groups(agent, weight_decay=0.1)
     assert [id(each) for group in groups for each in group["params"]] == [id(each) for each in agent.parameters()]

@@ -25,7 +25,7 @@ from rmt_rl.acting.collect import collect
 from rmt_rl.acting.rollout import Step, make_vec_env, rollout
 from rmt_rl.agent import AgentSpec
 from rmt_rl.data.feed import SegmentFeed, make_feed
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import agent_class, load_task
 from rmt_rl.training.loop import Loop
 from rmt_rl.training.segments import SegmentLearner
 from rmt_rl.wrappers import VectorReturnToGo
@@ -132,7 +132,7 @@ def walking(size: Size, lanes: int, corridor_length: Any) -> Iterator[Step]:
     env = make_vec_env(load_task("tmaze"), {"corridor_length": corridor_length}, lanes)
     config = size.config()
     spec = AgentSpec(env.single_observation_space, env.single_action_space, 1.0, 1.0)
-    agent = load_agent(config.agent)(config.agent_options, spec)
+    agent: Any = agent_class(config.agent)(config.agent_options, spec)
     with torch.no_grad():
         agent.to_action.bias[RIGHT] = 1e3
     return rollout(agent, VectorReturnToGo(env, 1.0), 10**9, seed=0)

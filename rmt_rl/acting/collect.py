@@ -28,7 +28,7 @@ from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task, slug
-from rmt_rl.task import check_same_spaces, default_episodes, most_lanes
+from rmt_rl.task import check_same_spaces, default_episodes, most_lanes, task_file
 from rmt_rl.trees import leaves, map_leaves
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -395,7 +395,7 @@ def _env_source(task: Task) -> str:
     """Of an environment of ours its file and all helpers (`_name.py`) that it needs."""
     if isinstance(task, GymnasiumTask):
         return task.package
-    due, found = [Path(task.__file__)], dict[Path, bytes]()  # type: ignore[attr-defined]  # a task is a module
+    due, found = [task_file(task)], dict[Path, bytes]()
     while due:
         path = due.pop()
         found[path] = path.read_bytes()

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from rmt_rl.agent import Agent
+from rmt_rl.agent import Agent, BaseAgent
 from rmt_rl.analysis.figures import COLOURS, DASHES, finish, new_figure, picture_format, save_figure
 from rmt_rl.analysis.flops import CHINCHILLA, MATMULS, OPT, Counting, Shape, full, measured_segment, recurrent
 from rmt_rl.analysis.markdown import markdown_table
 from rmt_rl.analysis.sizes import SPEC
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.nn.decoder import DecoderConfig
-from rmt_rl.registry import load_agent as agent_class
-from rmt_rl.registry import names
+from rmt_rl.plugins import is_object_name
+from rmt_rl.registry import agent_class, names
 from rmt_rl.runs.checkpoint import load_agent
 
 LETTERS = (
@@ -91,10 +91,10 @@ def cost(model: str, tokens: int = 512, memory: int = 0, counting: Counting = CH
 
 def _agent(model: str) -> Agent:
     if Path(model).is_dir():
-        agent = load_agent(model)
-    elif model in (known := names("agents")):
-        agent = agent_class(model)
-        agent = agent(agent.Config(), SPEC).eval() if issubclass(agent, Agent) else agent
+        agent: BaseAgent | None = load_agent(model)
+    elif model in (known := names("agents")) or is_object_name(model):
+        cls = agent_class(model)
+        agent = cls(cls.Config(), SPEC).eval() if issubclass(cls, Agent) else None
     else:
         raise UsageError(
             f"model {model!r} is no folder of a run, no agent (see rmt-rl list) and no OPT model (known: "

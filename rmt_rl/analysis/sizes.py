@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.recurrence import tree_leaves
-from rmt_rl.registry import load_agent
+from rmt_rl.registry import agent_class
 
 SPEC = AgentSpec(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(4))
 STATED = "float32, default options, 4 numbers observed, 4 actions"  # of `default_sizes`
@@ -37,5 +37,5 @@ def default_sizes(name: str) -> Sizes | None:
         UsageError: no agent has this name, or a package that it needs is not installed.
         Exception: whatever else its file raises.
     """
-    cls = load_agent(name)
+    cls = agent_class(name)
     return sizes(cls(cls.Config(), SPEC)) if issubclass(cls, Agent) else None

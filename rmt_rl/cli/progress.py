@@ -1,4 +1,4 @@
-"""What a terminal shows of a training and of an evaluation."""
+"""Progress of a training run and of an evaluation on the terminal."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class TrainingProgress:
 
 
 class EvaluationProgress:
-    """What an evaluation that takes long has done so far; called with (steps made, episodes finished).
+    """Steps and episodes that an evaluation has made so far; called with (steps made, episodes finished).
 
-    Shown on a terminal only, and gone once `hide` is called: each result has a line of its own.
+    Shown on a terminal only, and gone once `hide` is called, since each result is printed in a line of its own.
     """
 
     INTERVAL = 0.25  # seconds between two looks; the loop makes thousands of steps in one
@@ -85,7 +85,7 @@ class EvaluationProgress:
         self.hide()
 
     def __call__(self, steps: int, episodes: int) -> None:
-        """Show this if nothing was shown for a while."""
+        """Show the progress if it wasn't updated for a while."""
         now = time.monotonic()
         if now - self.shown < self.INTERVAL:
             return
@@ -94,13 +94,13 @@ class EvaluationProgress:
         self.progress.update(self.task, completed=episodes, steps=steps, refresh=True)
 
     def hide(self) -> None:
-        """Clear the terminal of it, until the next call."""
+        """Remove the progress from the terminal, until the next call."""
         if self.progress.live.is_started:
             self.progress.stop()
 
 
 def evaluation_line(evaluation: Evaluation) -> str:
-    """One line: the varied options, success or return with its interval, length, time."""
+    """Return one line: the varied options, success or return with its interval, length, time."""
     what = " ".join(f"{name}={value}" for name, value in evaluation.options.items()) or "the training task"
     if evaluation.success_rate is not None:
         score = f"success {evaluation.success_rate:.2f}" + bracketed(evaluation.success_interval)

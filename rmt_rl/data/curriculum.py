@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
-from pydantic import BaseModel, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from rmt_rl.config import Frozen, validated
+from rmt_rl.config import Frozen, SavedState, validated
 from rmt_rl.data.feed import Outcome, SegmentFeed
 from rmt_rl.data.feeds.streams import StreamFeed
 from rmt_rl.data.segment import Batch
@@ -118,7 +118,7 @@ class CurriculumFeed(SegmentFeed):
         )
 
 
-class _Saved(BaseModel):
+class _Saved(SavedState):
     curriculum: CurriculumProgress | None = None  # of a run without a curriculum until now
 
 

@@ -61,18 +61,8 @@ def write_dataset(
         UsageError: the id is malformed or taken, there is no episode, one doesn't fit the spaces, or Minari's root
             can't be written or is on a disk that is (nearly) full.
     """
-    match = DATASET_ID_RE.fullmatch(dataset_id)
-    if not match or match["version"] is None:
-        raise UsageError(
-            f"dataset id {dataset_id!r} is malformed; give namespace/name-v0, of letters, digits, - and _, two or "
-            "more in the namespace"
-        )
-    try:
-        _ = env_spec and env_spec.to_json()
-    except ValueError as error:
-        raise UsageError(
-            f"env_spec can't be stored ({error}); register the environment with an entry_point like 'module:Class'"
-        ) from None
+    _check_id(dataset_id)
+    _check_spec(env_spec)
     facts = {
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
@@ -84,14 +74,7 @@ def write_dataset(
     }
     facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
     with _building(dataset_id) as folder:
-        # JPEG would change the images.
-        try:
-            storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec, jpeg_encoding=False)
-        except NotImplementedError as error:
-            raise UsageError(
-                f"observations of {observation_space} or actions of {action_space} can't be stored ({error}); leave "
-                "out what isn't numbers, e.g. by gymnasium.wrappers.FilterObservation in the environment's spec"
-            ) from None
+        storage = _new_storage(folder / "data", observation_space, action_space, env_spec)
         returns = Returns()
         write_episodes(storage, _watched(episodes, storage, returns))
         if returns.episodes == 0:
@@ -99,8 +82,39 @@ def write_dataset(
         storage.update_metadata(facts | {SUMMARY: vars(returns)})
 
 
+def _check_id(dataset_id: str) -> None:
+    match = DATASET_ID_RE.fullmatch(dataset_id)
+    if not match or match["version"] is None:
+        raise UsageError(
+            f"dataset id {dataset_id!r} is malformed; give namespace/name-v0, of letters, digits, - and _, two or "
+            "more in the namespace"
+        )
+
+
+def _check_spec(env_spec: EnvSpec | None) -> None:
+    try:
+        _ = env_spec and env_spec.to_json()
+    except ValueError as error:
+        raise UsageError(
+            f"env_spec can't be stored ({error}); register the environment with an entry_point like 'module:Class'"
+        ) from None
+
+
+def _new_storage(
+    folder: Path, observation_space: Space[Any], action_space: Space[Any], env_spec: EnvSpec | None
+) -> MinariStorage:
+    """Return an empty storage without JPEG encoding, which would change the images."""
+    try:
+        return MinariStorage.new(folder, observation_space, action_space, env_spec, jpeg_encoding=False)
+    except NotImplementedError as error:
+        raise UsageError(
+            f"observations of {observation_space} or actions of {action_space} can't be stored ({error}); leave "
+            "out what isn't numbers, e.g. by gymnasium.wrappers.FilterObservation in the environment's spec"
+        ) from None
+
+
 def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: Returns) -> Iterator[Trajectory]:
-    """The episodes, fitted to the storage's spaces, their returns noted, while the disk has room for them."""
+    """Yield the episodes, fitted to the storage's spaces, while the disk has room for them; note their returns."""
     for episode in episodes:
         if shutil.disk_usage(storage.data_path).free < episode.nbytes + _RESERVE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

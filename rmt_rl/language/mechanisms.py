@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from typing import NamedTuple, Self
 
 from rmt_rl import registry
@@ -71,7 +70,6 @@ class TokenCores(NamedTuple):
 
 
 def _declared_by(mechanism: str) -> Mapping[str, TokenCore]:
-    """Import a mechanism's file and return the cores that it declares."""
-    module = import_module(f"rmt_rl.memory.{mechanism}")
-    cores: Mapping[str, TokenCore] = getattr(module, "TOKEN_CORES", {})
+    """Import a mechanism and return the cores that it declares."""
+    cores: Mapping[str, TokenCore] = getattr(registry.load("memory", mechanism), "TOKEN_CORES", {})
     return cores

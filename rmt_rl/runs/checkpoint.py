@@ -24,7 +24,7 @@ from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
-from rmt_rl.registry import load_agent as agent_class
+from rmt_rl.registry import agent_class
 from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
 
 _KEY, _FORMAT = "rmt_rl", 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias
 
 from rmt_rl import registry
 from rmt_rl.errors import UsageError
@@ -57,7 +57,7 @@ def check_loggers(names: Sequence[str]) -> None:
         UsageError: a logger is unknown or a package that it needs is not installed.
     """
     for name in names:
-        registry.load("loggers", name)
+        registry.logger_class(name)
 
 
 class Log:
@@ -79,7 +79,7 @@ class Log:
         self.loggers: dict[str, Logger] = {}
         with ExitStack() as stack:  # closes the loggers opened so far if the next one fails
             for name in dict.fromkeys((ALWAYS, *names)):
-                logger_class = cast("type[Logger]", registry.load("loggers", name))
+                logger_class = registry.logger_class(name)
                 with self._explained(name):
                     self.loggers[name] = logger_class(run, settings, update)
                 stack.callback(self._close, name)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import tomli_w
 import tyro
-from pydantic import BaseModel, Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rmt_rl.agent import AgentConfig
 from rmt_rl.backprop import Gradient
@@ -30,7 +30,7 @@ from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.files import write_atomically
 from rmt_rl.flags import with_options
-from rmt_rl.registry import load_agent, load_task, names
+from rmt_rl.registry import agent_class, load_task, names
 
 CONFIG = "config.toml"
 
@@ -137,7 +137,7 @@ class RunConfig(Frozen):
         ("tensorboard",),
         description="where metrics are logged besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",
     )
-    env_options: BaseModel
+    env_options: Frozen
     agent_options: Frozen
     evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
 
@@ -230,7 +230,7 @@ def learner_class(agent: str) -> Any:
     Raises:
         UsageError: no agent has this name, or a package that it needs is not installed.
     """
-    return resolve_name(load_agent(agent).learner)
+    return resolve_name(agent_class(agent).learner)
 
 
 @cache  # one class, so that equal configs are equal
@@ -241,7 +241,7 @@ def run_config_class(env: str, agent: str) -> type[RunConfig]:
         UsageError: no env or agent has this name, or it needs a package that isn't installed.
     """
     base: type[RunConfig] = learner_class(agent).Run
-    return with_options(base, env=load_task(env).Config, agent=load_agent(agent).Config)
+    return with_options(base, env=load_task(env).Config, agent=agent_class(agent).Config)
 
 
 def make_config(values: Mapping[str, Any], source: str = "the config") -> RunConfig:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 
 from rmt_rl.acting.evaluate import Evaluation, evaluate
 from rmt_rl.agent import BaseAgent
-from rmt_rl.config import validated
+from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
@@ -127,11 +127,11 @@ def _evaluation(config: RunConfig, agent: BaseAgent) -> Callable[[], Evaluation]
     )
 
 
-class LoopState(BaseModel):
+class LoopState(SavedState):
     """What a checkpoint holds of the loop, beside the learner's progress."""
 
     best: float | None = None  # score of the best evaluation
-    unlogged: list[Metrics] = []  # of the updates since the last line of metrics
+    unlogged: tuple[Metrics, ...] = ()  # of the updates since the last line of metrics
     origin: dict[str, JsonValue] | None = None  # what must be the same when the run is resumed
 
 
@@ -160,13 +160,15 @@ class Loop:
     ) -> None:
         self.learner, self.folder, self.schedule, self.evaluate = learner, run, schedule, evaluate
         self.loggers, self.settings = loggers, settings or {}
-        self.state = LoopState(origin=origin)
+        self.origin = origin
+        self.best: float | None = None  # score of the best evaluation
+        self.unlogged: list[Metrics] = []  # of the updates since the last line of metrics
         self.saved: int | None = None  # the update of the last checkpoint
 
     def restore(self, saved: Checkpoint[HeaderT]) -> None:
         """Go on from a checkpoint, which the learner has been started with."""
         before = validated(LoopState, saved.header.progress)
-        self.state.best, self.state.unlogged = before.best, before.unlogged
+        self.best, self.unlogged = before.best, list(before.unlogged)
         self.saved = saved.header.update
 
     def run(self, report: Report = no_report, should_stop: ShouldStop = never) -> int:
@@ -175,7 +177,7 @@ class Loop:
         with self._open_log() as log:
             while not learner.done and not learner.processes.any(should_stop()):
                 before = learner.made
-                self.state.unlogged.append(_finite(self._advance()))
+                self.unlogged.append(_finite(self._advance()))
                 evaluated = self._evaluate() if self._due(self.schedule.evaluate_every, before) else {}
                 metrics = self._means() if self._due(self.schedule.log_every, before) else {}
                 metrics |= evaluated
@@ -213,7 +215,7 @@ class Loop:
 
     def _means(self) -> Metrics:
         """Return the means of what was measured since the last line of metrics."""
-        entries, self.state.unlogged = self.state.unlogged, []
+        entries, self.unlogged = self.unlogged, []
         keys = dict.fromkeys(key for entry in entries for key in entry)
         return {key: float(np.mean([entry[key] for entry in entries if key in entry])) for key in keys}
 
@@ -226,8 +228,8 @@ class Loop:
             return {}
         try:
             result = self.evaluate()
-            if self.state.best is None or result.score >= self.state.best:
-                self.state.best = result.score
+            if self.best is None or result.score >= self.best:
+                self.best = result.score
                 self._write("best", {})
         except BaseException:
             if self.learner.processes.alone:  # saving waits for all processes
@@ -237,7 +239,8 @@ class Loop:
 
     def save(self) -> None:
         """Save all that resuming needs."""
-        progress = self.state.model_dump(mode="json") | self.learner.progress()
+        state = LoopState(best=self.best, unlogged=tuple(self.unlogged), origin=self.origin)
+        progress = state.model_dump(mode="json") | self.learner.progress()
         self._write("last", progress, *self.learner.resumable())
         self.saved = self.learner.made
 

@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restore_agent, restore_optimizer
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OnlineRun
@@ -138,8 +138,7 @@ class _Recorder(KVWriter):
 
 def _new_agent(config: OnlineRun) -> SB3Agent:
     torch.manual_seed(config.seed)
-    agent: SB3Agent = load_agent(config.agent)(config.agent_options, _spec(config))
-    return agent
+    return cast("SB3Agent", agent_class(config.agent)(config.agent_options, _spec(config)))
 
 
 def _restored(config: OnlineRun, saved: Checkpoint[AgentHeader]) -> SB3Agent:

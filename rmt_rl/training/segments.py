@@ -15,20 +15,20 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
 from rmt_rl.acting.collect import dataset_ids
 from rmt_rl.agent import Agent, AgentSpec
-from rmt_rl.config import validated
+from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
 from rmt_rl.data.feed import FeedConfig, Outcome, SegmentFeed, make_feed
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import Tree, clone, detach, tree_leaves, where_lanes
-from rmt_rl.registry import load_agent, load_task
+from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import (
     AgentHeader,
     Checkpoint,
@@ -46,6 +46,8 @@ from rmt_rl.training.optimization import decay_groups, learning_rate
 from rmt_rl.training.parallel import FabricProcesses
 
 Step = Callable[[int, Tree], tuple[Tensor, Tree]]
+Backpropagate = Callable[[Step, int, Tree], tuple[Tensor, Tree]]
+"""Called with a segment's step, the number of segments and the first state; returns the loss and the last state."""
 
 
 class SegmentLearner:
@@ -74,6 +76,7 @@ class SegmentLearner:
         self.processes = FabricProcesses(config.training, config.data.batch_size)
         self.feed = _feed(config, store)
         self.ageing = Ageing(config, store, self.model, self.processes)
+        self.backpropagate = _backpropagation(config.training, self.processes)
         self.carried: Tree = ()  # states of batch elements that go on in the next update
         self.made = 0
 
@@ -91,8 +94,6 @@ class SegmentLearner:
     @property
     def done(self) -> bool:
         return self.made >= self.config.length
-
-    # One update
 
     def advance(self) -> Metrics:
         """Draw a batch, backpropagate through its segments, and make one step of the optimiser."""
@@ -119,7 +120,7 @@ class SegmentLearner:
         of_kept = self.learn_from_kept(fillers or ())
         loss = self.processes.sum(loss)
         norm = self.processes.clip_gradient(self.model.parameters(), self.config.training.clip)
-        self.check_finite(loss, norm, of_kept)
+        _check_finite(self.made + 1, loss, norm, of_kept)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -129,10 +130,14 @@ class SegmentLearner:
             self.ageing.keep(self.made, batch, len(fillers), aged)
         self.made += 1
         right, right_decisive, decisive = self.processes.sum(counts.values).tolist()
-        known = {"train/decisive_accuracy": right_decisive / decisive} if decisive else {}
         accuracy = right / batch.steps
-        self.learn_of_feed(batch, accuracy, known.get("train/decisive_accuracy"))
+        decisive_accuracy = right_decisive / decisive if decisive else None
+        declared = batch.segments[0].decisive is not None
+        learnt = decisive_accuracy if declared else accuracy
+        if learnt is not None:
+            self.feed.learn(self.made - 1, Outcome(len(batch.segments), learnt))
         computed_steps = sum(segment.returns_to_go.numel() for segment in whole.segments)
+        known = {} if decisive_accuracy is None else {"train/decisive_accuracy": decisive_accuracy}
         return known | {
             "train/loss": float(loss),
             "train/accuracy": accuracy,
@@ -155,16 +160,6 @@ class SegmentLearner:
             counts.add(segment, right)
         return loss.sum() / batch.steps, state
 
-    def backpropagate(self, step: Step, segments: int, state: Tree) -> tuple[Tensor, Tree]:
-        """Run the segments and backpropagate as deep as the run asks; return the loss and the last state."""
-        options = self.config.training
-        choices: dict[backprop.Gradient, Callable[..., tuple[Tensor, Tree]]] = {
-            "full": backprop.full,
-            "truncated": partial(backprop.truncated, depth=options.depth),
-            "replay": backprop.replay,
-        }
-        return choices[options.gradient](step, segments, state, self.processes.fabric.backward)
-
     def learn_from_kept(self, fillers: tuple[Segment, ...]) -> Metrics:
         """Age the kept memories further, and backpropagate the loss of the segments behind them."""
         kept = self.ageing.age_kept(fillers, self.run_segments)
@@ -179,13 +174,6 @@ class SegmentLearner:
         _, right, decisive = self.processes.sum(counts.values).tolist()
         known = {"train/aged_decisive_accuracy": right / decisive} if decisive else {}
         return {"train/aged_loss": float(self.processes.sum(loss)), "data/age": kept.age, **known}
-
-    def learn_of_feed(self, batch: Batch, accuracy: float, decisive_accuracy: float | None) -> None:
-        """Tell the feed how well the batch is known, by its decisive actions if the task declares them."""
-        declared = batch.segments[0].decisive is not None
-        measured = decisive_accuracy if declared else accuracy
-        if measured is not None:
-            self.feed.learn(self.made - 1, Outcome(len(batch.segments), measured))
 
     def initial_state(self, batch: Batch) -> Tree:
         """Return the state before a batch: fresh, carried from the last update, or computed by burn-in."""
@@ -210,26 +198,16 @@ class SegmentLearner:
             logits, state = self.model(segment, state)
         return logits, state
 
-    def check_finite(self, loss: Tensor, norm: Tensor, more: Metrics) -> None:
-        """Raise an error if the loss or the gradient is NaN or infinite."""
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            return
-        shown = "".join(f", {name} {value:g}" for name, value in more.items())
-        raise Diverged(f"the loss is {float(loss)} (gradient norm {float(norm)}{shown}) at update {self.made + 1}")
-
-    # Before, between and after updates
-
     def rehearse(self) -> list[str]:
         """Run one segment, so that what the device can't do fails before anything is written; return warnings."""
         self.model.to(self.processes.device)
         one = self.feed.batch(self.made).first(1).select(torch.tensor([0])).to(self.processes.device)
         self.forward(one.segments[0], self.model.initial_state(1))
-        warnings = (self.feed.unread(), _too_late(self.config.training), large_actions(self.store.action_space))
-        return [warning for warning in warnings if warning]
+        warnings = [self.feed.unread(), _too_late(self.config.training), large_actions(self.store.action_space)]
+        return list(filter(None, warnings))
 
     def remarks(self) -> list[str]:
-        unreached = self.feed.unreached()
-        return [unreached] if unreached else []
+        return list(filter(None, [self.feed.unreached()]))
 
     def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.processes.launch()
@@ -252,12 +230,8 @@ class SegmentLearner:
         kept_like: Tree = detach(self.model.initial_state(drawn.batch_size)) if kept and drawn else ()
         self.carried, memories = restore_state(saved, (self.carried, kept_like))
         # With other options, the kept update's batch would be drawn from other episodes than its memories.
-        if kept and drawn == self._drawn() and self.config.training.ageing_updates:
+        if kept and drawn == _drawn(self.config) and self.config.training.ageing_updates:
             self.ageing.restore(self.feed, kept.update, kept.segments, kept.age, memories)
-
-    def _drawn(self) -> FeedConfig:
-        """Return the options that decide which steps an update draws."""
-        return FeedConfig.model_construct(**{name: getattr(self.config.data, name) for name in FeedConfig.model_fields})
 
     def header(self, progress: dict[str, JsonValue]) -> AgentHeader:
         return agent_header(self.model, self.config.agent, self.made, progress)
@@ -265,7 +239,7 @@ class SegmentLearner:
     def progress(self) -> dict[str, JsonValue]:
         kept = self.ageing.kept
         saved = _Progress(
-            drawn=self._drawn(),
+            drawn=_drawn(self.config),
             kept=_KeptBatch(update=kept.update, segments=len(kept.batch.segments), age=kept.age) if kept else None,
         )
         return saved.model_dump(mode="json") | self.feed.state()
@@ -276,6 +250,25 @@ class SegmentLearner:
 
     def close(self) -> None:
         """There is nothing to release."""
+
+
+def _backpropagation(options: TrainingConfig, processes: FabricProcesses) -> Backpropagate:
+    """Return the function that runs segments and backpropagates as deep as the run asks."""
+    backward = processes.fabric.backward
+    choices: dict[backprop.Gradient, Backpropagate] = {
+        "full": partial(backprop.full, backward=backward),
+        "truncated": partial(backprop.truncated, backward=backward, depth=options.depth),
+        "replay": partial(backprop.replay, backward=backward),
+    }
+    return choices[options.gradient]
+
+
+def _check_finite(update: int, loss: Tensor, norm: Tensor, more: Metrics) -> None:
+    """Raise an error if the loss or the gradient is NaN or infinite."""
+    if torch.isfinite(loss) and torch.isfinite(norm):
+        return
+    shown = "".join(f", {name} {value:g}" for name, value in more.items())
+    raise Diverged(f"the loss is {float(loss)} (gradient norm {float(norm)}{shown}) at update {update}")
 
 
 class Counts:
@@ -292,7 +285,12 @@ class Counts:
             self.values[1:] += torch.stack([(right * decisive).sum(), decisive.sum()])
 
 
-class _KeptBatch(BaseModel):
+def _drawn(config: OfflineRun) -> FeedConfig:
+    """Return the options that decide which steps an update draws."""
+    return FeedConfig.model_construct(**{name: getattr(config.data, name) for name in FeedConfig.model_fields})
+
+
+class _KeptBatch(SavedState):
     """What finds the kept batch again."""
 
     update: int
@@ -300,7 +298,7 @@ class _KeptBatch(BaseModel):
     age: int
 
 
-class _Progress(BaseModel):
+class _Progress(SavedState):
     """What a checkpoint holds of a learner, besides tensors and the feed's own state."""
 
     drawn: FeedConfig | None = None
@@ -312,8 +310,7 @@ def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
     torch.manual_seed(config.seed)
     classes = getattr(load_task(config.env), "HINDSIGHT_CLASSES", 0) if config.training.hindsight else 0
     spec = AgentSpec(store.observation_space, store.action_space, store.best_return, store.max_return or 1.0, classes)
-    agent: Agent = load_agent(config.agent)(config.agent_options, spec)
-    return agent
+    return cast("Agent", agent_class(config.agent)(config.agent_options, spec))
 
 
 def _restored(config: OfflineRun, saved: Checkpoint[AgentHeader], store: EpisodeStore) -> Agent:

@@ -32,7 +32,7 @@ def agents() -> list[Any]:
     params = []
     for name in registry.names("agents"):
         try:
-            cls = registry.load_agent(name)
+            cls = registry.agent_class(name)
             if issubclass(cls, Agent):
                 params.append(pytest.param(cls, id=name))
         except UsageError as missing:

@@ -31,7 +31,7 @@ NESTED = spaces.Dict(
 
 
 def saved(path: Path, name: str = "rate", **options: Any) -> tuple[Agent, Path]:
-    cls = registry.load_agent(name)
+    cls: Any = registry.agent_class(name)
     agent = make(cls, cls.Config.model_validate(SMALL | options))
     save_agent(path / "last.safetensors", agent, name, update=7)
     return agent, path / "last.safetensors"

@@ -17,7 +17,7 @@ from torch import Tensor
 from rmt_rl.agent import Agent, AgentConfig
 from rmt_rl.data.segment import Segment, Span, collate
 from rmt_rl.recurrence import tree_leaves
-from rmt_rl.registry import load_agent
+from rmt_rl.registry import agent_class
 from tests.agents.examples import (
     MIXED,
     SMALL,
@@ -194,7 +194,7 @@ def test_every_option_changes_something(cls: type[Agent]) -> None:
 @pytest.mark.parametrize("name", ["bc", "bc_lstm"])
 def test_behaviour_cloning_sees_observations_only(name: str) -> None:
     """Neither the return that is asked for nor its own actions."""
-    cls = load_agent(name)
+    cls: Any = agent_class(name)
     agent = make(cls, cls.Config.model_validate(SMALL))
     (part,) = segments([trajectory(VECTOR, MIXED, LENGTH)], LENGTH)
     actions: Any = part.actions

@@ -29,7 +29,7 @@ def every_agent() -> list[Any]:
     params = []
     for name in registry.names("agents"):
         try:
-            params.append(pytest.param(registry.load_agent(name), id=name))
+            params.append(pytest.param(registry.agent_class(name), id=name))
         except UsageError as missing:
             params.append(pytest.param(None, id=name, marks=pytest.mark.skip(reason=str(missing))))
     return params
@@ -64,7 +64,7 @@ def test_monitor_notes_its_episodes(cls: Any, tmp_path: Path) -> None:
 def test_a_video_is_recorded(tmp_path: Path) -> None:
     """As Stable-Baselines3's own examples do it."""
     pytest.importorskip("moviepy")
-    agent = make(registry.load_agent("rate"), tmaze())
+    agent = make(registry.agent_class("rate"), tmaze())
     env = VecVideoRecorder(
         DummyVecEnv([lambda: tmaze(render_mode="rgb_array")]), str(tmp_path), lambda step: step == 0, video_length=8
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -42,8 +42,8 @@ every_agent = pytest.mark.parametrize("name", SMALL)
 
 def make(name: str, observations: Space = VECTOR, actions: Space = PLAIN, **options: Any) -> SB3Agent:
     torch.manual_seed(0)
-    cls = registry.load_agent(name)
-    agent: SB3Agent = cls(validated(cls.Config, SMALL[name] | options), AgentSpec(observations, actions))
+    cls = cast("type[SB3Agent]", registry.agent_class(name))
+    agent = cls(validated(cls.Config, SMALL[name] | options), AgentSpec(observations, actions))
     return agent
 
 
@@ -133,7 +133,7 @@ def test_options_are_those_of_stable_baselines3(name: str) -> None:
     agent = make(name)
     known = {**signature(type(agent.policy)).parameters, **signature(agent.Algorithm).parameters}
     unlike = {"activation_fn"}  # a class, which is named here
-    fields = registry.load_agent(name).Config.model_fields
+    fields = registry.agent_class(name).Config.model_fields
     assert {key: field.default for key, field in fields.items() if key not in unlike} == {
         key: known[key].default for key in fields if key not in unlike
     }
@@ -245,11 +245,11 @@ def test_wrong_shapes_and_numbers_of_lanes_are_named(name: str) -> None:
     for shape in ((2,), (2, 2), (1, 2, 3)):
         with pytest.raises(UsageError, match=r"observation has shape .*; give one of shape \(3,\)"):
             agent.predict(np.zeros(shape))
-    with pytest.raises(UsageError, match="episode_start is of 2 lanes, the observation of 3"):
+    with pytest.raises(UsageError, match="episode_start is of 2 environments, the observation of 3"):
         agent.predict(np.zeros((3, 3)), None, np.zeros(2, bool))
     if name == "recurrent_ppo":
         _, state = agent.predict(np.zeros((2, 3)))
-        with pytest.raises(UsageError, match="state is of 2 lanes, the observation of 3"):
+        with pytest.raises(UsageError, match="state is of 2 environments, the observation of 3"):
             agent.predict(np.zeros((3, 3)), state)
 
 

@@ -63,7 +63,7 @@ def golden_runs() -> dict[str, str]:
     hashes["ppo"] = hash_of(run_content(Path("ppo")))
     command("evaluate rate --vary corridor_length=5,20 --episodes 8 --seed 1000")
     hashes["evaluate"] = hash_of(without_times(json.loads(Path("rate/evaluation.json").read_text())))
-    command("inspect rate --segments 20 --episodes 8 --lanes 4")
+    command("inspect rate --segments 20 --episodes 8 --memories 4")
     hashes["inspect"] = hash_of(json.loads(Path("rate/inspection.json").read_text()))
     for memory in ("tokens", "titans_mal", "armt"):
         hashes[f"language-{memory}"] = hash_of(language_model(memory))

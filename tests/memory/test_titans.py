@@ -19,7 +19,7 @@ from rmt_rl.memory.neural_memory import NeuralMemory
 from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from rmt_rl.nn.decoder import DecoderConfig
 from rmt_rl.recurrence import tree_leaves
-from rmt_rl.registry import load_agent
+from rmt_rl.registry import agent_class
 
 B, D, HEADS, PERSISTENT = 2, 16, 2, 3
 CONFIG = DecoderConfig(width=D, heads=HEADS)
@@ -217,7 +217,7 @@ def test_narrow_heads_are_named() -> None:
 
 def test_a_chunk_that_no_segment_fills_is_refused() -> None:
     """With 3 segments in training, a memory that is first read after the second would never learn what to write."""
-    titans = load_agent("titans_mac")
+    titans: Any = agent_class("titans_mac")
     assert titans(titans.Config(segment_length=4, width=16, chunk=12), SPEC).capacity == 12
     with pytest.raises(UsageError, match=r"chunk=13 is more than the 12 tokens .*segment_length=4.*lower chunk"):
         titans(titans.Config(segment_length=4, width=16, chunk=13), SPEC)

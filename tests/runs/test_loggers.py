@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rmt_rl.training.loop import resume, train
 
 from rmt_rl.cli import main
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.metrics import Log, Metrics, Settings, check_loggers
 from rmt_rl.runs.options import OfflineRun
+from rmt_rl.training.loop import resume, train
 from tests.tiny import Values, metrics, tiny, work_folder
 
 AddLogger = Callable[[str, str], None]
@@ -306,6 +306,8 @@ FAILING = """
 from rmt_rl.runs.metrics import LoggerError
 class Failing:
     def __init__(self, run, settings, update): raise {error}
+    def write(self, update, metrics): ...
+    def close(self): ...
 LOGGER = Failing
 """
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 
-from rmt_rl.config import validated
+from rmt_rl.config import SavedState, validated
 from rmt_rl.data.feed import EpisodeFeed, Episodes, FeedConfig, Orders, Picks
 from rmt_rl.data.feeds.episodes import BeginningFeed
 from rmt_rl.errors import UsageError
@@ -86,11 +86,11 @@ class StreamFeed(EpisodeFeed):
         return {"data/streams": float(self.begun is not None)}
 
 
-class _Drawn(BaseModel):
+class _Drawn(SavedState):
     segments: int
 
 
-class _Saved(BaseModel):
+class _Saved(SavedState):
     streams_from: int | None
     drawn: _Drawn  # options of the feed, which the learner saves
 

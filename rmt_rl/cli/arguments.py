@@ -1,0 +1,106 @@
+"""Parts of a command line: the names before the options, the values of one option, modules to import."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import Field
+
+from rmt_rl.config import Frozen
+from rmt_rl.errors import UsageError
+from rmt_rl.registry import import_named, import_user_module
+
+Arguments = Sequence[str]
+HELP = {"-h", "--help"}
+IMPORT = "modules to import first: those of a run's agent and environment if these are `module:Name`"
+
+
+class ReadsRuns(Frozen):
+    """Base of the options of commands that make a run's agent; the run's files import no module by themselves."""
+
+    modules: Annotated[tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE [MODULE ...]")] = Field(
+        (), description=IMPORT
+    )
+
+    def import_modules(self) -> None:
+        """Import what `--import` names; see `import_modules`."""
+        import_modules(self.modules)
+
+
+def import_modules(modules: Iterable[str]) -> None:
+    """Import modules that the user typed, from the current folder too; `module:Name` stands for its module.
+
+    Raises:
+        UsageError: a module can't be imported.
+    """
+    for module in modules:
+        _find_in_current_folder()
+        import_user_module(module.partition(":")[0])
+
+
+def import_typed(names: Iterable[str]) -> None:
+    """Import the modules of the names `module:Name` among those that the user typed, from the current folder too.
+
+    Raises:
+        UsageError: a module can't be imported.
+    """
+    for name in names:
+        if ":" in name:
+            _find_in_current_folder()
+            import_named(name)
+
+
+def leading(arguments: Arguments) -> int:
+    """Return how many arguments stand before the first option."""
+    return next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+
+
+def values_of(option: str, arguments: Arguments) -> list[str]:
+    """Return all values that are given to an option, as `--option VALUE ...` or `--option=VALUE`."""
+    values: list[str] = []
+    for place, argument in enumerate(arguments, start=1):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            behind = arguments[place:]
+            values += [value] if equals else behind[: leading(behind)]
+    return values
+
+
+def positionals(
+    arguments: Arguments, wanted: Sequence[str], command: str, description: str
+) -> tuple[list[str], Arguments]:
+    """Split off the leading names, and import the modules of those that are `module:Name`.
+
+    Args:
+        arguments: those behind the command.
+        wanted: what the names are, e.g. `("ENV", "AGENT")`.
+        command: the command.
+        description: printed if the user asks for help without giving names. There are no names then.
+
+    Raises:
+        UsageError: there are fewer or more names than wanted, or a module can't be imported.
+    """
+    count = leading(arguments)
+    names, rest = list(arguments[:count]), arguments[count:]
+    usage = f"rmt-rl {command} {' '.join(wanted)}"
+    if not names and HELP & set(rest):
+        print(f"{description}\n\n{usage} --help shows the options, rmt-rl list the names.")
+        return [], rest
+    if len(names) != len(wanted):
+        raise UsageError(
+            f"rmt-rl {command} takes {' '.join(wanted)} before any options, not {' '.join(names) or 'nothing'}; "
+            "see rmt-rl list"
+        )
+    import_typed(names)
+    return names, rest
+
+
+def _find_in_current_folder() -> None:
+    """Let Python find modules in the current folder, behind all others so that none of these is hidden."""
+    folder = str(Path.cwd())
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)

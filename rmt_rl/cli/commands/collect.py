@@ -1,0 +1,53 @@
+"""Make a Minari data set: rmt-rl collect ENV plays its expert, --policy RUN a trained agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from rmt_rl import registry
+from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, positionals
+from rmt_rl.config import APART, SEEDS
+from rmt_rl.flags import parse, with_options
+from rmt_rl.task import default_episodes
+
+
+class Collection(ReadsRuns):
+    """Episodes of an environment's expert, of trained agents, of random actions, or of several mixed."""
+
+    episodes: int | None = Field(None, ge=1, description="episodes to collect (unset: the env's number, mostly 4000)")
+    seed: int = Field(0, ge=0, lt=SEEDS, description=f"seed of the episodes{APART}")
+    policy: tuple[str, ...] = Field(
+        (), description="expert (default), random or a run's folder; several for a mix, e.g. expert=1 runs/ppo-0=2"
+    )
+    sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
+    checkpoint: Literal["last", "best"] = Field("last", description="which of the runs' checkpoints")
+    target_return: float | None = Field(None, description="return that agents aim at (unset: their data's best)")
+    env_options: Any = None
+
+
+def collect_dataset(arguments: Arguments) -> int:
+    """Collect a data set and print its id."""
+    description = __doc__ or ""
+    names, rest = positionals(arguments, ("ENV",), "collect", description)
+    if not names:
+        return 0
+    task = registry.load_task(names[0])
+    given = parse(with_options(Collection, env=task.Config), rest, f"rmt-rl collect {names[0]}", description)
+    given.import_modules()
+    import_typed(policy for policy in given.policy if not Path(policy).exists())
+    from rmt_rl.acting.collect import EXPERT_ALONE, Behaviour, collect, parse_share
+    from rmt_rl.cli.progress import EvaluationProgress
+
+    shares = tuple(map(parse_share, given.policy)) or EXPERT_ALONE.shares
+    behaviour = Behaviour(shares, given.sample, given.target_return, given.checkpoint)
+    episodes = given.episodes or default_episodes(task)
+    with EvaluationProgress(episodes) as progress:
+        identity = collect(names[0], given.env_options.model_dump(), episodes, given.seed, behaviour, progress)
+    print(identity)
+    return 0
+
+
+COMMAND = collect_dataset

@@ -1,0 +1,66 @@
+"""Show what a run's memory holds and when it is written, in tables, a picture and a file of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+from tyro.conf import Positional
+
+from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.config import SEEDS
+from rmt_rl.flags import parse
+
+if TYPE_CHECKING:
+    from rmt_rl.data.segment import Segment
+
+
+class Inspect(ReadsRuns):
+    """Measure how far each segment changes a run's memory, by which of its steps, and what noise leaves of it."""
+
+    run: Positional[Path] = Field(description="folder of the run")
+    out: Path | None = Field(None, description="folder of inspection.png and inspection.json (unset: the run's)")
+    segments: int = Field(10_000, ge=1, description="filler segments that memories are carried through")
+    episodes: int = Field(64, ge=1, description="episodes that are looked at segment by segment")
+    memories: int = Field(8, ge=1, description="memories carried through the same filler segments")
+    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of the choice of episodes and filler segments")
+    checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
+    device: str = Field("cpu", description="where the agent runs, e.g. cpu or cuda")
+
+
+def inspect_run(arguments: Arguments) -> int:
+    """Print tables, and the paths of the picture and of the file of numbers."""
+    given = parse(Inspect, arguments, "rmt-rl inspect", __doc__ or "")
+    given.import_modules()
+    from rich.console import Console
+    from rich.progress import track
+
+    from rmt_rl.analysis.inspection import inspect, write_inspection
+    from rmt_rl.analysis.inspection_report import draw, tables
+
+    console = Console(stderr=True)
+
+    def watched(fillers: Iterator[Segment]) -> Iterable[Segment]:
+        shown = console.is_interactive
+        return track(fillers, "noise", given.segments, console=console, transient=True) if shown else fillers
+
+    found = inspect(
+        given.run,
+        given.checkpoint,
+        segments=given.segments,
+        episodes=given.episodes,
+        lanes=given.memories,
+        seed=given.seed,
+        device=given.device,
+        watched=watched,
+    )
+    print(tables(found))
+    folder = given.run if given.out is None else given.out
+    print(write_inspection(found, folder))
+    print(draw(found, folder))
+    return 0
+
+
+COMMAND = inspect_run

@@ -1,0 +1,68 @@
+"""Show the environments, agents, memory mechanisms, feeds, loggers and commands, one line each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from rmt_rl import registry
+from rmt_rl.cli.arguments import Arguments
+from rmt_rl.errors import UsageError
+from rmt_rl.registry import Entry, Kind
+
+
+def list_everything(arguments: Arguments) -> int:
+    """Print the names of each kind with their summaries."""
+    argparse.ArgumentParser("rmt-rl list", description=__doc__).parse_args(arguments)
+    for kind, info in registry.KINDS.items():
+        found = registry.entries(kind)
+        if not found:
+            continue
+        title, size = _sizes() if kind == "agents" else ("", _no_size)
+        print(f"{info.plural}{title}:")
+        width = max(map(len, found))
+        for name, entries in found.items():
+            print(f"  {name:<{width}} {size(name)}{_described(kind, name, entries)}")
+    print("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
+    print("Names of your own modules are written module:Name, e.g. rmt-rl train mylab.maze:Maze mylab.agents:Mine.")
+    return 0
+
+
+def _described(kind: Kind, name: str, entries: tuple[Entry, ...]) -> str:
+    """Return the summary, the distribution that declares the name if it isn't ours, and the extra that is needed."""
+    if len(entries) > 1:
+        return f"declared by several: {', '.join(entry.distribution for entry in entries)}"
+    distribution, extra = entries[0].distribution, registry.constant(kind, name, "EXTRA")
+    source = f"{distribution or 'rmt-rl'}[{extra}]" if extra else distribution
+    return registry.summary(kind, name) + f" ({source})" * bool(source)
+
+
+def _no_size(name: str) -> str:
+    return ""
+
+
+def _sizes() -> tuple[str, Callable[[str], str]]:
+    """Return what the sizes of agents are of, and a function that prints the sizes of an agent. Imports PyTorch."""
+    from rmt_rl.analysis.sizes import STATED
+
+    return f" (parameters, bytes of state per environment; {STATED})", _size
+
+
+def _size(agent: str) -> str:
+    """Return parameters and bytes of state of an agent, or why there are none; no agent's file may break the list."""
+    from rmt_rl.analysis.sizes import default_sizes
+
+    try:
+        sizes = default_sizes(agent)
+    except registry.NotInstalled:
+        text = "not installed"
+    except UsageError:
+        text = "not usable"
+    except (Exception, SystemExit) as error:
+        text = type(error).__name__
+    else:
+        text = "-         -" if sizes is None else f"{sizes.parameters:,}{sizes.state_bytes:>10,}"
+    return f"{text:>18}  "
+
+
+COMMAND = list_everything

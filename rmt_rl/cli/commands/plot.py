@@ -1,0 +1,35 @@
+"""Draw learning curves, and success over what was varied, from the files of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from tyro.conf import Positional
+
+from rmt_rl.cli.arguments import Arguments
+from rmt_rl.config import Frozen
+from rmt_rl.flags import parse
+
+
+class Plot(Frozen):
+    """Draw learning curves, and success over what was varied; mean and 95% interval over seeds."""
+
+    runs: Positional[tuple[Path, ...]] = Field((), description="folders of runs")
+    out: Path = Field(Path("curves.png"), description="the picture, .png or .svg")
+
+
+def plot_runs(arguments: Arguments) -> int:
+    """Draw the picture, print a table of the evaluations and the picture's path."""
+    given = parse(Plot, arguments, "rmt-rl plot", __doc__ or "")
+    from rmt_rl.acting.evaluate import read_evaluation
+    from rmt_rl.analysis.plot import plot, table
+
+    plot(given.runs, given.out)
+    if any(map(read_evaluation, given.runs)):
+        print(table(given.runs))
+    print(given.out)
+    return 0
+
+
+COMMAND = plot_runs

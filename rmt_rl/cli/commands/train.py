@@ -1,0 +1,155 @@
+"""Train an agent: rmt-rl train ENV AGENT, or --dataset ID AGENT, or --config FILE, or --resume RUN."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from rmt_rl import registry
+from rmt_rl.cli.arguments import HELP, IMPORT, Arguments, import_modules, import_typed, leading, positionals, values_of
+from rmt_rl.cli.interrupt import StopRequest, is_first_process
+from rmt_rl.errors import UsageError
+from rmt_rl.flags import parse
+
+if TYPE_CHECKING:
+    from rmt_rl.runs.metrics import Report
+    from rmt_rl.runs.options import RunConfig
+
+NAMED = ("--feed", "--logger")  # options whose values may be `module:Name`
+
+
+def train_agent(arguments: Arguments) -> int:
+    """Train a new run, or go on with one, and print its folder."""
+    parser = _parser()
+    own, rest = parser.parse_known_args(arguments)
+    import_modules(own.modules)
+    from rmt_rl.runs.options import read_config
+
+    if own.resume is not None:
+        if rest or own.config or own.out:
+            raise UsageError(f"--resume {own.resume} takes no other options; the run's config.toml holds them")
+        return _watched(read_config(own.resume), own.resume, resumed=True)
+    config = _config(own.config, rest, parser.format_help())
+    if config is None:
+        return 0
+    folder = registry.slug(f"{config.env}-{config.agent}-{config.seed}")
+    return _watched(config, own.out or Path("runs", folder), resumed=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return a parser of the options that aren't written into the run's config."""
+    parser = argparse.ArgumentParser("rmt-rl train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="take all options from a config.toml, or a run's")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go on with a run that was stopped; or prolong one: raise `updates` (`total_timesteps`) in its config",
+    )
+    parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
+    parser.add_argument("--import", dest="modules", nargs="+", default=[], metavar="MODULE", help=IMPORT)
+    return parser
+
+
+def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | None:
+    """Return the config that the command line asks for; None if the user only asked for help."""
+    from rmt_rl.runs.options import make_config, read_config
+
+    for option in NAMED:
+        import_typed(values_of(option, rest))
+    count = leading(rest)
+    if file is not None:
+        default = read_config(file)
+    elif count < 2 and any(argument.partition("=")[0] == "--dataset" for argument in rest):
+        default, rest = _of_dataset(rest[:count], rest[count:])
+    else:
+        names, rest = positionals(rest, ("ENV", "AGENT"), "train", f"{__doc__}\n\n{own_help}")
+        if not names:
+            return None
+        default = make_config({"env": names[0], "agent": names[1]})
+    if HELP & set(rest):
+        print(own_help)
+    return parse(type(default), rest, f"rmt-rl train {default.env} {default.agent}", "Options of the run:", default)
+
+
+def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Arguments]:
+    """Return the config of a run in the environment that its data sets come from, and the other arguments.
+
+    The agent stands first, or behind the ids: `rate --dataset ID`, `--dataset ID rate`.
+    """
+    options = [part for option in options for part in _separated(option)]
+    at = options.index("--dataset") + 1
+    end = at + leading(options[at:])
+    given = [*options[at:end], *names]
+    if len(given) < 2:
+        raise UsageError(
+            f"--dataset {' '.join(given)}: give a data set's id and an agent: rmt-rl train --dataset ID AGENT; see "
+            "rmt-rl list"
+        )
+    *ids, agent = given
+    import_typed([agent])
+    from rmt_rl.runs.options import learner_class, make_config
+
+    if "data" not in learner_class(agent).Run.model_fields:
+        raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
+    env, env_options = _task_of_all(ids, agent)
+    values = {"env": env, "agent": agent, "env_options": env_options, "data": {"dataset": ids}}
+    return make_config(values), [*options[: at - 1], *options[end:]]
+
+
+def _task_of_all(ids: Sequence[str], agent: str) -> tuple[str, dict[str, Any]]:
+    """Return the environment and its options that all of these data sets come from."""
+    from rmt_rl.data.store import open_dataset
+
+    tasks: dict[str, tuple[str, dict[str, Any]]] = {}
+    for identity in ids:
+        spec = open_dataset(identity).env_spec
+        if spec is None:
+            raise UsageError(f"dataset={identity} doesn't say which environment it is from; give ENV and AGENT")
+        tasks[identity] = registry.task_of_spec(spec)
+    first = tasks[ids[0]]
+    for identity, (env, options) in tasks.items():
+        if (env, options) != first:
+            raise UsageError(
+                f"dataset={identity} is from {env} with {options}, but {ids[0]} from {first[0]} with {first[1]}; "
+                f"say where to act: rmt-rl train ENV {agent} --dataset {' '.join(ids)}"
+            )
+    return first
+
+
+def _separated(option: str) -> Arguments:
+    """Return `--dataset=ID` as two arguments, others as they are."""
+    name, equals, value = option.partition("=")
+    return (name, value) if equals and name == "--dataset" else (option,)
+
+
+def _watched(config: RunConfig, run: Path, resumed: bool) -> int:
+    """Train with a progress bar; Ctrl-C ends after the update under way, its checkpoint saved."""
+    from rmt_rl.cli.progress import TrainingProgress
+    from rmt_rl.runs.options import CONFIG
+
+    made = 0
+    with suppress(KeyboardInterrupt), StopRequest() as stop, TrainingProgress(str(run), config.length) as progress:
+        made = _learn(config, run, resumed, progress, stop)
+    done = made >= config.length  # an online agent ends a round that it began
+    if is_first_process() and done:
+        print(run)
+    elif is_first_process():
+        hint = f"; go on with: rmt-rl train --resume {quote(str(run))}" if (run / CONFIG).exists() else ""
+        print(f"stopped{f' at {made}' * bool(made)}{hint}", file=sys.stderr)
+    return 0 if done else 130
+
+
+def _learn(config: RunConfig, run: Path, resumed: bool, report: Report, should_stop: Callable[[], bool]) -> int:
+    """Train a run, or go on with one; return how far the run is. PyTorch is imported only now."""
+    from rmt_rl.training.loop import resume, train
+
+    return resume(run, report, should_stop) if resumed else train(config, run, report, should_stop)
+
+
+COMMAND = train_agent

@@ -1,0 +1,135 @@
+"""Modules outside this package: those that installed distributions declare, and those that the user names.
+
+A name that a file holds (a run's config, a checkpoint's header, a data set) never imports a module, since files may
+come from anyone. A module is imported if an installed distribution declares it as an entry point, or if the user named
+it: on the command line, by `import_named`, or by importing it before.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import NamedTuple
+
+from rmt_rl.errors import UsageError
+
+_MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+_NAME = re.compile(rf"({_MODULE}):([\w./-]+)")
+_OBJECT = re.compile(rf"({_MODULE}):([A-Za-z_]\w*)")
+_named: set[str] = set()  # modules that the user named to `import_user_module` in this process
+
+
+class Declared(NamedTuple):
+    """An entry point, `name = module` or `name = module:attribute`.
+
+    Attributes:
+        name: the name that the distribution gives it.
+        module: the module to import.
+        attribute: the object in the module, `""` for the module itself.
+        distribution: the name of the distribution.
+    """
+
+    name: str
+    module: str
+    attribute: str
+    distribution: str
+
+
+def declared(group: str) -> list[Declared]:
+    """Return the entry points of a group that installed distributions declare. Imports none of them."""
+    found = []
+    for point in _entry_points(group, tuple(sys.path)):
+        module, _, attribute = point.value.partition("[")[0].partition(":")
+        distribution = str(point.dist.name) if point.dist is not None else "an unknown distribution"
+        found.append(Declared(point.name, module.strip(), attribute.strip(), distribution))
+    return found
+
+
+def is_object_name(name: str) -> bool:
+    """Return whether a name has the form `module:Name`, unlike a Gymnasium id such as `ale_py:ALE/Pong-v5`."""
+    return _OBJECT.fullmatch(name) is not None
+
+
+def import_named(name: str) -> None:
+    """Import the module of `module:Name` or `module:Id-v0`, since the user gave this name; other names do nothing.
+
+    Raises:
+        UsageError: the module can't be imported.
+    """
+    if match := _NAME.fullmatch(name):
+        import_user_module(match[1])
+
+
+def import_user_module(module: str) -> None:
+    """Import a module that the user named. Files may name its objects from now on.
+
+    Raises:
+        UsageError: the module can't be imported.
+    """
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"module {module!r} can't be imported ({error}); name an installed module or one in the current folder"
+        ) from error
+    _named.add(module)
+
+
+def find_object(name: str, group: str, strict: bool = False) -> object:
+    """Return the object `Name` of the module in `module:Name`.
+
+    Args:
+        name: the object's name, possibly from a file.
+        group: the entry points that declare modules which may be imported.
+        strict: require that the user named the module to `import_user_module` or that the group declares the module.
+            It is not enough then that something imported it. Use this for kinds of which any class or function is
+            accepted: the name of one that is dangerous to call, such as `shutil:rmtree`, may stand in a file.
+
+    Raises:
+        UsageError: the module isn't imported, or it has no such object.
+    """
+    module, _, attribute = name.partition(":")
+    if strict and module not in _named | trusted(group):
+        raise _not_named(module, f"rmt_rl.registry.import_named({name!r})")
+    ensure_imported(module, trusted(group))
+    try:
+        return vars(sys.modules[module])[attribute]  # without the module's own __getattr__, which may import more
+    except KeyError:
+        raise UsageError(f"module {module!r} has no {attribute!r}; correct the name {name!r}") from None
+
+
+def ensure_imported(module: str, allowed: Iterable[str]) -> None:
+    """Import a module that a file may have named, if it is an allowed one.
+
+    Raises:
+        UsageError: the module is neither imported already nor allowed.
+        ImportError: the module is allowed, but it or what it needs isn't installed.
+    """
+    if sys.modules.get(module) is not None:
+        return
+    if module not in allowed:
+        raise _not_named(module, f"import {module}")
+    import_module(module)
+
+
+def trusted(group: str) -> set[str]:
+    """Return the modules that entry points of a group name, and the packages at the top of these modules."""
+    modules = {each.module for each in declared(group)}
+    return modules | {module.partition(".")[0] for module in modules}
+
+
+def _not_named(module: str, in_python: str) -> UsageError:
+    return UsageError(
+        f"module {module!r} isn't imported, and a name in a file imports none. If you trust the module, name it: "
+        f"--import {module} (in Python, do `{in_python}` before)"
+    )
+
+
+@cache
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Read the entry points of a group, once while `sys.path` stays the same."""
+    return tuple(entry_points(group=group))

@@ -1,0 +1,106 @@
+"""Read the source of a module without importing the module: docstring and literal constants."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+Assigned = dict[str, ast.expr | None]
+
+
+class Outline(NamedTuple):
+    """The text of a module or class.
+
+    Attributes:
+        docstring: its docstring, `""` without one.
+        defined: each name that it defines at its top level, with the expression assigned to the name, if any.
+    """
+
+    docstring: str
+    defined: Assigned
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first line."""
+        return self.docstring.partition("\n")[0]
+
+    def string(self, name: str) -> str | None:
+        """Return the literal string that a name stands for; None if the name stands for anything else."""
+        value = self.defined.get(name)
+        return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
+
+
+NOTHING = Outline("", {})
+
+
+def source_path(module: str) -> Path | None:
+    """Return the source file of a module; None if the module is absent or has none. Imports nothing."""
+    try:
+        spec = _spec(module)
+    except (ImportError, ValueError):
+        return None
+    path = Path(spec.origin) if spec is not None and spec.origin else None
+    return path if path is not None and path.suffix == ".py" else None
+
+
+def outline(module: str, name: str = "") -> Outline:
+    """Return the outline of a module, or of the class or function `name` in it.
+
+    The outline is empty if there is no source or if the source can't be parsed: importing the module then reports why.
+    A class gives its own constants and, for names that it doesn't define, those of its module; the module's docstring
+    stands in for a missing one.
+    """
+    tree = _parsed(source_path(module))
+    if tree is None:
+        return NOTHING
+    whole = _outline(tree)
+    if not name:
+        return whole
+    inner = next((_outline(each) for each in tree.body if _defines(each, name)), NOTHING)
+    return Outline(inner.docstring or whole.docstring, whole.defined | inner.defined)
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Find a module without importing the packages that it is in, which `find_spec` alone would do."""
+    parent = module.rpartition(".")[0]
+    if not parent or parent in sys.modules:
+        return find_spec(module)
+    package = _spec(parent)
+    locations = package.submodule_search_locations if package is not None else None
+    return PathFinder.find_spec(module, locations) if locations is not None else None
+
+
+def _parsed(path: Path | None) -> ast.Module | None:
+    try:
+        return None if path is None else ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return None
+
+
+def _outline(node: ast.stmt | ast.Module) -> Outline:
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        return NOTHING
+    body = [] if isinstance(node, ast.FunctionDef) else node.body
+    return Outline(ast.get_docstring(node) or "", _assigned(body))
+
+
+def _assigned(statements: Iterable[ast.stmt]) -> Assigned:
+    defined: Assigned = {}
+    for statement in statements:
+        match statement:
+            case ast.FunctionDef(name=target) | ast.ClassDef(name=target):
+                defined[target] = None
+            case ast.Assign(targets=targets, value=value):
+                defined |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=target), value=value):
+                defined[target] = value
+    return defined
+
+
+def _defines(statement: ast.stmt, name: str) -> bool:
+    return isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name == name
