@@ -26,7 +26,7 @@ from tyro.conf import Positional
 from experiments.long_context.feeds import answers
 from experiments.long_context.options import Memory, Run, read_run
 from experiments.long_context.tasks import Task, TaskName, TaskSequence
-from experiments.resident import resident_mb
+from rmt_rl.analysis.process_memory import resident_mib
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.language.model import RecurrentMemoryTransformer
@@ -132,7 +132,7 @@ def read(run: Run, count: int, lengths: Sequence[int], seed: int) -> Iterator[Re
     for length, right_B in ask(model, task, sequences, lengths, seed):
         now = time.process_time()
         tokens = (length - before) * count * options.segment
-        yield Result(length, int(right_B.sum()), count, now - began, tokens, resident_mb())
+        yield Result(length, int(right_B.sum()), count, now - began, tokens, resident_mib())
         began, before = now, length
 
 
