@@ -180,7 +180,7 @@ class Loop:
                 before = learner.made
                 self.unlogged.append(_finite(self._advance()))
                 evaluated = self._evaluate() if self._due(self.schedule.evaluate_every, before) else {}
-                metrics = self._means() if self._due(self.schedule.log_every, before) else {}
+                metrics = self._means() | learner.totals() if self._due(self.schedule.log_every, before) else {}
                 metrics |= evaluated
                 if log and metrics:
                     log.write(learner.made, metrics)

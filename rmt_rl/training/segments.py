@@ -206,6 +206,9 @@ class SegmentLearner:
         warnings = [self.feed.unread(), _too_late(self.config.training), large_actions(self.store.action_space)]
         return list(filter(None, warnings))
 
+    def totals(self) -> Metrics:
+        return {}
+
     def remarks(self) -> list[str]:
         return list(filter(None, [self.feed.unreached()]))
 
