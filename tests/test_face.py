@@ -115,18 +115,8 @@ def test_train_is_the_command_bit_for_bit() -> None:
 
 
 def test_an_agent_that_learns_by_acting_is_trained_bit_for_bit_as_by_the_command() -> None:
-    flags = [
-        "--total-timesteps",
-        "64",
-        "--n-envs",
-        "2",
-        "--eval-episodes",
-        "2",
-        "--agent.n-steps",
-        "16",
-        "--agent.batch-size",
-        "16",
-    ]
+    flags = ["--total-timesteps", "64", "--n-envs", "2", "--eval-episodes", "2"]
+    flags += ["--agent.n-steps", "16", "--agent.batch-size", "16"]
     assert main(["train", "CartPole-v1", "ppo", *flags, "--out", "ppo-by-command"]) == 0
     agent = rmt_rl.train("CartPole-v1", "ppo", "ppo", **ONLINE)
     assert_same_run(Path("ppo-by-command"), Path("ppo"))
