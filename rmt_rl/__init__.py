@@ -23,10 +23,10 @@ from rmt_rl.errors import UsageError
 from rmt_rl.registry import import_named, register_envs
 
 if TYPE_CHECKING:
-    from rmt_rl.acting.evaluate import Evaluation
     from rmt_rl.agent import BaseAgent
     from rmt_rl.language.model import RecurrentMemoryTransformer
     from rmt_rl.language.sequences import RecurrentMemoryTransformerWrapper
+    from rmt_rl.runs.evaluation import Evaluation
 
 __all__ = [
     "RecurrentMemoryTransformer",

@@ -15,9 +15,10 @@ from rmt_rl.registry import load_task
 from rmt_rl.task import check_same_spaces
 
 if TYPE_CHECKING:
-    from rmt_rl.acting.evaluate import Evaluation, Progress
+    from rmt_rl.acting.evaluate import ProgressReport
     from rmt_rl.agent import BaseAgent
     from rmt_rl.data.references import References
+    from rmt_rl.runs.evaluation import Evaluation
     from rmt_rl.runs.options import RunConfig
     from rmt_rl.task import Task
 
@@ -37,7 +38,7 @@ def sweep_run(
     agent: BaseAgent,
     vary: Mapping[str, Sequence[Any]],
     settings: EvaluationSettings,
-    progress: Progress | None = None,
+    progress: ProgressReport | None = None,
 ) -> Iterator[Evaluation]:
     """Evaluate a run's agent in the run's environment lazily, at every combination of the varied options' values.
 
@@ -86,7 +87,7 @@ def _sweep_agent(
     options: Mapping[str, Any],
     vary: Mapping[str, Sequence[Any]],
     settings: EvaluationSettings,
-    progress: Progress | None,
+    progress: ProgressReport | None,
 ) -> Iterator[Evaluation]:
     return sweep(
         agent,
@@ -104,7 +105,7 @@ def _sweep_agent(
 
 
 def _references(config: RunConfig) -> References | None:
-    from rmt_rl.acting.collect import dataset_ids
+    from rmt_rl.acting.provenance import dataset_ids
     from rmt_rl.data.references import read_references
 
     return read_references(dataset_ids(config))

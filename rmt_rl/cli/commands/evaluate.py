@@ -13,7 +13,7 @@ from rmt_rl.cli.arguments import Arguments, ReadsRuns
 from rmt_rl.flags import parse
 
 if TYPE_CHECKING:
-    from rmt_rl.acting.evaluate import Evaluation
+    from rmt_rl.runs.evaluation import Evaluation
 
 
 class Evaluate(EvaluationSettings, ReadsRuns):
@@ -31,9 +31,10 @@ def evaluate_run(arguments: Arguments) -> int:
     """Evaluate at every value, print a line for each, and write evaluation.json after each."""
     given = parse(Evaluate, arguments, "rmt-rl evaluate", __doc__ or "")
     given.import_modules()
-    from rmt_rl.acting.evaluate import parse_vary, write_evaluation
+    from rmt_rl.acting.evaluate import parse_vary
     from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
     from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
+    from rmt_rl.runs.evaluation import write_evaluation
     from rmt_rl.runs.options import read_config
 
     config = read_config(given.run)
