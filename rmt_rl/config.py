@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from rmt_rl.errors import UsageError, nearest
 
 SEEDS = 2**63  # how many PyTorch's generators know
 APART = "; environments played at once count up from it, so choose seeds 1000 apart"
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+"""Any number of strings; in Python, a string stands for itself alone."""
 
 
 class Frozen(BaseModel):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
     from rmt_rl.agent import BaseAgent
+    from rmt_rl.data.feed import FeedClass
     from rmt_rl.runs.metrics import Logger
     from rmt_rl.task import Task
 
@@ -143,13 +144,13 @@ def agent_class(name: str) -> type[BaseAgent]:
     return cast("type[BaseAgent]", load("agents", name))
 
 
-def feed_class(name: str) -> type[Any]:
-    """Import a feed's class, made of the arguments of `rmt_rl.data.feed.EpisodeFeed`.
+def feed_class(name: str) -> FeedClass:
+    """Import a feed's class.
 
     Raises:
         UsageError: no feed has this name, its module isn't imported, or a package that it needs is not installed.
     """
-    return cast("type[Any]", load("feeds", name))
+    return cast("FeedClass", load("feeds", name))
 
 
 def logger_class(name: str) -> type[Logger]:

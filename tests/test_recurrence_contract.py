@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import rmt_rl.memory
 import rmt_rl.nn
+from rmt_rl import registry
 from rmt_rl.backprop import full, replay, truncated
 from rmt_rl.memory.gated_rnn import GRULayer, LSTMLayer
 from rmt_rl.memory.gated_transformer_xl import GatedTransformerXLLayer
@@ -58,15 +58,24 @@ def subclasses(cls: Any) -> Iterator[type[Core]]:
         yield from subclasses(sub)
 
 
+def mechanisms() -> list[type[Core]]:
+    """All subclasses of the packages that have memory mechanisms: this one, and those that declare entry points."""
+    packages = {"rmt_rl"}
+    for name, (entry, *_) in registry.entries("memory").items():
+        registry.load("memory", name)
+        packages.add(entry.module.partition(".")[0])
+    for module in pkgutil.iter_modules(rmt_rl.nn.__path__):
+        importlib.import_module(f"rmt_rl.nn.{module.name}")
+    found = dict.fromkeys(subclasses(SegmentRecurrent))
+    return [cls for cls in found if cls.__module__.partition(".")[0] in packages]
+
+
 def discovered() -> list[Any]:
-    for package in (rmt_rl.memory, rmt_rl.nn):
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
+    classes = mechanisms()
     torch.manual_seed(0)
     return [
         pytest.param(core, id=f"{cls.__name__}-{index}")
-        for cls in dict.fromkeys(subclasses(SegmentRecurrent))
-        if cls.__module__.startswith("rmt_rl")
+        for cls in classes
         for index, core in enumerate(cls.examples(WIDTH))
     ]
 
@@ -107,8 +116,7 @@ def assert_trees_close(a: Any, b: Any, **tolerance: Any) -> None:
 
 
 def test_every_mechanism_has_examples() -> None:
-    concrete = {cls for cls in subclasses(SegmentRecurrent) if not cls.__abstractmethods__}
-    without = [cls for cls in concrete if cls.__module__.startswith("rmt_rl") and not list(cls.examples(WIDTH))]
+    without = [cls for cls in mechanisms() if not cls.__abstractmethods__ and not list(cls.examples(WIDTH))]
     assert not without
 
 

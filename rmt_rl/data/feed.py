@@ -135,6 +135,18 @@ class Picks(NamedTuple):
     burn_in: Ints  # (B,) steps before `start` that are run first
 
 
+class FeedClass(Protocol):
+    """A class of segment feeds; see `EpisodeFeed` for the arguments and errors.
+
+    Attributes:
+        burns_in: batches heed `burn_in`.
+    """
+
+    burns_in: bool
+
+    def __call__(self, episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> SegmentFeed: ...
+
+
 class EpisodeFeed(SegmentFeed):
     """Base of feeds that pick consecutive steps of episodes.
 
@@ -202,5 +214,4 @@ class Orders:
 
 def make_feed(episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> SegmentFeed:
     """Return the feed that `config.feed` names; see `EpisodeFeed` for the arguments and errors."""
-    feed: SegmentFeed = feed_class(config.feed)(episodes, config, segment_length, seed)
-    return feed
+    return feed_class(config.feed)(episodes, config, segment_length, seed)

@@ -25,7 +25,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rmt_rl.agent import AgentConfig
 from rmt_rl.backprop import Gradient
-from rmt_rl.config import APART, SEEDS, Frozen, validated
+from rmt_rl.config import APART, SEEDS, Frozen, Strings, validated
 from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.files import write_atomically
@@ -33,12 +33,14 @@ from rmt_rl.flags import with_options
 from rmt_rl.registry import agent_class, load_task, names
 
 CONFIG = "config.toml"
+NAMED = ("feed", "logger")  # options of a run that name what the registry finds
+OPTIONS = ("env_options", "agent_options")  # sections whose options aren't the run's own
 
 
 class DataConfig(FeedConfig):
     """Options of training data: their source, and how batches are drawn from them."""
 
-    dataset: tuple[str, ...] = Field((), description="Minari data sets to train on; none: the env's expert collects")
+    dataset: Strings = Field((), description="Minari data sets to train on; none: the env's expert collects")
     collect_episodes: int | None = Field(
         None, ge=1, description="episodes that the expert collects where no data set is named (unset: mostly 4000)"
     )
@@ -133,7 +135,7 @@ class RunConfig(Frozen):
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
     seed: int = Field(0, ge=0, lt=SEEDS, description="seed of all that is random")
-    logger: tuple[str, ...] = Field(
+    logger: Strings = Field(
         ("tensorboard",),
         description="where metrics are logged besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",
     )
@@ -268,6 +270,62 @@ def make_config(values: Mapping[str, Any], source: str = "the config") -> RunCon
         if not isinstance(values.get(name), str):
             raise UsageError(f'{source} names no {name}: add {name} = "..." (rmt-rl list shows them)')
     return validated(run_config_class(values["env"], values["agent"]), values)
+
+
+def named_config(env: str, agent: str, options: Mapping[str, Any] | None = None) -> RunConfig:
+    """Return the config of a run from options by the names that they have on the command line.
+
+    Args:
+        env: the environment's name.
+        agent: the agent's name.
+        options: values of the run's options, e.g. `{"updates": 500, "logger": "wandb"}`, whichever section they are
+            in; `env_options` and `agent_options` are mappings.
+
+    Raises:
+        UsageError: a name or an option is unknown, or a value is out of range.
+    """
+    cls = run_config_class(env, agent)
+    sections = _sections(cls)
+    values: dict[str, Any] = {"env": env, "agent": agent}
+    for name, value in (options or {}).items():
+        if name not in sections:
+            raise _unknown(name, value, cls)
+        section = sections[name]
+        place = values.setdefault(section, {}) if section else values
+        place[name] = value
+    return validated(cls, values)
+
+
+def names_in(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of feeds and loggers among a run's options by name, each possibly `module:Name`."""
+    names = []
+    for option in NAMED:
+        value = options.get(option, ())
+        values = value if isinstance(value, list | tuple) else [value]
+        names += [each for each in values if isinstance(each, str)]
+    return names
+
+
+def _sections(cls: type[RunConfig]) -> dict[str, str]:
+    """Return the section that each option of a run is in, `""` for those in none."""
+    sections: dict[str, str] = {}
+    for name, field in cls.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Frozen) and name not in OPTIONS:
+            sections |= dict.fromkeys(kind.model_fields, name)
+        else:
+            sections[name] = ""
+    del sections["env"], sections["agent"]
+    return sections
+
+
+def _unknown(name: str, value: object, cls: type[RunConfig]) -> UsageError:
+    for section in OPTIONS:
+        options: Any = cls.model_fields[section].annotation
+        if name in options.model_fields:
+            return UsageError(f"{name}={value!r} is one of {section}: give {section}={{{name!r}: {value!r}}}")
+    known = _sections(cls)
+    return UsageError(f"unknown option {name}={value!r} (known: {', '.join(known)}){nearest(name, known)}")
 
 
 def read_config(path: Path) -> RunConfig:

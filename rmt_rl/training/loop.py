@@ -243,6 +243,7 @@ class Loop:
         state = LoopState(best=self.best, unlogged=tuple(self.unlogged), origin=self.origin)
         progress = state.model_dump(mode="json") | self.learner.progress()
         self._write("last", progress, *self.learner.resumable())
+        self.learner.processes.wait()  # so that each finds the checkpoint
         self.saved = self.learner.made
 
     def _write(self, name: str, progress: dict[str, JsonValue], *resumable: Any) -> None:

@@ -34,6 +34,9 @@ class Processes:
         """Return True if `here` is True in any process."""
         return here
 
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+
 
 class FabricProcesses(Processes):
     """A run in one or several processes, started and joined by lightning-fabric.
@@ -71,6 +74,9 @@ class FabricProcesses(Processes):
 
     def any(self, here: bool) -> bool:
         return bool(self.sum(torch.tensor(float(here), device=self.device)))
+
+    def wait(self) -> None:
+        self.fabric.barrier()
 
     def sum(self, here: Tensor) -> Tensor:
         """Return the sum over all processes."""

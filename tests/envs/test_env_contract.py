@@ -1,4 +1,4 @@
-"""What every environment keeps, whichever files there are in `envs/`.
+"""What every environment keeps, whichever the registry finds: files in `envs/` and entry points of packages.
 
 The numbers are those of the defaults of `Config`, the training task.
 """
@@ -22,18 +22,18 @@ from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.recording import trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.errors import UsageError
+from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.task import Policy, Task
 
 LANES, EPISODES = 20, 400
 SLOW = {"memory_maze"}  # each seeded reset builds a simulator: 3 s
 
 
-def installed(name: str) -> bool:
+def load(name: str) -> Task | None:
     try:
-        registry.load_task(name)
+        return registry.load_task(name)
     except UsageError:  # it needs an extra
-        return False
-    return True
+        return None
 
 
 def param(name: str) -> Any:
@@ -42,8 +42,10 @@ def param(name: str) -> Any:
     return pytest.param(name, marks=() if name in LOADED else pytest.mark.skip(reason="its extra isn't installed"))
 
 
-EVERY = registry.names("envs")
-LOADED = [name for name in EVERY if installed(name)]
+TASKS = {name: load(name) for name in registry.names("envs")}
+EVERY = [name for name, task in TASKS.items() if not isinstance(task, GymnasiumTask)]
+"""Without classes of environments that packages declare: these have neither an expert nor a summary of their own."""
+LOADED = [name for name in EVERY if TASKS[name]]
 NAMES = [param(name) for name in EVERY]
 NATIVE = [name for name in LOADED if hasattr(registry.load_task(name), "make_vec")]
 CORE = [name for name in LOADED if registry.constant("envs", name, "EXTRA") is None]

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from rmt_rl.runs.metrics import Report
     from rmt_rl.runs.options import RunConfig
 
-NAMED = ("--feed", "--logger")  # options whose values may be `module:Name`
-
 
 def train_agent(arguments: Arguments) -> int:
     """Train a new run, or go on with one, and print its folder."""
@@ -68,10 +66,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | None:
     """Return the config that the command line asks for; None if the user only asked for help."""
-    from rmt_rl.runs.options import make_config, read_config
+    from rmt_rl.runs.options import NAMED, named_config, read_config
 
     for option in NAMED:
-        import_typed(option_values(option, rest))
+        import_typed(option_values(f"--{option}", rest))
     count = leading(rest)
     if file is not None:
         default = read_config(file)
@@ -81,7 +79,8 @@ def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | No
         names, rest = positionals(rest, ("ENV", "AGENT"), "train", f"{__doc__}\n\n{own_help}")
         if not names:
             return None
-        default = make_config({"env": names[0], "agent": names[1]})
+        env, agent = names
+        default = named_config(env, agent)
     if HELP & set(rest):
         print(own_help)
     return parse(type(default), rest, f"rmt-rl train {default.env} {default.agent}", "Options of the run:", default)
@@ -103,13 +102,13 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
         )
     *ids, agent = given
     import_typed([agent])
-    from rmt_rl.runs.options import learner_class, make_config
+    from rmt_rl.runs.options import learner_class, named_config
 
     if "data" not in learner_class(agent).Run.model_fields:
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
     env, env_options = _task_of_all(ids, agent)
-    values = {"env": env, "agent": agent, "env_options": env_options, "data": {"dataset": ids}}
-    return make_config(values), [*options[: at - 1], *options[end:]]
+    default = named_config(env, agent, {"env_options": env_options, "dataset": ids})
+    return default, [*options[: at - 1], *options[end:]]
 
 
 def _task_of_all(ids: Sequence[str], agent: str) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,111 @@
+"""Evaluation of trained agents, as the command line and `rmt_rl.evaluate` ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from rmt_rl.acting.evaluate import sweep
+from rmt_rl.config import APART, SEEDS, Frozen
+from rmt_rl.registry import load_task
+from rmt_rl.task import check_same_spaces
+
+if TYPE_CHECKING:
+    from rmt_rl.acting.evaluate import ProgressReport
+    from rmt_rl.agent import BaseAgent
+    from rmt_rl.data.references import References
+    from rmt_rl.runs.evaluation import Evaluation
+    from rmt_rl.runs.options import RunConfig
+    from rmt_rl.task import Task
+
+
+class EvaluationSettings(Frozen):
+    """How an agent is evaluated."""
+
+    episodes: int = Field(100, ge=1, description="episodes for each value")
+    seed: int = Field(1000, ge=0, lt=SEEDS, description=f"seed of the episodes{APART}")
+    num_envs: int = Field(100, ge=1, description="environments played at once, at most")
+    target_return: float | None = Field(None, description="return to aim at (unset: the data's best)")
+    sample: bool = Field(False, description="sample actions; otherwise the likeliest is taken")
+
+
+def sweep_run(
+    config: RunConfig,
+    agent: BaseAgent,
+    vary: Mapping[str, Sequence[Any]],
+    settings: EvaluationSettings,
+    progress: ProgressReport | None = None,
+) -> Iterator[Evaluation]:
+    """Evaluate a run's agent in the run's environment lazily, at every combination of the varied options' values.
+
+    All combinations are checked before the first is played. An evaluation without varied options has the reference
+    scores of the data that the run learnt from, if the data are still there and have some.
+
+    Args:
+        config: the run.
+        agent: the run's agent.
+        vary: values of environment options.
+        settings: how to evaluate.
+        progress: called after every step.
+
+    Raises:
+        UsageError: as in `sweep`; or a target return is given, but the agent isn't conditioned on returns.
+    """
+    task, options = load_task(config.env), config.env_options.model_dump()
+    evaluations = _sweep_agent(agent, task, options, vary, settings, progress)
+    return (one if one.options else replace(one, references=_references(config)) for one in evaluations)
+
+
+def evaluate_elsewhere(
+    agent: BaseAgent, env: str, env_options: Mapping[str, Any], settings: EvaluationSettings
+) -> Evaluation:
+    """Evaluate an agent in an environment that needn't be the one of its run.
+
+    Args:
+        agent: the agent.
+        env: the environment's name.
+        env_options: options of the environment; its defaults for the rest.
+        settings: how to evaluate.
+
+    Raises:
+        UsageError: as in `sweep_run`; or the environment is unknown or has other spaces than the agent.
+    """
+    task = load_task(env)
+    with closing(task.make(**env_options)) as made:
+        check_same_spaces(f"env {env!r}", made, "the agent", agent.spec, "choose an env with the agent's spaces")
+    vary = {name: [value] for name, value in env_options.items()}
+    return next(_sweep_agent(agent, task, {}, vary, settings, None))
+
+
+def _sweep_agent(
+    agent: BaseAgent,
+    task: Task,
+    options: Mapping[str, Any],
+    vary: Mapping[str, Sequence[Any]],
+    settings: EvaluationSettings,
+    progress: ProgressReport | None,
+) -> Iterator[Evaluation]:
+    return sweep(
+        agent,
+        task,
+        options,
+        vary,
+        settings.episodes,
+        settings.seed,
+        deterministic=not settings.sample,
+        target_return=agent.target_return(settings.target_return),
+        max_lanes=settings.num_envs,
+        progress=progress,
+        begin=lambda _: agent.set_random_seed(settings.seed),
+    )
+
+
+def _references(config: RunConfig) -> References | None:
+    from rmt_rl.acting.provenance import dataset_ids
+    from rmt_rl.data.references import read_references
+
+    return read_references(dataset_ids(config))
