@@ -241,11 +241,8 @@ class SegmentLearner:
 
     def progress(self) -> dict[str, JsonValue]:
         kept = self.ageing.kept
-        saved = _Progress(
-            drawn=_drawn(self.config),
-            kept=_KeptBatch(update=kept.update, segments=len(kept.batch.segments), age=kept.age) if kept else None,
-        )
-        return saved.model_dump(mode="json") | self.feed.state()
+        found = _KeptBatch(update=kept.update, segments=len(kept.batch.segments), age=kept.age) if kept else None
+        return _Progress(drawn=_drawn(self.config), kept=found).model_dump(mode="json") | self.feed.state()
 
     def resumable(self) -> Resumable:
         state = (self.carried, kept_state(self.ageing.kept))
