@@ -25,7 +25,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rmt_rl.agent import AgentConfig
 from rmt_rl.backprop import Gradient
-from rmt_rl.config import APART, SEEDS, Frozen, validated
+from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen, validated
 from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.files import write_atomically
@@ -42,7 +42,7 @@ class DataConfig(FeedConfig):
     collect_episodes: int | None = Field(
         None, ge=1, description="episodes that the expert collects where no data set is named (unset: mostly 4000)"
     )
-    collect_seed: int = Field(0, ge=0, lt=SEEDS, description=f"seed of that collection{APART}")
+    collect_seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of that collection{SEED_SPACING}")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
 
 
@@ -93,7 +93,7 @@ class EvaluationConfig(Frozen):
 
     eval_every: int = Field(100, ge=1, description="updates between two evaluations")
     eval_episodes: int = Field(50, ge=0, description="episodes of each; 0: none")
-    eval_seed: int = Field(1_000_000, ge=0, lt=SEEDS, description=f"seed of these episodes{APART}")
+    eval_seed: int = Field(1_000_000, ge=0, lt=SEED_LIMIT, description=f"seed of these episodes{SEED_SPACING}")
 
 
 class OnlineConfig(Frozen):
@@ -132,7 +132,7 @@ class RunConfig(Frozen):
 
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
-    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of all that is random")
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="seed of all that is random")
     logger: tuple[str, ...] = Field(
         ("tensorboard",),
         description="where metrics are logged besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",

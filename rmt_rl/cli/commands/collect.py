@@ -9,7 +9,7 @@ from pydantic import Field
 
 from rmt_rl import registry
 from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, positionals
-from rmt_rl.config import APART, SEEDS
+from rmt_rl.config import SEED_LIMIT, SEED_SPACING
 from rmt_rl.flags import parse, with_options
 from rmt_rl.task import default_episodes
 
@@ -18,7 +18,7 @@ class Collection(ReadsRuns):
     """Episodes of an environment's expert, of trained agents, of random actions, or of several mixed."""
 
     episodes: int | None = Field(None, ge=1, description="episodes to collect (unset: the env's number, mostly 4000)")
-    seed: int = Field(0, ge=0, lt=SEEDS, description=f"seed of the episodes{APART}")
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of the episodes{SEED_SPACING}")
     policy: tuple[str, ...] = Field(
         (), description="expert (default), random or a run's folder; several for a mix, e.g. expert=1 runs/ppo-0=2"
     )

@@ -12,7 +12,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl import registry
 from rmt_rl.cli.arguments import Arguments, ReadsRuns
-from rmt_rl.config import APART, SEEDS
+from rmt_rl.config import SEED_LIMIT, SEED_SPACING
 from rmt_rl.flags import parse
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Evaluate(ReadsRuns):
         (), description="an env option and its values: corridor_length=90,300; give it again for a grid"
     )
     episodes: int = Field(100, ge=1, description="episodes for each value")
-    seed: int = Field(1000, ge=0, lt=SEEDS, description=f"seed of the episodes{APART}")
+    seed: int = Field(1000, ge=0, lt=SEED_LIMIT, description=f"seed of the episodes{SEED_SPACING}")
     num_envs: int = Field(100, ge=1, description="environments played at once, at most")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
     target_return: float | None = Field(None, description="return to aim at (unset: the data's best)")
