@@ -52,6 +52,16 @@ class Task(Protocol):
         """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.acting.rollout.Privileged`."""
 
 
+class HasSpaces(Protocol):
+    """Anything with spaces: an environment, a data set, an agent's spec."""
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]: ...
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]: ...
+
+
 def is_task(thing: object) -> bool:
     """Return whether an object has what every task has."""
     return isinstance(getattr(thing, "ID", None), str) and hasattr(thing, "Config") and hasattr(thing, "make")
@@ -73,9 +83,10 @@ def most_lanes(task: Task, wanted: int) -> int:
     return min(wanted, getattr(task, "LANES", wanted))
 
 
-def check_same_spaces(what: str, one: Any, who: str, other: Any, remedy: str) -> None:
-    """Raise an error unless two that know their spaces (environments, data, agents' specs) have the same."""
-    for name in ("observation_space", "action_space"):
-        own, others = getattr(one, name), getattr(other, name)
-        if own != others:
-            raise UsageError(f"{what} has {name} {own}, but {who} has {others}; {remedy}")
+def check_same_spaces(name: str, one: HasSpaces, other_name: str, other: HasSpaces, remedy: str) -> None:
+    """Raise a UsageError unless two things, such as an environment and an agent's spec, have the same spaces."""
+    for attribute in ("observation_space", "action_space"):
+        space = getattr(one, attribute)
+        other_space = getattr(other, attribute)
+        if space != other_space:
+            raise UsageError(f"{name} has {attribute} {space}, but {other_name} has {other_space}; {remedy}")

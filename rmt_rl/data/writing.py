@@ -20,7 +20,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.namespace import create_namespace
 
 from rmt_rl.data.storage import write_episodes
-from rmt_rl.data.store import SUMMARY, Returns, data_root
+from rmt_rl.data.store import RETURNS_KEY, ReturnSummary, data_root
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
 
@@ -75,11 +75,11 @@ def write_dataset(
     facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
     with _building(dataset_id) as folder:
         storage = _new_storage(folder / "data", observation_space, action_space, env_spec)
-        returns = Returns()
+        returns = ReturnSummary()
         write_episodes(storage, _watched(episodes, storage, returns))
         if returns.episodes == 0:
             raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
-        storage.update_metadata(facts | {SUMMARY: vars(returns)})
+        storage.update_metadata(facts | {RETURNS_KEY: vars(returns)})
 
 
 def _check_id(dataset_id: str) -> None:
@@ -113,7 +113,7 @@ def _new_storage(
         ) from None
 
 
-def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: Returns) -> Iterator[Trajectory]:
+def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: ReturnSummary) -> Iterator[Trajectory]:
     """Yield the episodes, fitted to the storage's spaces, while the disk has room for them; note their returns."""
     for episode in episodes:
         if shutil.disk_usage(storage.data_path).free < episode.nbytes + _RESERVE:

@@ -22,7 +22,7 @@ from rmt_rl.runs.options import OfflineRun
 from rmt_rl.task import check_same_spaces, default_episodes
 
 if TYPE_CHECKING:
-    from rmt_rl.task import Task
+    from rmt_rl.task import HasSpaces, Task
 
 LARGE = 10.0  # of an action: heads learn standard deviations up to 7.4
 PRETENDED = 1e9  # bounds that stand for none
@@ -50,9 +50,9 @@ def open_data(config: OfflineRun) -> EpisodeStore:
     return store
 
 
-def check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:
-    """Raise an error unless the data have the spaces of `of`, an environment or what else knows its own."""
-    check_same_spaces(f"dataset={', '.join(store.ids)}", store, what, of, remedy)
+def check_spaces(name: str, thing: HasSpaces, store: EpisodeStore, remedy: str) -> None:
+    """Raise a UsageError unless the data have the spaces of a thing, e.g. of an environment."""
+    check_same_spaces(f"dataset={', '.join(store.ids)}", store, name, thing, remedy)
 
 
 def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:
