@@ -347,7 +347,7 @@ def test_of_two_writers_the_first_to_finish_stays() -> None:
 
 
 def test_a_disk_with_too_little_room_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmt_rl.data.writing._RESERVE", 1 << 62)
+    monkeypatch.setattr("rmt_rl.data.writing._RESERVE_BYTES", 1 << 62)
     with pytest.raises(UsageError, match=r"can't write data set 'a-v0' below .*No space left.*free space"):
         write("a-v0", [episode(0, 3)])
     assert list(root.iterdir()) == []
