@@ -369,7 +369,7 @@ def test_a_class_of_environments_is_a_task(mine: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", ["Task", "Steps"])
 def test_a_data_set_knows_the_object_that_it_is_from(mine: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from rmt_rl.acting.collect import Behaviour, Share
+    from rmt_rl.acting.policies import Behaviour, Share
 
     monkeypatch.syspath_prepend(mine)
     import_user_module("mine_on_trial")
@@ -380,7 +380,7 @@ def test_a_data_set_knows_the_object_that_it_is_from(mine: Path, monkeypatch: py
     assert (task, options["steps"]) == (f"mine_on_trial:{name}", 3)
     with closing(registry.load_task(task).make(**options)) as env:
         assert env.observation_space.shape == (2,)
-    (mine / "mine_on_trial.py").write_text(ENVS + "\n# changed\n")
+    (mine / "mine_on_trial.py").write_text(ENVS + "\nCHANGED = True\n")
     assert collect(f"mine_on_trial:{name}", {"steps": 3}, episodes=4, seed=0, behaviour=who) != identity
 
 

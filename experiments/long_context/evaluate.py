@@ -27,7 +27,7 @@ from experiments.long_context.feeds import answers
 from experiments.long_context.options import Memory, Saved, read_run
 from experiments.long_context.tasks import Lane, Task, TaskName
 from experiments.long_context.train import answer_logits
-from experiments.resident import resident_mb
+from rmt_rl.analysis.process_memory import resident_mib
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.language.model import RecurrentMemoryTransformer
@@ -124,7 +124,7 @@ def read(saved: Saved, lanes: int, lengths: Sequence[int], seed: int) -> Iterato
     for length, right_B in ask(model, task, drawn, lengths, seed):
         now = time.process_time()
         tokens = (length - before) * lanes * options.segment
-        yield Result(length, int(right_B.sum()), lanes, now - began, tokens, resident_mb())
+        yield Result(length, int(right_B.sum()), lanes, now - began, tokens, resident_mib())
         began, before = now, length
 
 

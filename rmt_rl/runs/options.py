@@ -224,6 +224,20 @@ class OfflineRun(RunConfig):
         return self
 
 
+def offline_run(config: RunConfig, run: Path) -> OfflineRun:
+    """Return the config of a run that learns from segments of data sets.
+
+    Raises:
+        UsageError: the run learns by acting.
+    """
+    if isinstance(config, OfflineRun):
+        return config
+    raise UsageError(
+        f"run {run} is of agent {config.agent!r}, which learns by acting and has no segments to inspect; choose a run "
+        "that learnt from data"
+    )
+
+
 def learner_class(agent: str) -> Any:
     """Return the learner of the agent of this name, a `rmt_rl.training.learner.AgentLearner`; its class names it.
 

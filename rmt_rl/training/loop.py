@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from rmt_rl.acting.evaluate import Evaluation, evaluate
+from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.agent import BaseAgent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
+from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.metrics import Log, Metrics, Report, Settings, check_loggers
 from rmt_rl.runs.options import (
     RunConfig,

@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
-from rmt_rl.acting.collect import dataset_ids
+from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
