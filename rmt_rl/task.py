@@ -57,13 +57,14 @@ class Task(Protocol):
     Further names are optional:
         EXTRA: a literal string, the extra of rmt-rl that installs what the module imports.
         make_vec: `make_vec(num_envs, **options)` returns a natively vectorised `VectorEnv`, next-step autoreset.
-        EPISODES: how many the expert plays where no number is given; 4,000 without it.
-        LANES: how many environments may be open at once, where each takes much memory.
-        HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` gives for each step a class that the rest of the
-            trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can have an agent predict it.
-        decisive: `decisive(trajectory)` tells the steps whose action depends on what must be remembered, bool (T,).
-        idle: `idle(trajectory)` tells the steps that show nothing to remember, bool (T,), of which memory ageing makes
-            its fillers; without it, all but an episode's first and last.
+        EPISODES: default number of episodes that the expert plays for a data set; 4,000 without it.
+        LANES: most environments to open at once, if each takes much memory.
+        HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` returns for each step a class that the rest of the
+            trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can train an agent to predict it.
+        decisive: `decisive(trajectory)` returns True for the steps whose action depends on what must be remembered,
+            bool (T,).
+        idle: `idle(trajectory)` returns True for the steps that show nothing to remember, bool (T,); memory ageing
+            makes its fillers of them. Without it, all steps but an episode's first and last are idle.
     """
 
     @property
@@ -76,7 +77,7 @@ class Task(Protocol):
 
     @property
     def make(self) -> Callable[..., gymnasium.Env[Any, Any]]:
-        """One environment, from the fields of `Config` as keyword arguments, and `render_mode`."""
+        """Function that returns one environment; its keyword arguments are `Config`'s fields and `render_mode`."""
 
     @property
     def Expert(self) -> Callable[..., Policy]:
@@ -94,17 +95,18 @@ class HasSpaces(Protocol):
 
 
 def is_task(thing: object) -> bool:
-    """Return whether an object has what every task has."""
-    return isinstance(getattr(thing, "ID", None), str) and hasattr(thing, "Config") and hasattr(thing, "make")
+    """Return True if an object has the attributes of a task."""
+    has_id = isinstance(getattr(thing, "ID", None), str)
+    return has_id and hasattr(thing, "Config") and hasattr(thing, "make")
 
 
 def default_episodes(task: Task) -> int:
-    """Return how many episodes make a data set if no number is given."""
+    """Return the number of episodes of a data set if the user gives none."""
     return getattr(task, "EPISODES", 4000)
 
 
 def most_lanes(task: Task, wanted: int) -> int:
-    """Return how many environments to open at once: as many as wanted, or fewer if the task says so."""
+    """Return the number of environments to open at once: the wanted number, or fewer if the task limits it."""
     return min(wanted, getattr(task, "LANES", wanted))
 
 

@@ -1,4 +1,4 @@
-"""The data of a run: named by the user, or collected, with what their task declares about them."""
+"""The data of a run: data sets named by the user or collected by the expert, with the labels that their task declares."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from rmt_rl.task import check_same_spaces, default_episodes
 if TYPE_CHECKING:
     from rmt_rl.task import HasSpaces, Task
 
-LARGE = 10.0  # of an action: heads learn standard deviations up to 7.4
-PRETENDED = 1e9  # bounds that stand for none
+LARGE_ACTION = 10.0  # heads learn standard deviations up to 7.4
+UNBOUNDED = 1e9  # bounds from here on stand for none
+LABELS = ("hindsight", "decisive", "idle")
 
 
 def open_data(config: OfflineRun) -> EpisodeStore:
@@ -56,16 +57,20 @@ def check_spaces(name: str, thing: HasSpaces, store: EpisodeStore, remedy: str) 
 
 
 def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:
-    """Return the trajectory with what its task declares about it."""
-    return replace(trajectory, **{name: getattr(task, name)(trajectory) for name in names})
+    """Return the trajectory with the labels that its task declares."""
+    labels = {name: getattr(task, name)(trajectory) for name in names}
+    return replace(trajectory, **labels)
 
 
 def large_actions(action_space: Space[Any]) -> str | None:
     """Return a warning if action bounds are too large to learn well, with the remedy; else None."""
-    box = flatten_space(action_space)  # of discrete actions, zeros and ones
-    bounds = np.abs([box.low, box.high]) if isinstance(box, Box) else np.zeros(1)
-    largest = np.max(bounds, where=np.isfinite(bounds) & (bounds < PRETENDED), initial=0)
-    if largest <= LARGE:
+    box = flatten_space(action_space)  # discrete actions become zeros and ones
+    if not isinstance(box, Box):
+        return None
+    bounds = np.abs([box.low, box.high])
+    is_bound = np.isfinite(bounds) & (bounds < UNBOUNDED)
+    largest = np.max(bounds, where=is_bound, initial=0)
+    if largest <= LARGE_ACTION:
         return None
     return (
         f"actions reach {largest:g}, but agents learn numbers of about 1 best: collect and train in "
