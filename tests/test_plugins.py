@@ -21,7 +21,7 @@ import rmt_rl
 from rmt_rl import registry
 from rmt_rl.acting.collect import collect
 from rmt_rl.cli import main
-from rmt_rl.cli.arguments import values_of
+from rmt_rl.cli.arguments import option_values
 from rmt_rl.data.store import open_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.plugins import import_user_module
@@ -506,5 +506,5 @@ def test_nothing_in_a_received_checkpoint_imports(folder: Path, capsys: Capture)
 
 def test_the_values_of_an_option_are_found_however_they_are_written() -> None:
     line = ["--logger", "a:A", "b:B", "--seed", "3", "--feed=c:C", "--logger=d:D", "--loggers", "e:E", "--feed"]
-    assert values_of("--logger", line) == ["a:A", "b:B", "d:D"]
-    assert values_of("--feed", line) == ["c:C"]
+    assert option_values("--logger", line) == ["a:A", "b:B", "d:D"]
+    assert option_values("--feed", line) == ["c:C"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 
-from rmt_rl.acting.evaluate import Progress, evaluate
+from rmt_rl.acting.evaluate import ProgressReport, evaluate
 from rmt_rl.acting.policies import EXPERT, EXPERT_ALONE, RANDOM, Behaviour, RandomPolicy, Share, has_expert, make_expert
 from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
@@ -41,7 +41,7 @@ def collect(
     episodes: int,
     seed: int,
     behaviour: Behaviour = EXPERT_ALONE,
-    progress: Progress | None = None,
+    progress: ProgressReport | None = None,
 ) -> str:
     """Let policies play, write every episode to a Minari data set, and return its id.
 
@@ -78,7 +78,7 @@ def _check_trained(behaviour: Behaviour) -> None:
         )
 
 
-def _write(identity: str, recipe: Recipe, env: Env, progress: Progress | None) -> None:
+def _write(identity: str, recipe: Recipe, env: Env, progress: ProgressReport | None) -> None:
     task, shares = recipe.task, recipe.behaviour.shares
     players = [_player(share, recipe, env) for share in shares]
     best = (Share(EXPERT),) if has_expert(task, recipe.options) else shares
@@ -162,7 +162,7 @@ def _unwrapped(observations: Arrays) -> Arrays:
     return observations["observation"]
 
 
-def _reported(episodes: Iterable[Trajectory], progress: Progress | None) -> Iterator[Trajectory]:
+def _reported(episodes: Iterable[Trajectory], progress: ProgressReport | None) -> Iterator[Trajectory]:
     """Yield the same episodes; after each, tell `progress` the numbers of steps and episodes so far."""
     steps = 0
     for number, trajectory in enumerate(episodes, start=1):

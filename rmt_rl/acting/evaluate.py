@@ -23,7 +23,7 @@ from rmt_rl.wrappers import VectorReturnToGo
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-Progress = Callable[[int, int], None]
+ProgressReport = Callable[[int, int], None]
 """Called after every step with the steps made and the episodes finished so far."""
 
 
@@ -37,7 +37,7 @@ def evaluate(
     deterministic: bool = True,
     target_return: float | None = None,
     max_lanes: int = 100,
-    progress: Progress | None = None,
+    progress: ProgressReport | None = None,
 ) -> Evaluation:
     """Play whole episodes of a task and return their results.
 
@@ -79,7 +79,7 @@ def sweep(
     deterministic: bool = True,
     target_return: float | None = None,
     max_lanes: int = 100,
-    progress: Progress | None = None,
+    progress: ProgressReport | None = None,
     begin: Callable[[Mapping[str, Any]], None] = lambda combination: None,
 ) -> Iterator[Evaluation]:
     """Evaluate lazily at every combination of the varied options' values, one after the other.
@@ -160,7 +160,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _summed(steps: Iterable[Step], lanes: int, progress: Progress | None) -> tuple[EpisodeResult, ...]:
+def _summed(steps: Iterable[Step], lanes: int, progress: ProgressReport | None) -> tuple[EpisodeResult, ...]:
     """Sum rewards and count steps in each lane, i.e. environment; only running totals of open episodes are held."""
     returns, lengths = np.zeros(lanes), np.zeros(lanes, np.int64)
     results: list[EpisodeResult] = []

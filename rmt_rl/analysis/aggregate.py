@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from rmt_rl.analysis.run_records import EvaluationRecord, RunRecord, Score, Settings, is_number, read_run
+from rmt_rl.analysis.run_records import EvaluatedSetting, RunRecord, Score, Settings, is_number, read_run
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import Interval, mean, mean_interval
 
@@ -278,7 +278,7 @@ def _value(value: object) -> Value:
     return value if is_number(value) else str(value)
 
 
-def _evaluations(groups: Iterable[Group], option: str | None = None) -> Iterator[EvaluationRecord]:
+def _evaluations(groups: Iterable[Group], option: str | None = None) -> Iterator[EvaluatedSetting]:
     """Return the results of all runs; of an option given, those that it was varied for."""
     for group in groups:
         for run in group.runs:

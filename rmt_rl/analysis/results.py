@@ -18,7 +18,7 @@ from rmt_rl.analysis.comparison import comparison_of_groups
 from rmt_rl.analysis.plot import CURVES, plot_groups
 from rmt_rl.analysis.run_records import (
     Curve,
-    EvaluationRecord,
+    EvaluatedSetting,
     RunRecord,
     Settings,
     evaluation_record,
@@ -52,7 +52,7 @@ class RunResult:
     seed: int
     settings: Settings
     metrics: Mapping[str, Curve]
-    evaluations: Sequence[EvaluationRecord]
+    evaluations: Sequence[EvaluatedSetting]
     cpu_seconds: Mapping[str, float]
 
     @classmethod
@@ -97,7 +97,7 @@ def _curve(values: Mapping[str, float]) -> dict[int, float]:
     return {int(at): value for at, value in values.items()}
 
 
-def _result(evaluation: EvaluationRecord) -> dict[str, Any]:
+def _result(evaluation: EvaluatedSetting) -> dict[str, Any]:
     """Return an evaluation without its single episodes."""
     values: dict[str, Any] = {"count": evaluation.episodes}
     return values | {name: getattr(evaluation, name) for name in READ}

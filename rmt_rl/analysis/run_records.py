@@ -32,7 +32,7 @@ class Score(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EvaluationRecord:
+class EvaluatedSetting:
     """Success and return of an agent at one setting of its environment: a result of `evaluation.json`."""
 
     options: Settings
@@ -69,7 +69,7 @@ class RunRecord:
     """Unit of the run's length and of its metrics' places, see `RunConfig.unit`."""
     metrics: Mapping[str, Curve]
     """Curves by the metric's name."""
-    evaluations: Sequence[EvaluationRecord]
+    evaluations: Sequence[EvaluatedSetting]
     """Empty if the run was never evaluated."""
     checkpoint: str | None = None
     """The evaluated checkpoint and its update, e.g. `last, update 500`."""
@@ -95,7 +95,7 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
-def read_single_evaluation(folder: Path) -> EvaluationRecord:
+def read_single_evaluation(folder: Path) -> EvaluatedSetting:
     """Return the result of a run that was evaluated once, in the environment of its training.
 
     Raises:
@@ -107,10 +107,10 @@ def read_single_evaluation(folder: Path) -> EvaluationRecord:
     return evaluation_record(results[0])
 
 
-def evaluation_record(result: Mapping[str, Any]) -> EvaluationRecord:
+def evaluation_record(result: Mapping[str, Any]) -> EvaluatedSetting:
     """Return a result of `evaluation.json` or `results.jsonl` as a record."""
     episodes = result.get("episodes", ())
-    return EvaluationRecord(
+    return EvaluatedSetting(
         options=result["options"],
         episodes=result.get("count", len(episodes)),
         success_rate=result["success_rate"],

@@ -1,4 +1,4 @@
-"""The data of a run: data sets named by the user or collected by the expert, with the labels that their task declares."""
+"""The data of a run: data sets that the user names or the expert collects, with the labels that the task declares."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.agent import BaseAgent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.launch import is_first_process
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
 from rmt_rl.runs.evaluation import Evaluation
@@ -35,7 +36,6 @@ from rmt_rl.runs.options import (
     write_config,
 )
 from rmt_rl.training.learner import AgentLearner, Diverged, Learner
-from rmt_rl.training.parallel import is_first_process
 
 ShouldStop = Callable[[], bool]
 """Asked before every update; on True a checkpoint is saved and training ends early."""

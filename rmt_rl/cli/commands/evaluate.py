@@ -16,7 +16,7 @@ from rmt_rl.config import SEED_LIMIT, SEED_SPACING
 from rmt_rl.flags import parse
 
 if TYPE_CHECKING:
-    from rmt_rl.acting.evaluate import Progress
+    from rmt_rl.acting.evaluate import ProgressReport
     from rmt_rl.agent import BaseAgent
     from rmt_rl.data.references import References
     from rmt_rl.runs.evaluation import Evaluation
@@ -66,7 +66,9 @@ def evaluate_run(arguments: Arguments) -> int:
     return 0
 
 
-def _evaluations(given: Evaluate, config: RunConfig, agent: BaseAgent, progress: Progress) -> Iterator[Evaluation]:
+def _evaluations(
+    given: Evaluate, config: RunConfig, agent: BaseAgent, progress: ProgressReport
+) -> Iterator[Evaluation]:
     from rmt_rl.acting.evaluate import parse_vary, sweep
 
     return sweep(
