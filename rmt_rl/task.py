@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
     import gymnasium
     from gymnasium.vector import VectorEnv
 
-    from rmt_rl.config import Frozen
+Options: TypeAlias = Frozen | Mapping[str, object]
+"""A task's options: its `Config`, or some of the fields by name; the others have their defaults."""
 
 
 class Policy(Protocol):
@@ -98,6 +100,15 @@ def is_task(thing: object) -> bool:
     """Return True if an object has the attributes of a task."""
     has_id = isinstance(getattr(thing, "ID", None), str)
     return has_id and hasattr(thing, "Config") and hasattr(thing, "make")
+
+
+def task_config(task: Task, options: Options) -> Frozen:
+    """Return options as the task's `Config`; a config is returned as it is.
+
+    Raises:
+        UsageError: an option is unknown or its value is out of range.
+    """
+    return options if isinstance(options, Frozen) else validated(task.Config, options)
 
 
 def default_episodes(task: Task) -> int:

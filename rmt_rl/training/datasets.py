@@ -36,19 +36,29 @@ def open_data(config: OfflineRun) -> EpisodeStore:
         UsageError: a data set is missing or damaged, can't be collected, or is of another environment; or the
             environment declares no hindsight classes, but the run asks for them.
     """
-    data, options, task = config.data, config.env_options.model_dump(), load_task(config.env)
+    task = load_task(config.env)
     if config.training.hindsight and not hasattr(task, "hindsight"):
         raise UsageError(
             f"hindsight={config.training.hindsight}: env {config.env!r} declares no hindsight; set it to 0"
         )
-    episodes = data.collect_episodes or default_episodes(task)
-    ids = data.dataset or (collect(config.env, options, episodes, data.collect_seed),)
-    known = [name for name in ("hindsight", "decisive", "idle") if hasattr(task, name)]
-    store = EpisodeStore(ids, data.cache_mb << 20, partial(_annotated, task, known) if known else None)
+    declared = [name for name in LABELS if hasattr(task, name)]
+    annotate = partial(_annotated, task, declared) if declared else None
+    cache_bytes = config.data.cache_mb << 20
+    store = EpisodeStore(_named_or_collected(config, task), cache_bytes, annotate)
     remedy = "train in the environment that the data come from, with the same options"
-    with closing(task.make(**options)) as env:
+    with closing(task.make(**dict(config.env_options))) as env:
         check_spaces(f"env {config.env!r}", env, store, remedy)
     return store
+
+
+def _named_or_collected(config: OfflineRun, task: Task) -> tuple[str, ...]:
+    """Return the ids of the data sets that a run names; without any, collect one and return its id."""
+    data = config.data
+    if data.dataset:
+        return data.dataset
+    episodes = data.collect_episodes or default_episodes(task)
+    identity = collect(config.env, config.env_options, episodes, data.collect_seed)
+    return (identity,)
 
 
 def check_spaces(name: str, thing: HasSpaces, store: EpisodeStore, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""Data parallel training: each of n processes takes every n-th sequence of a batch; results are as of one process."""
+"""Data parallel training: each of n processes takes every n-th sequence of a batch; the results equal one process's."""
 
 from __future__ import annotations
 

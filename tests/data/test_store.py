@@ -438,5 +438,5 @@ def test_a_file_that_lost_its_episodes_is_named(root: Path) -> None:
 def test_differing_spaces_are_named() -> None:
     write("a-v0", [episode(0, 3)])
     write_trees("b-v0", [tree_episode(0, 3)])
-    with pytest.raises(UsageError, match="'a-v0' has observation_space .*, but data set 'b-v0' has"):
+    with pytest.raises(UsageError, match=r"'a-v0' has observation_space .*, but data set 'b-v0' has"):
         EpisodeStore(["a-v0", "b-v0"])

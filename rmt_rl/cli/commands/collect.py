@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from rmt_rl import registry
 from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, positionals
-from rmt_rl.config import SEED_LIMIT, SEED_SPACING
+from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.flags import parse, with_options
 from rmt_rl.task import default_episodes
 
@@ -25,7 +25,7 @@ class Collection(ReadsRuns):
     sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the runs' checkpoints")
     target_return: float | None = Field(None, description="return that agents aim at (unset: their data's best)")
-    env_options: Any = None
+    env_options: Frozen
 
 
 def collect_dataset(arguments: Arguments) -> int:
@@ -46,7 +46,7 @@ def collect_dataset(arguments: Arguments) -> int:
     behaviour = Behaviour(shares, given.sample, given.target_return, given.checkpoint)
     episodes = given.episodes or default_episodes(task)
     with EvaluationProgress(episodes) as progress:
-        identity = collect(names[0], given.env_options.model_dump(), episodes, given.seed, behaviour, progress)
+        identity = collect(names[0], given.env_options, episodes, given.seed, behaviour, progress)
     print(identity)
     return 0
 

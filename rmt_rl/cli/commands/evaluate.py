@@ -74,7 +74,7 @@ def _evaluations(
     return sweep(
         agent,
         registry.load_task(config.env),
-        config.env_options.model_dump(),
+        config.env_options,
         parse_vary(given.vary),
         given.episodes,
         given.seed,
