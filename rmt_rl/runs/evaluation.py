@@ -52,7 +52,7 @@ class ResultRecord(Figures, total=False):
     episodes: list[EpisodeRecord]
 
 
-class EvaluationRecord(TypedDict):
+class EvaluationFile(TypedDict):
     """The content of `evaluation.json`."""
 
     format: int
@@ -60,7 +60,7 @@ class EvaluationRecord(TypedDict):
     results: list[ResultRecord]
 
 
-_RECORD = TypeAdapter(EvaluationRecord)
+_RECORD = TypeAdapter(EvaluationFile)
 
 
 @dataclass(frozen=True)
@@ -191,12 +191,12 @@ def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: s
             UserWarning,
             stacklevel=2,
         )
-    record: EvaluationRecord = {"format": FORMAT, "checkpoint": checkpoint, "results": kept + results}
+    record: EvaluationFile = {"format": FORMAT, "checkpoint": checkpoint, "results": kept + results}
     write_atomically(path, json.dumps(record, indent=1).encode())
     return path
 
 
-def read_evaluation(run: Path) -> EvaluationRecord | None:
+def read_evaluation(run: Path) -> EvaluationFile | None:
     """Return the content of a run's `evaluation.json`, or None if the run was never evaluated.
 
     Raises:
@@ -222,7 +222,7 @@ def read_evaluation(run: Path) -> EvaluationRecord | None:
         raise UsageError(
             f"{path} is damaged (results are missing or incomplete): {place}: {first['msg']}; evaluate the run again"
         ) from None
-    return cast("EvaluationRecord", record)
+    return cast("EvaluationFile", record)
 
 
 def read_results(run: Path) -> list[ResultRecord]:
@@ -241,8 +241,8 @@ def _may_stay(old: ResultRecord, new: ResultRecord) -> bool:
     return same_way and old["options"] != new["options"]
 
 
-def _previous(run: Path) -> EvaluationRecord:
-    none: EvaluationRecord = {"format": FORMAT, "checkpoint": None, "results": []}
+def _previous(run: Path) -> EvaluationFile:
+    none: EvaluationFile = {"format": FORMAT, "checkpoint": None, "results": []}
     try:
         return read_evaluation(run) or none
     except UsageError:  # a damaged file is replaced, since the new results are worth more

@@ -123,7 +123,7 @@ class Schedule(NamedTuple):
 
     log_every: int
     save_every: int
-    evaluate_every: int
+    evaluate_every: int = 1  # without effect if the run has no evaluation
 
 
 class RunConfig(Frozen):

@@ -129,7 +129,7 @@ def _evaluation(config: RunConfig, agent: BaseAgent) -> Callable[[], Evaluation]
 
 
 class LoopState(SavedState):
-    """What a checkpoint holds of the loop, beside the learner's progress."""
+    """The loop's part of a checkpoint, beside the learner's progress."""
 
     best: float | None = None  # score of the best evaluation
     unlogged: tuple[Metrics, ...] = ()  # of the updates since the last line of metrics
@@ -180,7 +180,7 @@ class Loop:
                 before = learner.made
                 self.unlogged.append(_finite(self._advance()))
                 evaluated = self._evaluate() if self._due(self.schedule.evaluate_every, before) else {}
-                metrics = self._means() if self._due(self.schedule.log_every, before) else {}
+                metrics = self._means() | learner.totals() if self._due(self.schedule.log_every, before) else {}
                 metrics |= evaluated
                 if log and metrics:
                     log.write(learner.made, metrics)
