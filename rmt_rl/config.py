@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -25,6 +25,9 @@ class SavedState(Frozen, extra="ignore"):
 
 
 Model = TypeVar("Model", bound=BaseModel)
+ConfigClass: TypeAlias = type[BaseModel]
+OptionPath: TypeAlias = tuple[int | str, ...]
+"""Names and indices that lead from a config to one of its parts."""
 
 
 def validated(model: type[Model], options: Mapping[str, object]) -> Model:
@@ -43,19 +46,19 @@ class _Fault(NamedTuple):
     """The part of the options that an error is about.
 
     Attributes:
-        path: names of the part, from the outermost config down.
+        path: path of the part.
         value: the part's value.
         section: the config that holds the part; the part itself if no single field is at fault.
         is_field: one field of `section` is at fault.
     """
 
-    path: tuple[int | str, ...]
+    path: OptionPath
     value: object
-    section: type[BaseModel]
+    section: ConfigClass
     is_field: bool
 
 
-def _explain(errors: Sequence[ErrorDetails], model: type[BaseModel], options: Mapping[str, object]) -> str:
+def _explain(errors: Sequence[ErrorDetails], model: ConfigClass, options: object) -> str:
     """Return one line about the first error: the field, its value, the reason and the expected value."""
     first = errors[0]
     fault = _find_fault(first["loc"], model, options)
@@ -74,16 +77,20 @@ def _explain(errors: Sequence[ErrorDetails], model: type[BaseModel], options: Ma
     return f"{problem}; expected {field.description}" if field.description else problem
 
 
-def _reasons(errors: Sequence[ErrorDetails], path: tuple[int | str, ...]) -> str:
+def _reasons(errors: Sequence[ErrorDetails], path: OptionPath) -> str:
     """Return the messages about one part, joined: each alternative of a union reports an error about its field."""
-    messages = [error["msg"] for error in errors if error["loc"][: len(path)] == path]
-    reasons = [message.removeprefix("Value error, ") for message in messages]
-    return " or ".join(dict.fromkeys(reasons))
+    reasons = []
+    for error in errors:
+        is_about_part = error["loc"][: len(path)] == path
+        reason = error["msg"].removeprefix("Value error, ")
+        if is_about_part and reason not in reasons:
+            reasons.append(reason)
+    return " or ".join(reasons)
 
 
-def _find_fault(location: Sequence[int | str], section: type[BaseModel], value: object) -> _Fault:
+def _find_fault(location: OptionPath, section: ConfigClass, value: object) -> _Fault:
     """Follow the location of an error through nested configs, as far as the first field that isn't a config."""
-    path: tuple[int | str, ...] = ()
+    path: OptionPath = ()
     for key in location:
         path = (*path, key)
         value = _value_at(value, key)
@@ -101,7 +108,7 @@ def _value_at(options: object, key: int | str) -> object:
     return getattr(options, str(key), None)
 
 
-def _config_of(section: type[BaseModel], name: str) -> type[BaseModel] | None:
+def _config_of(section: ConfigClass, name: str) -> ConfigClass | None:
     """Return the config class of a field; None if the field is unknown or isn't a config."""
     field = section.model_fields.get(name)
     annotation = None if field is None else field.annotation

@@ -57,16 +57,19 @@ def read_columns(
     """
     rows = {"observations": slice(start, stop + 1), "actions": slice(start, stop)}
     rows |= dict.fromkeys(OUTCOMES, slice(None))
+    columns: dict[str, Any] = {}
     if not reads_parts(storage):
         (whole,) = storage.get_episodes([episode])
-        return {name: map_leaves(itemgetter(rows[name]), whole[name]) for name in names}
-    columns: dict[str, Any] = {}
+        for name in names:
+            columns[name] = map_leaves(itemgetter(rows[name]), whole[name])
+        return columns
     with h5py.File(storage.data_path / _FILE, "r") as file:
         group = file[f"episode_{episode}"]
         for name in names:
+            stored = group[name]
             entries = length + 1 if name == "observations" else length
-            _check_lengths(group[name], entries)
-            columns[name] = _read_column(group[name], name, rows[name], storage)
+            _check_lengths(stored, entries)
+            columns[name] = _read_column(stored, name, rows[name], storage)
     return columns
 
 

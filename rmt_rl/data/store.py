@@ -57,7 +57,8 @@ class EpisodeStore:
         cache_bytes: int = 1 << 30,
         annotate: Callable[[Trajectory], Trajectory] | None = None,
     ) -> None:
-        self.ids: tuple[str, ...] = (dataset_id,) if isinstance(dataset_id, str) else tuple(dataset_id)
+        dataset_ids = [dataset_id] if isinstance(dataset_id, str) else dataset_id
+        self.ids = tuple(dataset_ids)
         if not self.ids:
             raise UsageError("dataset: no id was given; name at least one Minari data set")
         self._datasets = [open_dataset(each) for each in self.ids]
@@ -67,7 +68,9 @@ class EpisodeStore:
         self.env_spec: EnvSpec | None = first.env_spec
         for other in others:
             check_same_spaces(f"data set {first.id!r}", first, f"data set {other.id!r}", other, "train on each alone")
-        index = [entry for dataset in self._datasets for entry in _read_index(dataset)]
+        index: list[_IndexEntry] = []
+        for dataset in self._datasets:
+            index += _read_index(dataset)
         lengths = [entry.steps for entry in index]
         self.lengths: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)  # (N,) steps
         self._seeds = [entry.seed for entry in index]

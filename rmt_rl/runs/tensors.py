@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from safetensors import safe_open
 from safetensors.torch import save
@@ -14,8 +14,11 @@ from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.recurrence import Tree, tree_leaves
 
+NamedTensors: TypeAlias = dict[str, Tensor]
+Shape: TypeAlias = tuple[int, ...]
 
-def named_tensors(model: nn.Module, optimizer: Optimizer | None, state: Tree) -> dict[str, Tensor]:
+
+def named_tensors(model: nn.Module, optimizer: Optimizer | None, state: Tree) -> NamedTensors:
     """Return all tensors to save, named `model/NAME`, `optimizer/PARAMETER/NAME` and `state/LEAF`."""
     named = {}
     for name, value in model.state_dict().items():
@@ -29,7 +32,7 @@ def named_tensors(model: nn.Module, optimizer: Optimizer | None, state: Tree) ->
     return named
 
 
-def group_of(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
+def group_of(tensors: NamedTensors, group: str) -> NamedTensors:
     """Return the tensors of a group (`model`, `optimizer`, `state`) by their names in it."""
     prefix = f"{group}/"
     members = {}
@@ -39,32 +42,39 @@ def group_of(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
     return members
 
 
-def fill_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def fill_optimizer(optimizer: Optimizer, tensors: NamedTensors) -> None:
     """Restore the state of an Adam or AdamW from the tensors of its group; its parameter groups stay.
 
     Raises:
         UsageError: the state of a parameter is incomplete, or has another shape.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    states: dict[int, dict[str, Tensor]] = {}
+    parameters: list[Tensor] = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
+    states: dict[int, NamedTensors] = {}
     for name, tensor in tensors.items():
         number, _, moment = name.partition("/")
-        states.setdefault(int(number), {})[moment] = tensor
+        state = states.setdefault(int(number), {})
+        state[moment] = tensor
     for index, state in states.items():
-        shape = tuple(parameters[index].shape) if index < len(parameters) else ()
+        is_known = index < len(parameters)
+        shape = tuple(parameters[index].shape) if is_known else ()
         _check_moments(index, shape, state)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
-def _check_moments(index: int, shape: tuple[int, ...], state: Mapping[str, Tensor]) -> None:
+def _check_moments(index: int, shape: Shape, state: NamedTensors) -> None:
     """Raise a UsageError unless a parameter's state holds both moments in the parameter's shape, and its step."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in sorted(state.items())}
-    if shapes != {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}:
+    expected = {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}
+    shapes: dict[str, Shape] = {}
+    for name, tensor in sorted(state.items()):
+        shapes[name] = tuple(tensor.shape)
+    if shapes != expected:
         raise UsageError(f"the optimiser's state of parameter {index}, of shape {shape}, is {shapes}")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, header: str) -> None:
+def write_tensors(path: Path, tensors: NamedTensors, key: str, header: str) -> None:
     """Write a file at once; the header stands under a key that names the file's format.
 
     Raises:
@@ -76,7 +86,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, header: s
     write_atomically(path, save(copies, {key: header}))
 
 
-def read_tensors(path: Path, key: str) -> tuple[str | None, dict[str, Tensor]]:
+def read_tensors(path: Path, key: str) -> tuple[str | None, NamedTensors]:
     """Return the header under a key, None without such a header, and all tensors; no code of the file is executed.
 
     Raises:

@@ -25,14 +25,22 @@ class WindowFeed(EpisodeFeed):
 
     burns_in = True
 
-    def __init__(self, episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> None:
+    def __init__(
+        self,
+        episodes: Episodes,
+        config: FeedConfig,
+        segment_length: int,
+        seed: int,
+    ) -> None:
         super().__init__(episodes, config, segment_length, seed)
         counts = self._window_counts()
         self._firsts = np.append(0, np.cumsum(counts))  # first window of each episode; then how many there are
         self._order = Orders(int(self._firsts[-1]), seed)
         # A pool larger than the data set would put an episode several times into one batch.
         batches_of_data = self._order.size // config.batch_size
-        self._pool_batches = max(1, min(config.bucket_batches, batches_of_data))
+        wanted = min(config.bucket_batches, batches_of_data)
+        self._pool_batches = max(1, wanted)
+        self._burn_in_steps = config.burn_in * segment_length
 
     def _window_counts(self) -> Ints:
         """Return the number of windows of every episode, int64 (N,)."""
@@ -41,12 +49,19 @@ class WindowFeed(EpisodeFeed):
     def picks(self, update: int) -> Picks:
         pool_number, number = divmod(update, self._pool_batches)
         pool = self._pool(pool_number)
-        by_length = np.argsort(pool.stop - pool.start, kind="stable")
+        lengths = pool.stop - pool.start
+        by_length = np.argsort(lengths, kind="stable")
         batches = by_length.reshape(self._pool_batches, -1)
         generator = np.random.default_rng([self._seed, SHUFFLE, pool_number])
         order = generator.permutation(self._pool_batches)
         chosen = batches[order[number]]
-        return Picks(*(each[chosen] for each in pool))
+        return Picks(
+            episodes=pool.episodes[chosen],
+            start=pool.start[chosen],
+            stop=pool.stop[chosen],
+            fresh=pool.fresh[chosen],
+            burn_in=pool.burn_in[chosen],
+        )
 
     def _pool(self, number: int) -> Picks:
         """Return the windows of a pool."""
@@ -54,14 +69,18 @@ class WindowFeed(EpisodeFeed):
         places = number * size + np.arange(size)
         windows = self._order[places]
         episodes = np.searchsorted(self._firsts, windows, side="right") - 1
-        last_step = windows - self._firsts[episodes]  # before the window is moved into the episode
+        last_step = windows - self._firsts[episodes]
         lengths = self._lengths[episodes]
+        start = last_step - self._span + 1  # before the window is moved into the episode
         latest_start = np.maximum(lengths - self._span, 0)
-        start = np.clip(last_step - self._span + 1, 0, latest_start)
-        stop = np.minimum(start + self._span, lengths)
-        fresh = np.ones(size, np.bool_)
-        burn_in = np.minimum(start, self._config.burn_in * self._segment_length)
-        return Picks(episodes, start, stop, fresh, burn_in)
+        start = np.clip(start, 0, latest_start)
+        return Picks(
+            episodes=episodes,
+            start=start,
+            stop=np.minimum(start + self._span, lengths),
+            fresh=np.ones(size, np.bool_),
+            burn_in=np.minimum(start, self._burn_in_steps),
+        )
 
 
 FEED = WindowFeed
