@@ -1,16 +1,17 @@
-"""Configs: immutable, validated, strict. A wrong field or value is one error that names it."""
+"""Configs: immutable, validated, strict. An error about them names the field, its value and the expected value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from rmt_rl.errors import UsageError, nearest
 
-SEEDS = 2**63  # how many PyTorch's generators know
-APART = "; environments played at once count up from it, so choose seeds 1000 apart"
+SEED_LIMIT = 2**63  # number of seeds that PyTorch's generators accept
+SEED_SPACING = "; environments played at once take the seeds from this one upwards, so choose seeds 1000 apart"
 
 
 def _listed(value: Any) -> Any:
@@ -22,65 +23,103 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Frozen(BaseModel):
-    """Base of all configs: fields can't change, unknown ones are refused, defaults are validated."""
+    """Base of all configs: fields can't change, unknown fields are refused, defaults are validated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class SavedState(Frozen, extra="ignore"):
-    """Base of what a checkpoint keeps as JSON; keys that belong to other parts of the run are ignored."""
+    """Base of the JSON values in a checkpoint; keys that belong to other parts of the run are ignored."""
 
 
 Model = TypeVar("Model", bound=BaseModel)
+ConfigClass: TypeAlias = type[BaseModel]
+OptionPath: TypeAlias = tuple[int | str, ...]
+"""Names and indices that lead from a config to one of its parts."""
 
 
-def validated(model: type[Model], options: Mapping[str, Any]) -> Model:
+def validated(model: type[Model], options: Mapping[str, object]) -> Model:
     """Return `model(**options)`.
 
     Raises:
-        UsageError: an option is unknown or has a bad value; names the option, the value and what is allowed.
+        UsageError: an option is unknown or has a bad value; names the option, the value and the allowed values.
     """
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        message = _explain([(each["type"], each["loc"], each["msg"]) for each in error.errors()], model, options)
-        raise UsageError(message) from None
+        raise UsageError(_explain(error.errors(), model, options)) from None
 
 
-class _Place(NamedTuple):
-    """Where an error is."""
+class _Fault(NamedTuple):
+    """The part of the options that an error is about.
 
-    names: Sequence[Any]  # from the config down to the field
-    value: Any
-    section: type[BaseModel]  # the config that the field is in; where no field is at fault, the config itself
-    inside: bool  # a field of the section is at fault
+    Attributes:
+        path: path of the part.
+        value: the part's value.
+        section: the config that holds the part; the part itself if no single field is at fault.
+        is_field: one field of `section` is at fault.
+    """
+
+    path: OptionPath
+    value: object
+    section: ConfigClass
+    is_field: bool
 
 
-def _explain(errors: Sequence[tuple[str, Sequence[Any], str]], model: type[BaseModel], options: Any) -> str:
-    """One line for the first error (type, location, message): field, value, what is wrong and what was expected."""
-    place = _locate(errors[0][1], model, options)
-    name, fields = ".".join(map(str, place.names)), place.section.model_fields
-    # The alternatives of a union each have their say about one field.
-    about = [message for _, location, message in errors if list(location[: len(place.names)]) == place.names]
-    reasons = " or ".join(dict.fromkeys(message.removeprefix("Value error, ") for message in about))
-    if not place.inside:
+def _explain(errors: Sequence[ErrorDetails], model: ConfigClass, options: object) -> str:
+    """Return one line about the first error: the field, its value, the reason and the expected value."""
+    first = errors[0]
+    fault = _find_fault(first["loc"], model, options)
+    name = ".".join(map(str, fault.path))
+    reasons = _reasons(errors, fault.path)
+    if not fault.is_field:
         return f"{name}: {reasons}" if name else reasons
-    field = fields.get(place.names[-1])
+    fields = fault.section.model_fields
+    field_name = str(fault.path[-1])
+    field = fields.get(field_name)
     if field is None:
         known = ", ".join(fields)
-        return f"unknown option {name}={place.value!r} (known: {known}){nearest(str(place.names[-1]), fields)}"
-    what = f"{name} is missing" if errors[0][0] == "missing" else f"{name}={place.value!r}: {reasons}"
-    return f"{what}; expected {field.description}" if field.description else what
+        return f"unknown option {name}={fault.value!r} (known: {known}){nearest(field_name, fields)}"
+    is_missing = first["type"] == "missing"
+    problem = f"{name} is missing" if is_missing else f"{name}={fault.value!r}: {reasons}"
+    return f"{problem}; expected {field.description}" if field.description else problem
 
 
-def _locate(location: Sequence[Any], section: type[BaseModel], value: Any) -> _Place:
-    """Follow a location through nested configs as far as a field that is none."""
-    names: list[Any] = []
-    for part in location:
-        names.append(part)
-        value = value.get(part) if isinstance(value, Mapping) else getattr(value, str(part), None)
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping)):
-            return _Place(names, value, section, inside=True)
-        section = annotation
-    return _Place(names, value, section, inside=False)
+def _reasons(errors: Sequence[ErrorDetails], path: OptionPath) -> str:
+    """Return the messages about one part, joined: each alternative of a union reports an error about its field."""
+    reasons = []
+    for error in errors:
+        is_about_part = error["loc"][: len(path)] == path
+        reason = error["msg"].removeprefix("Value error, ")
+        if is_about_part and reason not in reasons:
+            reasons.append(reason)
+    return " or ".join(reasons)
+
+
+def _find_fault(location: OptionPath, section: ConfigClass, value: object) -> _Fault:
+    """Follow the location of an error through nested configs, as far as the first field that isn't a config."""
+    path: OptionPath = ()
+    for key in location:
+        path = (*path, key)
+        value = _value_at(value, key)
+        inner = _config_of(section, str(key))
+        if inner is None or not isinstance(value, Mapping):
+            return _Fault(path, value, section, is_field=True)
+        section = inner
+    return _Fault(path, value, section, is_field=False)
+
+
+def _value_at(options: object, key: int | str) -> object:
+    """Return an option of a dictionary or of a config; None if there is no such option."""
+    if isinstance(options, Mapping):
+        return options.get(key)
+    return getattr(options, str(key), None)
+
+
+def _config_of(section: ConfigClass, name: str) -> ConfigClass | None:
+    """Return the config class of a field; None if the field is unknown or isn't a config."""
+    field = section.model_fields.get(name)
+    annotation = None if field is None else field.annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None

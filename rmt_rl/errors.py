@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""The error for mistakes that the user can mend."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -7,12 +7,12 @@ from difflib import get_close_matches
 
 
 class UsageError(ValueError):
-    """A mistake of the user's: one message that names the field, its value and the remedy."""
+    """The user made a mistake. The message names the field, its value and the remedy."""
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """End a script with one line and exit code 2 where the user made a mistake."""
+    """Print a UsageError as one line and exit with code 2."""
     try:
         yield
     except UsageError as error:

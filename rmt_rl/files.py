@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, whole, whenever the writer dies."""
+"""Atomic writes: a reader sees the whole old file or the whole new one, even if the writer is killed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rmt_rl.errors import UsageError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to disk, then rename; the folder is made when it is missing.
+    """Write under a temporary name, flush to disk, then rename; make the folder if it is missing.
 
     Raises:
-        UsageError: the folder can't be written to, or the disk is full; what stood at `path` is untouched.
+        UsageError: the folder can't be written to, or the disk is full; an older file at `path` is untouched.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -28,5 +28,5 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"{path} can't be written: {error.strerror}; free some space or choose another folder"
         ) from error
     finally:
-        with suppress(OSError):  # there is none, as it should be; or not even a folder
+        with suppress(OSError):  # it was renamed, or the folder couldn't be made
             temporary.unlink()

@@ -6,5 +6,5 @@ import os
 
 
 def is_first_process() -> bool:
-    """Return False in the further processes of data parallel training, which Fabric starts by the same command."""
+    """Return False in the additional processes of data parallel training, which Fabric starts by the same command."""
     return os.environ.get("LOCAL_RANK", "0") == "0"

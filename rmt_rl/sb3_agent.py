@@ -1,15 +1,15 @@
-"""Stable-Baselines3's on-policy algorithms as agents: their networks act, are saved and are loaded like any other's.
+"""Stable-Baselines3's on-policy algorithms as agents: their networks act, are saved and are loaded like all agents.
 
-Dimensions: B lanes, N numbers of a vector; an image has C channels, H rows and W columns.
+Dimensions: B environments, N numbers of a vector; an image has C channels, H rows and W columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
+from contextlib import contextmanager
 from inspect import signature
-from operator import getitem
-from typing import Any, ClassVar, Literal
+from operator import itemgetter
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,13 +26,13 @@ from torch import nn
 from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
-from rmt_rl.trees import map_leaves
+from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
 Array = NDArray[Any]
 
 
 class SB3Config(Frozen):
-    """What all these agents have. Each option is one of the algorithm or of its policy, with its name and default."""
+    """Options of all these agents, with the names and defaults that the algorithm or its policy gives them."""
 
     n_steps: int = Field(2048, ge=2, description="steps of each environment in a round")
     learning_rate: float = Field(3e-4, gt=0, description="learning rate of Adam")
@@ -54,39 +54,51 @@ class SB3Agent(BaseAgent):
     Config: ClassVar[type[SB3Config]] = SB3Config
     learner = "rmt_rl.training.online:OnlineLearner"
     Algorithm: ClassVar[type[OnPolicyAlgorithm]]
-    policy_kind: ClassVar[str] = "Policy"  # how the names of its policies end: MlpPolicy, MlpLstmPolicy
+    policy_kind: ClassVar[str] = "Policy"  # last part of its policies' names: MlpPolicy, MlpLstmPolicy
 
     def __init__(self, config: SB3Config, spec: AgentSpec) -> None:
         super().__init__(config, spec)
         _check_actions(spec.action_space)
         self.view = View(spec.observation_space)
         self.policy = self._policy_class(
-            self.view.space, spec.action_space, lambda _: config.learning_rate, **self._options(of_policy=True)
+            self.view.space,
+            spec.action_space,
+            lambda _: config.learning_rate,
+            **self._options(of_policy=True),
         )
-        self.random = np.random.default_rng()  # of sampled actions
+        self.random = np.random.default_rng()  # seeds the sampling of actions
 
     @property
     def _policy_class(self) -> Any:
         return self.Algorithm.policy_aliases[self.view.network + self.policy_kind]
 
     def _options(self, of_policy: bool) -> dict[str, Any]:
-        """The options that are the policy's, or else those that are the algorithm's."""
+        """Return the options of the policy, or else those of the algorithm."""
         options = dict(self.config)
         options["activation_fn"] = getattr(nn, options["activation_fn"])
-        options["net_arch"] = None if options["net_arch"] is None else list(options["net_arch"])
-        known = signature(self.Algorithm).parameters
-        return {name: value for name, value in options.items() if (name not in known) == of_policy}
+        if options["net_arch"] is not None:
+            options["net_arch"] = list(options["net_arch"])
+        names_of_algorithm = signature(self.Algorithm).parameters
+        chosen = {}
+        for name, value in options.items():
+            is_of_policy = name not in names_of_algorithm
+            if is_of_policy == of_policy:
+                chosen[name] = value
+        return chosen
 
     def make_algorithm(self, env: VecEnv, device: str) -> OnPolicyAlgorithm:
-        """Return the algorithm that from now on trains this agent's network.
+        """Return the algorithm that trains this agent's network from now on.
 
         Args:
-            env: observes what `view` shows.
-            device: where the network is moved to.
+            env: its observations are values of `view.space`.
+            device: the network is moved there.
         """
-        policy_options = self._options(of_policy=True)
         algorithm = self.Algorithm(
-            self._policy_class, env, policy_kwargs=policy_options, device=device, **self._options(of_policy=False)
+            self._policy_class,
+            env,
+            policy_kwargs=self._options(of_policy=True),
+            device=device,
+            **self._options(of_policy=False),
         )
         algorithm.policy.load_state_dict(self.policy.state_dict())
         self.policy = algorithm.policy
@@ -102,106 +114,136 @@ class SB3Agent(BaseAgent):
         episode_start: Array | None = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
-        seen, lanes, single = self.view.batch(self.unwrap(observation)[0])
+        original, _ = self.unwrap(observation)
+        batch = self.view.batch(original)
         if episode_start is not None:
-            check_batch_size("episode_start", np.size(episode_start), lanes)
+            check_batch_size("episode_start", np.size(episode_start), batch.size)
             episode_start = np.atleast_1d(episode_start)
         if state is not None:  # hidden and cell state of an LSTM, each (layers, B, width)
-            check_batch_size("state", state[0].shape[1], lanes)
+            hidden = state[0]
+            check_batch_size("state", hidden.shape[1], batch.size)
+        with self._seeded(deterministic):
+            actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
+        actions = actions.astype(self.spec.action_space.dtype, copy=False)
+        return actions[0] if batch.is_single else actions, state
+
+    @contextmanager
+    def _seeded(self, deterministic: bool) -> Iterator[None]:
+        """Seed PyTorch's global generator, from which the policy's distributions draw, and restore it afterwards."""
         policy: BasePolicy = self.policy
         devices = [policy.device] if policy.device.type == "cuda" else []
-        # Its distributions draw from PyTorch's global generator.
         with torch.random.fork_rng(devices, enabled=not deterministic):
             if not deterministic:
-                torch.manual_seed(int(self.random.integers(2**63)))
-            actions, state = policy.predict(seen, state, episode_start, deterministic)
-        actions = actions.astype(self.spec.action_space.dtype, copy=False)
-        return actions[0] if single else actions, state
+                seed = int(self.random.integers(2**63))
+                torch.manual_seed(seed)
+            yield
 
 
-Place = tuple[Any, ...]  # the keys and indices that lead to a part of a Dict or Tuple
+class ViewedBatch(NamedTuple):
+    """Observations as a network sees them.
+
+    Attributes:
+        values: values of `View.space`, each with a dimension B in front.
+        size: B.
+        is_single: the observation came without a dimension B, so B is 1.
+    """
+
+    values: Any
+    size: int
+    is_single: bool
 
 
 class View:
-    """What a network sees of an observation: images with channels first, and one vector of all the rest.
+    """An observation as a network sees it: images with channels first, and one vector of all the rest.
 
-    The numbers are those that Stable-Baselines3's networks make of the spaces they know (categories one-hot, pixels
-    from 0 to 1), but from Tuples and nested Dicts too. An image that is too small for its convolutions is part of the
-    vector. `space` is the Box of the vector or image, or a Dict where there is more than one.
+    The numbers are those that Stable-Baselines3's networks make of the spaces that they know: categories one-hot,
+    pixels from 0 to 1. Tuples and nested Dicts work too. An image that is too small for the convolutions is part of the
+    vector. `space` is the Box of the vector or image, or a Dict if there are several.
 
     Raises:
         UsageError: the space has a part that is no Box, Discrete, MultiDiscrete or MultiBinary.
     """
 
     def __init__(self, space: Space[Any]) -> None:
-        self.leaves = dict(_leaves(space))
-        self.images = [path for path, leaf in self.leaves.items() if _is_large_image(leaf)]
-        self.rest = [path for path in self.leaves if path not in self.images]
-        shown: list[spaces.Box] = []
+        self.leaves = _sorted_leaves(space)
+        self.images = [place for place, leaf in self.leaves.items() if _is_large_image(leaf)]
+        self.rest = [place for place in self.leaves if place not in self.images]
+        boxes: list[spaces.Box] = []
         if self.rest:
-            numbers = sum(flatdim(self.leaves[path]) for path in self.rest)
-            shown.append(spaces.Box(-np.inf, np.inf, (numbers,), np.float32))
-        for path in self.images:
-            pixels = np.zeros((1, *_shape(self.leaves[path])), np.uint8)
-            shown.append(spaces.Box(0, 255, _channels_first(self.leaves[path], pixels).shape[1:], np.uint8))
-        self.space = shown[0] if len(shown) == 1 else spaces.Dict(_named(shown))
+            numbers = sum(flatdim(self.leaves[place]) for place in self.rest)
+            boxes.append(spaces.Box(-np.inf, np.inf, (numbers,), np.float32))
+        for place in self.images:
+            shape = _image_shape(self.leaves[place])
+            boxes.append(spaces.Box(0, 255, shape, np.uint8))
+        self.space = boxes[0] if len(boxes) == 1 else spaces.Dict(_by_name(boxes))
 
     @property
     def network(self) -> str:
-        """Which of Stable-Baselines3's networks `space` is for."""
+        """Stable-Baselines3's name for the networks that `space` is for."""
         if isinstance(self.space, spaces.Dict):
             return "MultiInput"
         return "Cnn" if self.images else "Mlp"
 
     def single(self, observation: Any) -> Any:
-        """What is seen of one value of the space: a value of `View.space`."""
-        seen, _, _ = self.batch(observation)
-        return map_leaves(lambda part: part[0], seen)
+        """Return the value of `View.space` for one value of the original space."""
+        batch = self.batch(observation)
+        return map_leaves(itemgetter(0), batch.values)
 
-    def batch(self, observation: Any) -> tuple[Any, int, bool]:
-        """What is seen of a value of the space, or of a batch (B, ...) of them.
-
-        Returns:
-            Values of `View.space`, with a dimension B in front; B; and whether the observation came without it.
+    def batch(self, observation: Any) -> ViewedBatch:
+        """Return the values of `View.space` for one value of the original space, or for a batch (B, ...) of them.
 
         Raises:
             UsageError: the observation's shape isn't the space's.
         """
-        values = {path: np.asarray(reduce(getitem, path, observation)) for path in self.leaves}
-        path, leaf = next(iter(self.leaves.items()))
-        given, expected = values[path].shape, _shape(leaf)
-        if expected not in (given, given[1:]) or len(given) > len(expected) + 1:
-            raise UsageError(f"observation has shape {given}; give one of shape {expected}, or a batch of them")
-        if single := given == expected:
-            values = {path: value[None] for path, value in values.items()}
-        shown = [_channels_first(self.leaves[path], values[path]) for path in self.images]
+        arrays = {place: np.asarray(part_at(observation, place)) for place in self.leaves}
+        is_single = self._is_single(arrays)
+        if is_single:
+            arrays = {place: array[None] for place, array in arrays.items()}
+        parts = []
         if self.rest:
-            shown.insert(0, np.concatenate([_numbers(self.leaves[path], values[path]) for path in self.rest], 1))
-        return shown[0] if len(shown) == 1 else _named(shown), len(values[path]), single
+            vectors = [_as_vector(self.leaves[place], arrays[place]) for place in self.rest]
+            parts.append(np.concatenate(vectors, 1))
+        for place in self.images:
+            parts.append(_channels_first(self.leaves[place], arrays[place]))
+        values = parts[0] if len(parts) == 1 else _by_name(parts)
+        size = len(next(iter(arrays.values())))
+        return ViewedBatch(values, size, is_single)
+
+    def _is_single(self, arrays: dict[Place, Array]) -> bool:
+        """Return True for one value of the space, False for a batch; the first leaf tells.
+
+        Raises:
+            UsageError: its shape is neither.
+        """
+        place, leaf = next(iter(self.leaves.items()))
+        given = arrays[place].shape
+        expected = _shape(leaf)
+        if given == expected:
+            return True
+        if given[1:] == expected:
+            return False
+        raise UsageError(f"observation has shape {given}; give one of shape {expected}, or a batch of them")
 
 
-def _named(parts: list[Any]) -> dict[str, Any]:
+def _by_name(parts: list[Any]) -> dict[str, Any]:
+    """Return the parts as a value of a Dict space, or as the Dict's spaces."""
     return {f"part{index}": part for index, part in enumerate(parts)}
 
 
-def _leaves(space: Space[Any], path: Place = ()) -> Iterator[tuple[Place, Space[Any]]]:
-    """The parts of a space that have no parts themselves, a Dict's sorted: their order isn't part of the space."""
-    parts: list[tuple[Any, Space[Any]]]
-    match space:
-        case spaces.Dict():
-            parts = [(key, space[key]) for key in sorted(space)]
-        case spaces.Tuple():
-            parts = list(enumerate(space.spaces))
-        case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
-            yield path, space
-            return
-        case _:
+def _sorted_leaves(space: Space[Any]) -> dict[Place, Space[Any]]:
+    """Return the leaves of a space by place, sorted, since the order of a Dict's keys isn't part of the space.
+
+    Raises:
+        UsageError: a leaf is no Box, Discrete, MultiDiscrete or MultiBinary.
+    """
+    found = sorted(leaves(space), key=itemgetter(0))
+    for _, leaf in found:
+        if not isinstance(leaf, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             raise UsageError(
-                f"space={space} has no encoder; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple of these "
+                f"space={leaf} has no encoder; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple of these "
                 "(a gymnasium.wrappers.TransformObservation can turn it into one)"
             )
-    for key, part in parts:
-        yield from _leaves(part, (*path, key))
+    return dict(found)
 
 
 def _shape(leaf: Space[Any]) -> tuple[int, ...]:
@@ -209,19 +251,30 @@ def _shape(leaf: Space[Any]) -> tuple[int, ...]:
 
 
 def _is_large_image(leaf: Space[Any]) -> bool:
-    """Whether Stable-Baselines3's convolutions fit it: 36 pixels a side, and channels, the least, first or last."""
+    """Return True for images that fit Stable-Baselines3's convolutions: 36 pixels a side, channels first or last."""
+    if not is_image_space(leaf):
+        return False
     sizes = _shape(leaf)
-    return is_image_space(leaf) and sorted(sizes)[1] >= 36 and int(np.argmin(sizes)) != 1
+    smallest_side = sorted(sizes)[1]  # the number of channels is smaller
+    channels_in_the_middle = int(np.argmin(sizes)) == 1
+    return smallest_side >= 36 and not channels_in_the_middle
 
 
-def _channels_first(leaf: Space[Any], values: Array) -> Array:
-    """Images (B, H, W, C) or (B, C, H, W) as (B, C, H, W)."""
-    first = isinstance(leaf, spaces.Box) and is_image_space_channels_first(leaf)
-    return values if first else np.moveaxis(values, -1, 1)
+def _image_shape(leaf: Space[Any]) -> tuple[int, ...]:
+    """Return the shape (C, H, W) of a space's images."""
+    example = np.zeros((1, *_shape(leaf)), np.uint8)
+    return _channels_first(leaf, example).shape[1:]
 
 
-def _numbers(leaf: Space[Any], values: Array) -> Array:
-    """Values (B, ...) as float32 (B, N)."""
+def _channels_first(leaf: Space[Any], images: Array) -> Array:
+    """Return images (B, H, W, C) or (B, C, H, W) as (B, C, H, W)."""
+    if isinstance(leaf, spaces.Box) and is_image_space_channels_first(leaf):
+        return images
+    return np.moveaxis(images, -1, 1)
+
+
+def _as_vector(leaf: Space[Any], values: Array) -> Array:
+    """Return values (B, ...) as float32 (B, N)."""
     flat = values.reshape(len(values), -1)
     match leaf:
         case spaces.Discrete():
@@ -229,31 +282,35 @@ def _numbers(leaf: Space[Any], values: Array) -> Array:
         case spaces.MultiDiscrete():
             return _one_hot(flat - leaf.start.ravel(), leaf.nvec.ravel())
         case _:
-            return flat.astype(np.float32) / (255 if is_image_space(leaf) else 1)
+            largest = 255 if is_image_space(leaf) else 1
+            return flat.astype(np.float32) / largest
 
 
 def _one_hot(categories: Array, sizes: Array) -> Array:
-    """Categories (B, M), counted from 0, of M sizes as (B, N), N their sum."""
+    """Return M categories (B, M), counted from 0, as (B, N); `sizes` are their numbers of values, and N is the sum."""
     numbers = np.zeros((len(categories), sizes.sum()), np.float32)
-    np.put_along_axis(numbers, categories.astype(np.int64) + np.cumsum(sizes) - sizes, 1, 1)
+    offsets = np.cumsum(sizes) - sizes
+    places = categories.astype(np.int64) + offsets
+    np.put_along_axis(numbers, places, 1, 1)
     return numbers
 
 
 def _check_actions(space: Space[Any]) -> None:
+    """Raise a UsageError unless Stable-Baselines3 has a distribution for the action space."""
     match space:
         case spaces.Discrete():
-            known = space.start == 0
+            is_known = space.start == 0
         case spaces.MultiDiscrete():
-            known = space.nvec.ndim == 1 and not space.start.any()
+            is_known = space.nvec.ndim == 1 and not space.start.any()
         case spaces.MultiBinary():
-            known = isinstance(space.n, int)
+            is_known = isinstance(space.n, int)
         case spaces.Box():
-            known = space.dtype.kind == "f" and space.is_bounded()
+            is_known = space.dtype.kind == "f" and space.is_bounded()
         case _:
-            known = False
-    if not known:
+            is_known = False
+    if not is_known:
         raise UsageError(
-            f"action_space={space}: Stable-Baselines3 has no distribution for it. It has for Discrete, MultiDiscrete "
-            "and MultiBinary of one dimension counted from 0, and a Box of floats with finite bounds; or choose an "
-            "agent that learns from data sets (rmt-rl list)"
+            f"action_space={space}: Stable-Baselines3 has no distribution for it; it has distributions for Discrete, "
+            "MultiDiscrete and MultiBinary of one dimension counted from 0, and for a Box of floats with finite "
+            "bounds. Or choose an agent that learns from data sets (rmt-rl list)"
         )

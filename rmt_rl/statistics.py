@@ -1,19 +1,22 @@
 """Means and their 95% confidence intervals.
 
-Nothing here needs SciPy: Student's distribution with a whole number of degrees of freedom has a closed form.
+No SciPy is needed, since Student's distribution with a whole number of degrees of freedom has a closed form.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 Interval = tuple[float, float]
+"""Lower and upper bound."""
+Floats = NDArray[np.float64]
 
 
 def mean(values: Sequence[float]) -> float:
@@ -22,14 +25,16 @@ def mean(values: Sequence[float]) -> float:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Return Student's 95% interval of the mean of independent values; None for fewer than two."""
+    """Return Student's 95% confidence interval of the mean of independent values; None for fewer than two values."""
     count = len(values)
     if count < 2:
         return None
     centre = mean(values)
-    variance = math.fsum((value - centre) ** 2 for value in values) / (count - 1)
-    half = student_quantile(count - 1) * math.sqrt(variance / count)
-    return centre - half, centre + half
+    squares = ((value - centre) ** 2 for value in values)
+    variance = math.fsum(squares) / (count - 1)
+    standard_error = math.sqrt(variance / count)
+    half_width = student_quantile(count - 1) * standard_error
+    return centre - half_width, centre + half_width
 
 
 def success_interval(successes: int, trials: int) -> Interval:
@@ -38,30 +43,50 @@ def success_interval(successes: int, trials: int) -> Interval:
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    rate, shrink = successes / trials, 1 + z * z / trials
-    centre = (rate + z * z / (2 * trials)) / shrink
-    half = z * math.sqrt(rate * (1 - rate) / trials + (z / (2 * trials)) ** 2) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
+    rate = successes / trials
+    denominator = 1 + z * z / trials
+    centre = (rate + z * z / (2 * trials)) / denominator
+    variance = rate * (1 - rate) / trials + (z / (2 * trials)) ** 2
+    half_width = z * math.sqrt(variance) / denominator
+    lower = max(0.0, centre - half_width)
+    upper = min(1.0, centre + half_width)
+    return lower, upper
 
 
 @cache
-def student_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """Return the t with P(|T| < t) = confidence, for T Student-distributed with `freedom` degrees of freedom.
+def student_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
+    """Return t with P(|T| < t) = confidence, for T distributed by Student with so many degrees of freedom.
 
-    With theta = atan(t / sqrt(freedom)) that probability is a finite sum of powers of cos(theta) (Abramowitz and
-    Stegun, 26.7.3 and 26.7.4), which rises with theta: bisection inverts it to float64 precision.
+    P(|T| < t) rises with theta = atan(t / sqrt(degrees_of_freedom)), so bisection inverts it to float64 precision.
     """
-    odd = freedom % 2
-    factors = np.arange(1 + odd, freedom - 1, 2)
-    coefficients = np.cumprod(np.concatenate(([1.0], factors / (factors + 1))))
-    powers = np.arange(odd, freedom - 1, 2)
-
-    def inside(theta: float) -> float:
-        terms = float(coefficients[: len(powers)] @ math.cos(theta) ** powers) * math.sin(theta)
-        return 2 / math.pi * (theta + terms) if odd else terms
-
-    low, high = 0.0, math.pi / 2
+    low = 0.0
+    high = math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
+        if _central_probability(middle, degrees_of_freedom) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees_of_freedom) * math.tan(low)
+
+
+def _central_probability(theta: float, degrees_of_freedom: int) -> float:
+    """Return P(|T| < sqrt(degrees_of_freedom) tan(theta)), for T distributed by Student.
+
+    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4, a finite sum of powers of cos(theta).
+    """
+    powers, coefficients = _cosine_series(degrees_of_freedom)
+    terms = float(coefficients @ math.cos(theta) ** powers) * math.sin(theta)
+    is_odd = degrees_of_freedom % 2 == 1
+    return 2 / math.pi * (theta + terms) if is_odd else terms
+
+
+@lru_cache(maxsize=1)  # the bisection asks for the same series 60 times
+def _cosine_series(degrees_of_freedom: int) -> tuple[Floats, Floats]:
+    """Return the powers of cos(theta) in the sum, and their coefficients."""
+    is_odd = degrees_of_freedom % 2
+    powers = np.arange(is_odd, degrees_of_freedom - 1, 2, dtype=np.float64)
+    factors = np.arange(1 + is_odd, degrees_of_freedom - 1, 2, dtype=np.float64)
+    ratios = factors / (factors + 1)
+    coefficients: Floats = np.cumprod(np.append(1.0, ratios))
+    return powers, coefficients[: len(powers)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
     import gymnasium
     from gymnasium.vector import VectorEnv
 
-    from rmt_rl.config import Frozen
+Options: TypeAlias = Frozen | Mapping[str, object]
+"""A task's options: its `Config`, or some of the fields by name; the others have their defaults."""
 
 
 class Policy(Protocol):
@@ -57,13 +59,14 @@ class Task(Protocol):
     Further names are optional:
         EXTRA: a literal string, the extra of rmt-rl that installs what the module imports.
         make_vec: `make_vec(num_envs, **options)` returns a natively vectorised `VectorEnv`, next-step autoreset.
-        EPISODES: how many the expert plays where no number is given; 4,000 without it.
-        LANES: how many environments may be open at once, where each takes much memory.
-        HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` gives for each step a class that the rest of the
-            trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can have an agent predict it.
-        decisive: `decisive(trajectory)` tells the steps whose action depends on what must be remembered, bool (T,).
-        idle: `idle(trajectory)` tells the steps that show nothing to remember, bool (T,), of which memory ageing makes
-            its fillers; without it, all but an episode's first and last.
+        EPISODES: default number of episodes that the expert plays for a data set; 4,000 without it.
+        LANES: most environments to open at once, if each takes much memory.
+        HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` returns for each step a class that the rest of the
+            trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can train an agent to predict it.
+        decisive: `decisive(trajectory)` returns True for the steps whose action depends on what must be remembered,
+            bool (T,).
+        idle: `idle(trajectory)` returns True for the steps that show nothing to remember, bool (T,); memory ageing
+            makes its fillers of them. Without it, all steps but an episode's first and last are idle.
     """
 
     @property
@@ -76,31 +79,52 @@ class Task(Protocol):
 
     @property
     def make(self) -> Callable[..., gymnasium.Env[Any, Any]]:
-        """One environment, from the fields of `Config` as keyword arguments, and `render_mode`."""
+        """Function that returns one environment; its keyword arguments are `Config`'s fields and `render_mode`."""
 
     @property
     def Expert(self) -> Callable[..., Policy]:
         """The policy that data are collected from: `Expert(config, seed=0)`; see `Privileged`."""
 
 
+class HasSpaces(Protocol):
+    """Anything with spaces: an environment, a data set, an agent's spec."""
+
+    @property
+    def observation_space(self) -> gymnasium.Space[Any]: ...
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]: ...
+
+
 def is_task(thing: object) -> bool:
-    """Return whether an object has what every task has."""
-    return isinstance(getattr(thing, "ID", None), str) and hasattr(thing, "Config") and hasattr(thing, "make")
+    """Return True if an object has the attributes of a task."""
+    has_id = isinstance(getattr(thing, "ID", None), str)
+    return has_id and hasattr(thing, "Config") and hasattr(thing, "make")
+
+
+def task_config(task: Task, options: Options) -> Frozen:
+    """Return options as the task's `Config`; a config is returned as it is.
+
+    Raises:
+        UsageError: an option is unknown or its value is out of range.
+    """
+    return options if isinstance(options, Frozen) else validated(task.Config, options)
 
 
 def default_episodes(task: Task) -> int:
-    """Return how many episodes make a data set if no number is given."""
+    """Return the number of episodes of a data set if the user gives none."""
     return getattr(task, "EPISODES", 4000)
 
 
 def most_lanes(task: Task, wanted: int) -> int:
-    """Return how many environments to open at once: as many as wanted, or fewer if the task says so."""
+    """Return the number of environments to open at once: the wanted number, or fewer if the task limits it."""
     return min(wanted, getattr(task, "LANES", wanted))
 
 
-def check_same_spaces(what: str, one: Any, who: str, other: Any, remedy: str) -> None:
-    """Raise an error unless two that know their spaces (environments, data, agents' specs) have the same."""
-    for name in ("observation_space", "action_space"):
-        own, others = getattr(one, name), getattr(other, name)
-        if own != others:
-            raise UsageError(f"{what} has {name} {own}, but {who} has {others}; {remedy}")
+def check_same_spaces(name: str, one: HasSpaces, other_name: str, other: HasSpaces, remedy: str) -> None:
+    """Raise a UsageError unless two things, such as an environment and an agent's spec, have the same spaces."""
+    for attribute in ("observation_space", "action_space"):
+        space = getattr(one, attribute)
+        other_space = getattr(other, attribute)
+        if space != other_space:
+            raise UsageError(f"{name} has {attribute} {space}, but {other_name} has {other_space}; {remedy}")

@@ -69,7 +69,7 @@ class ReturnToGo(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructo
 
 
 class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
-    """`ReturnToGo` for a vector environment of N lanes with next-step autoreset: `return_to_go` is float32 (N, 1)."""
+    """`ReturnToGo` for a vector environment with next-step autoreset: `return_to_go` is float32 (N, 1)."""
 
     def __init__(self, env: AnyVectorEnv, target_return: float) -> None:
         """Wrap `env`; `target_return` is the undiscounted return to aim at.

@@ -170,7 +170,7 @@ def test_a_short_config_is_filled_with_defaults(tmp_path: Path) -> None:
         ('env = "tmaze"\nagent = "bc"\n[env_options]\ncorridor_length = 0', "env_options.corridor_length=0"),
         ('env = "tmaze"\nagent = "bc"\ntraining = 3', "training=3: .*valid dictionary"),
         ('env = "tmaze"\nagent = "bc"\n[training]\ndevices = 3', "devices=3 can't share batch_size=64"),
-        ('env = "tmaze"\nagent = "bc"\n[training]\ndepth = 2', "depth=2 is that of a truncated gradient"),
+        ('env = "tmaze"\nagent = "bc"\n[training]\ndepth = 2', "depth=2 is for a truncated gradient"),
         (f'env = "tmaze"\nagent = "bc"\nseed = {2**63}', "seed=9223372036854775808: .*less than"),
         (
             'env = "tmaze"\nagent = "bc"\n[training]\nageing = 2\n[data]\nsegments = 1',

@@ -248,6 +248,6 @@ def test_what_has_a_memory_learns_to_recall(agent: str, folder: Path) -> None:
     for seed in (0, 1):
         values = {"env": "Recall3-v0", "agent": agent, "agent_options": options, "seed": seed}
         schedule = {"online": {"total_timesteps": 8_000}, "evaluation": {"eval_every": 8_000, "eval_episodes": 200}}
-        train(make_config(values | schedule), folder / str(seed))
+        train(make_config({**values, **schedule}), folder / str(seed))
         success = metrics(folder / str(seed))[-1]["eval/success_rate"]
         assert success > 0.95 if agent == "recurrent_ppo" else 0.2 < success < 0.5

@@ -17,8 +17,7 @@ from rmt_rl.training.segments import SegmentLearner
 def collected(size: Size, effort: Effort) -> Result:
     """Collect the data set, so that its making is in no other measure."""
     config = size.config()
-    options = config.env_options.model_dump()
-    return {"dataset": collect(config.env, options, effort.episodes, seed=0)}
+    return {"dataset": collect(config.env, config.env_options, effort.episodes, seed=0)}
 
 
 class Training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
@@ -17,7 +17,7 @@ from rmt_rl.acting.policies import EXPERT, EXPERT_ALONE, RANDOM, Behaviour, Rand
 from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen
 from rmt_rl.data.store import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
 from rmt_rl.data.writing import write_dataset
@@ -25,7 +25,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import load_agent
-from rmt_rl.task import Policy, Task, check_same_spaces, most_lanes
+from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ REFERENCE_EPISODES = 100
 
 def collect(
     task_name: str,
-    options: Mapping[str, Any],
+    options: Options,
     episodes: int,
     seed: int,
     behaviour: Behaviour = EXPERT_ALONE,
@@ -62,10 +62,11 @@ def collect(
         UsageError: the task is unknown or has no expert, or an argument doesn't fit it.
     """
     _check_trained(behaviour)
-    recipe = Recipe(task_name, load_task(task_name), options, episodes, seed, behaviour)
+    task = load_task(task_name)
+    recipe = Recipe(task_name, task, task_config(task, options), episodes, seed, behaviour)
     identity = recipe.dataset_id()
     if not (data_root() / identity).exists():  # a finished data set is moved there in one piece
-        with closing(recipe.task.make(**options)) as env:
+        with closing(task.make(**dict(recipe.config))) as env:
             _write(identity, recipe, env, progress)
     return identity
 
@@ -81,11 +82,11 @@ def _check_trained(behaviour: Behaviour) -> None:
 def _write(identity: str, recipe: Recipe, env: Env, progress: ProgressReport | None) -> None:
     task, shares = recipe.task, recipe.behaviour.shares
     players = [_player(share, recipe, env) for share in shares]
-    best = (Share(EXPERT),) if has_expert(task, recipe.options) else shares
+    best = (Share(EXPERT),) if has_expert(task, recipe.config) else shares
     write_dataset(
         identity,
         _reported(_episodes(players, recipe, recorded_lanes(env.observation_space)), progress),
-        env_spec=env_spec(task, recipe.options),
+        env_spec=env_spec(task, recipe.config),
         observation_space=env.observation_space,
         action_space=env.action_space,
         algorithm_name=" + ".join(share.name for share in shares),
@@ -109,7 +110,7 @@ def _player(share: Share, recipe: Recipe, env: Env) -> _Player:
     if share.policy == RANDOM:
         return _Player(RandomPolicy(env.action_space, recipe.seed))
     if share.policy == EXPERT:
-        return _Player(make_expert(task, recipe.options, recipe.seed))
+        return _Player(make_expert(task, recipe.config, recipe.seed))
     agent = load_agent(share.policy, behaviour.checkpoint)
     check_same_spaces(f"policy {share.policy!r}", agent.spec, task.ID, env, "choose another run")
     agent.set_random_seed(recipe.seed)
@@ -122,7 +123,7 @@ def _score(share: Share, recipe: Recipe, env: Env) -> float:
     evaluation = evaluate(
         player.policy,
         recipe.task,
-        recipe.options,
+        recipe.config,
         min(REFERENCE_EPISODES, recipe.episodes),
         recipe.seed,
         deterministic=player.deterministic,
@@ -144,7 +145,7 @@ def _episodes(players: Iterable[_Player], recipe: Recipe, lanes: int) -> Iterato
 def _played(player: _Player, recipe: Recipe, episodes: int, seed: int, lanes: int) -> Iterator[Trajectory]:
     """Play the episodes of one policy; record the environment's own observations, without the return-to-go."""
     task = recipe.task
-    env = make_vec_env(task, recipe.options, most_lanes(task, min(lanes, episodes)))
+    env = make_vec_env(task, recipe.config, most_lanes(task, min(lanes, episodes)))
     if player.target_return is not None:
         env = VectorReturnToGo(env, player.target_return)
     with closing(env):
@@ -172,14 +173,10 @@ def _reported(episodes: Iterable[Trajectory], progress: ProgressReport | None) -
             progress(steps, number)
 
 
-def env_spec(task: Task, options: Mapping[str, Any]) -> EnvSpec:
-    """Return the Gymnasium spec that makes the environment of the data.
-
-    Raises:
-        UsageError: an option doesn't fit the task.
-    """
+def env_spec(task: Task, config: Frozen) -> EnvSpec:
+    """Return the Gymnasium spec that makes the environment of the data."""
     if isinstance(task, GymnasiumTask):
-        return task.spec(**options)
+        return task.spec(**dict(config))
     spec = copy.deepcopy(gymnasium.spec(task.ID))
-    spec.kwargs = validated(task.Config, options).model_dump(mode="json")
+    spec.kwargs = config.model_dump(mode="json")
     return spec

@@ -9,15 +9,15 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rmt_rl.acting.rollout import Step, make_vec_env, rollout
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.evaluation import EpisodeResult, Evaluation
-from rmt_rl.task import Policy, Task, check_same_spaces, most_lanes
+from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ ProgressReport = Callable[[int, int], None]
 def evaluate(
     policy: Policy,
     task: Task,
-    options: Mapping[str, Any],
+    options: Options,
     episodes: int,
     seed: int,
     *,
@@ -44,7 +44,7 @@ def evaluate(
     Args:
         policy: acts in all environments at once.
         task: the environment's module.
-        options: options of the environment; its defaults for the rest.
+        options: options of the environment.
         episodes: number of episodes, in all environments together; each plays a number fixed beforehand.
         seed: seed of the environment's reset.
         deterministic: passed to the policy.
@@ -71,7 +71,7 @@ def evaluate(
 def sweep(
     policy: Policy,
     task: Task,
-    options: Mapping[str, Any],
+    options: Options,
     vary: Mapping[str, Sequence[Any]],
     episodes: int,
     seed: int,
@@ -92,8 +92,8 @@ def sweep(
         UsageError: as in `evaluate`; an unknown option names the nearest one. Or an environment with these options has
             other spaces than the agent was made for.
     """
-    combinations = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
-    _check_combinations(policy, task, options, combinations)
+    settings = _settings(task, task_config(task, options), vary)
+    _check_spaces(policy, task, settings)
     play = partial(
         evaluate,
         policy,
@@ -106,26 +106,49 @@ def sweep(
         progress=progress,
     )
 
-    def at(combination: Mapping[str, Any]) -> Evaluation:
-        begin(combination)
-        evaluation = play(options={**options, **combination})
-        return replace(evaluation, options=combination)
+    def at(setting: _Setting) -> Evaluation:
+        begin(setting.varied)
+        evaluation = play(options=setting.config)
+        return replace(evaluation, options=setting.varied)
 
-    return map(at, combinations)
+    return map(at, settings)
 
 
-def _check_combinations(
-    policy: Policy, task: Task, options: Mapping[str, Any], combinations: Sequence[Mapping[str, Any]]
-) -> None:
-    for combination in combinations:
-        validated(task.Config, {**options, **combination})
+class _Setting(NamedTuple):
+    """One combination of the varied options' values.
+
+    Attributes:
+        varied: the varied options.
+        config: all options.
+    """
+
+    varied: Mapping[str, Any]
+    config: Frozen
+
+
+def _settings(task: Task, config: Frozen, vary: Mapping[str, Sequence[Any]]) -> list[_Setting]:
+    """Return all combinations of the varied options' values, checked; options that aren't varied are those of `config`.
+
+    Raises:
+        UsageError: an option is unknown or its value is out of range.
+    """
+    settings = []
+    for values in product(*vary.values()):
+        varied = dict(zip(vary, values, strict=True))
+        settings.append(_Setting(varied, validated(task.Config, dict(config) | varied)))
+    return settings
+
+
+def _check_spaces(policy: Policy, task: Task, settings: Iterable[_Setting]) -> None:
+    """Raise a UsageError if an environment with varied options has other spaces than the agent."""
     spec = getattr(policy, "spec", None)  # of an agent, which was made for certain spaces
     if spec is None:
         return
-    for combination in filter(None, combinations):
-        what = ", ".join(f"{option}={value!r}" for option, value in combination.items())
-        with closing(task.make(**{**options, **combination})) as env:
-            check_same_spaces(f"with {what}, {task.ID}", env, "the agent", spec, "vary another option")
+    for setting in settings:
+        if setting.varied:
+            words = ", ".join(f"{option}={value!r}" for option, value in setting.varied.items())
+            with closing(task.make(**dict(setting.config))) as env:
+                check_same_spaces(f"with {words}, {task.ID}", env, "the agent", spec, "vary another option")
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:

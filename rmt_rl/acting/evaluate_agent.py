@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from rmt_rl.acting.evaluate import sweep
-from rmt_rl.config import APART, SEEDS, Frozen
+from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.registry import load_task
 from rmt_rl.task import check_same_spaces
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from rmt_rl.data.references import References
     from rmt_rl.runs.evaluation import Evaluation
     from rmt_rl.runs.options import RunConfig
-    from rmt_rl.task import Task
+    from rmt_rl.task import Options, Task
 
 
 class EvaluationSettings(Frozen):
-    """How an agent is evaluated."""
+    """Options of an evaluation."""
 
     episodes: int = Field(100, ge=1, description="episodes for each value")
-    seed: int = Field(1000, ge=0, lt=SEEDS, description=f"seed of the episodes{APART}")
+    seed: int = Field(1000, ge=0, lt=SEED_LIMIT, description=f"seed of the episodes{SEED_SPACING}")
     num_envs: int = Field(100, ge=1, description="environments played at once, at most")
     target_return: float | None = Field(None, description="return to aim at (unset: the data's best)")
     sample: bool = Field(False, description="sample actions; otherwise the likeliest is taken")
@@ -55,8 +55,8 @@ def sweep_run(
     Raises:
         UsageError: as in `sweep`; or a target return is given, but the agent isn't conditioned on returns.
     """
-    task, options = load_task(config.env), config.env_options.model_dump()
-    evaluations = _sweep_agent(agent, task, options, vary, settings, progress)
+    task = load_task(config.env)
+    evaluations = _sweep_agent(agent, task, config.env_options, vary, settings, progress)
     return (one if one.options else replace(one, references=_references(config)) for one in evaluations)
 
 
@@ -84,7 +84,7 @@ def evaluate_elsewhere(
 def _sweep_agent(
     agent: BaseAgent,
     task: Task,
-    options: Mapping[str, Any],
+    options: Options,
     vary: Mapping[str, Sequence[Any]],
     settings: EvaluationSettings,
     progress: ProgressReport | None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +10,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
-from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
-from rmt_rl.task import Policy, Task
+from rmt_rl.task import Options, Policy, Task, task_config
 
 EXPERT, RANDOM = "expert", "random"  # policies that need no training run
 
@@ -103,7 +101,7 @@ class RandomPolicy:
         return state.sample(), state
 
 
-def make_expert(task: Task, options: Mapping[str, Any], seed: int) -> Policy:
+def make_expert(task: Task, options: Options, seed: int) -> Policy:
     """Return the task's expert.
 
     Raises:
@@ -115,11 +113,11 @@ def make_expert(task: Task, options: Mapping[str, Any], seed: int) -> Policy:
             f"{task.ID} has no expert to collect data from; name a data set with --dataset, or collect one with "
             "rmt-rl collect --policy"
         )
-    policy: Policy = expert(validated(task.Config, options), seed=seed)
+    policy: Policy = expert(task_config(task, options), seed=seed)
     return policy
 
 
-def has_expert(task: Task, options: Mapping[str, Any]) -> bool:
+def has_expert(task: Task, options: Options) -> bool:
     """Return True if the task has an expert for these options."""
     try:
         make_expert(task, options, seed=0)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rmt_rl.acting.env_source import origin_of
 from rmt_rl.acting.policies import EXPERT_ALONE, Behaviour, Share
 from rmt_rl.acting.recording import LANES, STEP_BYTES
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task, slug
 from rmt_rl.runs.checkpoint import path_of
-from rmt_rl.task import Task, default_episodes
+from rmt_rl.task import Options, Task, default_episodes, task_config
 
 if TYPE_CHECKING:
     from rmt_rl.runs.options import RunConfig
@@ -32,7 +31,7 @@ class Recipe:
 
     task_name: str  # the stem of the environment's file, or a Gymnasium id
     task: Task
-    options: Mapping[str, Any]  # of the environment; its defaults for the rest
+    config: Frozen  # options of the environment
     episodes: int
     seed: int  # of the environment and of all policies
     behaviour: Behaviour = EXPERT_ALONE
@@ -41,7 +40,7 @@ class Recipe:
         """Return the Minari id, e.g. `tmaze/expert-4000-seed0-1a2b3c4d-v0`.
 
         Raises:
-            UsageError: an option doesn't fit the task, or a training run is missing.
+            UsageError: a training run is missing.
         """
         content = json.dumps(self.facts(), sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -55,10 +54,9 @@ class Recipe:
             UsageError: as in `dataset_id`.
         """
         origin = origin_of(self.task)
-        options = validated(self.task.Config, self.options)
         return {
             "env": self.task.ID,
-            "options": options.model_dump(mode="json"),
+            "options": self.config.model_dump(mode="json"),
             "episodes": self.episodes,
             "seed": self.seed,
             "lanes": (LANES, STEP_BYTES),
@@ -76,15 +74,15 @@ class Recipe:
         return {**self.behaviour._asdict(), "shares": shares}
 
 
-def dataset_id(
-    task_name: str, options: Mapping[str, Any], episodes: int, seed: int, behaviour: Behaviour = EXPERT_ALONE
-) -> str:
+def dataset_id(task_name: str, options: Options, episodes: int, seed: int, behaviour: Behaviour = EXPERT_ALONE) -> str:
     """Return the id of the data set that `collect` makes of the same arguments.
 
     Raises:
         UsageError: the task is unknown, an option doesn't fit it, or a training run is missing.
     """
-    return Recipe(task_name, load_task(task_name), options, episodes, seed, behaviour).dataset_id()
+    task = load_task(task_name)
+    recipe = Recipe(task_name, task, task_config(task, options), episodes, seed, behaviour)
+    return recipe.dataset_id()
 
 
 def dataset_ids(config: RunConfig) -> tuple[str, ...]:
@@ -96,7 +94,7 @@ def dataset_ids(config: RunConfig) -> tuple[str, ...]:
         return data.dataset
     task = load_task(config.env)
     episodes = data.collect_episodes or default_episodes(task)
-    recipe = Recipe(config.env, task, config.env_options.model_dump(), episodes, data.collect_seed)
+    recipe = Recipe(config.env, task, config.env_options, episodes, data.collect_seed)
     return (recipe.dataset_id(),)
 
 

@@ -5,7 +5,7 @@ Shape suffix: N lanes. A lane is one environment of the vector environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,9 +13,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
-from rmt_rl.task import Policy, Privileged, Task
+from rmt_rl.task import Options, Policy, Privileged, Task, task_config
 from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import require_next_step
 
@@ -41,17 +40,17 @@ class Step(NamedTuple):
     infos: dict[str, Any]
 
 
-def make_vec_env(task: Task, options: Mapping[str, Any], num_envs: int) -> VectorEnv[Any, Any, Any]:
+def make_vec_env(task: Task, options: Options, num_envs: int) -> VectorEnv[Any, Any, Any]:
     """Return a vector environment of `num_envs` lanes with next-step autoreset, the task's own where it has one.
 
     Raises:
         UsageError: an option is unknown or its value is out of range.
     """
-    validated(task.Config, options)
+    fields = dict(task_config(task, options))
     make_vec: Callable[..., VectorEnv[Any, Any, Any]] | None = getattr(task, "make_vec", None)
     if make_vec is not None:
-        return make_vec(num_envs, **options)
-    make = partial(task.make, **options)
+        return make_vec(num_envs, **fields)
+    make = partial(task.make, **fields)
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 

@@ -1,7 +1,7 @@
 """A curriculum over lengths: one segment more whenever the present length is learnt.
 
-RMT to two million tokens (arXiv 2304.11062), section 4.2: train on one segment until that converges, then on two, and
-so on. Options are frozen and progress is a value, to be kept in a checkpoint as JSON.
+Source: RMT to two million tokens (arXiv 2304.11062), section 4.2: train on one segment until convergence, then on two,
+and so on. Options are frozen, and progress is a value that a checkpoint holds as JSON.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ from pydantic import Field, JsonValue, model_validator
 from rmt_rl.config import Frozen, SavedState, validated
 from rmt_rl.data.feed import Outcome, SegmentFeed
 from rmt_rl.data.feeds.streams import StreamFeed
-from rmt_rl.data.segment import Batch
+from rmt_rl.data.segment import Batch, Segment
 
 
 class CurriculumProgress(Frozen):
-    """The present length of a curriculum, and how well it is learnt."""
+    """The present length of a curriculum, and the accuracy at this length."""
 
     length: int = Field(ge=1, description="segments of a sequence at present")
-    accuracy: float = Field(0.0, ge=0, le=1, description="running mean since this length began; 0 at its beginning")
+    accuracy: float = Field(0.0, ge=0, le=1, description="running mean since this length began, from 0 on")
 
 
 class Curriculum(Frozen):
-    """Options: when to go on to longer sequences."""
+    """Options for going on to longer sequences."""
 
     first: int = Field(1, ge=1, description="segments at the beginning")
     last: int = Field(7, ge=1, description="segments at the end")
     threshold: float = Field(0.95, gt=0, lt=1, description="running accuracy at which a length is learnt")
-    smoothing: float = Field(0.9, ge=0, lt=1, description="share of the old in each new running mean")
-    review: float = Field(0.0, ge=0, lt=1, description="share of the updates on any length up to the present one")
+    smoothing: float = Field(0.9, ge=0, lt=1, description="share of the old value in each new running mean")
+    review: float = Field(
+        0.0, ge=0, lt=1, description="share of the updates whose length is drawn from 1 to the present one"
+    )
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
@@ -46,13 +48,14 @@ class Curriculum(Frozen):
 
     def draw(self, progress: CurriculumProgress, rng: np.random.Generator) -> int:
         """Return the length of the next sequences: the present one, or for review any length up to the present one."""
-        return int(rng.integers(1, progress.length + 1)) if rng.random() < self.review else progress.length
+        is_review = rng.random() < self.review
+        return int(rng.integers(1, progress.length + 1)) if is_review else progress.length
 
     def after(self, progress: CurriculumProgress, length: int, accuracy: float) -> CurriculumProgress:
         """Return the progress after an update on sequences of this length, with this share (0 to 1) of right answers.
 
-        Updates on shorter sequences than the present ones aren't counted. The running mean starts at 0, so a length
-        takes a few updates at the least, and more with more smoothing.
+        Updates on sequences shorter than the present length aren't counted. The running mean starts at 0, so each
+        length takes at least a few updates, and more with more smoothing.
         """
         if length < progress.length:
             return progress
@@ -62,18 +65,19 @@ class Curriculum(Frozen):
         return CurriculumProgress(length=progress.length, accuracy=min(1.0, mean))
 
     def finished(self, progress: CurriculumProgress) -> bool:
-        """Return whether the last length is learnt too."""
+        """Return True once the last length is learnt."""
         return progress.length >= self.last and progress.accuracy >= self.threshold
 
 
 class CurriculumFeed(SegmentFeed):
-    """Batches of another feed, cut to the first segments, as many as the curriculum says.
+    """Batches of another feed, cut to their first segments. The curriculum gives the number of segments.
 
     Streams wait until the last length is learnt, and are never cut.
     """
 
     def __init__(self, feed: SegmentFeed, curriculum: Curriculum) -> None:
-        self._feed, self._curriculum = feed, curriculum
+        self._feed = feed
+        self._curriculum = curriculum
         self.progress = curriculum.begin()
         self._streams = feed if isinstance(feed, StreamFeed) else None
         if self._streams:
@@ -82,18 +86,19 @@ class CurriculumFeed(SegmentFeed):
 
     def batch(self, update: int) -> Batch:
         batch = self._feed.batch(update)
-        return batch if self._streaming else first_segments(batch, self.progress.length)
+        return batch if self._is_streaming else first_segments(batch, self.progress.length)
 
     def learn(self, update: int, outcome: Outcome) -> None:
         self._feed.learn(update, outcome)
-        if self._streaming:
+        if self._is_streaming:
             return
         self.progress = self._curriculum.after(self.progress, outcome.segments, outcome.accuracy)
         if self._streams and self._curriculum.finished(self.progress):
             self._streams.begun = update + 1
 
     @property
-    def _streaming(self) -> bool:
+    def _is_streaming(self) -> bool:
+        """True once streams have begun."""
         return self._streams is not None and self._streams.begun is not None
 
     def state(self) -> dict[str, JsonValue]:
@@ -110,7 +115,7 @@ class CurriculumFeed(SegmentFeed):
         return self._feed.unread()
 
     def unreached(self) -> str | None:
-        if self._streams is None or self._streaming:
+        if self._streams is None or self._is_streaming:
             return self._feed.unreached()
         return (
             f"curriculum={self._curriculum.threshold}: the last length, segments={self._curriculum.last}, wasn't "
@@ -119,16 +124,23 @@ class CurriculumFeed(SegmentFeed):
 
 
 class _Saved(SavedState):
-    curriculum: CurriculumProgress | None = None  # of a run without a curriculum until now
+    curriculum: CurriculumProgress | None = None  # None if the run had no curriculum until now
 
 
 def first_segments(batch: Batch, count: int) -> Batch:
     """Return the first `count` segments of a batch, or more if the batch's first decisive step comes later.
 
-    A curriculum is told by decisive actions whether a length is learnt, so a batch must hold some.
+    A curriculum judges by decisive actions if a length is learnt, so a batch must hold some.
     """
     for length in range(count, len(batch.segments)):
         first = batch.first(length)
-        if any(each.decisive is None or (each.decisive & each.mask).any() for each in first.segments):
+        if any(map(_can_be_judged, first.segments)):
             return first
     return batch
+
+
+def _can_be_judged(segment: Segment) -> bool:
+    """Return True if a segment holds a real decisive step, or if the task declares no decisive steps."""
+    if segment.decisive is None:
+        return True
+    return bool((segment.decisive & segment.mask).any())

@@ -1,7 +1,7 @@
-"""Feeds: what each update trains on, as a function of the seed and the update's number.
+"""Feeds: the batch of each update, as a function of the seed and the update's number.
 
-A feed of agents draws batches of segments from episodes; `rmt_rl.data.feeds` has one way to draw a file. A run resumes
-from the update's number and the feed's JSON `state`; whatever else a feed remembers only saves computing it again.
+A feed of agents draws batches of segments from episodes; each file in `rmt_rl.data.feeds` draws them in another way. A
+run resumes from the update's number and the feed's JSON `state`. Anything else that a feed stores is a cache.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ ORDER, SHUFFLE, FILLERS = range(3)  # purposes of random numbers: the second wor
 
 
 class Feed(ABC, Generic[BatchT, OutcomeT]):
-    """The batches of a training run, asked for one update after another.
+    """The batches of a training run, one an update.
 
     Attributes:
-        carries: batch elements may go on where the last update stopped, so the learner carries their states along.
-        burns_in: batches heed `burn_in`.
+        carries: batch elements may continue where the last update stopped, so the learner keeps their states.
+        burns_in: the option `burn_in` has an effect.
     """
 
     carries: bool = False
@@ -43,37 +43,37 @@ class Feed(ABC, Generic[BatchT, OutcomeT]):
         """Return the batch of an update, counted from 0."""
 
     def learn(self, update: int, outcome: OutcomeT) -> None:
-        """Take note of what an update made of its batch."""
+        """Take note of the outcome of an update on its batch."""
 
     def state(self) -> dict[str, JsonValue]:
-        """Return what `restore` needs, besides the update's number."""
+        """Return the values that `restore` needs, besides the update's number."""
         return {}
 
     def restore(self, state: Mapping[str, JsonValue], update: int) -> None:
-        """Go on from a `state`, which may hold other keys too; `update` is the next one.
+        """Continue from a `state`, which may hold other keys too; `update` is the number of the next update.
 
         Raises:
             UsageError: the options of the feed don't fit the state.
         """
 
     def measures(self) -> dict[str, float]:
-        """Return what to log of the batch that was drawn last."""
+        """Return metrics to log about the last batch."""
         return {}
 
     def unread(self) -> str | None:
-        """Return a warning about data that are never read, with the remedy; None if all are."""
+        """Return a warning about data that are never read, with the remedy; None if all data are read."""
         return None
 
     def unreached(self) -> str | None:
-        """Return a warning about what the finished run never came to, with the remedy; None if there is nothing."""
+        """Return a warning about a stage that the finished run never reached, with the remedy; else None."""
         return None
 
 
 class Outcome(NamedTuple):
-    """What an update made of its batch."""
+    """The outcome of an update."""
 
-    segments: int  # of the batch
-    accuracy: float  # share of right actions, of the decisive ones if the environment declares them
+    segments: int  # segments of the batch
+    accuracy: float  # share of right actions; of right decisive actions if the environment declares them
 
 
 SegmentFeed: TypeAlias = Feed[Batch, Outcome]
@@ -91,12 +91,12 @@ class Episodes(Protocol):
 
 
 class FeedConfig(Frozen):
-    """Options of drawing training batches from the data."""
+    """Options for drawing training batches from the data."""
 
     feed: str = Field(
         "episodes",
         description="episodes: the first steps of an episode; windows: any consecutive steps of an episode; streams: "
-        "each batch element goes on where its last update stopped, with its state; or another feed of rmt-rl list",
+        "each batch element continues where its last update stopped, with its state; or another feed of rmt-rl list",
     )
     burn_in: int = Field(
         0,
@@ -126,13 +126,13 @@ class FeedConfig(Frozen):
 
 
 class Picks(NamedTuple):
-    """The steps `start <= step < stop` of an episode for each batch element, and how it gets its state."""
+    """The steps `start <= step < stop` of an episode for each batch element, and the source of its state."""
 
     episodes: Ints  # (B,)
     start: Ints  # (B,)
     stop: Ints  # (B,)
-    fresh: npt.NDArray[np.bool_]  # (B,) True: the state is fresh; False: the state is that of the last update
-    burn_in: Ints  # (B,) steps before `start` that are run first
+    fresh: npt.NDArray[np.bool_]  # (B,) True: a fresh state; False: the state of the last update
+    burn_in: Ints  # (B,) steps before `start` that are run first, to compute the state
 
 
 class FeedClass(Protocol):
@@ -151,24 +151,23 @@ class EpisodeFeed(SegmentFeed):
     """Base of feeds that pick consecutive steps of episodes.
 
     Args:
-        episodes: the source of trajectories, one at least.
+        episodes: the source of trajectories, at least one.
         config: options.
         segment_length: steps of a full segment.
-        seed: not negative; everything drawn follows from it.
+        seed: not negative; it determines all that is drawn.
 
     Raises:
         UsageError: the segment length or the seed is out of range.
     """
 
     def __init__(self, episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> None:
-        for field, value, least in (("segment_length", segment_length, 1), ("seed", seed, 0)):
-            if value < least:
-                raise UsageError(f"{field} is {value}; give at least {least}")
+        _check_least("segment_length", segment_length, 1)
+        _check_least("seed", seed, 0)
         self._episodes = episodes
         self._lengths = episodes.lengths
         self._config = config
         self._segment_length = segment_length
-        self._span = config.segments * segment_length  # steps of a batch element in one update, at most
+        self._span = config.segments * segment_length  # most steps of a batch element in one update
         self._seed = seed
 
     @abstractmethod
@@ -178,9 +177,9 @@ class EpisodeFeed(SegmentFeed):
     def batch(self, update: int) -> Batch:
         """Return the batch of an update; a sequence without steps left is padding in the later segments."""
         picks = self.picks(update)
-        first = picks.start - picks.burn_in
-        spans = self._spans(picks.episodes, first, picks.stop)
-        burn_in, rest = zip(*map(Span.split, spans, picks.burn_in.tolist()), strict=True)
+        spans = self._spans(picks)
+        halves = [span.split(steps) for span, steps in zip(spans, picks.burn_in.tolist(), strict=True)]
+        burn_in, rest = zip(*halves, strict=True)
         return Batch(
             cut(rest, self._segment_length),
             fresh=torch.from_numpy(picks.fresh),
@@ -188,9 +187,16 @@ class EpisodeFeed(SegmentFeed):
             burn_in=cut(burn_in, self._segment_length),
         )
 
-    def _spans(self, episodes: Ints, start: Ints, stop: Ints) -> list[Span]:
-        triples = zip(episodes.tolist(), start.tolist(), stop.tolist(), strict=True)
-        return [self._episodes.span(*each) for each in triples]
+    def _spans(self, picks: Picks) -> list[Span]:
+        """Return the picked steps with the steps of their burn-in before them."""
+        first = picks.start - picks.burn_in
+        rows = zip(picks.episodes.tolist(), first.tolist(), picks.stop.tolist(), strict=True)
+        return [self._episodes.span(episode, start, stop) for episode, start, stop in rows]
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"{name} is {value}; give at least {least}")
 
 
 class Orders:
@@ -199,7 +205,7 @@ class Orders:
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
 
-        @lru_cache(maxsize=2)  # a pool rarely crosses more than one border
+        @lru_cache(maxsize=2)  # a pool of windows rarely crosses more than one border
         def order(epoch: int) -> Ints:
             return np.random.default_rng([seed, ORDER, epoch]).permutation(size)
 
@@ -208,8 +214,11 @@ class Orders:
     def __getitem__(self, places: Ints) -> Ints:
         """Return the items at these places, ascending int64."""
         epochs = places // self.size
-        parts = [self._order(int(epoch))[places[epochs == epoch] % self.size] for epoch in np.unique(epochs)]
-        return np.concatenate(parts) if parts else places
+        parts = [places[:0]]
+        for epoch in np.unique(epochs):
+            inside = places[epochs == epoch] % self.size
+            parts.append(self._order(int(epoch))[inside])
+        return np.concatenate(parts)
 
 
 def make_feed(episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> SegmentFeed:

@@ -1,6 +1,6 @@
-"""The scores that data sets give to normalise returns by, as Minari does: 0 for random actions, 1 for the expert.
+"""Reference scores of data sets, to normalise returns as Minari does: 0 for random actions, 1 for the expert.
 
-Where an environment has no expert, the best policy that plays in the data takes its place.
+If an environment has no expert, the best policy that played in the data takes the expert's place.
 """
 
 from __future__ import annotations
@@ -14,27 +14,28 @@ from rmt_rl.errors import UsageError
 
 
 class References(NamedTuple):
-    """Mean returns, undiscounted."""
+    """Mean undiscounted returns of random actions and of the expert."""
 
     random: float
     expert: float
 
     def normalised(self, episode_return: float) -> float:
-        """(return - random) / (expert - random)."""
+        """Return (return - random) / (expert - random)."""
         return (episode_return - self.random) / (self.expert - self.random)
 
 
 def read_references(dataset_ids: Iterable[str]) -> References | None:
-    """Return the references of the first of these data sets that has both and is there; None where none is."""
-    for identity in dataset_ids:
-        if not (data_root() / identity / "data").exists():
+    """Return the references of the first data set that exists and has both; None if there is no such data set."""
+    for dataset_id in dataset_ids:
+        if not (data_root() / dataset_id / "data").exists():
             continue
         try:
-            metadata = open_dataset(identity).storage.metadata
+            metadata = open_dataset(dataset_id).storage.metadata
         except UsageError as error:
             warnings.warn(f"{error}; returns aren't normalised", UserWarning, stacklevel=2)
             continue
-        lowest, highest = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-        if lowest is not None and highest is not None and lowest < highest:
-            return References(float(lowest), float(highest))
+        random = metadata.get("ref_min_score")
+        expert = metadata.get("ref_max_score")
+        if random is not None and expert is not None and random < expert:
+            return References(float(random), float(expert))
     return None

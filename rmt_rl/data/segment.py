@@ -16,6 +16,7 @@ from rmt_rl.data.trajectory import Array, Arrays, Trajectory
 from rmt_rl.trees import map_leaves
 
 Tensors: TypeAlias = torch.Tensor | dict[str, "Tensors"] | tuple["Tensors", ...]
+TensorFunction: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Span(NamedTuple):
@@ -25,10 +26,17 @@ class Span(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def length(self) -> int:
+        """Number of steps."""
+        return self.stop - self.start
+
     def split(self, steps: int) -> tuple[Span, Span]:
-        """The first steps, and the rest."""
+        """Return the first steps, and the rest."""
         border = self.start + steps
-        return Span(self.trajectory, self.start, border), Span(self.trajectory, border, self.stop)
+        before = Span(self.trajectory, self.start, border)
+        after = Span(self.trajectory, border, self.stop)
+        return before, after
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +48,14 @@ class Segment:
 
     observations: Tensors  # (B, K, ...)
     actions: Tensors  # (B, K, ...)
-    returns_to_go: torch.Tensor  # (B, K) float32, of the whole episode
-    rewards: torch.Tensor  # (B, K) float32, each that of its step's action
+    returns_to_go: torch.Tensor  # (B, K) float32, rewards until the end of the episode
+    rewards: torch.Tensor  # (B, K) float32, that of each step's action
     terminations: torch.Tensor  # (B, K) bool, True at an episode's last step if the environment ended it
     truncations: torch.Tensor  # (B, K) bool, True at an episode's last step if a limit cut it off
     lengths: torch.Tensor  # (B,) int64, real steps; 0 in a sequence that has ended
-    full: bool = False  # True: every step is real, known without a look at `lengths` on its device
+    full: bool = False  # True: every step is real; `lengths`, which may be on another device, needn't be read
     hindsight: torch.Tensor | None = None  # (B, K) int64, as in `Trajectory`; None if the task declares none
-    decisive: torch.Tensor | None = None  # (B, K) bool, likewise
+    decisive: torch.Tensor | None = None  # (B, K) bool, as in `Trajectory`; None if the task declares none
 
     @property
     def mask(self) -> torch.Tensor:
@@ -60,43 +68,48 @@ class Segment:
         return self._map(lambda leaf: leaf.to(device, non_blocking=True))
 
     def select(self, indices: torch.Tensor) -> Segment:
-        """Return the segment of these batch elements alone (int64 indices)."""
+        """Return the segment of some batch elements alone (int64 indices)."""
         return self._map(lambda leaf: leaf[indices])
 
-    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Segment:
-        held = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "full"}
-        return replace(self, **{name: map_leaves(function, value) for name, value in held.items() if value is not None})
+    def _map(self, function: TensorFunction) -> Segment:
+        """Return the segment with the function's value of every tensor."""
+        mapped = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "full" and value is not None:
+                mapped[field.name] = map_leaves(function, value)
+        return replace(self, **mapped)
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Segments to be run one after another, with the state carried from each to the next."""
+    """Segments to run one after another; each begins with the state that the previous one returned."""
 
     segments: tuple[Segment, ...]
-    fresh: torch.Tensor  # (B,) bool, sequences whose state is fresh at their first step; others go on
+    fresh: torch.Tensor  # (B,) bool, sequences that begin with a fresh state; others continue from the last update
     steps: int  # real steps of all segments, without burn-in
-    burn_in: tuple[Segment, ...] = ()  # run first, for the state alone, of sequences with real steps in them
+    burn_in: tuple[Segment, ...] = ()  # run first, only for the state of the sequences with real steps in them
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on a device."""
-        return self._map(lambda segment: segment.to(device), lambda leaf: leaf.to(device, non_blocking=True))
+        fresh = self.fresh.to(device, non_blocking=True)
+        return self._map(lambda segment: segment.to(device), fresh)
 
     def select(self, indices: torch.Tensor) -> Batch:
-        """Return these sequences alone (int64 indices); `steps` stays that of all, by which losses are averaged."""
-        return self._map(lambda segment: segment.select(indices), lambda leaf: leaf[indices])
+        """Return some sequences alone (int64 indices); `steps` remains that of all, by which losses are averaged."""
+        return self._map(lambda segment: segment.select(indices), self.fresh[indices])
 
     def first(self, count: int) -> Batch:
         """Return the batch of the first `count` segments alone."""
-        kept = self.segments[:count]
-        return replace(self, segments=kept, steps=sum(int(segment.lengths.sum()) for segment in kept))
+        segments = self.segments[:count]
+        steps = [int(segment.lengths.sum()) for segment in segments]
+        return replace(self, segments=segments, steps=sum(steps))
 
-    def _map(self, of_segment: Callable[[Segment], Segment], of_leaf: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        return Batch(
-            tuple(map(of_segment, self.segments)),
-            of_leaf(self.fresh),
-            self.steps,
-            tuple(map(of_segment, self.burn_in)),
-        )
+    def _map(self, function: Callable[[Segment], Segment], fresh: torch.Tensor) -> Batch:
+        """Return the batch with the function's value of every segment, and with another `fresh`."""
+        segments = tuple(map(function, self.segments))
+        burn_in = tuple(map(function, self.burn_in))
+        return Batch(segments, fresh, self.steps, burn_in)
 
 
 def cut(spans: Sequence[Span], segment_length: int) -> tuple[Segment, ...]:
@@ -105,24 +118,28 @@ def cut(spans: Sequence[Span], segment_length: int) -> tuple[Segment, ...]:
     A segment is as long as its longest sequence, so only the last segment may be shorter. Sequences that have ended
     have no real step in it. Spans without any step give no segment.
     """
-    longest = max(span.stop - span.start for span in spans)
-    return tuple(
-        collate([_part(span, offset, segment_length) for span in spans]) for offset in range(0, longest, segment_length)
-    )
+    longest = max(span.length for span in spans)
+    segments = []
+    for offset in range(0, longest, segment_length):
+        parts = [_part(span, offset, segment_length) for span in spans]
+        segments.append(collate(parts))
+    return tuple(segments)
 
 
 def collate(spans: Sequence[Span]) -> Segment:
-    """Return one segment of these spans, padded with zeros to the longest."""
-    lengths = np.array([span.stop - span.start for span in spans], dtype=np.int64)
+    """Return one segment of the spans, padded with zeros to the longest."""
+    lengths = np.array([span.length for span in spans], dtype=np.int64)
     longest = int(lengths.max())
     trajectories = [span.trajectory for span in spans]
 
     def padded(name: str) -> Any:
-        return _pad([getattr(trajectory, name) for trajectory in trajectories], spans, longest)
+        values = [getattr(trajectory, name) for trajectory in trajectories]
+        return _pad(values, spans, longest)
 
-    def declared(name: str) -> torch.Tensor | None:
-        known = all(getattr(trajectory, name) is not None for trajectory in trajectories)
-        return padded(name) if known else None
+    def padded_if_declared(name: str) -> torch.Tensor | None:
+        values = [getattr(trajectory, name) for trajectory in trajectories]
+        is_declared = all(value is not None for value in values)
+        return padded(name) if is_declared else None
 
     return Segment(
         observations=padded("observations"),
@@ -133,21 +150,25 @@ def collate(spans: Sequence[Span]) -> Segment:
         truncations=padded("truncations"),
         lengths=torch.from_numpy(lengths),
         full=bool((lengths == longest).all()),
-        hindsight=declared("hindsight"),
-        decisive=declared("decisive"),
+        hindsight=padded_if_declared("hindsight"),
+        decisive=padded_if_declared("decisive"),
     )
 
 
 def _part(span: Span, offset: int, length: int) -> Span:
+    """Return up to `length` steps of a span, from its step `offset` on."""
     start = min(span.start + offset, span.stop)
-    return Span(span.trajectory, start, min(start + length, span.stop))
+    stop = min(start + length, span.stop)
+    return Span(span.trajectory, start, stop)
 
 
 def _pad(values: Sequence[Arrays], spans: Sequence[Span], length: int) -> Tensors:
-    """Return the spans of arrays (T, ...), one a span, as tensors (B, length, ...)."""
+    """Return the spans' steps of the arrays (T, ...), one array a span, as tensors (B, length, ...)."""
 
     def pad_leaf(*arrays: Array) -> torch.Tensor:
-        padded = np.zeros((len(arrays), length, *arrays[0].shape[1:]), _tensor_dtype(arrays[0].dtype))
+        first = arrays[0]
+        shape = (len(arrays), length, *first.shape[1:])
+        padded = np.zeros(shape, _tensor_dtype(first.dtype))
         for row, array, (_, start, stop) in zip(padded, arrays, spans, strict=True):
             row[: stop - start] = array[start:stop]
         return torch.from_numpy(padded)
@@ -157,6 +178,9 @@ def _pad(values: Sequence[Arrays], spans: Sequence[Span], length: int) -> Tensor
 
 
 def _tensor_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a tensor's array: float32, int64, or the array's own (uint8, bool)."""
     if dtype.kind == "f":
         return np.dtype(np.float32)
-    return np.dtype(np.int64) if dtype.kind in "iu" and dtype != np.uint8 else dtype
+    if dtype.kind in "iu" and dtype != np.uint8:
+        return np.dtype(np.int64)
+    return dtype

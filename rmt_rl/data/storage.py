@@ -1,8 +1,8 @@
-"""Steps of episodes in Minari's storages, in and out.
+"""Steps of episodes in Minari's storages: reading and writing.
 
-Minari reads whole episodes alone, and has h5py choose the chunks of its files: blocks of many steps and a few pixels,
-hundreds of which are read for any one image. So steps are read by h5py here, and written in chunks of whole steps; the
-files are Minari's own all the same.
+Minari reads only whole episodes. It also lets h5py choose the chunks of its files: blocks of many steps and a few
+pixels, of which reading one image touches hundreds. Here h5py reads single steps, and writes chunks of whole steps. The
+files remain valid Minari files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -19,55 +19,61 @@ from minari.dataset.minari_storage import MinariStorage, is_image_space
 from PIL import Image
 
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
-from rmt_rl.trees import Key, Place, children, leaves, map_leaves, map_space, named, nodes, part_at
+from rmt_rl.trees import Key, Place, keys_of, leaves, map_leaves, map_space, nodes, part_at, place_name
 
+Stored: TypeAlias = h5py.Group | h5py.Dataset
 STEPS = ("observations", "actions")
 OUTCOMES = ("rewards", "terminations", "truncations")
 _FILE = "main_data.hdf5"
-_CHUNK = 1 << 16  # bytes, about
+_CHUNK_BYTES = 1 << 16  # about
 
 
 def reads_parts(storage: MinariStorage) -> bool:
-    """Whether some steps of an episode cost less than all of it."""
+    """Return True if some steps of an episode can be read at a lower cost than the whole episode."""
     return bool(storage.FORMAT == "hdf5")
 
 
 def read_columns(
-    storage: MinariStorage, episode: int, names: Sequence[str], start: int, stop: int, length: int
+    storage: MinariStorage,
+    episode: int,
+    names: Sequence[str],
+    start: int,
+    stop: int,
+    length: int,
 ) -> dict[str, Any]:
-    """Read columns of one episode, as trees of its spaces.
+    """Read columns of one episode, as trees of the data set's spaces.
 
     Args:
-        storage: of a data set.
-        episode: its number there.
-        names: of `STEPS` and `OUTCOMES`.
-        start: first step to be read of `STEPS`; of `OUTCOMES` all are.
+        storage: the data set's storage.
+        episode: the episode's number in the storage.
+        names: columns, from `STEPS` and `OUTCOMES`.
+        start: the first step to read of `STEPS`; `OUTCOMES` are read whole.
         stop: the step after the last; observations have one entry more.
         length: steps of the episode.
 
     Raises:
         ValueError: a column is of another length.
-        Exception: whatever else Minari and h5py raise on files that are damaged.
+        Exception: any other error that Minari and h5py raise on damaged files.
     """
     rows = {"observations": slice(start, stop + 1), "actions": slice(start, stop)}
-    everything = slice(None)
+    rows |= dict.fromkeys(OUTCOMES, slice(None))
+    columns: dict[str, Any] = {}
     if not reads_parts(storage):
         (whole,) = storage.get_episodes([episode])
-        return {name: map_leaves(itemgetter(rows.get(name, everything)), whole[name]) for name in names}
-    known = {"observations": storage.observation_space, "actions": storage.action_space}
-    columns: dict[str, Any] = {}
+        for name in names:
+            columns[name] = map_leaves(itemgetter(rows[name]), whole[name])
+        return columns
     with h5py.File(storage.data_path / _FILE, "r") as file:
         group = file[f"episode_{episode}"]
         for name in names:
-            _check_lengths(group[name], length + (name == "observations"))
-            if name in known:
-                columns[name] = _read(group[name], known[name], name, rows[name], storage.jpeg_encoding)
-            else:
-                columns[name] = group[name][everything]
+            stored = group[name]
+            entries = length + 1 if name == "observations" else length
+            _check_lengths(stored, entries)
+            columns[name] = _read_column(stored, name, rows[name], storage)
     return columns
 
 
-def _check_lengths(stored: h5py.Group | h5py.Dataset, length: int) -> None:
+def _check_lengths(stored: Stored, length: int) -> None:
     """Raise a ValueError if an array is of another length."""
     if isinstance(stored, h5py.Group):
         for part in stored.values():
@@ -76,29 +82,40 @@ def _check_lengths(stored: h5py.Group | h5py.Dataset, length: int) -> None:
         raise ValueError(f"{stored.name} has {len(stored)} entries, not {length}")
 
 
-def _read(stored: h5py.Group | h5py.Dataset, space: Space[Any], name: str, rows: slice, jpeg: bool) -> Arrays:
-    """Return some rows of what is stored of a space.
+def _read_column(stored: Stored, name: str, rows: slice, storage: MinariStorage) -> Arrays:
+    """Return some rows of one column.
 
     Raises:
-        ValueError: parts of the space are missing, or there are others.
+        ValueError: parts of the column's space are missing, or there are others.
     """
+    spaces_of_steps = {"observations": storage.observation_space, "actions": storage.action_space}
+    if name not in spaces_of_steps:
+        outcomes: Array = stored[rows]
+        return outcomes
+    space = spaces_of_steps[name]
     for place, part in nodes(space):
         if isinstance(part, spaces.Dict | spaces.Tuple):
-            _check_keys(part_at(stored, tuple(map(_stored_key, place))), part, named(name, place))
+            _check_keys(_stored_at(stored, place), part, place_name(name, place))
 
     def read(place: Place, leaf: Space[Any]) -> Array:
-        coded_rows = part_at(stored, tuple(map(_stored_key, place)))[rows]
-        if not (jpeg and is_image_space(leaf)):
-            return np.asarray(coded_rows)
-        images = [np.asarray(Image.open(io.BytesIO(coded.tobytes()))) for coded in coded_rows]
-        return np.array(images, np.uint8)
+        stored_rows = _stored_at(stored, place)[rows]
+        is_jpeg = storage.jpeg_encoding and is_image_space(leaf)
+        return _decoded(stored_rows) if is_jpeg else np.asarray(stored_rows)
 
     values: Arrays = map_space(read, space)
     return values
 
 
+def _decoded(jpegs: Iterable[Array]) -> Array:
+    """Return images that are stored as JPEG files, uint8 (T, H, W, C)."""
+    files = [io.BytesIO(jpeg.tobytes()) for jpeg in jpegs]
+    images = [np.asarray(Image.open(file)) for file in files]
+    return np.array(images, np.uint8)
+
+
 def _check_keys(group: h5py.Group, space: Space[Any], name: str) -> None:
-    known = {_stored_key(key) for key in children(space)}
+    """Raise a ValueError if a group holds other parts than its space."""
+    known = {_stored_key(key) for key in keys_of(space)}
     if set(group) != known:
         raise ValueError(f"{name} holds {sorted(group)}; its space asks for {sorted(known)}")
 
@@ -107,33 +124,54 @@ def write_episodes(storage: MinariStorage, episodes: Iterable[Trajectory]) -> No
     """Write episodes into an empty HDF5 storage, one at a time, without JPEG encoding.
 
     Args:
-        storage: just made.
-        episodes: trees as its spaces are.
+        storage: a new, empty storage.
+        episodes: trees as the storage's spaces are.
 
     Raises:
         OSError: the file can't be written.
     """
-    count = steps = 0
+    count = 0
+    steps = 0
     with h5py.File(storage.data_path / _FILE, "a", track_order=True) as file:
-        for count, episode in enumerate(episodes, 1):
-            group = file.create_group(f"episode_{count - 1}")
-            group.attrs.update({"id": count - 1, "total_steps": len(episode)})
+        for episode in episodes:
+            group = file.create_group(f"episode_{count}")
+            group.attrs.update({"id": count, "total_steps": len(episode)})
             if episode.seed is not None:
                 group.attrs["seed"] = episode.seed
             for name in (*STEPS, *OUTCOMES):
-                for place, leaf in leaves(getattr(episode, name)):
-                    steps_of_chunk = min(len(leaf), 1 + _CHUNK // leaf[0].nbytes)
-                    shape = leaf.shape[1:]
-                    chunks, maxshape = (steps_of_chunk, *shape), (None, *shape)
-                    group.create_dataset(_path(name, place), data=leaf, chunks=chunks, maxshape=maxshape)
+                _write_column(group, name, getattr(episode, name))
+            count += 1
             steps += len(episode)
-    storage.update_metadata({"total_episodes": count, "total_steps": steps, "dataset_size": storage.get_size()})
+    totals = {"total_episodes": count, "total_steps": steps, "dataset_size": storage.get_size()}
+    storage.update_metadata(totals)
+
+
+def _write_column(group: h5py.Group, name: str, values: Arrays) -> None:
+    """Write a column of an episode, in chunks of whole steps."""
+    for place, leaf in leaves(values):
+        bytes_of_step = leaf[0].nbytes
+        steps_of_chunk = min(len(leaf), 1 + _CHUNK_BYTES // bytes_of_step)
+        shape = leaf.shape[1:]
+        group.create_dataset(
+            _path(name, place),
+            data=leaf,
+            chunks=(steps_of_chunk, *shape),
+            maxshape=(None, *shape),
+        )
 
 
 def _path(name: str, place: Place) -> str:
-    """Return where Minari stores an array, below its episode."""
-    return "/".join([name, *map(_stored_key, place)])
+    """Return the path of an array below its episode."""
+    keys = [_stored_key(key) for key in place]
+    return "/".join([name, *keys])
+
+
+def _stored_at(stored: Stored, place: Place) -> Any:
+    """Return the group or array at a place."""
+    keys = tuple(_stored_key(key) for key in place)
+    return part_at(stored, keys)
 
 
 def _stored_key(key: Key) -> str:
+    """Return Minari's name for a key of a Dict, or for an index of a Tuple."""
     return f"_index_{key}" if isinstance(key, int) else key

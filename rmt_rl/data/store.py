@@ -1,4 +1,4 @@
-"""Minari data sets, read from disk when asked for, and no more of them than is needed."""
+"""Minari data sets, read from disk on demand, and only the steps that are needed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,29 +24,31 @@ from minari.storage import get_dataset_path
 
 from rmt_rl.data.segment import Span
 from rmt_rl.data.storage import OUTCOMES, STEPS, read_columns, reads_parts
-from rmt_rl.data.trajectory import Trajectory, conform
+from rmt_rl.data.trajectory import Array, Trajectory, conform
 from rmt_rl.errors import UsageError, nearest
+from rmt_rl.task import check_same_spaces
 from rmt_rl.trees import leaves
 
-_OBJECTS = 1024  # bytes of Python objects around an episode, and around each of its arrays 256 (measured)
-_SMALL = 1 << 20  # bytes of an episode that are read about as fast as a few of its steps are found
-SUMMARY = "rmt_rl_returns"  # metadata of ours that spares reading every episode for its rewards
+RETURNS_KEY = "rmt_rl_returns"  # metadata of ours, which spare reading every episode for its rewards
+_BYTES_OF_EPISODE = 1024  # of Python objects around its arrays (measured)
+_BYTES_OF_ARRAY = 256  # of Python objects around it (measured)
+_SMALL_EPISODE = 1 << 20  # bytes; reading such an episode takes about as long as finding a few of its steps
 
 
 class EpisodeStore:
-    """The episodes of one or several Minari data sets, read from disk when asked for.
+    """The episodes of one or several Minari data sets, read from disk on demand.
 
-    Of an episode that is neither small nor of data that fit into the cache together, only the steps that are asked
-    for are read (from Minari's HDF5 format; its others give whole episodes alone).
+    An episode is read whole if it is small, or if all data fit into the cache together. Of other episodes, only the
+    requested steps are read (from Minari's HDF5 format; Minari's other formats give only whole episodes).
 
     Args:
-        dataset_id: one id, or several of the same observation and action spaces, taken together in this order.
-        cache_bytes: how much of what was read is kept in memory, the most recently used first.
-        annotate: adds to each episode what can be told from its own data, such as its hindsight classes. It's given
-            whole episodes, which then are always read whole.
+        dataset_id: one id, or several of the same observation and action spaces, joined in this order.
+        cache_bytes: memory for what was read; the least recently used episodes are dropped first.
+        annotate: returns an episode with labels computed from its own data, such as its hindsight classes. It needs
+            whole episodes, so all episodes are then read whole.
 
     Raises:
-        UsageError: a data set is missing, empty, damaged, or of spaces that differ from the first one's.
+        UsageError: a data set is missing, empty, damaged, or has other spaces than the first one.
     """
 
     def __init__(
@@ -53,94 +57,104 @@ class EpisodeStore:
         cache_bytes: int = 1 << 30,
         annotate: Callable[[Trajectory], Trajectory] | None = None,
     ) -> None:
-        self.ids: tuple[str, ...] = (dataset_id,) if isinstance(dataset_id, str) else tuple(dataset_id)
+        dataset_ids = [dataset_id] if isinstance(dataset_id, str) else dataset_id
+        self.ids = tuple(dataset_ids)
         if not self.ids:
             raise UsageError("dataset: no id was given; name at least one Minari data set")
-        self._datasets = [open_dataset(one) for one in self.ids]
-        first = self._datasets[0]
+        self._datasets = [open_dataset(each) for each in self.ids]
+        first, *others = self._datasets
         self.observation_space: Space[Any] = first.observation_space
         self.action_space: Space[Any] = first.action_space
         self.env_spec: EnvSpec | None = first.env_spec
-        for other in self._datasets[1:]:
-            _check_same_spaces(first, other)
-        index = [entry for dataset in self._datasets for entry in _read_index(dataset)]
-        self.lengths: npt.NDArray[np.int64] = np.array([length for length, _ in index], dtype=np.int64)  # (N,) steps
-        self._seeds = [seed for _, seed in index]
-        self._firsts = list(accumulate((len(dataset) for dataset in self._datasets), initial=0))
-        self._cache: OrderedDict[_Key, Trajectory] = OrderedDict()
-        self._cache_bytes = cache_bytes
+        for other in others:
+            check_same_spaces(f"data set {first.id!r}", first, f"data set {other.id!r}", other, "train on each alone")
+        index: list[_IndexEntry] = []
+        for dataset in self._datasets:
+            index += _read_index(dataset)
+        lengths = [entry.steps for entry in index]
+        self.lengths: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)  # (N,) steps
+        self._seeds = [entry.seed for entry in index]
+        counts = [len(dataset) for dataset in self._datasets]
+        self._firsts = list(accumulate(counts, initial=0))  # first episode of each data set; then how many there are
+        self._cache = _Cache(cache_bytes)
         self._annotate = annotate
-        self._returns: tuple[float, float] | None = None
-        self.cached_bytes = 0  # held now
         # A space that can't be learnt from, or unreadable data, shows here and not mid-run.
-        sizes = self.lengths * self._read_part(0, 0, 1).nbytes  # at most: it holds two observations
-        self._whole = (sizes <= _SMALL) | (sizes.sum() <= cache_bytes)  # (N,) bool, episodes that are read whole
-        if annotate or not all(reads_parts(dataset.storage) for dataset in self._datasets):
-            self._whole[:] = True
+        self._reads_whole = self._episodes_to_read_whole(cache_bytes)  # (N,) bool
         self.span(0, 0, 1)
+
+    def _episodes_to_read_whole(self, cache_bytes: int) -> npt.NDArray[np.bool_]:
+        """Return True for the episodes that are always read whole, bool (N,)."""
+        bytes_of_step = self._read_part(0, 0, 1).nbytes  # or more: there are two observations in it
+        sizes = self.lengths * bytes_of_step
+        all_fit = sizes.sum() <= cache_bytes
+        parts_can_be_read = all(reads_parts(dataset.storage) for dataset in self._datasets)
+        if all_fit or self._annotate or not parts_can_be_read:
+            return np.ones(len(self), np.bool_)
+        is_small: npt.NDArray[np.bool_] = sizes <= _SMALL_EPISODE
+        return is_small
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def episode(self, index: int) -> Trajectory:
-        """The whole episode of this index, 0 <= index < len(self).
+        """Return the whole episode of an index, 0 <= index < len(self).
 
         Raises:
             UsageError: its data are damaged or don't fit the data set's spaces.
         """
-        return self._cached(_Key(index, whole=True), self._read)
+        return self._cache.get(_Key(index, is_outline=False), self._read)
 
     def span(self, index: int, start: int, stop: int) -> Span:
-        """The steps `start <= step < stop` of an episode, at least one; its trajectory may hold more than these.
+        """Return the steps `start <= step < stop` of an episode, at least one.
+
+        The span's trajectory may hold more than these steps.
 
         Raises:
             UsageError: their data are damaged or don't fit the data set's spaces.
         """
-        if self._whole[index] or _Key(index, whole=True) in self._cache:
+        if self._reads_whole[index] or _Key(index, is_outline=False) in self._cache:
             return Span(self.episode(index), start, stop)
-        return Span(self._read_part(index, start, stop), 0, stop - start)
+        part = self._read_part(index, start, stop)
+        return Span(part, 0, stop - start)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of memory that the cache takes up now."""
+        return self._cache.bytes
 
     @property
     def max_return(self) -> float:
         """The largest absolute return-to-go of any step of any episode."""
-        return self._summary()[0]
+        return self._returns.largest
 
     @property
     def best_return(self) -> float:
         """The largest return of any episode."""
-        return self._summary()[1]
+        return self._returns.best
 
-    def _summary(self) -> tuple[float, float]:
-        if self._returns is None:
-            parts = [self._dataset_returns(number) for number in range(len(self._datasets))]
-            self._returns = max(part[0] for part in parts), max(part[1] for part in parts)
-        return self._returns
+    @cached_property
+    def _returns(self) -> ReturnSummary:
+        """The extremes of the returns of all episodes."""
+        summary = ReturnSummary()
+        for number in range(len(self._datasets)):
+            summary.join(self._dataset_returns(number))
+        return summary
 
-    def _dataset_returns(self, number: int) -> tuple[float, float]:
-        """Largest |return-to-go| and largest return; a data set that we didn't write is read through once."""
+    def _dataset_returns(self, number: int) -> ReturnSummary:
+        """Return the extremes of one data set, from its metadata; without such metadata, all its rewards are read."""
         dataset = self._datasets[number]
-        noted = dataset.storage.metadata.get(SUMMARY)
+        noted = dataset.storage.metadata.get(RETURNS_KEY)
         if noted and noted["episodes"] == len(dataset):  # else episodes were added since
-            return noted["largest"], noted["best"]
-        returns = Returns()
+            return ReturnSummary(noted["episodes"], noted["largest"], noted["best"])
+        summary = ReturnSummary()
         for index in range(self._firsts[number], self._firsts[number + 1]):
-            returns.add(self._outline(index))
-        return returns.largest, returns.best
-
-    def _cached(self, key: _Key, read: Callable[[int], Trajectory]) -> Trajectory:
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        trajectory = read(key.episode)
-        self._cache[key] = trajectory
-        self.cached_bytes += _cost(trajectory)
-        while self.cached_bytes > self._cache_bytes:
-            self.cached_bytes -= _cost(self._cache.popitem(last=False)[1])
-        return trajectory
+            summary.add(self._outline(index))
+        return summary
 
     def _read(self, index: int) -> Trajectory:
+        """Read a whole episode."""
         length = int(self.lengths[index])
-        with self._reading(index):
+        with self._explained(index):
             columns = self._columns(index, (*STEPS, *OUTCOMES), 0, length)
             trajectory = Trajectory(**columns, seed=self._seeds[index])
             if len(trajectory) != length:
@@ -148,66 +162,127 @@ class EpisodeStore:
         return self._annotate(trajectory) if self._annotate else trajectory
 
     def _outline(self, index: int) -> Trajectory:
-        """The whole episode with observations and actions of no size."""
-        return self._cached(_Key(index, whole=False), self._read_outline)
+        """Return the outline of an episode: all its outcomes, with observations and actions of no size."""
+        return self._cache.get(_Key(index, is_outline=True), self._read_outline)
 
     def _read_outline(self, index: int) -> Trajectory:
         length = int(self.lengths[index])
-        with self._reading(index):
-            columns = self._columns(index, OUTCOMES, 0, 0)
-            return Trajectory(np.empty((length + 1, 0)), np.empty((length, 0)), **columns, seed=self._seeds[index])
+        no_observations = np.empty((length + 1, 0))
+        no_actions = np.empty((length, 0))
+        with self._explained(index):
+            outcomes = self._columns(index, OUTCOMES, 0, 0)
+            return Trajectory(no_observations, no_actions, **outcomes, seed=self._seeds[index])
 
     def _read_part(self, index: int, start: int, stop: int) -> Trajectory:
-        """These steps alone; the outcomes are checked throughout the episode."""
+        """Read some steps of an episode; the outcomes of the whole episode are checked."""
         outline = self._outline(index)
-        with self._reading(index, start):
-            return Trajectory(
-                **self._columns(index, STEPS, start, stop),
-                **{name: getattr(outline, name)[start:stop] for name in OUTCOMES},
-                seed=self._seeds[index],
-                later=float(np.append(0.0, outline.rewards[: stop - 1 : -1]).cumsum()[-1]),  # in this order, as a whole
-            )
+        outcomes = {name: getattr(outline, name)[start:stop] for name in OUTCOMES}
+        later = _sum_from(outline.rewards, stop)
+        with self._explained(index, start):
+            steps = self._columns(index, STEPS, start, stop)
+            return Trajectory(**steps, **outcomes, seed=self._seeds[index], later=later)
 
     def _columns(self, index: int, names: Sequence[str], start: int, stop: int) -> dict[str, Any]:
-        number = self._number(index)
-        storage, episode = self._datasets[number].storage, index - self._firsts[number]
+        """Read columns of an episode, and check them against the spaces."""
+        number = self._dataset_of(index)
+        storage = self._datasets[number].storage
+        episode = index - self._firsts[number]
         columns = read_columns(storage, episode, names, start, stop, int(self.lengths[index]))
-        fitting = {"observations": self.observation_space, "actions": self.action_space}
-        return columns | {name: conform(columns[name], fitting[name], name) for name in names if name in fitting}
+        spaces_of_steps = {"observations": self.observation_space, "actions": self.action_space}
+        for name, space in spaces_of_steps.items():
+            if name in columns:
+                columns[name] = conform(columns[name], space, name)
+        return columns
 
-    def _number(self, index: int) -> int:
-        """Of the data set that an episode is from."""
+    def _dataset_of(self, index: int) -> int:
+        """Return the number of the data set that an episode is from."""
         return bisect_right(self._firsts, index) - 1
 
-    def _reading(self, index: int, start: int = 0) -> AbstractContextManager[None]:
-        number = self._number(index)
-        place = f", episode {index - self._firsts[number]}" + (f" from step {start}" if start else "")
-        return _reading(self._datasets[number].id, place)
+    def _explained(self, index: int, start: int = 0) -> AbstractContextManager[None]:
+        """Name the data set and the episode in errors about damaged files."""
+        number = self._dataset_of(index)
+        episode = index - self._firsts[number]
+        first_step = f" from step {start}" if start else ""
+        return _damage_explained(self._datasets[number].id, f", episode {episode}{first_step}")
 
 
 class _Key(NamedTuple):
-    """What is cached: an episode, or its outline."""
+    """An entry of the cache: an episode, or its outline."""
 
     episode: int
-    whole: bool
+    is_outline: bool
 
 
-class Returns:
-    """Running extremes of the returns of the episodes added."""
+class _Cache:
+    """The episodes and outlines that were used last.
 
-    def __init__(self) -> None:
-        self.episodes = 0
-        self.largest = 0.0  # |return-to-go|
-        self.best = -np.inf
+    Attributes:
+        bytes: the memory that they take up.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.bytes = 0
+        self._limit = limit
+        self._entries: OrderedDict[_Key, Trajectory] = OrderedDict()
+
+    def __contains__(self, key: _Key) -> bool:
+        return key in self._entries
+
+    def get(self, key: _Key, read: Callable[[int], Trajectory]) -> Trajectory:
+        """Return an entry; if it is missing, `read(episode)`, and drop the least recently used entries for it."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+            return self._entries[key]
+        trajectory = read(key.episode)
+        self._entries[key] = trajectory
+        self.bytes += _cost(trajectory)
+        while self.bytes > self._limit:
+            _, dropped = self._entries.popitem(last=False)
+            self.bytes -= _cost(dropped)
+        return trajectory
+
+
+def _cost(trajectory: Trajectory) -> int:
+    """Return the bytes of memory that a trajectory takes up."""
+    arrays = sum(1 for _ in leaves((trajectory.observations, trajectory.actions)))
+    return trajectory.nbytes + _BYTES_OF_EPISODE + _BYTES_OF_ARRAY * arrays
+
+
+@dataclass
+class ReturnSummary:
+    """Extremes of the returns of episodes.
+
+    Attributes:
+        episodes: number of episodes.
+        largest: largest absolute return-to-go of any step.
+        best: largest return of an episode.
+    """
+
+    episodes: int = 0
+    largest: float = 0.0
+    best: float = -np.inf
 
     def add(self, trajectory: Trajectory) -> None:
-        self.episodes += 1
-        self.largest = max(self.largest, float(np.abs(trajectory.returns_to_go).max()))
-        self.best = max(self.best, float(trajectory.returns_to_go[0]))
+        """Count a whole episode."""
+        returns_to_go = trajectory.returns_to_go
+        largest = float(np.abs(returns_to_go).max())
+        self.join(ReturnSummary(1, largest, best=float(returns_to_go[0])))
+
+    def join(self, other: ReturnSummary) -> None:
+        """Count all episodes of another summary."""
+        self.episodes += other.episodes
+        self.largest = max(self.largest, other.largest)
+        self.best = max(self.best, other.best)
+
+
+def _sum_from(rewards: Array, step: int) -> float:
+    """Return the sum of the rewards from a step on, added from the last to the first as in `returns_to_go`."""
+    from_the_end = rewards[: step - 1 : -1]
+    return float(np.append(0.0, from_the_end).cumsum()[-1])
 
 
 def data_root() -> Path:
-    """Minari's folder of all data sets, which is made when it is missing.
+    """Return Minari's folder of all data sets; make it if it is missing.
 
     Raises:
         UsageError: it can't be made.
@@ -222,13 +297,13 @@ def data_root() -> Path:
 
 
 @contextmanager
-def _reading(dataset_id: str, place: str = "") -> Iterator[None]:
-    """Turn whatever Minari and HDF5 raise on damaged files into one clear error."""
+def _damage_explained(dataset_id: str, place: str = "") -> Iterator[None]:
+    """Turn the errors that Minari and HDF5 raise on damaged files into a UsageError."""
     try:
         yield
     except UsageError as error:
         raise UsageError(f"data set {dataset_id!r}{place}: {error}") from error
-    except ImportError as error:  # of the package that its storage format needs
+    except ImportError as error:  # its storage format needs another package
         raise UsageError(f"data set {dataset_id!r}{place} can't be read: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error) as error:
         raise UsageError(
@@ -243,41 +318,35 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
     Raises:
         UsageError: it is missing, damaged or empty.
     """
-    if not (data_root() / dataset_id / "data").exists():
+    root = data_root()
+    if not (root / dataset_id / "data").exists():
         raise UsageError(
-            f"data set {dataset_id!r} is not below {data_root()}{nearest(dataset_id, _local_ids())}; make it "
+            f"data set {dataset_id!r} is not below {root}{nearest(dataset_id, _local_ids(root))}; make it "
             f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
         )
-    with _reading(dataset_id):
+    with _damage_explained(dataset_id):
         dataset = minari.load_dataset(dataset_id)
     if len(dataset) == 0:
         raise UsageError(f"data set {dataset_id!r} is empty; collect or download it again")
     return dataset
 
 
-def _read_index(dataset: minari.MinariDataset) -> list[tuple[int, int | None]]:
-    """Length and seed of every episode, without reading its data."""
-    with _reading(dataset.id):
-        entries = dataset.storage.get_episode_metadata(range(len(dataset)))
-        return [(int(entry["total_steps"]), entry.get("seed")) for entry in entries]
+class _IndexEntry(NamedTuple):
+    """Facts of an episode that are known without reading its data."""
+
+    steps: int
+    seed: int | None
 
 
-def _check_same_spaces(first: minari.MinariDataset, other: minari.MinariDataset) -> None:
-    for field in ("observation_space", "action_space"):
-        if getattr(first, field) != getattr(other, field):
-            raise UsageError(
-                f"data sets {first.id!r} and {other.id!r} have different {field}s, {getattr(first, field)} and "
-                f"{getattr(other, field)}; train on each by itself"
-            )
+def _read_index(dataset: minari.MinariDataset) -> list[_IndexEntry]:
+    """Return the index entry of every episode of a data set."""
+    with _damage_explained(dataset.id):
+        episodes = dataset.storage.get_episode_metadata(range(len(dataset)))
+        return [_IndexEntry(int(episode["total_steps"]), episode.get("seed")) for episode in episodes]
 
 
-def _local_ids() -> list[str]:
-    """Ids below Minari's root: its own list stops at the first folder with an unfitting name."""
-    root = data_root()
-    return [path.parents[1].relative_to(root).as_posix() for path in root.glob(f"**/data/{METADATA_FILE_NAME}")]
-
-
-def _cost(trajectory: Trajectory) -> int:
-    """Bytes of memory that a trajectory takes up."""
-    arrays = sum(1 for _ in leaves((trajectory.observations, trajectory.actions)))
-    return trajectory.nbytes + _OBJECTS + 256 * arrays
+def _local_ids(root: Path) -> list[str]:
+    """Return the ids of the data sets below Minari's root; Minari's own list stops at the first unfitting folder."""
+    files = root.glob(f"**/data/{METADATA_FILE_NAME}")
+    folders = [file.parents[1] for file in files]
+    return [folder.relative_to(root).as_posix() for folder in folders]

@@ -14,15 +14,18 @@ import numpy.typing as npt
 from gymnasium import Space, spaces
 
 from rmt_rl.errors import UsageError
-from rmt_rl.trees import Place, leaves, map_leaves, map_space, named, nodes, part_at
+from rmt_rl.trees import Place, leaves, map_leaves, map_space, nodes, part_at, place_name
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Array | dict[str, "Arrays"] | tuple["Arrays", ...]
+LeafSpace: TypeAlias = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+
+_OUTCOME_DTYPES = {"rewards": np.float64, "terminations": np.bool_, "truncations": np.bool_}
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One episode of T steps, or T consecutive ones of it; its arrays are read-only.
+    """An episode of T steps, or T consecutive steps of a longer episode; its arrays are read-only.
 
     Raises:
         UsageError: no step, lengths that differ, an end before the last step, or a number that is not finite.
@@ -37,44 +40,53 @@ class Trajectory:
     hindsight: Array | None = None  # (T,) int64 classes that the rest of the episode reveals, -1 for none
     decisive: Array | None = None  # (T,) bool, steps whose action depends on what must be remembered
     idle: Array | None = None  # (T,) bool, steps that show nothing that must be remembered
-    later: float = 0.0  # sum of the rewards after these steps, where they aren't all of their episode
+    later: float = 0.0  # sum of the episode's rewards after these steps
 
     def __post_init__(self) -> None:
-        for field, dtype in (("rewards", np.float64), ("terminations", np.bool_), ("truncations", np.bool_)):
-            object.__setattr__(self, field, np.asarray(getattr(self, field), dtype))
+        for name, dtype in _OUTCOME_DTYPES.items():
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype))
         if self.rewards.ndim != 1 or len(self.rewards) == 0:
             raise UsageError(f"rewards has shape {self.rewards.shape}; give one number a step, (T,) with T >= 1")
-        for field in ("observations", "actions", "rewards", "terminations", "truncations"):
-            values = getattr(self, field)
-            for place, leaf in leaves(values):
-                _check(named(field, place), np.asarray(leaf), len(self) + (field == "observations"))
-            object.__setattr__(self, field, _read_only(values))
-        for field, declared in self._declared().items():
-            _check(field, declared, len(self))
-            object.__setattr__(self, field, _read_only(declared))
-        ends = np.flatnonzero(self.terminations[:-1] | self.truncations[:-1])
-        if len(ends):
-            raise UsageError(f"the episode ends at step {ends[0]} of {len(self)}; cut it there into two trajectories")
+        length = len(self)
+        self._check_and_lock("observations", length + 1)
+        for name in ("actions", *_OUTCOME_DTYPES, *self._annotations()):
+            self._check_and_lock(name, length)
+        ended = self.terminations | self.truncations
+        early_ends = np.flatnonzero(ended[:-1])
+        if len(early_ends):
+            first = early_ends[0]
+            raise UsageError(f"the episode ends at step {first} of {length}; cut it there into two trajectories")
+
+    def _check_and_lock(self, name: str, length: int) -> None:
+        """Check the arrays of an attribute, and replace them by read-only views."""
+        values = getattr(self, name)
+        for place, leaf in leaves(values):
+            _check_leaf(place_name(name, place), np.asarray(leaf), length)
+        object.__setattr__(self, name, map_leaves(_read_only, values))
 
     def __len__(self) -> int:
         return len(self.rewards)
 
-    def _declared(self) -> dict[str, Array]:
-        """What the task tells of the steps, where it tells anything."""
-        told = {"hindsight": self.hindsight, "decisive": self.decisive, "idle": self.idle}
-        return {name: array for name, array in told.items() if array is not None}
+    def _annotations(self) -> dict[str, Array]:
+        """Return the labels of steps that the task gave, by name."""
+        labels = {"hindsight": self.hindsight, "decisive": self.decisive, "idle": self.idle}
+        return {name: label for name, label in labels.items() if label is not None}
 
     @cached_property
     def returns_to_go(self) -> npt.NDArray[np.float32]:
         """Undiscounted sum of the episode's rewards from each step on, float32 (T,), summed in float64."""
-        return np.cumsum(np.append(self.later, self.rewards[::-1]))[:0:-1].astype(np.float32)
+        from_the_end = np.append(self.later, self.rewards[::-1])
+        sums = np.cumsum(from_the_end)
+        return sums[:0:-1].astype(np.float32)
 
     @cached_property
     def nbytes(self) -> int:
         """Bytes of all arrays, the returns-to-go included."""
-        own = (self.observations, self.actions, self.rewards, self.terminations, self.truncations)
-        arrays = leaves((*own, *self._declared().values()))
-        return sum(int(leaf.nbytes) for _, leaf in arrays) + 4 * len(self)
+        outcomes = (self.rewards, self.terminations, self.truncations)
+        annotations = tuple(self._annotations().values())
+        arrays = leaves((self.observations, self.actions, outcomes, annotations))
+        bytes_of_returns = 4 * len(self)
+        return sum(int(array.nbytes) for _, array in arrays) + bytes_of_returns
 
 
 def conform(values: Arrays, space: Space[Any], name: str) -> Arrays:
@@ -83,23 +95,23 @@ def conform(values: Arrays, space: Space[Any], name: str) -> Arrays:
     Args:
         values: arrays (T, *shape of the space's leaf).
         space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these.
-        name: what the values are called in errors.
+        name: the name of the values in error messages.
 
     Raises:
         UsageError: the values don't fit the space, or the space is of another kind.
     """
     for place, part in nodes(space):
-        _check_kind(part_at(values, place), part, named(name, place))
+        _check_kind(part_at(values, place), part, place_name(name, place))
 
     def conformed(place: Place, leaf: Any) -> Array:
-        return _conform_leaf(part_at(values, place), leaf, named(name, place))
+        return _conform_leaf(part_at(values, place), leaf, place_name(name, place))
 
     fitting: Arrays = map_space(conformed, space)
     return fitting
 
 
 def _check_kind(values: Arrays, space: Space[Any], name: str) -> None:
-    """Raise a UsageError if a Dict's keys or a Tuple's length differ, or if a leaf is of a kind that isn't known."""
+    """Raise a UsageError if a Dict's keys or a Tuple's length differ, or if a leaf is of an unknown kind."""
     match space:
         case spaces.Dict():
             if not isinstance(values, dict) or values.keys() != space.keys():
@@ -116,44 +128,60 @@ def _check_kind(values: Arrays, space: Space[Any], name: str) -> None:
             )
 
 
-def _conform_leaf(
-    leaf: Arrays, space: spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary, name: str
-) -> Array:
+def _conform_leaf(leaf: Arrays, space: LeafSpace, name: str) -> Array:
+    """Return an array (T, ...) in the dtype of its space.
+
+    Raises:
+        UsageError: its shape, its dtype or a value is not one of the space.
+    """
     if not isinstance(leaf, np.ndarray) or leaf.shape[1:] != space.shape:
         raise UsageError(f"{name} holds {_kind(leaf)}; its space asks for the shape {space.shape} a step")
     dtype = np.dtype(space.dtype)
     if not np.can_cast(leaf.dtype, dtype, "same_kind"):
         raise UsageError(f"{name} has dtype {leaf.dtype}; its space asks for {dtype}")
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        count = space.n if isinstance(space, spaces.Discrete) else space.nvec
-        outside = leaf[(leaf < space.start) | (leaf >= space.start + count)]
-        if len(outside):
-            raise UsageError(f"{name} holds {outside[0]}, which is not in {space}")
+    outside = _values_outside(leaf, space)
+    if len(outside):
+        raise UsageError(f"{name} holds {outside[0]}, which is not in {space}")
     return leaf.astype(dtype, copy=False)
 
 
-def _check(name: str, leaf: Array, length: int) -> None:
+def _values_outside(leaf: Array, space: LeafSpace) -> Array:
+    """Return the numbers (N,) of an array that are no category of its space; none for spaces without categories."""
+    if isinstance(space, spaces.Discrete):
+        count: np.int64 | Array = space.n
+    elif isinstance(space, spaces.MultiDiscrete):
+        count = space.nvec
+    else:
+        return leaf[:0]
+    is_below = leaf < space.start
+    is_above = leaf >= space.start + count
+    return leaf[is_below | is_above]
+
+
+def _check_leaf(name: str, leaf: Array, length: int) -> None:
+    """Raise a UsageError if an array doesn't have `length` entries, or holds a number that isn't finite."""
     if leaf.ndim == 0 or len(leaf) != length:
         found = len(leaf) if leaf.ndim else "no"
         raise UsageError(f"{name} has {found} entries, not {length}: T of each but T + 1 observations, for T rewards")
-    if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-        step = int(np.argwhere(~np.isfinite(leaf))[0][0])
+    if leaf.dtype.kind != "f":
+        return
+    finite = np.isfinite(leaf)
+    if not finite.all():
+        step = int(np.argwhere(~finite)[0][0])
         raise UsageError(f"{name} is not finite at step {step}; drop this episode or mend the environment")
 
 
-def _read_only(values: Arrays) -> Arrays:
-    """Return views that can't be written to; the caller's own arrays stay writeable."""
-
-    def view(leaf: Array) -> Array:
-        read_only = np.asarray(leaf).view()
-        read_only.flags.writeable = False
-        return read_only
-
-    viewed: Arrays = map_leaves(view, values)
-    return viewed
+def _read_only(array: Array) -> Array:
+    """Return a view that can't be written to; the caller's own array stays writeable."""
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def _kind(values: Arrays) -> str:
+    """Return words for a value that doesn't fit its space."""
     if isinstance(values, dict):
         return f"the keys {sorted(values)}"
-    return f"a tuple of {len(values)}" if isinstance(values, tuple) else f"an array {np.shape(values)}"
+    if isinstance(values, tuple):
+        return f"a tuple of {len(values)}"
+    return f"an array {np.shape(values)}"

@@ -1,4 +1,4 @@
-"""Minari data sets, written atomically: a data set appears all at once, when it is complete."""
+"""Writing Minari data sets atomically: a data set appears all at once, when it is complete."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.namespace import create_namespace
 
 from rmt_rl.data.storage import write_episodes
-from rmt_rl.data.store import SUMMARY, Returns, data_root
+from rmt_rl.data.store import RETURNS_KEY, ReturnSummary, data_root
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
 
-_RESERVE = 64 << 20  # bytes of disk left free: HDF5 holds back some of what it's given, and crashes on a full disk
+_RESERVE_BYTES = 64 << 20  # of the disk, left free: HDF5 buffers some of its data, and crashes on a full disk
 
 
 def write_dataset(
@@ -42,24 +42,24 @@ def write_dataset(
 ) -> None:
     """Write episodes as a Minari data set, one at a time, so that they needn't fit into memory.
 
-    The data set appears all at once, when it is complete. Where another process finished one of the same id in
-    the meantime, that one stays.
+    The data set appears all at once, when it is complete. If another process finished a data set of the same id in the
+    meantime, the other one stays.
 
     Args:
         dataset_id: `namespace/name-v0`.
         episodes: at least one.
-        env_spec: of the environment that the episodes are from.
-        observation_space: of every observation.
-        action_space: of every action.
-        algorithm_name: what acted.
+        env_spec: spec of the environment that the episodes are from.
+        observation_space: space of every observation.
+        action_space: space of every action.
+        algorithm_name: name of the policy that acted.
         description: one paragraph for people.
         ref_min_score: mean return of a random policy, for normalised scores.
         ref_max_score: mean return of an expert.
-        metadata: more facts to note beside these.
+        metadata: further facts to save with the data set.
 
     Raises:
-        UsageError: the id is malformed or taken, there is no episode, one doesn't fit the spaces, or Minari's root
-            can't be written or is on a disk that is (nearly) full.
+        UsageError: the id is malformed or taken, there is no episode, an episode doesn't fit the spaces, or Minari's
+            root can't be written or is on a disk that is (nearly) full.
     """
     _check_id(dataset_id)
     _check_spec(env_spec)
@@ -75,14 +75,15 @@ def write_dataset(
     facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
     with _building(dataset_id) as folder:
         storage = _new_storage(folder / "data", observation_space, action_space, env_spec)
-        returns = Returns()
+        returns = ReturnSummary()
         write_episodes(storage, _watched(episodes, storage, returns))
         if returns.episodes == 0:
             raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
-        storage.update_metadata(facts | {SUMMARY: vars(returns)})
+        storage.update_metadata(facts | {RETURNS_KEY: vars(returns)})
 
 
 def _check_id(dataset_id: str) -> None:
+    """Raise a UsageError if an id is malformed."""
     match = DATASET_ID_RE.fullmatch(dataset_id)
     if not match or match["version"] is None:
         raise UsageError(
@@ -92,8 +93,10 @@ def _check_id(dataset_id: str) -> None:
 
 
 def _check_spec(env_spec: EnvSpec | None) -> None:
+    """Raise a UsageError if a spec can't be stored as JSON."""
     try:
-        _ = env_spec and env_spec.to_json()
+        if env_spec is not None:
+            env_spec.to_json()
     except ValueError as error:
         raise UsageError(
             f"env_spec can't be stored ({error}); register the environment with an entry_point like 'module:Class'"
@@ -113,10 +116,14 @@ def _new_storage(
         ) from None
 
 
-def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: Returns) -> Iterator[Trajectory]:
-    """Yield the episodes, fitted to the storage's spaces, while the disk has room for them; note their returns."""
+def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: ReturnSummary) -> Iterator[Trajectory]:
+    """Yield the episodes, fitted to the storage's spaces, and count their returns.
+
+    Raises:
+        OSError: the disk has no room for an episode.
+    """
     for episode in episodes:
-        if shutil.disk_usage(storage.data_path).free < episode.nbytes + _RESERVE:
+        if shutil.disk_usage(storage.data_path).free < episode.nbytes + _RESERVE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         returns.add(episode)
         yield replace(
@@ -128,7 +135,7 @@ def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: Re
 
 @contextmanager
 def _building(dataset_id: str) -> Iterator[Path]:
-    """Yield a folder to build the data set in, which takes its place when the block is left without an error."""
+    """Yield a folder to build the data set in; move it to its place when the block is left without an error."""
     try:
         root = data_root()
         if (root / dataset_id).exists():
@@ -151,8 +158,10 @@ def _building(dataset_id: str) -> Iterator[Path]:
 
 
 def _move(built: Path, place: Path) -> None:
+    """Move a data set to its place, unless another process has put a whole one there."""
     try:
         built.rename(place)
     except OSError:
-        if not (place / "data" / METADATA_FILE_NAME).exists():  # else another process was first, which is as good
+        is_there = (place / "data" / METADATA_FILE_NAME).exists()
+        if not is_there:
             raise

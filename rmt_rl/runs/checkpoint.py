@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file with weights, optimiser and carried state, and a header of JSON. Never pickle.
 
-Being one file it is replaced at once: whenever a run is killed, the folder holds a whole checkpoint. All random
-numbers of a run follow from its seed and the update's number, so that number is all there is to save of them.
+A checkpoint is one file, which is replaced at once: whenever a run is killed, the folder holds a whole checkpoint. All
+random numbers of a run follow from its seed and the update's number, so no state of a generator is saved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from minari.serialization import deserialize_space, serialize_space
@@ -27,24 +27,25 @@ from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
 
-_KEY, _FORMAT = "rmt_rl", 1
+_KEY = "rmt_rl"
+_FORMAT = 1
 
 
 class Header(Frozen):
-    """The JSON of a checkpoint, besides its tensors: how far training is, and in subclasses what model it is of."""
+    """The JSON of a checkpoint, beside its tensors: the progress of training, and in subclasses facts of the model."""
 
-    format: Literal[1] = Field(1, description=f"{_FORMAT}, that of this version")
+    format: Literal[1] = Field(1, description=f"{_FORMAT}, the format of this version")
     update: int = Field(ge=0, description="updates made")
-    progress: dict[str, JsonValue]  # of the training run; empty in a checkpoint that isn't to be resumed
+    progress: dict[str, JsonValue]  # of the training run; empty if the run can't be resumed from this checkpoint
 
 
 class AgentHeader(Header):
     """The header of an agent's checkpoint."""
 
     agent: str
-    agent_options: dict[str, Any]  # of the agent's own `Config`, which checks them
-    observation_space: str  # as Minari writes spaces
-    action_space: str
+    agent_options: dict[str, JsonValue]  # checked by the agent's own `Config`
+    observation_space: str  # in Minari's format for spaces
+    action_space: str  # in Minari's format for spaces
     target_return: float
     return_scale: float
     hindsight_classes: int = 0
@@ -77,8 +78,8 @@ def agent_header(agent: BaseAgent, name: str, update: int, progress: Mapping[str
     Args:
         agent: its options and spec are saved.
         name: the agent's name.
-        update: how many updates have been made.
-        progress: JSON values to resume with.
+        update: number of updates made so far.
+        progress: JSON values that resuming needs.
     """
     spec = agent.spec
     return AgentHeader(
@@ -101,17 +102,17 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None = None,
     state: Tree = (),
 ) -> None:
-    """Write a model, and what resuming needs besides.
+    """Write a model, and the optimiser and states that resuming needs.
 
     Args:
         path: the file.
-        header: what the model is, and how far its training.
+        header: facts of the model, and the progress of training.
         model: its weights are saved.
-        optimizer: its state, if the run is to be resumed.
-        state: states of the core: what batch elements carry from update to update, and kept memories.
+        optimizer: its state is saved, so that the run can be resumed.
+        state: states of the core: carried from update to update, and kept memories.
 
     Raises:
-        UsageError: the file can't be written; an older one at the same path is untouched.
+        UsageError: the file can't be written; an older file at the same path is untouched.
     """
     write_tensors(path, named_tensors(model, optimizer, state), _KEY, header.model_dump_json())
 
@@ -131,19 +132,19 @@ def save_agent(
 
 
 def read_checkpoint(path: Path) -> Checkpoint[AgentHeader]:
-    """Read an agent's checkpoint; nothing of it is ever executed.
+    """Read an agent's checkpoint; no code of the file is executed.
 
     Raises:
-        UsageError: the file is missing, damaged, or none of ours.
+        UsageError: the file is missing, damaged, or not of this toolkit.
     """
     return read_checkpoint_of(AgentHeader, path)
 
 
 def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
-    """Read a checkpoint with a header of this kind; nothing of it is ever executed.
+    """Read a checkpoint with a header of class `kind`; no code of the file is executed.
 
     Raises:
-        UsageError: the file is missing, damaged, none of ours, or of another kind of model.
+        UsageError: the file is missing, damaged, not of this toolkit, or of another kind of model.
     """
     if not path.is_file():
         raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
@@ -164,15 +165,15 @@ def about(path: Path) -> Iterator[None]:
     try:
         yield
     except (UsageError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, NotImplementedError) as error:
-        what = shorten(str(error), 400)  # of every weight that doesn't fit, PyTorch names each
-        raise UsageError(f"checkpoint {path} can't be used: {what}") from error
+        reason = shorten(str(error), 400)  # PyTorch names every weight that doesn't fit
+        raise UsageError(f"checkpoint {path} can't be used: {reason}") from error
 
 
 def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.device = "cpu") -> BaseAgent:
     """Return the agent that a checkpoint holds.
 
     Raises:
-        UsageError: the checkpoint's options or weights fit no agent of ours, or there is no such device.
+        UsageError: the checkpoint's options or weights fit no known agent, or there is no such device.
     """
     header = checkpoint.header
     with about(checkpoint.path):
@@ -193,10 +194,10 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
 
 
 def restore_optimizer(checkpoint: Checkpoint[HeaderT], optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimiser the state it was saved with.
+    """Restore the state of an optimiser.
 
     Raises:
-        UsageError: the checkpoint holds none.
+        UsageError: the checkpoint holds no optimiser state, or one that doesn't fit.
     """
     saved = checkpoint.group("optimizer")
     if checkpoint.header.update and not saved:
@@ -209,23 +210,26 @@ def restore_state(checkpoint: Checkpoint[HeaderT], like: TreeT) -> TreeT:
     """Return the carried state, in the shape and on the device of the tree `like`.
 
     Raises:
-        UsageError: it has another shape, e.g. another batch size.
+        UsageError: the saved state has another shape, e.g. another batch size.
     """
-    saved, leaves = checkpoint.group("state"), tree_leaves(like)
+    saved = checkpoint.group("state")
+    leaves = tree_leaves(like)
     tensors = [saved.get(str(index), torch.empty(0)) for index in range(len(saved))]
     if [tensor.shape for tensor in tensors] != [leaf.shape for leaf in leaves]:
         raise UsageError(
             f"checkpoint {checkpoint.path} holds states of other shapes; resume with the feed and batch_size it was "
             "made with"
         )
-    return tree_fill(like, [tensor.to(leaf.device) for tensor, leaf in zip(tensors, leaves, strict=True)])
+    moved = [tensor.to(leaf.device) for tensor, leaf in zip(tensors, leaves, strict=True)]
+    return tree_fill(like, moved)
 
 
 def load_agent(run: str | Path, checkpoint: str = "last", device: str = "cpu") -> BaseAgent:
     """See `rmt_rl.load`."""
     if not Path(run).is_dir():
         raise UsageError(
-            f"run {run} is no folder; name the folder of a training run (rmt-rl train ... --out). A Stable-Baselines3 "
-            "zip isn't loaded, since that executes pickled code: train here, or load it with Stable-Baselines3"
+            f"run {run} is no folder; name the folder of a training run (rmt-rl train ... --out). A zip file of "
+            "Stable-Baselines3 isn't loaded, since loading executes pickled code: train here, or load it with "
+            "Stable-Baselines3"
         )
     return restore_agent(read_checkpoint(path_of(run, checkpoint)), device)

@@ -20,7 +20,7 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 Settings = Mapping[str, JSON]
 Metrics = dict[str, float]
 Report = Callable[[int, Metrics], None]
-"""Called with how far a run is, in updates or environment steps, and with what was logged then."""
+"""Takes the number of updates (or environment steps) made so far, and the metrics logged at that point."""
 
 
 class LoggerError(Exception):
@@ -28,7 +28,7 @@ class LoggerError(Exception):
 
 
 class Logger(Protocol):
-    """Writes metrics to one place. A file's `LOGGER` is such a class; its `EXTRA` names the extra that it needs.
+    """Writes metrics to one place. `LOGGER` of a logger's file is such a class; `EXTRA` names the extra that it needs.
 
     Args:
         run: folder of the run.
@@ -109,7 +109,7 @@ class Log:
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
-        """Turn the errors of a logger into a UsageError that says how to go on with the run."""
+        """Turn the errors of a logger into a UsageError that says how to continue the run."""
         try:
             yield
         except OSError as error:

@@ -1,12 +1,12 @@
-"""A run's options: what a `config.toml` holds, read, checked and written.
+"""A run's options, the content of its `config.toml`: reading, checking, writing.
 
 A run's folder holds:
 
-config.toml           everything that made the run, enough to make it again
-metrics.jsonl         one JSON object a line, as logged
-events.out.tfevents*  the same for TensorBoard
+config.toml           all options of the run, enough to repeat it
+metrics.jsonl         the logged metrics, one JSON object a line
+events.out.tfevents*  the same metrics for TensorBoard
 last.safetensors      the newest checkpoint, to resume from
-best.safetensors      the checkpoint of the best evaluation during training
+best.safetensors      the checkpoint with the best evaluation during training
 evaluation.json       results of `rmt-rl evaluate`
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import tomli_w
 import tyro
@@ -25,12 +25,15 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rmt_rl.agent import AgentConfig
 from rmt_rl.backprop import Gradient
-from rmt_rl.config import APART, SEEDS, Frozen, Strings, validated
+from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen, Strings, validated
 from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.files import write_atomically
 from rmt_rl.flags import with_options
 from rmt_rl.registry import agent_class, load_task, names
+
+if TYPE_CHECKING:
+    from rmt_rl.training.learner import AgentLearner
 
 CONFIG = "config.toml"
 NAMED = ("feed", "logger")  # options of a run that name what the registry finds
@@ -38,18 +41,20 @@ OPTIONS = ("env_options", "agent_options")  # sections whose options aren't the 
 
 
 class DataConfig(FeedConfig):
-    """Options of training data: their source, and how batches are drawn from them."""
+    """Options of training data: their source, and the rule by which batches are drawn from them."""
 
     dataset: Strings = Field((), description="Minari data sets to train on; none: the env's expert collects")
     collect_episodes: int | None = Field(
-        None, ge=1, description="episodes that the expert collects where no data set is named (unset: mostly 4000)"
+        None,
+        ge=1,
+        description="episodes that the expert collects if no data set is named (unset: mostly 4000)",
     )
-    collect_seed: int = Field(0, ge=0, lt=SEEDS, description=f"seed of that collection{APART}")
+    collect_seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of that collection{SEED_SPACING}")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
 
 
 class LearningRateConfig(Frozen):
-    """Options of the learning rate's course; see `rmt_rl.training.optimization.learning_rate`."""
+    """Options of the learning rate over a run; see `rmt_rl.training.optimization.learning_rate`."""
 
     updates: int = Field(500, ge=1, description="optimiser steps")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
@@ -72,12 +77,12 @@ class TrainingConfig(LearningRateConfig):
         description="accuracy (of decisive actions, if the env declares them) at which updates read one segment more, "
         "from 1 to `segments`; streams begin once the last length is learnt; 0: all segments from the start",
     )
-    ageing: int = Field(0, ge=0, description="memory ageing: most filler segments behind the first one; 0: none")
+    ageing: int = Field(0, ge=0, description="memory ageing: most filler segments after the first segment; 0: none")
     ageing_updates: int = Field(
         0,
         ge=0,
-        description="memory ageing: mean number of updates that a batch is kept beside the new ones, its memories "
-        "aged further in each; 0: no batch is kept",
+        description="memory ageing: mean number of updates for which a batch is kept beside the new ones; each update "
+        "ages its memories further; 0: no batch is kept",
     )
     hindsight: float = Field(
         0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, if it declares them"
@@ -95,28 +100,28 @@ class EvaluationConfig(Frozen):
 
     eval_every: int = Field(100, ge=1, description="updates between two evaluations")
     eval_episodes: int = Field(50, ge=0, description="episodes of each; 0: none")
-    eval_seed: int = Field(1_000_000, ge=0, lt=SEEDS, description=f"seed of these episodes{APART}")
+    eval_seed: int = Field(1_000_000, ge=0, lt=SEED_LIMIT, description=f"seed of these episodes{SEED_SPACING}")
 
 
 class OnlineConfig(Frozen):
-    """How an agent learns by acting; what belongs to its algorithm stands in `agent_options`, by its own names."""
+    """Options of learning by acting. The algorithm's own options stand in `agent_options`, under its own names."""
 
     total_timesteps: int = Field(
         100_000, ge=1, description="steps of all environments together, rounded up to whole rounds"
     )
     n_envs: int = Field(8, ge=1, description="environments played at once")
-    device: str = Field("cpu", description="where the networks are, e.g. cpu or cuda")
+    device: str = Field("cpu", description="device of the networks, e.g. cpu or cuda")
     save_every: int = Field(10_000, ge=1, description="steps between two checkpoints, rounded up to whole rounds")
 
 
 class OnlineEvaluationConfig(EvaluationConfig):
-    """The same, by environment steps."""
+    """Evaluation during training that learns by acting; counted in environment steps."""
 
     eval_every: int = Field(10_000, ge=1, description="steps between two evaluations, rounded up to whole rounds")
 
 
 class Schedule(NamedTuple):
-    """How often a run logs, saves and evaluates, in its own unit: updates or environment steps."""
+    """Intervals between two logs, checkpoints and evaluations, in the run's unit: updates or environment steps."""
 
     log_every: int
     save_every: int
@@ -127,17 +132,17 @@ class RunConfig(Frozen):
     """Options of every run. `env_options` and `agent_options` have the classes that the env and the agent define.
 
     Attributes:
-        unit: what the run's length is counted in.
+        unit: the unit of the run's length.
     """
 
     unit: ClassVar[str]
 
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
-    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of all that is random")
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="seed of all that is random")
     logger: Strings = Field(
         ("tensorboard",),
-        description="where metrics are logged besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",
+        description="loggers besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",
     )
     env_options: Frozen
     agent_options: Frozen
@@ -154,17 +159,17 @@ class RunConfig(Frozen):
 
     @property
     def data_options(self) -> DataConfig | None:
-        """The options of the run's data; None if it learns by acting."""
+        """Options of the run's data; None if it learns by acting."""
         return None
 
     @property
     def length(self) -> int:
-        """The end of the run, in its unit."""
+        """Length of the run, in its unit."""
         raise NotImplementedError
 
     @property
     def schedule(self) -> Schedule:
-        """How often the run logs, saves and evaluates."""
+        """Intervals between two logs, checkpoints and evaluations."""
         raise NotImplementedError
 
 
@@ -209,12 +214,13 @@ class OfflineRun(RunConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        lanes, devices = self.data.batch_size, self.training.devices
-        if lanes % devices:
-            raise ValueError(f"devices={devices} can't share batch_size={lanes}: choose a multiple of {devices}")
+        devices = self.training.devices
+        batch_size = self.data.batch_size
+        if batch_size % devices:
+            raise ValueError(f"devices={devices} can't share batch_size={batch_size}: choose a multiple of {devices}")
         if self.training.depth != 1 and self.training.gradient != "truncated":
             raise ValueError(
-                f"depth={self.training.depth} is that of a truncated gradient, but gradient={self.training.gradient!r} "
+                f"depth={self.training.depth} is for a truncated gradient, but gradient={self.training.gradient!r} "
                 "crosses all segments: choose gradient='truncated', or leave depth out"
             )
         if self.training.ageing and self.data.segments < 2:
@@ -240,13 +246,14 @@ def offline_run(config: RunConfig, run: Path) -> OfflineRun:
     )
 
 
-def learner_class(agent: str) -> Any:
-    """Return the learner of the agent of this name, a `rmt_rl.training.learner.AgentLearner`; its class names it.
+def learner_class(agent: str) -> type[AgentLearner]:
+    """Return the class of learners that an agent's class names.
 
     Raises:
         UsageError: no agent has this name, or a package that it needs is not installed.
     """
-    return resolve_name(agent_class(agent).learner)
+    learner: type[AgentLearner] = resolve_name(agent_class(agent).learner)
+    return learner
 
 
 @cache  # one class, so that equal configs are equal
@@ -256,20 +263,26 @@ def run_config_class(env: str, agent: str) -> type[RunConfig]:
     Raises:
         UsageError: no env or agent has this name, or it needs a package that isn't installed.
     """
-    base: type[RunConfig] = learner_class(agent).Run
+    base = learner_class(agent).Run
     return with_options(base, env=load_task(env).Config, agent=agent_class(agent).Config)
 
 
-def make_config(values: Mapping[str, Any], source: str = "the config") -> RunConfig:
-    """Return the config of a run from its values, e.g. those of a TOML file.
+def make_config(values: Mapping[str, object], source: str = "the config") -> RunConfig:
+    """Return the config of a run from its values, e.g. from a TOML file.
 
     Raises:
         UsageError: a field is missing, unknown or out of range.
     """
-    for name in ("env", "agent"):
-        if not isinstance(values.get(name), str):
-            raise UsageError(f'{source} names no {name}: add {name} = "..." (rmt-rl list shows them)')
-    return validated(run_config_class(values["env"], values["agent"]), values)
+    env = _required_name(values, "env", source)
+    agent = _required_name(values, "agent", source)
+    return validated(run_config_class(env, agent), values)
+
+
+def _required_name(values: Mapping[str, object], kind: str, source: str) -> str:
+    name = values.get(kind)
+    if not isinstance(name, str):
+        raise UsageError(f'{source} names no {kind}: add {kind} = "..." (rmt-rl list shows them)')
+    return name
 
 
 def named_config(env: str, agent: str, options: Mapping[str, Any] | None = None) -> RunConfig:
@@ -329,10 +342,10 @@ def _unknown(name: str, value: object, cls: type[RunConfig]) -> UsageError:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read a `config.toml`, or that of a run's folder.
+    """Read a `config.toml`, or the one in a run's folder.
 
     Raises:
-        UsageError: there is none, or it isn't valid.
+        UsageError: the file is missing or isn't valid.
     """
     path = path / CONFIG if path.is_dir() else path
     try:
@@ -347,20 +360,25 @@ def read_config(path: Path) -> RunConfig:
 
 
 def check_new(run: Path) -> None:
-    """Refuse to train in a folder that holds a run.
+    """Check that a folder holds no run.
 
     Raises:
-        UsageError: it does.
+        UsageError: the folder holds a run.
     """
     if (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
 
 
 def check_origin(run: Path, before: Mapping[str, JsonValue] | None, now: Mapping[str, JsonValue]) -> None:
-    """Refuse to resume a run with another seed, agent, environment or data than it was started with.
+    """Check that a run is resumed with the seed, agent, environment and data that it was started with.
+
+    Args:
+        run: the run's folder.
+        before: these facts in the run's checkpoint; None if the checkpoint holds none.
+        now: the facts at present.
 
     Raises:
-        UsageError: one of them differs, or the checkpoint holds none of them.
+        UsageError: one of them differs, or the checkpoint holds none.
     """
     if before is None:
         raise UsageError(f"{run} can't be resumed: its last checkpoint holds weights alone, as a best one does")
@@ -373,6 +391,6 @@ def check_origin(run: Path, before: Mapping[str, JsonValue] | None, now: Mapping
 
 
 def write_config(config: RunConfig, run: Path) -> None:
-    """Write `config.toml` into a run's folder; options that are unset are left out, as TOML has no null."""
+    """Write `config.toml` into a run's folder. Unset options are left out, since TOML has no null."""
     values = config.model_dump(mode="json", exclude_none=True)
     write_atomically(run / CONFIG, tomli_w.dumps(values).encode())

@@ -2,70 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor, as_tensor, nn
+from torch.optim import Optimizer
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.recurrence import Tree, tree_leaves
 
-
-def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None, state: Tree) -> dict[str, Tensor]:
-    """All tensors of the three, as `model/NAME`, `optimizer/PARAMETER/NAME` and `state/LEAF`."""
-    tensors = {f"model/{key}": value for key, value in model.state_dict().items()}
-    if optimizer is not None:
-        for index, values in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in values.items()}
-    return tensors | {f"state/{index}": leaf for index, leaf in enumerate(tree_leaves(state))}
+NamedTensors: TypeAlias = dict[str, Tensor]
+Shape: TypeAlias = tuple[int, ...]
 
 
-def group_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of a group (`model`, `optimizer`, `state`) by their names in it."""
-    prefix = name + "/"
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+def named_tensors(model: nn.Module, optimizer: Optimizer | None, state: Tree) -> NamedTensors:
+    """Return all tensors to save, named `model/NAME`, `optimizer/PARAMETER/NAME` and `state/LEAF`."""
+    named = {}
+    for name, value in model.state_dict().items():
+        named[f"model/{name}"] = value
+    states = {} if optimizer is None else optimizer.state_dict()["state"]
+    for parameter, values in states.items():
+        for name, value in values.items():
+            named[f"optimizer/{parameter}/{name}"] = as_tensor(value)
+    for index, leaf in enumerate(tree_leaves(state)):
+        named[f"state/{index}"] = leaf
+    return named
 
 
-def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser, an Adam or AdamW, the state that the tensors of its group hold; its parameter groups stay.
-
-    Raises:
-        UsageError: of a parameter's state something is missing, or has another shape.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, _, name = key.partition("/")
-        entries.setdefault(int(index), {})[name] = value
-    for place, entry in entries.items():
-        shapes = {name: tuple(value.shape) for name, value in sorted(entry.items())}
-        shape = tuple(parameters[place].shape) if place < len(parameters) else ()
-        if shapes != {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}:
-            raise UsageError(f"the optimiser's state of parameter {place}, of shape {shape}, is {shapes}")
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+def group_of(tensors: NamedTensors, group: str) -> NamedTensors:
+    """Return the tensors of a group (`model`, `optimizer`, `state`) by their names in it."""
+    prefix = f"{group}/"
+    members = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            members[name.removeprefix(prefix)] = tensor
+    return members
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, header: str) -> None:
-    """Write a file at once; the header stands under a key that tells whose it is.
+def fill_optimizer(optimizer: Optimizer, tensors: NamedTensors) -> None:
+    """Restore the state of an Adam or AdamW from the tensors of its group; its parameter groups stay.
 
     Raises:
-        UsageError: the file can't be written; an older one at the same path is untouched.
+        UsageError: the state of a parameter is incomplete, or has another shape.
     """
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_atomically(path, save(plain, {key: header}))
+    parameters: list[Tensor] = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
+    states: dict[int, NamedTensors] = {}
+    for name, tensor in tensors.items():
+        number, _, moment = name.partition("/")
+        state = states.setdefault(int(number), {})
+        state[moment] = tensor
+    for index, state in states.items():
+        is_known = index < len(parameters)
+        shape = tuple(parameters[index].shape) if is_known else ()
+        _check_moments(index, shape, state)
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
-def read_tensors(path: Path, key: str) -> tuple[str | None, dict[str, Tensor]]:
-    """The header under this key, None where there's none, and all tensors; nothing of a file is ever executed.
+def _check_moments(index: int, shape: Shape, state: NamedTensors) -> None:
+    """Raise a UsageError unless a parameter's state holds both moments in the parameter's shape, and its step."""
+    expected = {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}
+    shapes: dict[str, Shape] = {}
+    for name, tensor in sorted(state.items()):
+        shapes[name] = tuple(tensor.shape)
+    if shapes != expected:
+        raise UsageError(f"the optimiser's state of parameter {index}, of shape {shape}, is {shapes}")
+
+
+def write_tensors(path: Path, tensors: NamedTensors, key: str, header: str) -> None:
+    """Write a file at once; the header stands under a key that names the file's format.
+
+    Raises:
+        UsageError: the file can't be written; an older file at the same path is untouched.
+    """
+    copies = {}
+    for name, tensor in tensors.items():
+        copies[name] = tensor.detach().cpu().contiguous().clone()
+    write_atomically(path, save(copies, {key: header}))
+
+
+def read_tensors(path: Path, key: str) -> tuple[str | None, NamedTensors]:
+    """Return the header under a key, None without such a header, and all tensors; no code of the file is executed.
 
     Raises:
         SafetensorError, OSError: the file is damaged or missing.
     """
     with safe_open(path, "pt") as file:
-        # Copied, since the memory of a file is aligned differently, which may round differently.
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - a file is no mapping
-        return (file.metadata() or {}).get(key), tensors
+        tensors = {}
+        for name in file.keys():  # noqa: SIM118 - a file is no mapping
+            tensor = file.get_tensor(name)
+            # Copied, since the memory of a file is aligned differently, which may round differently.
+            tensors[name] = tensor.clone()
+        metadata = file.metadata() or {}
+    return metadata.get(key), tensors

@@ -1,8 +1,8 @@
 """Memory ageing: memories pass through filler segments before they are read, so that agents learn to leave them alone.
 
 Once a batch's first segment has written its memory, the memory passes through a random number of filler segments
-without gradient. The aged value takes the memory's place straight-through: later segments read an old memory, and
-gradients still reach the writing. Over updates, a batch is kept beside the new ones, and its memories age further.
+without gradient. The aged value replaces the memory straight-through: later segments read an old memory, and gradients
+still reach the writing. With ageing over updates, one batch is kept beside the new ones, and its memories age further.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RunSegments = Callable[[Tree, tuple[Segment, ...]], Tree]
 
 
 class Kept(NamedTuple):
-    """A batch that is kept for several updates; each ages its first segment's memories and trains on the others.
+    """A batch kept over several updates. Each ages the memory of its first segment and trains on the other segments.
 
     Attributes:
-        update: the update that it was drawn for.
-        batch: this process's sequences of it.
-        age: filler segments that its memories have passed through.
-        state: these memories, which no gradient leaves.
+        update: the update that the batch was drawn for.
+        batch: this process's sequences of the batch.
+        age: number of filler segments that the memories have passed through.
+        state: the memories, without gradient.
     """
 
     update: int
@@ -43,14 +43,15 @@ class Kept(NamedTuple):
 
 
 class Ageing:
-    """The filler segments of each update, and the batch that is kept.
+    """The filler segments of each update, and the kept batch.
 
     Raises:
         UsageError: the agent carries no state, or the data hold no filler segment.
     """
 
     def __init__(self, config: OfflineRun, episodes: Episodes, agent: Agent, processes: FabricProcesses) -> None:
-        self.options, self.seed = config.training, config.seed
+        self.options = config.training
+        self.seed = config.seed
         self.processes = processes
         self.kept: Kept | None = None
         self._source = Fillers(episodes, config.agent_options.segment_length, config.seed)
@@ -63,14 +64,16 @@ class Ageing:
         self._source.draw(0, count=1, batch_size=1)  # fails now, and not when ageing begins
 
     def fillers(self, update: int, segments: int) -> tuple[Segment, ...] | None:
-        """Return the filler segments of an update with so many segments; None if its memories don't age."""
+        """Return the filler segments of an update on `segments` segments; None if its memories don't age."""
         options = self.options
         if not options.ageing or update < options.ageing_from or segments < 2:
             return None
-        count = int(np.random.default_rng([self.seed, update]).integers(0, options.ageing + 1))
+        generator = np.random.default_rng([self.seed, update])
+        count = int(generator.integers(0, options.ageing + 1))
         fillers = self._source.draw(update, count, self.processes.batch_size)
+        device = self.processes.device
         share = self.processes.share()
-        return tuple(filler.to(self.processes.device).select(share) for filler in fillers)
+        return tuple(filler.to(device).select(share) for filler in fillers)
 
     def aged(self, state: Tree, fillers: tuple[Segment, ...], run: RunSegments) -> Tree:
         """Return the state after the filler segments, with the gradient of the state before them."""
@@ -78,24 +81,30 @@ class Ageing:
 
     def age_kept(self, fillers: tuple[Segment, ...], run: RunSegments) -> Kept | None:
         """Age the kept memories further; return the batch with them, if one is kept."""
-        if self.kept is not None:
-            state = clone(run(self.kept.state, fillers))
-            self.kept = self.kept._replace(age=self.kept.age + len(fillers), state=state)
+        kept = self.kept
+        if kept is not None:
+            age = kept.age + len(fillers)
+            state = run(kept.state, fillers)
+            self.kept = kept._replace(age=age, state=clone(state))
         return self.kept
 
     def keep(self, update: int, batch: Batch, age: int, state: Tree) -> None:
-        """Keep this update's batch in the place of the kept one, now and then, at random."""
-        if self._keeps_another(update):
+        """Keep this update's batch instead of the kept one, now and then, at random."""
+        if self._replaces_kept(update):
             self.kept = Kept(update, batch, age, clone(detach(state)))
 
-    def _keeps_another(self, update: int) -> bool:
-        updates = self.options.ageing_updates
+    def _replaces_kept(self, update: int) -> bool:
+        """Return True, at random, once in `ageing_updates` updates; also if no batch is kept yet."""
+        mean_updates = self.options.ageing_updates
+        if mean_updates == 0:
+            return False
         generator = np.random.default_rng([self.seed, update, 1])
-        return updates > 0 and (self.kept is None or generator.random() * updates < 1)
+        return self.kept is None or generator.random() * mean_updates < 1
 
     def restore(self, feed: SegmentFeed, update: int, segments: int, age: int, state: Tree) -> None:
         """Keep the batch that was kept when the run was saved; the feed draws it again."""
-        batch = self.processes.own(feed.batch(update).first(segments))
+        whole = feed.batch(update).first(segments)
+        batch = self.processes.own(whole)
         self.kept = Kept(update, batch, age, self.processes.own_state(state))
 
 

@@ -1,4 +1,4 @@
-"""The data of a run: named by the user, or collected, with what their task declares about them."""
+"""The data of a run: data sets that the user names or the expert collects, with the labels that the task declares."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from rmt_rl.runs.options import OfflineRun
 from rmt_rl.task import check_same_spaces, default_episodes
 
 if TYPE_CHECKING:
-    from rmt_rl.task import Task
+    from rmt_rl.task import HasSpaces, Task
 
-LARGE = 10.0  # of an action: heads learn standard deviations up to 7.4
-PRETENDED = 1e9  # bounds that stand for none
+LARGE_ACTION = 10.0  # heads learn standard deviations up to 7.4
+UNBOUNDED = 1e9  # bounds from here on stand for none
+LABELS = ("hindsight", "decisive", "idle")
 
 
 def open_data(config: OfflineRun) -> EpisodeStore:
@@ -35,37 +36,51 @@ def open_data(config: OfflineRun) -> EpisodeStore:
         UsageError: a data set is missing or damaged, can't be collected, or is of another environment; or the
             environment declares no hindsight classes, but the run asks for them.
     """
-    data, options, task = config.data, config.env_options.model_dump(), load_task(config.env)
+    task = load_task(config.env)
     if config.training.hindsight and not hasattr(task, "hindsight"):
         raise UsageError(
             f"hindsight={config.training.hindsight}: env {config.env!r} declares no hindsight; set it to 0"
         )
-    episodes = data.collect_episodes or default_episodes(task)
-    ids = data.dataset or (collect(config.env, options, episodes, data.collect_seed),)
-    known = [name for name in ("hindsight", "decisive", "idle") if hasattr(task, name)]
-    store = EpisodeStore(ids, data.cache_mb << 20, partial(_annotated, task, known) if known else None)
+    declared = [name for name in LABELS if hasattr(task, name)]
+    annotate = partial(_annotated, task, declared) if declared else None
+    cache_bytes = config.data.cache_mb << 20
+    store = EpisodeStore(_named_or_collected(config, task), cache_bytes, annotate)
     remedy = "train in the environment that the data come from, with the same options"
-    with closing(task.make(**options)) as env:
+    with closing(task.make(**dict(config.env_options))) as env:
         check_spaces(f"env {config.env!r}", env, store, remedy)
     return store
 
 
-def check_spaces(what: str, of: Any, store: EpisodeStore, remedy: str) -> None:
-    """Raise an error unless the data have the spaces of `of`, an environment or what else knows its own."""
-    check_same_spaces(f"dataset={', '.join(store.ids)}", store, what, of, remedy)
+def _named_or_collected(config: OfflineRun, task: Task) -> tuple[str, ...]:
+    """Return the ids of the data sets that a run names; without any, collect one and return its id."""
+    data = config.data
+    if data.dataset:
+        return data.dataset
+    episodes = data.collect_episodes or default_episodes(task)
+    identity = collect(config.env, config.env_options, episodes, data.collect_seed)
+    return (identity,)
+
+
+def check_spaces(name: str, thing: HasSpaces, store: EpisodeStore, remedy: str) -> None:
+    """Raise a UsageError unless the data have the spaces of a thing, e.g. of an environment."""
+    check_same_spaces(f"dataset={', '.join(store.ids)}", store, name, thing, remedy)
 
 
 def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:
-    """Return the trajectory with what its task declares about it."""
-    return replace(trajectory, **{name: getattr(task, name)(trajectory) for name in names})
+    """Return the trajectory with the labels that its task declares."""
+    labels = {name: getattr(task, name)(trajectory) for name in names}
+    return replace(trajectory, **labels)
 
 
 def large_actions(action_space: Space[Any]) -> str | None:
     """Return a warning if action bounds are too large to learn well, with the remedy; else None."""
-    box = flatten_space(action_space)  # of discrete actions, zeros and ones
-    bounds = np.abs([box.low, box.high]) if isinstance(box, Box) else np.zeros(1)
-    largest = np.max(bounds, where=np.isfinite(bounds) & (bounds < PRETENDED), initial=0)
-    if largest <= LARGE:
+    box = flatten_space(action_space)  # discrete actions become zeros and ones
+    if not isinstance(box, Box):
+        return None
+    bounds = np.abs([box.low, box.high])
+    is_bound = np.isfinite(bounds) & (bounds < UNBOUNDED)
+    largest = np.max(bounds, where=is_bound, initial=0)
+    if largest <= LARGE_ACTION:
         return None
     return (
         f"actions reach {largest:g}, but agents learn numbers of about 1 best: collect and train in "

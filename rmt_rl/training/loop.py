@@ -121,7 +121,7 @@ def _evaluation(config: RunConfig, agent: BaseAgent) -> Callable[[], Evaluation]
         evaluate,
         agent,
         load_task(config.env),
-        config.env_options.model_dump(),
+        config.env_options,
         options.eval_episodes,
         options.eval_seed,
         target_return=agent.target_return(None),

@@ -152,7 +152,7 @@ def _restored(config: OnlineRun, saved: Checkpoint[AgentHeader]) -> SB3Agent:
 
 
 def _spec(config: OnlineRun) -> AgentSpec:
-    with closing(load_task(config.env).make(**config.env_options.model_dump())) as env:
+    with closing(load_task(config.env).make(**dict(config.env_options))) as env:
         return AgentSpec(env.observation_space, env.action_space)
 
 
@@ -162,7 +162,7 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
     Raises:
         UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
     """
-    task, options, view = load_task(config.env), config.env_options.model_dump(), agent.view
+    task, options, view = load_task(config.env), dict(config.env_options), agent.view
     steps = config.online.n_envs * agent.config.n_steps
     batch_size = getattr(agent.config, "batch_size", steps)
     if steps % batch_size == 1:

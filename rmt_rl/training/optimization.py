@@ -13,18 +13,34 @@ from rmt_rl.runs.options import LearningRateConfig
 
 def learning_rate(options: LearningRateConfig, update: int) -> float:
     """Return the rate of an update, counted from 0: linear warm-up, constant, then cosine decay to `final_rate`."""
-    warm = min(1.0, (update + 1) / max(1, options.warmup))
-    start = options.decay_from * options.updates
-    done = min(1.0, max(0.0, (update - start) / max(1.0, options.updates - start)))
-    decay = options.final_rate + (1 - options.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
-    return options.learning_rate * warm * decay
+    warm_up = min(1.0, (update + 1) / max(1, options.warmup))
+    decay_start = options.decay_from * options.updates
+    decay_updates = max(1.0, options.updates - decay_start)
+    progress = (update - decay_start) / decay_updates
+    progress = min(1.0, max(0.0, progress))
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    decay = options.final_rate + (1 - options.final_rate) * cosine
+    return options.learning_rate * warm_up * decay
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return all parameters in order, for AdamW, those that a module calls `undecayed` without weight decay.
+    """Return all parameters in order, as groups for AdamW. Parameters named in `undecayed` have no weight decay.
 
-    `undecayed` is a ClassVar of dotted names, of parameters whose neutral value isn't zero: time constants, gates.
+    A module's `undecayed` is a ClassVar of dotted names: parameters whose neutral value isn't zero, such as time
+    constants and gates.
     """
-    undecayed = {module.get_parameter(name) for module in model.modules() for name in getattr(module, "undecayed", ())}
-    alike = groupby(model.parameters(), lambda parameter: parameter in undecayed)
-    return [{"params": list(each), "weight_decay": 0.0 if free else weight_decay} for free, each in alike]
+    undecayed = _undecayed(model)
+    groups = []
+    for is_undecayed, parameters in groupby(model.parameters(), undecayed.__contains__):
+        decay = 0.0 if is_undecayed else weight_decay
+        groups.append({"params": list(parameters), "weight_decay": decay})
+    return groups
+
+
+def _undecayed(model: nn.Module) -> set[nn.Parameter]:
+    """Return the parameters that a module of the model names in `undecayed`."""
+    found: set[nn.Parameter] = set()
+    for module in model.modules():
+        names = getattr(module, "undecayed", ())
+        found.update(module.get_parameter(name) for name in names)
+    return found

@@ -1,4 +1,4 @@
-"""Data parallel training: several processes, each with every n-th sequence of a batch, as if there were but one."""
+"""Data parallel training: each of n processes takes every n-th sequence of a batch; the results equal one process's."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Processes:
     """A run in one process.
 
     Attributes:
-        first: this process logs, saves and reports.
-        alone: there is no other process to wait for.
+        first: True in the process that logs, saves and reports.
+        alone: True if there is no other process.
     """
 
     first: bool = True
@@ -42,7 +42,7 @@ class FabricProcesses(Processes):
     """A run in one or several processes, started and joined by lightning-fabric.
 
     Attributes:
-        fabric: gives the device and the number format.
+        fabric: lightning-fabric's object, which knows the device and the number format.
         batch_size: sequences of the whole batch.
     """
 
@@ -69,7 +69,7 @@ class FabricProcesses(Processes):
         return self.fabric.global_rank
 
     def launch(self) -> None:
-        """Start the further processes."""
+        """Start the other processes."""
         self.fabric.launch()
 
     def any(self, here: bool) -> bool:
@@ -96,19 +96,20 @@ class FabricProcesses(Processes):
         return batch if self.alone else batch.select(self.share())
 
     def own_state(self, state: TreeT) -> TreeT:
-        """Return this process's part of a state of the whole batch."""
+        """Return this process's sequences of a state of the whole batch."""
         return select_lanes(state, self.share())
 
     def whole_state(self, state: TreeT) -> TreeT:
-        """Return the state of the whole batch, from the parts of all processes."""
+        """Return the state of the whole batch, from the sequences of all processes."""
         return state if self.alone else tree_map(self._whole, state)
 
     def _whole(self, leaf: Tensor) -> Tensor:
+        """Return the tensor of the whole batch from this process's sequences; every process must call it."""
         whole = leaf.new_zeros(self.batch_size, *leaf.shape[1:])
         return self.sum(whole.index_copy(0, self.share(), leaf))
 
     def clip_gradient(self, parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-        """Sum the gradients of all processes, clip their norm, and return the norm before."""
+        """Sum the gradients of all processes, clip the norm of the sum, and return the norm before."""
         learning = [parameter for parameter in parameters if parameter.grad is not None]
         if not self.alone:
             gradients = [cast("Tensor", parameter.grad) for parameter in learning]
@@ -117,7 +118,8 @@ class FabricProcesses(Processes):
 
 
 def _fabric(options: TrainingConfig) -> Fabric:
-    from lightning_fabric import Fabric  # only now, since help and configs don't need it
+    """Return lightning-fabric's object, imported here since help and configs don't need it."""
+    from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     try:

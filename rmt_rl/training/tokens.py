@@ -22,7 +22,7 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
-from rmt_rl.config import SEEDS, SavedState, validated
+from rmt_rl.config import SEED_LIMIT, SavedState, validated
 from rmt_rl.data.feed import Feed
 from rmt_rl.errors import UsageError
 from rmt_rl.language.model import RecurrentMemoryTransformer
@@ -82,7 +82,7 @@ class TokenFeed(Feed[TokenBatch, Right]):
 class TokenTraining(LearningRateConfig):
     """Options of a token model's training."""
 
-    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of the model's first weights and of dropout")
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="seed of the model's first weights and of dropout")
     tokens: int = Field(ge=1, description="tokens to train on: the budget, and the learning rate's clock")
     updates: int = Field(10_000, ge=1, description="equal parts of the budget, in which warm-up is counted")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's shares of the old in its running means")

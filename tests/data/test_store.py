@@ -347,7 +347,7 @@ def test_of_two_writers_the_first_to_finish_stays() -> None:
 
 
 def test_a_disk_with_too_little_room_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rmt_rl.data.writing._RESERVE", 1 << 62)
+    monkeypatch.setattr("rmt_rl.data.writing._RESERVE_BYTES", 1 << 62)
     with pytest.raises(UsageError, match=r"can't write data set 'a-v0' below .*No space left.*free space"):
         write("a-v0", [episode(0, 3)])
     assert list(root.iterdir()) == []
@@ -438,5 +438,5 @@ def test_a_file_that_lost_its_episodes_is_named(root: Path) -> None:
 def test_differing_spaces_are_named() -> None:
     write("a-v0", [episode(0, 3)])
     write_trees("b-v0", [tree_episode(0, 3)])
-    with pytest.raises(UsageError, match="'a-v0' and 'b-v0' have different observation_space"):
+    with pytest.raises(UsageError, match=r"'a-v0' has observation_space .*, but data set 'b-v0' has"):
         EpisodeStore(["a-v0", "b-v0"])

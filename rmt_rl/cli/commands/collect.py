@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from rmt_rl import registry
 from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, positionals
-from rmt_rl.config import APART, SEEDS
+from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.flags import parse, with_options
 from rmt_rl.task import default_episodes
 
@@ -18,14 +18,14 @@ class Collection(ReadsRuns):
     """Episodes of an environment's expert, of trained agents, of random actions, or of several mixed."""
 
     episodes: int | None = Field(None, ge=1, description="episodes to collect (unset: the env's number, mostly 4000)")
-    seed: int = Field(0, ge=0, lt=SEEDS, description=f"seed of the episodes{APART}")
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of the episodes{SEED_SPACING}")
     policy: tuple[str, ...] = Field(
         (), description="expert (default), random or a run's folder; several for a mix, e.g. expert=1 runs/ppo-0=2"
     )
     sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the runs' checkpoints")
     target_return: float | None = Field(None, description="return that agents aim at (unset: their data's best)")
-    env_options: Any = None
+    env_options: Frozen
 
 
 def collect_dataset(arguments: Arguments) -> int:
@@ -46,7 +46,7 @@ def collect_dataset(arguments: Arguments) -> int:
     behaviour = Behaviour(shares, given.sample, given.target_return, given.checkpoint)
     episodes = given.episodes or default_episodes(task)
     with EvaluationProgress(episodes) as progress:
-        identity = collect(names[0], given.env_options.model_dump(), episodes, given.seed, behaviour, progress)
+        identity = collect(names[0], given.env_options, episodes, given.seed, behaviour, progress)
     print(identity)
     return 0
 

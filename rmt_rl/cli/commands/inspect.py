@@ -10,7 +10,7 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from rmt_rl.cli.arguments import Arguments, ReadsRuns
-from rmt_rl.config import SEEDS
+from rmt_rl.config import SEED_LIMIT
 from rmt_rl.flags import parse
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Inspect(ReadsRuns):
     segments: int = Field(10_000, ge=1, description="filler segments that memories are carried through")
     episodes: int = Field(64, ge=1, description="episodes that are looked at segment by segment")
     memories: int = Field(8, ge=1, description="memories carried through the same filler segments")
-    seed: int = Field(0, ge=0, lt=SEEDS, description="seed of the choice of episodes and filler segments")
+    seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="seed of the choice of episodes and filler segments")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
     device: str = Field("cpu", description="where the agent runs, e.g. cpu or cuda")
 

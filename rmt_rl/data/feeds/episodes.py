@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rmt_rl.data.feed import Ints
@@ -18,13 +20,14 @@ class BeginningFeed(WindowFeed):
 
     def unread(self) -> str | None:
         longest = int(self._lengths.max())
-        cut = int((self._lengths > self._span).sum())
-        if not cut:
+        longer = int((self._lengths > self._span).sum())
+        if not longer:
             return None
+        segments_of_longest = math.ceil(longest / self._segment_length)
         return (
-            f"{cut} of {len(self._lengths)} episodes have more steps (up to {longest}) than the {self._span} that an "
-            f"update reads (segments={self._config.segments} of {self._segment_length} steps): what comes after is "
-            f"never trained on; give --segments {-(-longest // self._segment_length)}, or --feed windows or streams"
+            f"{longer} of {len(self._lengths)} episodes have more steps (up to {longest}) than the {self._span} that "
+            f"an update reads (segments={self._config.segments} of {self._segment_length} steps): the steps after "
+            f"these are never trained on; give --segments {segments_of_longest}, or --feed windows or streams"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whole episodes, a few segments an update: each batch element goes on where its last update stopped."""
+"""Whole episodes, a few segments an update: each batch element continues where its last update stopped."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rmt_rl.errors import UsageError
 
 
 class StreamFeed(EpisodeFeed):
-    """Batch elements that go through whole episodes, a few segments an update, and then take up the next episode.
+    """Batch elements read whole episodes, a few segments an update.
 
-    Episodes are dealt out in a random order, anew each time all were dealt, to whichever element is through.
+    A batch element that reached the end of its episode begins the next one. Episodes are dealt out in a random order,
+    and in a new one each time all were dealt.
 
-    Under a curriculum streams wait until the last length is learnt. Until then episodes' first steps are read.
+    Under a curriculum, streams wait until the last length is learnt. Until then the first steps of episodes are read.
 
     Attributes:
         begun: the update at which streams begin; None while they wait.
@@ -38,7 +39,7 @@ class StreamFeed(EpisodeFeed):
         self.begun = None
 
     def picks(self, update: int) -> Picks:
-        """Return which steps make up the batch of an update; the time grows with the distance from the last one."""
+        """Return the steps of an update's batch; the cost grows with the distance from the last requested update."""
         if self.begun is None or update < self.begun:
             return self._beginnings.picks(update)
         update -= self.begun
@@ -46,24 +47,28 @@ class StreamFeed(EpisodeFeed):
             self._rewind()
         while self._update < update:
             self._advance()
-        stop = np.minimum(self._start + self._span, self._lengths[self._open])
-        none = np.zeros_like(stop)
-        return Picks(self._open.copy(), self._start.copy(), stop, self._start == 0, burn_in=none)
+        episodes = self._open.copy()
+        start = self._start.copy()
+        stop = np.minimum(start + self._span, self._lengths[episodes])
+        return Picks(episodes, start, stop, fresh=start == 0, burn_in=np.zeros_like(stop))
 
     def _rewind(self) -> None:
+        """Go back to the first update."""
         elements = np.arange(self._config.batch_size)
         self._update = 0
-        self._dealt = len(elements)
+        self._dealt = len(elements)  # episodes that were begun
         self._open = self._order[elements]  # (B,) the episode of each batch element
-        self._start = np.zeros_like(elements)
+        self._start = np.zeros_like(elements)  # (B,) the next step of each batch element
 
     def _advance(self) -> None:
+        """Go on to the next update."""
         self._update += 1
         self._start += self._span
-        through = np.flatnonzero(self._start >= self._lengths[self._open])
-        self._open[through] = self._order[self._dealt + np.arange(len(through))]
-        self._start[through] = 0
-        self._dealt += len(through)
+        ended = np.flatnonzero(self._start >= self._lengths[self._open])
+        places = self._dealt + np.arange(len(ended))
+        self._open[ended] = self._order[places]
+        self._start[ended] = 0
+        self._dealt += len(ended)
 
     def state(self) -> dict[str, JsonValue]:
         return {"streams_from": self.begun}
@@ -72,10 +77,10 @@ class StreamFeed(EpisodeFeed):
         saved = validated(_Saved, state)
         waits = self.begun is None
         self.begun = saved.streams_from
-        if self.begun is None and not waits:  # a curriculum that is broken off here
+        if self.begun is None and not waits:  # the run had a curriculum, and has none from now on
             self.begun = update
-        under_way = self.begun is not None and self.begun < update
-        if under_way and saved.drawn.segments != self._config.segments:
+        is_under_way = self.begun is not None and self.begun < update
+        if is_under_way and saved.drawn.segments != self._config.segments:
             raise UsageError(
                 f"segments={self._config.segments}, but the streams of this run were read with "
                 f"segments={saved.drawn.segments}: they stand elsewhere, and the carried states are of other steps; "
@@ -92,7 +97,7 @@ class _Drawn(SavedState):
 
 class _Saved(SavedState):
     streams_from: int | None
-    drawn: _Drawn  # options of the feed, which the learner saves
+    drawn: _Drawn  # options of the feed; the learner saves them
 
 
 FEED = StreamFeed

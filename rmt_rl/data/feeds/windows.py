@@ -10,50 +10,77 @@ from rmt_rl.data.feed import SHUFFLE, EpisodeFeed, Episodes, FeedConfig, Ints, O
 class WindowFeed(EpisodeFeed):
     """Windows of `segments * segment_length` steps, or of whole episodes that are shorter.
 
-    Windows begin before an episode's start and end behind its end too, and are then moved into the episode. So every
-    step is read by as many windows as a window has steps, or by more within a window's length of the borders (less than
-    twice as many; near both borders three times). The start, where acting always begins, and the end, where much is
-    decided, aren't read less often than other steps.
+    Some windows begin before an episode's start or end behind its end, and are then moved into the episode. Every step
+    is thus read by at least as many windows as a window has steps. Steps within a window's length of a border are read
+    by more windows (less than twice as many; near both borders three times). The start, where acting always begins, and
+    the end, where much is decided, are thus not read less often than other steps.
 
     The state of a window is fresh, or is computed from up to `burn_in` segments before it (Kapturowski et al. 2019,
-    "Recurrent Experience Replay in Distributed Reinforcement Learning"). There are fewer of them near an episode's
-    start.
+    "Recurrent Experience Replay in Distributed Reinforcement Learning"). Fewer segments precede windows near an
+    episode's start.
 
-    All windows are put in a random order, anew each time all were used. The endless sequence of these orders is cut
-    into pools, a pool is sorted by length and cut into batches, and its batches are shuffled.
+    All windows are put in a random order, and in a new one each time all were used. The endless sequence of these
+    orders is cut into pools. A pool is sorted by length and cut into batches, and its batches are shuffled.
     """
 
     burns_in = True
 
-    def __init__(self, episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> None:
+    def __init__(
+        self,
+        episodes: Episodes,
+        config: FeedConfig,
+        segment_length: int,
+        seed: int,
+    ) -> None:
         super().__init__(episodes, config, segment_length, seed)
-        self._firsts = np.concatenate([[0], np.cumsum(self._window_counts())])  # first window of each episode
+        counts = self._window_counts()
+        self._firsts = np.append(0, np.cumsum(counts))  # first window of each episode; then how many there are
         self._order = Orders(int(self._firsts[-1]), seed)
         # A pool larger than the data set would put an episode several times into one batch.
-        self._pool_batches = max(1, min(config.bucket_batches, self._order.size // config.batch_size))
+        batches_of_data = self._order.size // config.batch_size
+        wanted = min(config.bucket_batches, batches_of_data)
+        self._pool_batches = max(1, wanted)
+        self._burn_in_steps = config.burn_in * segment_length
 
     def _window_counts(self) -> Ints:
+        """Return the number of windows of every episode, int64 (N,)."""
         return self._lengths + self._span - 1
 
     def picks(self, update: int) -> Picks:
-        pool, number = divmod(update, self._pool_batches)
-        episodes, start, stop = self._pool(pool)
-        by_length = np.argsort(stop - start, kind="stable").reshape(self._pool_batches, -1)
-        shuffled = np.random.default_rng([self._seed, SHUFFLE, pool]).permutation(self._pool_batches)
-        chosen = by_length[shuffled[number]]
-        before = np.minimum(start, self._config.burn_in * self._segment_length)
-        fresh = np.ones(len(chosen), np.bool_)
-        return Picks(episodes[chosen], start[chosen], stop[chosen], fresh, before[chosen])
+        pool_number, number = divmod(update, self._pool_batches)
+        pool = self._pool(pool_number)
+        lengths = pool.stop - pool.start
+        by_length = np.argsort(lengths, kind="stable")
+        batches = by_length.reshape(self._pool_batches, -1)
+        generator = np.random.default_rng([self._seed, SHUFFLE, pool_number])
+        order = generator.permutation(self._pool_batches)
+        chosen = batches[order[number]]
+        return Picks(
+            episodes=pool.episodes[chosen],
+            start=pool.start[chosen],
+            stop=pool.stop[chosen],
+            fresh=pool.fresh[chosen],
+            burn_in=pool.burn_in[chosen],
+        )
 
-    def _pool(self, pool: int) -> tuple[Ints, Ints, Ints]:
-        """Return episode, first step and step after the last of every window of a pool."""
+    def _pool(self, number: int) -> Picks:
+        """Return the windows of a pool."""
         size = self._pool_batches * self._config.batch_size
-        windows = self._order[pool * size + np.arange(size)]
+        places = number * size + np.arange(size)
+        windows = self._order[places]
         episodes = np.searchsorted(self._firsts, windows, side="right") - 1
-        last = windows - self._firsts[episodes]
+        last_step = windows - self._firsts[episodes]
         lengths = self._lengths[episodes]
-        start = np.clip(last - self._span + 1, 0, np.maximum(lengths - self._span, 0))
-        return episodes, start, np.minimum(start + self._span, lengths)
+        start = last_step - self._span + 1  # before the window is moved into the episode
+        latest_start = np.maximum(lengths - self._span, 0)
+        start = np.clip(start, 0, latest_start)
+        return Picks(
+            episodes=episodes,
+            start=start,
+            stop=np.minimum(start + self._span, lengths),
+            fresh=np.ones(size, np.bool_),
+            burn_in=np.minimum(start, self._burn_in_steps),
+        )
 
 
 FEED = WindowFeed
