@@ -37,7 +37,7 @@ Ordered = AfterValidator(_ordered)
 """Annotation that requires first <= second in a pair of numbers: `Annotated[tuple[Length, Length], Ordered]`."""
 
 
-class Streams:
+class LaneGenerators:
     """One random stream for each lane: SplitMix64 (Steele, Lea and Flood, 2014), started from the lane's seed."""
 
     def __init__(self, lanes: int) -> None:
@@ -73,7 +73,7 @@ class Streams:
         return z ^ (z >> np.uint64(31))
 
 
-class Outcome(NamedTuple):
+class Transition(NamedTuple):
     """Result of one step in all N lanes."""
 
     observations: NDArray[np.float32]  # (N, ...)
@@ -120,7 +120,7 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self._actions = int(action_space.n)  # the number of actions n, and the extra action that begins an episode
-        self._streams = Streams(num_envs)
+        self._streams = LaneGenerators(num_envs)
         self.ended = np.ones(num_envs, bool)
 
     def reset(
@@ -189,7 +189,7 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         """Set the lanes with these indices to the state before the first observation of their next episode."""
 
     @abstractmethod
-    def _advance(self, actions: NDArray[np.int64]) -> Outcome:
+    def _advance(self, actions: NDArray[np.int64]) -> Transition:
         """Apply the actions (N,), or make the first observation where the action is n. All returned arrays are new."""
 
     @abstractmethod

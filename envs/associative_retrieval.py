@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rmt_rl.config import Frozen, validated
-from rmt_rl.envs._lanes import Lane, Lanes, Ordered, Outcome
+from rmt_rl.envs._lanes import Lane, Lanes, Ordered, Transition
 
 if TYPE_CHECKING:
     from rmt_rl.data.trajectory import Trajectory
@@ -102,7 +102,7 @@ class AssociativeRetrievalVector(Lanes):
         self._refused[lanes] = bits & 1 if self.config.refusals else _NONE
         self._way[lanes], self._inside[lanes], self._time[lanes] = _NONE, False, -1
 
-    def _advance(self, actions: NDArray[np.int64]) -> Outcome:
+    def _advance(self, actions: NDArray[np.int64]) -> Transition:
         self._time += 1
         moves = actions < WAIT
         leaves, returns = moves & ~self._inside & (actions != self._refused), moves & self._inside
@@ -114,7 +114,7 @@ class AssociativeRetrievalVector(Lanes):
         successes, terminations = by_the_way & due, returns | due
         rewards = successes * 2.0 - terminations
         flags = (self._time == self._length - 1) & ~terminations
-        return Outcome(self._observe(flags), rewards, terminations, np.zeros(self.num_envs, bool), successes)
+        return Transition(self._observe(flags), rewards, terminations, np.zeros(self.num_envs, bool), successes)
 
     def _observe(self, flags: NDArray[np.bool_]) -> NDArray[np.float32]:
         observations = np.empty((self.num_envs, 3), np.float32)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from rmt_rl.config import Frozen, validated
-from rmt_rl.envs._lanes import Lane, Lanes, Ordered, Outcome
+from rmt_rl.envs._lanes import Lane, Lanes, Ordered, Transition
 
 if TYPE_CHECKING:
     from rmt_rl.data.trajectory import Trajectory
@@ -106,7 +106,7 @@ class TMazeVector(Lanes):
         self._limit[lanes] = length + 2 + 2 * self.config.oracle_length
         self._x[lanes], self._time[lanes] = 0, -1
 
-    def _advance(self, actions: NDArray[np.int64]) -> Outcome:
+    def _advance(self, actions: NDArray[np.int64]) -> Transition:
         config = self.config
         self._time += 1
         self._x += _DX[actions]
@@ -121,7 +121,7 @@ class TMazeVector(Lanes):
         if config.penalty:
             fastest = np.minimum(self._time - 2 * config.oracle_length, self._length)
             rewards += config.penalty * ((self._x < fastest) & ~terminated & ~truncated)
-        return Outcome(self._observe(at_end & ~terminated), rewards, terminated, truncated, won)
+        return Transition(self._observe(at_end & ~terminated), rewards, terminated, truncated, won)
 
     def _observe(self, at_junction: NDArray[np.bool_]) -> NDArray[np.float32]:
         oracle = -self.config.oracle_length

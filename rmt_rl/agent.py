@@ -156,7 +156,7 @@ class Agent(BaseAgent):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.to_action.weight.device
 
     @property

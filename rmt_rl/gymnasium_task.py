@@ -6,11 +6,9 @@ They train and evaluate like those in `envs/`.
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import re
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium
@@ -22,7 +20,6 @@ from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.named_tasks import entry_point, env_id, object_name
 from rmt_rl.plugins import ensure_imported, trusted
-from rmt_rl.sources import source_path
 from rmt_rl.task import is_task
 
 if TYPE_CHECKING:
@@ -89,21 +86,6 @@ class GymnasiumTask:
         """Return Gymnasium's spec of what `make` makes with these options."""
         text = cast("GymnasiumConfig", validated(self.Config, options)).spec
         return self.registered if text is None else self._read(text)
-
-    @property
-    def package(self) -> str:
-        """The package that the environment comes from, and its version; without one, the module and its source's hash.
-
-        Data sets that were collected in another version go by another id.
-        """
-        made_by = self.registered.entry_point
-        module = made_by.__module__ if callable(made_by) else str(made_by).partition(":")[0]
-        name = module.partition(".")[0]
-        try:
-            return f"{name} {version(packages_distributions()[name][0])}"
-        except (KeyError, PackageNotFoundError):
-            path = source_path(module)
-            return module if path is None else f"{module} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
     def _read(self, text: str) -> EnvSpec:
         """The spec that a text describes; of code it may only name what is registered, and known wrappers."""

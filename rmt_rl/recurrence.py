@@ -117,11 +117,11 @@ class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
         returned one.
         """
         state, tokens, count_B = cast("OpenSegment", cache)
-        places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        places_BT = consecutive_places(count_B, x_BTD.shape[1])
         tokens = put_tokens_(tokens.clone(), places_BT, x_BTD)
         y_BLD, _ = self(tokens, state, count_B + x_BTD.shape[1])
         y_BTD = take_tokens(y_BLD, places_BT)
-        added = x_BTD.shape[1] if lengths_B is None else lengths_B
+        added = added_tokens(x_BTD.shape[1], lengths_B)
         return y_BTD, cast("CacheT", OpenSegment(state, tokens, count_B + added))
 
     def end(self, cache: CacheT) -> StateT:
@@ -217,6 +217,16 @@ class OpenSegment(NamedTuple):
     count_B: Tensor
 
 
+def consecutive_places(first_B: Tensor, count: int) -> Tensor:
+    """Return `count` consecutive places in each batch element, from its `first_B` on: int64 (B, count)."""
+    return first_B[:, None] + torch.arange(count, device=first_B.device)
+
+
+def added_tokens(length: int, lengths_B: Tensor | None) -> Tensor | int:
+    """Return the number of real tokens among `length` new ones: all of them, or `lengths_B` (B,)."""
+    return length if lengths_B is None else lengths_B
+
+
 def joined(kept_BND: Tensor, count_B: Tensor, x_BLD: Tensor) -> Tensor:
     """Return each batch element's first `count_B` kept tokens, directly followed by its new ones.
 
@@ -226,7 +236,7 @@ def joined(kept_BND: Tensor, count_B: Tensor, x_BLD: Tensor) -> Tensor:
     if not longest:
         return x_BLD
     row = torch.cat((kept_BND[:, :longest].to(x_BLD.dtype), torch.zeros_like(x_BLD)), 1)
-    return put_tokens_(row, count_B[:, None] + torch.arange(x_BLD.shape[1], device=x_BLD.device), x_BLD)
+    return put_tokens_(row, consecutive_places(count_B, x_BLD.shape[1]), x_BLD)
 
 
 def put_tokens_(tokens_BLx: Tensor, places_BT: Tensor, values_BTx: Tensor) -> Tensor:

@@ -1,20 +1,51 @@
-"""The interface of an environment's file (`rmt_rl.envs.<name>`)."""
+"""The interfaces of an environment's file (`rmt_rl.envs.<name>`) and of a policy that acts in environments."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rmt_rl.errors import UsageError
 
 if TYPE_CHECKING:
     import gymnasium
+    from gymnasium.vector import VectorEnv
 
-    from rmt_rl.acting.rollout import Policy
     from rmt_rl.config import Frozen
+
+
+class Policy(Protocol):
+    """Anything that acts, with the signature of Stable-Baselines3's `predict`.
+
+    Shape suffix: N environments of a vector environment.
+    """
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """Choose an action in every environment.
+
+        Args:
+            observation: arrays (N, ...), or a dict or tuple of them.
+            state: the state that the previous call returned; None in the first call.
+            episode_start: bool (N,), True where the observation is the first of an episode.
+            deterministic: take the most likely action instead of sampling.
+
+        Returns:
+            Actions (N, ...) and the state to give back with the next observation.
+        """
+
+
+@runtime_checkable
+class Privileged(Protocol):
+    """A policy that looks into the simulators instead of at observations, as experts may."""
+
+    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Take hold of the environments to act in; called before they are reset."""
 
 
 class Task(Protocol):
@@ -49,18 +80,12 @@ class Task(Protocol):
 
     @property
     def Expert(self) -> Callable[..., Policy]:
-        """The policy that data are collected from: `Expert(config, seed=0)`; see `rmt_rl.acting.rollout.Privileged`."""
+        """The policy that data are collected from: `Expert(config, seed=0)`; see `Privileged`."""
 
 
 def is_task(thing: object) -> bool:
     """Return whether an object has what every task has."""
     return isinstance(getattr(thing, "ID", None), str) and hasattr(thing, "Config") and hasattr(thing, "make")
-
-
-def task_file(task: Task) -> Path:
-    """Return the source file of a task: a module, or a class or object in one."""
-    module: Any = task if isinstance(task, ModuleType) else sys.modules[task.__module__]
-    return Path(module.__file__)
 
 
 def default_episodes(task: Task) -> int:

@@ -21,7 +21,7 @@ TokenName = Literal["return_to_go", "observation", "action"]
 
 
 class Acting(NamedTuple):
-    """What an agent knows when it acts, as tensors on its device."""
+    """The knowledge of an agent when it acts, as tensors on its device."""
 
     observation: Any  # (B, ...) of the present step
     return_to_go: Tensor  # (B,) of the present step, over the spec's scale

@@ -6,32 +6,44 @@ observation, any loop that knows only observations and actions, such as Stable-B
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 
-from rmt_rl.acting.rollout import require_next_step
+from rmt_rl.errors import UsageError
 
-Observation = dict[str, Any]
+Observation: TypeAlias = dict[str, Any]
+Info: TypeAlias = dict[str, Any]
+AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
+AnyVectorEnv: TypeAlias = VectorEnv[Any, Any, Any]
+
+
+def require_next_step(env: AnyVectorEnv) -> None:
+    """Refuse a vector environment unless it resets each environment in the step after its episode's end.
+
+    Raises:
+        UsageError: the environment's autoreset mode is another one, or isn't declared.
+    """
+    mode = env.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.NEXT_STEP:
+        raise UsageError(f"{env} has autoreset_mode = {mode}; make it with AutoresetMode.NEXT_STEP")
 
 
 def return_to_go_space(observation_space: spaces.Space[Any]) -> spaces.Dict:
     """Return the space of `{"observation": ..., "return_to_go": float32 (1,)}`."""
-    return spaces.Dict(
-        {"observation": observation_space, "return_to_go": spaces.Box(-np.inf, np.inf, (1,), np.float32)}
-    )
+    return_to_go = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    return spaces.Dict({"observation": observation_space, "return_to_go": return_to_go})
 
 
 class ReturnToGo(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructorArgs):
-    """Observes the return still to come: `target_return` at an episode's start, less by each reward since."""
+    """Observes the return still to come: `target_return` at an episode's start, minus the rewards since."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], target_return: float) -> None:
+    def __init__(self, env: AnyEnv, target_return: float) -> None:
         """Wrap `env`; `target_return` is the undiscounted return to aim at."""
         RecordConstructorArgs.__init__(self, target_return=target_return)
         super().__init__(env)
@@ -39,28 +51,27 @@ class ReturnToGo(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructo
         self._target = target_return
         self._to_go = target_return
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
         """Begin an episode with the whole return still to come."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._to_go = self._target
         return self._observe(observation), info
 
-    def step(self, action: Any) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Observation, Any, bool, bool, Info]:
         """Act, and take the reward off the return still to come."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._to_go -= float(reward)
         return self._observe(observation), reward, terminated, truncated, info
 
     def _observe(self, observation: Any) -> Observation:
-        return {"observation": observation, "return_to_go": np.array([self._to_go], np.float32)}
+        return_to_go = np.array([self._to_go], np.float32)
+        return {"observation": observation, "return_to_go": return_to_go}
 
 
 class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
-    """The same for a vector environment with next-step autoreset: `return_to_go` is float32 (N, 1)."""
+    """`ReturnToGo` for a vector environment of N lanes with next-step autoreset: `return_to_go` is float32 (N, 1)."""
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], target_return: float) -> None:
+    def __init__(self, env: AnyVectorEnv, target_return: float) -> None:
         """Wrap `env`; `target_return` is the undiscounted return to aim at.
 
         Raises:
@@ -71,20 +82,18 @@ class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
         self.single_observation_space = return_to_go_space(env.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
         self._target = target_return
-        self._to_go: NDArray[np.float64] = np.full(env.num_envs, target_return, np.float64)
+        self._to_go = np.full(env.num_envs, target_return, np.float64)
         self._resets = np.zeros(env.num_envs, bool)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode in every lane with the whole return still to come."""
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
+        """Begin an episode in every environment with the whole return still to come."""
         observations, infos = self.env.reset(seed=seed, options=options)
         self._to_go[:] = self._target
         self._resets[:] = False
         return self._observe(observations), infos
 
-    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
-        """Act, and take each lane's reward off its return still to come; a lane that is reset starts anew."""
+    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, Info]:
+        """Act, and take each reward off the return still to come; environments that are reset start anew."""
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         self._to_go -= rewards
         self._to_go[self._resets] = self._target
@@ -92,4 +101,5 @@ class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
         return self._observe(observations), rewards, terminations, truncations, infos
 
     def _observe(self, observations: Any) -> Observation:
-        return {"observation": observations, "return_to_go": self._to_go[:, None].astype(np.float32)}
+        column = self._to_go[:, None]
+        return {"observation": observations, "return_to_go": column.astype(np.float32)}

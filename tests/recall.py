@@ -11,8 +11,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pydantic import Field
 
-from rmt_rl.acting.rollout import Policy
 from rmt_rl.config import Frozen
+from rmt_rl.task import Policy
 
 
 class Recall(gymnasium.Env[NDArray[np.float32], np.int64]):

@@ -15,7 +15,8 @@ Arrow = tuple[str, str]
 def picture() -> tuple[dict[str, str], set[Arrow]]:
     """Return the room of every module by name, and the arrows between rooms, as the page draws them."""
     (drawn,) = re.findall(r"```mermaid\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    rooms, arrows = {}, set()
+    rooms: dict[str, str] = {}
+    arrows: set[Arrow] = set()
     for line in drawn.splitlines():
         if node := re.fullmatch(r'\s*(\w+)\["(.*?)<br/>.*"\]', line):
             rooms |= {module: node[1] for module in node[2].split(", ")}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rmt_rl.acting.evaluate import Evaluation, evaluate, parse_vary, read_evaluation, sweep, write_evaluation
+from rmt_rl.acting.evaluate import evaluate, parse_vary, sweep
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import agent_class, load_task
+from rmt_rl.runs.evaluation import READ, Evaluation, read_evaluation, read_results, write_evaluation
 from tests.recall import Config, Expert, RecallTask
 
 TASK = RecallTask()
@@ -166,8 +167,7 @@ def test_the_file_holds_every_result(tmp_path: Path) -> None:
 
 def test_results_at_other_settings_are_kept_and_those_of_another_checkpoint_dropped(tmp_path: Path) -> None:
     def settings() -> list[tuple[int, int]]:
-        record = read_evaluation(tmp_path) or {}
-        return [(result["options"]["length"], result["seed"]) for result in record["results"]]
+        return [(result["options"]["length"], result["seed"]) for result in read_results(tmp_path)]
 
     write_evaluation(tmp_path, evaluated({"length": [3, 4]}), "one")
     write_evaluation(tmp_path, evaluated({"length": [4, 5]}), "one")
@@ -189,7 +189,7 @@ def test_results_made_in_another_way_are_dropped(tmp_path: Path, change: dict[st
     def write(length: int, **options: Any) -> list[Any]:
         wanted: dict[str, Any] = {"seed": 0} | options
         write_evaluation(tmp_path, sweep(Conditioned(Config()), TASK, {}, {"length": [length]}, 3, **wanted), "one")
-        return [result["options"]["length"] for result in (read_evaluation(tmp_path) or {})["results"]]
+        return [result["options"]["length"] for result in read_results(tmp_path)]
 
     assert [write(3), write(4)] == [[3], [3, 4]]
     with pytest.warns(UserWarning, match="2 earlier results are dropped"):
@@ -199,9 +199,9 @@ def test_results_made_in_another_way_are_dropped(tmp_path: Path, change: dict[st
 
 def test_the_file_says_how_results_were_made(tmp_path: Path) -> None:
     write_evaluation(tmp_path, [evaluate(expert(), TASK, {}, 3, 7, deterministic=False, max_lanes=5)], "one")
-    (result,) = (read_evaluation(tmp_path) or {})["results"]
-    made = {name: result[name] for name in ("seed", "deterministic", "target_return", "lanes")}
-    assert made == {"seed": 7, "deterministic": False, "target_return": None, "lanes": 5}
+    (result,) = read_results(tmp_path)
+    made = {"seed": 7, "deterministic": False, "target_return": None, "lanes": 5}
+    assert made.items() <= result.items()
 
 
 def test_a_damaged_file_is_named_when_read_and_replaced_when_written(tmp_path: Path) -> None:
@@ -214,6 +214,31 @@ def test_a_damaged_file_is_named_when_read_and_replaced_when_written(tmp_path: P
         read_evaluation(tmp_path)
     write_evaluation(tmp_path, evaluated({}), "one")
     assert read_evaluation(tmp_path) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"success_rate": "1"}, "results.0.success_rate"),
+        ({"return_interval": [0.5]}, "results.0.return_interval"),
+        ({"options": []}, "results.0.options"),
+        ({"episodes": [{"lane": 0}]}, "results.0.episodes.0"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_place(tmp_path: Path, change: dict[str, Any], place: str) -> None:
+    path = write_evaluation(tmp_path, evaluated({}), "one")
+    record = json.loads(path.read_text())
+    record["results"][0] |= change
+    path.write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=rf"evaluation\.json is damaged .*: {place}.*; evaluate the run again"):
+        read_evaluation(tmp_path)
+
+
+def test_a_result_needs_only_what_tables_and_plots_read(tmp_path: Path) -> None:
+    figures = {name: None for name in READ} | {"options": {}, "mean_return": 1}
+    record = {"format": 1, "checkpoint": "one", "results": [figures]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    assert read_evaluation(tmp_path) == record
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

@@ -1,17 +1,24 @@
 import json
 import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments.memory_family import __main__ as memory_family
-from experiments.results import FILE, row, update_results
-from experiments.suite import Suite, Sweep, made_again
-from rmt_rl.acting.evaluate import read_evaluation
-from rmt_rl.analysis.plot import table
+from experiments.memory_family.million import million_table
+from experiments.speed.peer_report import peers_report
+from experiments.speed.report import rate_report
+from rmt_rl.analysis.comparison import comparison_table
+from rmt_rl.analysis.results import FILE, Experiment, RunResult
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
+from rmt_rl.runs.evaluation import read_evaluation, read_results
 from rmt_rl.runs.options import read_config
+from rmt_rl.training.sweep import EvaluationPlan, Sweep
+
+ROOT = Path(__file__).parent.parent / "experiments"
 
 CONFIG = """
 env = "tmaze"
@@ -24,17 +31,18 @@ evaluation = { eval_episodes = 4 }
 """
 
 
-def test_a_suite_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
+def test_a_sweep_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
     config = tmp_path / "bc.toml"
     config.write_text(CONFIG)
-    suite = Suite({config: [Sweep("corridor_length=1,6", episodes=5)]}, seeds=[0], runs=tmp_path / "runs")
-    (run,) = suite.run()
-    results = (read_evaluation(run) or {})["results"]
-    assert [result["options"] for result in results] == [{"corridor_length": 1}, {"corridor_length": 6}]
-    assert "bc" in update_results(tmp_path, [row(run)], [config])
+    configs = {config: [EvaluationPlan("corridor_length=1,6", episodes=5), EvaluationPlan(episodes=5)]}
+    sweep = Sweep(configs, seeds=[0], runs=tmp_path / "runs")
+    (run,) = sweep.run()
+    results = read_results(run)
+    assert [result["options"] for result in results] == [{"corridor_length": 1}, {"corridor_length": 6}, {}]
+    assert "bc" in Experiment(tmp_path, configs).write([RunResult.of(run)])
     assert all((tmp_path / name).stat().st_size > 0 for name in ("table.md", "learning.png", "success.png"))
 
     # Stopped in the middle: no evaluation, and updates left to make.
@@ -42,17 +50,17 @@ def test_a_suite_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
     (run / "evaluation.json").unlink()
     text = (run / "config.toml").read_text().replace("updates = 3", "updates = 5")
     (run / "config.toml").write_text(text)
-    with pytest.raises(SystemExit, match="is of another config than"):
-        suite.run()
+    with pytest.raises(UsageError, match="is of another config than"):
+        sweep.run()
     config.write_text(CONFIG.replace("updates = 3", "updates = 5"))
-    suite.run()
+    sweep.run()
     assert read_checkpoint(path_of(run)).header.update == 5
     assert path_of(run).read_bytes() != written
     assert read_evaluation(run) is not None
 
     # Finished: nothing is done again.
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
-    suite.run()
+    sweep.run()
     assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
@@ -60,23 +68,27 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
-    configs = {tmp_path / f"{name}.toml": [Sweep("corridor_length=1,6", episodes=5)] for name in ("bc", "bc-two")}
+    plans = [EvaluationPlan("corridor_length=1,6", episodes=5)]
+    configs = {tmp_path / f"{name}.toml": plans for name in ("bc", "bc-two")}
     for file, updates in zip(configs, (1, 2), strict=True):
         file.write_text(CONFIG.replace("updates = 3", f"updates = {updates}"))
     runs = tmp_path / "runs"
 
-    def again(*only: str, seeds: int = 2, configs: dict[Path, list[Sweep]] = configs) -> str:
-        return made_again(configs, tmp_path, only, range(seeds), runs, jobs=2)
+    experiment = Experiment(tmp_path, configs)
+
+    def again(*only: str, seeds: int = 2) -> str:
+        return experiment.make(only, range(seeds), runs, jobs=2)
 
     with pytest.raises(UsageError, match="has no results of bc: make it too"):
         again("bc-two")
     assert not runs.exists()
     whole = again()
-    assert whole == table(sorted(runs.iterdir()))
+    assert whole == comparison_table(sorted(runs.iterdir()))
     picture = (tmp_path / "success.png").read_bytes()
 
     shutil.rmtree(runs / "bc-0")  # what is kept needs no runs
     assert again("bc-two") == whole
+    assert experiment.draw() == whole
     assert (tmp_path / "success.png").read_bytes() == picture
     # A config's results are of one making: fewer seeds take the place of all.
     seeds = [line.split("|")[-2].strip() for line in again("bc-two", seeds=1).splitlines()[2:]]
@@ -98,12 +110,13 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
 
 def test_the_family_is_made_with_ageing_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
-    sweeps, files = [Sweep("corridor_length=1,6", episodes=5)], [tmp_path / f"{name}.toml" for name in ("with", "bc")]
+    plans = [EvaluationPlan("corridor_length=1,6", episodes=5)]
+    files = [tmp_path / f"{name}.toml" for name in ("with", "bc")]
     for file in files:
         file.write_text(CONFIG)
-    monkeypatch.setattr(memory_family, "FOLDER", tmp_path)
-    monkeypatch.setattr(memory_family, "CONFIGS", {files[0]: sweeps})
-    monkeypatch.setattr(memory_family, "WITHOUT_AGEING", {files[1]: sweeps})
+    monkeypatch.setattr(memory_family, "FAMILY", Experiment(tmp_path, {files[0]: plans}))
+    without = Experiment(tmp_path / "without_ageing", {files[1]: plans})
+    monkeypatch.setattr(memory_family, "WITHOUT_AGEING", without)
 
     def rows(folder: Path) -> list[tuple[str, int]]:
         lines = (folder / FILE).read_text().splitlines() if (folder / FILE).exists() else []
@@ -115,10 +128,33 @@ def test_the_family_is_made_with_ageing_and_without(tmp_path: Path, monkeypatch:
     assert (rows(tmp_path), rows(tmp_path / "without_ageing")) == ([], [("bc", 10)])
     memory_family.main(seeds=2, without_ageing=1, runs=tmp_path / "runs")
     assert (rows(tmp_path), rows(tmp_path / "without_ageing")) == ([("with", 10), ("with", 11)], [("bc", 10)])
+    memory_family.main(draw=True)
+
+
+def files_of(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize("experiment", [memory_family.FAMILY, memory_family.WITHOUT_AGEING])
+def test_stored_tables_are_those_of_stored_results(tmp_path: Path, experiment: Experiment) -> None:
+    shutil.copy(experiment.folder / FILE, tmp_path)
+    replace(experiment, folder=tmp_path).draw()
+    names = (FILE, "table.md")
+    assert files_of(tmp_path, names) == files_of(experiment.folder, names)
+
+
+def test_stored_tables_of_measures_are_those_of_stored_measures() -> None:
+    speed = ROOT / "speed"
+    for name, report in (("rate", rate_report), ("peers", peers_report)):
+        stored = json.loads((speed / f"{name}.json").read_text())
+        assert report(stored["machine"], stored["results"]) == (speed / f"{name}.md").read_text()
+    million = ROOT / "memory_family" / "million"
+    results = json.loads(million.with_suffix(".json").read_text())
+    assert million_table(results) == million.with_suffix(".md").read_text()
 
 
 def test_every_config_of_an_experiment_is_valid() -> None:
-    configs = list((Path(__file__).parent.parent / "experiments").glob("*/*.toml"))
+    configs = list(ROOT.glob("*/*.toml"))
     assert configs
     for config in configs:
         read_config(config)

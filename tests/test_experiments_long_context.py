@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -14,17 +15,21 @@ import torch
 from experiments.long_context import __main__ as experiment
 from experiments.long_context import order
 from experiments.long_context.evaluate import SEED, SEQUENCES, SEQUENCES_LONG, Result, evaluate, passes, read, streamed
-from experiments.long_context.feeds import Feed, Sequences, SequencesThenStreams, Streams
+from experiments.long_context.feeds import Sequences, SequencesThenStreams, Streams
 from experiments.long_context.options import Memory, Options, read_run
 from experiments.long_context.report import row, write_results
-from experiments.long_context.tasks import NAMES, OBJECTS, PLACES, STORIES, Lane, Task, TaskName
+from experiments.long_context.tasks import NAMES, OBJECTS, PLACES, STORIES, Task, TaskName, TaskSequence
 from experiments.long_context.texts import UNKNOWN, Ids, Part, paragraphs, words_of
-from experiments.long_context.train import Command, Trainer, main
+from experiments.long_context.train import Command, main, make_learner, train
 from rmt_rl.data.curriculum import Curriculum
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.language.model import RecurrentMemoryTransformer
 from rmt_rl.recurrence import clone, select_lanes, tree_leaves
+from rmt_rl.runs.metrics import Report
+from rmt_rl.runs.options import Schedule
+from rmt_rl.training.loop import Loop, no_report
+from rmt_rl.training.tokens import IGNORED, TokenBatch, TokenFeed, TokenLearner
 
 TASKS: tuple[TaskName, ...] = ("memorise", "detect", "reason")
 SMALL = {"width": 16, "heads": 2, "layers": 1, "lanes": 6, "segment": 32, "memory_tokens": 2}
@@ -111,26 +116,27 @@ def test_guessing_is_right_by_chance(name: TaskName) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_sequence_holds_its_facts_once_and_ends_in_its_question(name: TaskName) -> None:
     task, rng = Task(name, "train", 40), np.random.default_rng(1)
-    lanes = [task.sequence(rng, 3) for _ in range(40)]
-    questions = [lane.question for lane in lanes]
-    rows = [task.segment_batch(rng, lanes, [number] * 40, questions if number == 2 else None) for number in range(3)]
+    drawn = [task.sequence(rng, 3) for _ in range(40)]
+    questions = [sequence.question for sequence in drawn]
+    rows = [task.segment_batch(rng, drawn, [number] * 40, questions if number == 2 else None) for number in range(3)]
     assert {batch.shape for batch in rows} == {(40, 40)}
-    for lane, *texts in zip(lanes, *([words(task, one) for one in batch] for batch in rows), strict=True):
-        for fact, segment in zip(lane.story.facts, lane.segments, strict=True):
+    for sequence, *texts in zip(drawn, *([words(task, one) for one in batch] for batch in rows), strict=True):
+        for fact, segment in zip(sequence.story.facts, sequence.segments, strict=True):
             assert [text.count(fact) for text in texts] == [number == segment for number in range(3)]
-        assert texts[2].endswith(lane.question.text)
+        assert texts[2].endswith(sequence.question.text)
         if name == "memorise":
-            assert texts[0].startswith(lane.story.facts[0])
+            assert texts[0].startswith(sequence.story.facts[0])
     if name != "memorise":
-        assert {segment for lane in lanes for segment in lane.segments} == {0, 1, 2}
+        assert {segment for sequence in drawn for segment in sequence.segments} == {0, 1, 2}
 
 
 def test_two_facts_of_a_segment_come_in_either_order_and_anywhere() -> None:
     task, rng = Task("reason", "train", 28), np.random.default_rng(2)  # 28 - 5 - 5 - 12: little room
-    lanes = [task.sequence(rng, 1) for _ in range(300)]
-    texts = [words(task, one) for one in task.segment_batch(rng, lanes, [0] * 300, [lane.question for lane in lanes])]
-    for lane, text in zip(lanes, texts, strict=True):
-        assert all(fact in text for fact in lane.story.facts)
+    drawn = [task.sequence(rng, 1) for _ in range(300)]
+    questions = [sequence.question for sequence in drawn]
+    texts = [words(task, one) for one in task.segment_batch(rng, drawn, [0] * 300, questions)]
+    for sequence, text in zip(drawn, texts, strict=True):
+        assert all(fact in text for fact in sequence.story.facts)
     first = [text.index("took") < text.index("went") for text in texts]
     assert 0.4 < np.mean(first) < 0.6
     assert len({text.split().index("took") for text in texts}) > 10
@@ -142,8 +148,8 @@ def test_segments_follow_from_the_generator(name: TaskName) -> None:
 
     def drawn(seed: int) -> Ids:
         rng = np.random.default_rng(seed)
-        lanes = [task.stream(rng, 1, 4) for _ in range(5)]
-        return task.segment_batch(rng, lanes, [0, 1, 2, 3, 4], [lane.question for lane in lanes])
+        sequences = [task.stream(rng, 1, 4) for _ in range(5)]
+        return task.segment_batch(rng, sequences, [0, 1, 2, 3, 4], [sequence.question for sequence in sequences])
 
     np.testing.assert_array_equal(drawn(3), drawn(3))
     assert (drawn(3) != drawn(4)).any()
@@ -159,145 +165,180 @@ def test_facts_of_a_stream_wait_log_uniformly() -> None:
 # Feeds
 
 
-def streams(name: TaskName = "detect", lanes: int = 12, reset: float = 0.2, reset_wrong: float = 0.3) -> Streams:
-    return Streams(Task(name, "train", 32), lanes, 0, (2, 4), (reset, reset), reset_wrong)
+def streams(name: TaskName = "detect", count: int = 12, reset: float = 0.2, reset_wrong: float = 0.3) -> Streams:
+    return Streams(Task(name, "train", 32), count, 0, (2, 4), (reset, reset), reset_wrong)
 
 
-def test_lanes_go_on_where_they_were_before_the_question() -> None:
+def learn(feed: TokenFeed, update: int, right_B: torch.Tensor) -> None:
+    feed.learn(update, (right_B[:, None],))
+
+
+def last_labels(batch: TokenBatch) -> torch.Tensor:
+    *before, labels_B1 = batch.labels
+    assert [labels.shape for labels in before] == [(len(labels_B1), 0)] * (len(batch.segments) - 1)
+    return labels_B1[:, 0]
+
+
+def test_sequences_go_on_where_they_were_before_the_question() -> None:
     feed = streams(reset=1e-9, reset_wrong=0.0)
     seen = [0] * 12
     for update in range(6):
         batch = feed.batch(update)
+        assert batch.aside
         assert feed.ages == seen
-        assert batch.fresh_B.tolist() == [age == 0 for age in seen]
-        feed.learn(update, torch.ones(12, dtype=torch.bool))
+        assert batch.fresh.tolist() == [age == 0 for age in seen]
+        learn(feed, update, torch.ones(12, dtype=torch.bool))
         seen = [age + len(batch.segments) - 1 for age in seen]
     assert seen[0] >= 6
 
 
-def test_a_lane_is_asked_what_its_facts_tell_so_far() -> None:
+def test_a_sequence_is_asked_what_its_facts_tell_so_far() -> None:
     feed, task = streams("reason"), Task("reason", "train", 32)
     told, kinds = [""] * 12, set()
     for update in range(40):
         batch = feed.batch(update)
-        for index, lane in enumerate(feed.lanes):
-            before = "" if batch.fresh_B[index] else told[index]
+        labels_B = last_labels(batch)
+        for index, sequence in enumerate(feed.sequences):
+            before = "" if batch.fresh[index] else told[index]
             text = [words(task, segment[index].numpy()) for segment in batch.segments]
-            asked = " ".join([before, *text])
+            read_so_far = " ".join([before, *text])
             told[index] = " ".join([before, *text[:-1]])
-            known = [fact for fact in lane.story.facts if fact in asked]
-            (question,) = (each for each in lane.story.questions if text[-1].endswith(each.text))
-            assert (question == lane.question) == (len(known) == 2 or not batch.asked_B[index])
-            if batch.asked_B[index]:
-                assert derive(known, question.text) == {PLACES[batch.answers_B[index]]}
+            known = [fact for fact in sequence.story.facts if fact in read_so_far]
+            (question,) = (each for each in sequence.story.questions if text[-1].endswith(each.text))
+            asked = labels_B[index] != IGNORED
+            assert (question == sequence.question) == (len(known) == 2 or not asked)
+            if asked:
+                assert derive(known, question.text) == {PLACES[labels_B[index]]}
                 kinds.add(len(known))
             else:
-                assert lane.story.facts[1] not in known  # who took it says nothing of a place
-        feed.learn(update, torch.rand(12) < 0.5)
+                assert sequence.story.facts[1] not in known  # who took it says nothing of a place
+        learn(feed, update, torch.rand(12) < 0.5)
     assert kinds == {1, 2}
 
 
-def test_a_lane_resets_whether_it_was_right_or_wrong_and_keeps_its_answer() -> None:
-    feed = streams("memorise", lanes=600, reset=0.1, reset_wrong=0.8)
+def test_a_sequence_is_replaced_whether_it_was_right_or_wrong_and_keeps_its_answer() -> None:
+    feed = streams("memorise", count=600, reset=0.1, reset_wrong=0.8)
     feed.accuracy = 0.5
-    answers = feed.batch(0).answers_B
-    assert answers.bincount().tolist() == [100] * 6
+    answers_B = last_labels(feed.batch(0))
+    assert answers_B.bincount().tolist() == [100] * 6
     right = torch.arange(600) < 300
-    feed.learn(0, right)
-    fresh = feed.batch(1).fresh_B
-    assert float(fresh[right].float().mean()) == pytest.approx(0.5, abs=0.1)  # .1 + .5 * .8
-    assert float(fresh[~right].float().mean()) == pytest.approx(0.5, abs=0.1)
-    assert torch.equal(feed.batch(1).answers_B, answers)
+    learn(feed, 0, right)
+    batch = feed.batch(1)
+    assert float(batch.fresh[right].float().mean()) == pytest.approx(0.5, abs=0.1)  # .1 + .5 * .8
+    assert float(batch.fresh[~right].float().mean()) == pytest.approx(0.5, abs=0.1)
+    assert torch.equal(last_labels(batch), answers_B)
 
 
 def test_feeds_go_on_from_their_state() -> None:
-    def sequences() -> Feed:
+    def sequences() -> TokenFeed:
         return Sequences(Task("detect", "train", 32), 4, 0, Curriculum(last=3, threshold=0.1, review=0.3))
 
-    makers: tuple[Callable[[], Feed], ...] = (streams, sequences)
+    makers: tuple[Callable[[], TokenFeed], ...] = (streams, sequences)
     for make in makers:
         feed, other = make(), make()
         for update in range(8):
             batch = feed.batch(update)
-            feed.learn(update, torch.rand(len(batch.fresh_B)) < 0.5)
-        other.restore(json.loads(json.dumps(feed.state())))
-        for ours, theirs in zip(tree_leaves(feed.batch(8)), tree_leaves(other.batch(8)), strict=True):
-            assert torch.equal(ours, theirs)
+            learn(feed, update, torch.rand(len(batch.fresh)) < 0.5)
+        other.restore({"other": 1, **json.loads(json.dumps(feed.state()))}, 8)
+        ours, theirs = feed.batch(8), other.batch(8)
+        for one, another in zip(tree_leaves(ours[:3]), tree_leaves(theirs[:3]), strict=True):
+            assert torch.equal(one, another)
 
 
 def test_streams_begin_when_the_curriculum_is_finished() -> None:
     sequences = Sequences(Task("detect", "train", 32), 12, 0, Curriculum(last=2, threshold=0.5, smoothing=0))
     feed = SequencesThenStreams(sequences, streams())
     lengths = []
+    assert "streams never began" in (feed.unreached() or "")
     for update in range(6):
         lengths.append(len(feed.batch(update).segments))
-        feed.learn(update, torch.ones(12, dtype=torch.bool))
+        learn(feed, update, torch.ones(12, dtype=torch.bool))
     assert lengths[:2] == [1, 2]
     assert feed.now is feed.streams
     assert any(feed.streams.ages)
+    assert feed.unreached() is None
+
+
+def test_a_model_without_memory_reads_all_segments_as_one() -> None:
+    curriculum = Curriculum(first=3, last=3)
+    parts = Sequences(Task("detect", "train", 32), 4, 0, curriculum).batch(5)
+    joined = Sequences(Task("detect", "train", 32), 4, 0, curriculum, joined=True).batch(5)
+    (segment,) = joined.segments
+    assert torch.equal(segment, torch.cat(parts.segments, 1))
+    assert torch.equal(last_labels(joined), last_labels(parts))
 
 
 # Training
 
 
-def trained(tmp_path: Path, name: str, **options: object) -> Trainer:
-    settings = SMALL | {"tokens": 8000, "segments": 1, "threshold": 0.01} | options
-    trainer = Trainer(Options.model_validate({"task": "detect"} | settings), tmp_path / name)
-    trainer.run_updates()
-    return trainer
+def options(**changed: Any) -> Options:
+    settings: dict[str, Any] = {"task": "detect", "tokens": 8000, "segments": 1, "threshold": 0.01}
+    return Options.model_validate(settings | SMALL | changed)
 
 
-def test_state_is_carried_without_graph_and_reset_lanes_begin_as_new_ones(tmp_path: Path) -> None:
-    trainer = trained(tmp_path, "run", memory="valve")
-    assert isinstance(trainer.feed, SequencesThenStreams)
-    streams = trainer.feed.streams
+def trained(tmp_path: Path, name: str, report: Report = no_report, **changed: Any) -> TokenLearner:
+    return train(options(**changed), tmp_path / name, report)
+
+
+def test_state_is_carried_without_graph_and_fresh_sequences_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = trained(tmp_path, "run", memory="valve")
+    assert isinstance(learner.feed, SequencesThenStreams)
+    streams = learner.feed.streams
     assert max(streams.ages) > 0
-    assert not any(leaf.requires_grad for leaf in tree_leaves(trainer.carried))
+    assert not any(leaf.requires_grad for leaf in tree_leaves(learner.carried))
     streams.ages = [0, 5] * 3
     batch = streams.batch(99)
-    before = clone(trainer.carried)
-    trainer._backpropagate(batch)
-    after = tree_leaves(trainer.carried)
+    before, model = clone(learner.carried), copy.deepcopy(learner.model)
+    monkeypatch.setattr(learner.feed, "batch", lambda update: batch)
+    learner.advance()
+    after = tree_leaves(learner.carried)
     with torch.no_grad():  # by hand, from a new and from the carried state
-        for lane, fresh in ((0, True), (1, False)):
-            state = trainer.model.initial_state(1) if fresh else select_lanes(before, torch.tensor([lane]))
+        for index, fresh in ((0, True), (1, False)):
+            state = model.initial_state(1) if fresh else select_lanes(before, torch.tensor([index]))
             for segment in batch.segments[:-1]:
-                _, state = trainer.model.run(segment[lane : lane + 1], state)
-            assert torch.allclose(tree_leaves(state)[0][0], after[0][lane], atol=1e-5)
+                _, state = model.run(segment[index : index + 1], state)
+            assert torch.allclose(tree_leaves(state)[0][0], after[0][index], atol=1e-5)
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    whole = trained(tmp_path, "whole", save_every=4)
-    stopped = Trainer(whole.options, tmp_path / "stopped")
-    made = 0
+@pytest.mark.parametrize("update", [6, 22])
+def test_a_stopped_run_goes_on_to_the_same_weights(update: int, tmp_path: Path) -> None:
+    """By the curriculum (update 6), and in streams (update 22)."""
 
-    def stop() -> dict[str, float]:
-        nonlocal made
-        made += 1
-        if made > 6:
+    def stop(made: int, _: object) -> None:
+        if made == update:
             raise KeyboardInterrupt
-        return Trainer._update(stopped)
 
-    stopped._update = stop  # type: ignore[method-assign]
+    longer: dict[str, Any] = {"tokens": 16_000, "segments": 2, "threshold": 0.05, "save_every": 4}
+    whole = trained(tmp_path, "whole", **longer)
     with pytest.raises(KeyboardInterrupt):
-        stopped.run_updates()
-    again = Trainer(whole.options, tmp_path / "stopped")
-    assert again.update == 4
-    again.run_updates()
+        trained(tmp_path, "stopped", stop, **longer)
+    saved = read_run(tmp_path / "stopped")
+    assert saved.checkpoint.header.update == update // 4 * 4
+    state = json.dumps(saved.checkpoint.header.progress)
+    assert ('"ages": [0, 0, 0, 0, 0, 0]' in state) == (update == 6)
+    again = trained(tmp_path, "stopped", **longer)
     for ours, theirs in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     with pytest.raises(UsageError, match="other options"):
-        Trainer(whole.options.model_copy(update={"seed": 1}), tmp_path / "stopped")
+        trained(tmp_path, "stopped", **longer, seed=1)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    trained(tmp_path, "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    trained(tmp_path, "run", lambda *_: pytest.fail("an update was made"))
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_weights_of_short_segments_serve_longer_ones(tmp_path: Path) -> None:
     first = trained(tmp_path, "short")
-    started = Trainer(
-        Options.model_validate(first.options.model_dump() | {"segment": 50, "start": str(tmp_path / "short")}),
-        tmp_path / "long",
-    )
+    started = make_learner(options(segment=50, start=str(tmp_path / "short")))
     for ours, theirs in zip(first.model.parameters(), started.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+    with pytest.raises(UsageError, match="is a run of width=16, not 8; choose the same"):
+        make_learner(options(width=8, start=str(tmp_path / "short")))
 
 
 @pytest.mark.parametrize("memory", ["tokens", "gate", "hard-gate", "mac", "mag", "mal", "armt", "none"])
@@ -312,18 +353,30 @@ def test_streams_need_a_memory() -> None:
         Options(task="detect", memory="none")
 
 
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"last\.safetensors doesn't exist"):
+        read_run(tmp_path)
+    feed = Sequences(Task("detect", "train", 32), 4, 0, Curriculum())
+    other = TokenLearner(options().model(), feed.task.vocabulary, feed, options().training())
+    other.start()
+    loop = Loop(other, tmp_path, Schedule(1, 1), origin={})
+    loop.save()
+    with pytest.raises(UsageError, match="holds no run of experiments"):
+        read_run(tmp_path)
+
+
 # Evaluation
 
 
 def test_lengths_asked_in_one_pass_are_those_asked_alone(tmp_path: Path) -> None:
     trained(tmp_path, "run", task="memorise", tokens=16_000)
-    saved = read_run(tmp_path / "run")
-    together = list(read(saved, 40, [1, 2, 8], seed=3))
-    task = Task("memorise", "test", 32, saved.vocabulary)
-    rng, model = np.random.default_rng([3, 1]), saved.model().eval()
-    lanes = [task.sequence(rng, 1) for _ in range(40)]
+    run = read_run(tmp_path / "run")
+    together = list(read(run, 40, [1, 2, 8], seed=3))
+    task = Task("memorise", "test", 32, run.vocabulary)
+    rng, model = np.random.default_rng([3, 1]), run.model()
+    sequences = [task.sequence(rng, 1) for _ in range(40)]
     with torch.inference_mode():
-        alone = [right_B for each in (1, 2, 8) for _, right_B in streamed(model, task, lanes, [each], 3)]
+        alone = [right_B for each in (1, 2, 8) for _, right_B in streamed(model, task, sequences, [each], 3)]
     assert [result.right for result in together] == [int(right_B.sum()) for right_B in alone]
     assert 0 < sum(result.right for result in together) < 120
 
@@ -345,25 +398,27 @@ def test_what_is_measured_adds_up(tmp_path: Path) -> None:
 
 
 def test_accuracy_by_the_order_of_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two facts are where their columns say, in lanes that are alike otherwise."""
-    run, lanes = trained(tmp_path, "run", task="reason", tokens=600).run, []
+    """The two facts are where their columns say, in sequences that are alike otherwise."""
+    run, cases = tmp_path / "run", []
+    trained(tmp_path, "run", task="reason", tokens=600)
 
-    def watched(model: RecurrentMemoryTransformer, task: Task, drawn: list[Lane], *rest: Any) -> Any:
-        lanes.append(drawn)
+    def watched(model: RecurrentMemoryTransformer, task: Task, drawn: list[TaskSequence], *rest: Any) -> Any:
+        cases.append(drawn)
         return streamed(model, task, drawn, *rest)
 
     monkeypatch.setattr(order, "streamed", watched)
     found = list(order.rows(run, segments=4, sequences=6, seed=3))
     told = [("0", "0"), ("2", "2"), ("0", "1"), ("1", "0"), ("1", "2"), ("2", "1"), ("0", "2"), ("2", "0")]
     assert [(holder, places) for holder, places, _ in found] == told
-    for (holder, places), drawn in zip(told, lanes, strict=True):
-        assert [lane.story for lane in drawn] == [lane.story for lane in lanes[0]]
-        for lane in drawn:
-            where = dict(zip(lane.story.facts, map(str, lane.segments), strict=True))
+    for (holder, places), drawn in zip(told, cases, strict=True):
+        assert [sequence.story for sequence in drawn] == [sequence.story for sequence in cases[0]]
+        for sequence in drawn:
+            where = dict(zip(sequence.story.facts, map(str, sequence.segments), strict=True))
             assert {"took" in fact: segment for fact, segment in where.items()} == {True: holder, False: places}
     assert all(re.fullmatch(r"[01]\.\d\d \[[\d., ]+\]", right) for *_, right in found)
+    trained(tmp_path, "other", tokens=600)
     with pytest.raises(UsageError, match="of detect with memory=valve; give one of reason"):
-        next(order.rows(trained(tmp_path, "other", tokens=600).run, 4, 6, 3))
+        next(order.rows(tmp_path / "other", 4, 6, 3))
     with pytest.raises(UsageError, match="segments=3"):
         next(order.rows(run, 3, 6, 3))
 
@@ -376,7 +431,7 @@ def test_the_experiment_from_command_lines_to_pictures(tmp_path: Path, monkeypat
     common = [*small, "--tokens", "1500", "--threshold", "0.01", "--segments", "1"]
     run = tmp_path / "runs" / "detect-valve-64"
     main(["detect", *common, "--out", str(run)])
-    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["tokens"] >= 1500
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["data/tokens"] >= 1500
     monkeypatch.setattr(
         experiment,
         "plan",

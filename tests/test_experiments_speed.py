@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.speed.peer_ours import Padded, Recomputing
-from experiments.speed.peer_report import report
+from experiments.speed.peer_report import peers_report
 from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
 
@@ -60,7 +60,7 @@ def test_ratios_are_taken_repeat_by_repeat_and_replay_is_held_against_a_full_gra
         "forward": {"ours": [0.5], "theirs": [1.0]},
         "generation": {"ours, step": [0.001], "theirs, cache": [0.007]},
     }
-    text = report({"torch": "2"}, {"small": found})
+    text = peers_report({"torch": "2"}, {"small": found})
     for row in [
         "| small | 90 | 100 | 0.90 |",
         "| small | 1 | full | 2.000 | 4.000 | **2.00 (1.00 to 3.00, n = 3)** | 100 | 150 | **1.50** |",
@@ -75,7 +75,8 @@ def test_ratios_are_taken_repeat_by_repeat_and_replay_is_held_against_a_full_gra
 def test_the_contestants_are_of_one_size_and_give_their_gradients() -> None:
     pytest.importorskip("titans_pytorch")
     pytest.importorskip("recurrent_memory_transformer_pytorch")
-    from experiments.speed.peer_measures import PAIRS, parameters
+    from experiments.speed.peer_pairs import PAIRS
+    from experiments.speed.peer_work import parameters
 
     for name in ("memory tokens", "neural memory", "memory as context"):
         pair = PAIRS[name]

@@ -19,13 +19,13 @@ from rmt_rl.analysis.flops import (
     OPT,
     Counting,
     Shape,
-    full,
-    measured,
-    measured_segment,
-    recurrent,
-    terms,
+    counted_flops,
+    counted_segment_flops,
+    forward_terms,
+    full_attention_flops,
+    segmented_flops,
 )
-from rmt_rl.analysis.flops_report import cost
+from rmt_rl.analysis.flops_report import model_cost
 from rmt_rl.analysis.sizes import SPEC
 from rmt_rl.cli import main
 from rmt_rl.memory.tokens import MemoryTokens
@@ -39,11 +39,13 @@ SMALL = Shape(layers=2, width=4, heads=2, head_width=3, hidden=5, vocabulary=7)
 
 
 def ratio(model: str, tokens: int, memory: int = 0, counting: Counting = CHINCHILLA) -> float:
-    return full(OPT[model], 4096 * tokens, counting) / recurrent(OPT[model], 4096, tokens, memory, counting)
+    return full_attention_flops(OPT[model], 4096 * tokens, counting) / segmented_flops(
+        OPT[model], 4096, tokens, memory, counting
+    )
 
 
 def test_each_term_by_hand() -> None:
-    assert terms(SMALL, positions=3, read=2) == {
+    assert forward_terms(SMALL, positions=3, read=2) == {
         "queries, keys, values": 2 * 2 * 3 * (3 * 4 * 6),
         "logits": 2 * 2 * (3 * 3 * 6),
         "softmax": 2 * 3 * (2 * 3 * 3),
@@ -52,12 +54,16 @@ def test_each_term_by_hand() -> None:
         "feed-forward": 2 * 2 * 2 * (3 * 4 * 5),
         "head": 2 * (2 * 4 * 7),
     }
-    matmuls, causal = (terms(SMALL, 3, 2, COUNTINGS[name]) for name in ("matmuls", "causal"))
-    assert matmuls == terms(SMALL, 3, 2) | {"softmax": 0}
+    matmuls, causal = (forward_terms(SMALL, 3, 2, COUNTINGS[name]) for name in ("matmuls", "causal"))
+    assert matmuls == forward_terms(SMALL, 3, 2) | {"softmax": 0}
     assert causal == matmuls | {"logits": 108, "reduction": 108}
-    assert terms(SMALL._replace(matrices=3), 3, 2) == terms(SMALL, 3, 2) | {"feed-forward": 720}
-    assert full(SMALL, 3) == sum(terms(SMALL, 3).values()) == 864 + 216 + 108 + 216 + 288 + 480 + 168
-    assert recurrent(SMALL, 5, 3, memory=2) == 5 * sum(terms(SMALL, 3 + 2 + 2, 3).values())
+    assert forward_terms(SMALL._replace(matrices=3), 3, 2) == forward_terms(SMALL, 3, 2) | {"feed-forward": 720}
+    assert (
+        full_attention_flops(SMALL, 3)
+        == sum(forward_terms(SMALL, 3).values())
+        == 864 + 216 + 108 + 216 + 288 + 480 + 168
+    )
+    assert segmented_flops(SMALL, 5, 3, memory=2) == 5 * sum(forward_terms(SMALL, 3 + 2 + 2, 3).values())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_the_formula_is_stated_as_it_is_computed(counting: Counting, formula: st
     assert str(counting) == formula
     product = re.sub(r"(?<=\w) (?=[a-z])", "*", formula.replace("²", "**2").replace("x (", "* ("))
     letters = {"layers": 2, "d": 4, "h": 2, "a": 6, "f": 5, "g": 2, "v": 7, "n": 3, "m": 2}
-    assert eval(product, letters) == sum(terms(SMALL, 3, 2, counting).values())
+    assert eval(product, letters) == sum(forward_terms(SMALL, 3, 2, counting).values())
 
 
 def test_the_papers_ratios_to_rounding() -> None:
@@ -83,7 +89,9 @@ def test_the_papers_ratios_to_rounding() -> None:
 def test_the_paper_counts_no_embedding() -> None:
     def with_embedding(model: str) -> float:
         embedding = 2 * 4096 * 512 * OPT[model].vocabulary * OPT[model].width
-        return (full(OPT[model], 4096 * 512) + embedding) / (recurrent(OPT[model], 4096, 512) + embedding)
+        return (full_attention_flops(OPT[model], 4096 * 512) + embedding) / (
+            segmented_flops(OPT[model], 4096, 512) + embedding
+        )
 
     assert [round(with_embedding(model), 1) for model in ("OPT-125M", "OPT-175B")] == [228.7, 29.2]
 
@@ -118,8 +126,8 @@ def test_pytorchs_counter_agrees_with_the_formula(options: dict[str, object], re
     core, head = MemoryTokens(decoder(config, list(layers)), 3), nn.Linear(config.width, 11)
     for length in (1, 20):
         x = torch.randn(1, length, config.width)
-        counted = measured(lambda x=x: head(core(x, core.initial_state(1))[0]))  # type: ignore[misc]
-        stated = recurrent(Shape.of(config, 11), 1, length, 3, MATMULS)
+        counted = counted_flops(lambda x=x: head(core(x, core.initial_state(1))[0]))  # type: ignore[misc]
+        stated = segmented_flops(Shape.of(config, 11), 1, length, 3, MATMULS)
         assert counted == pytest.approx(stated, rel=0.01)  # what was asked for
         assert counted == stated
 
@@ -127,17 +135,19 @@ def test_pytorchs_counter_agrees_with_the_formula(options: dict[str, object], re
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_lstms_are_counted_fused_or_not(dtype: torch.dtype) -> None:
     lstm, x = nn.LSTM(5, 7, num_layers=2, batch_first=True, dtype=dtype), torch.randn(3, 11, 5, dtype=dtype)
-    assert measured(lambda: lstm(x)) == 2 * 3 * 11 * 4 * 7 * (5 + 7 + 7 + 7)
+    assert counted_flops(lambda: lstm(x)) == 2 * 3 * 11 * 4 * 7 * (5 + 7 + 7 + 7)
 
 
 def test_a_window_of_past_tokens_is_counted_full() -> None:
     agent = DT(DTConfig(segment_length=4, context=10, width=16, heads=2), SPEC)
-    assert measured_segment(agent.core, agent.capacity) == full(Shape.of(agent.config), 3 * 10, MATMULS)
+    assert counted_segment_flops(agent.core, agent.capacity) == full_attention_flops(
+        Shape.of(agent.config), 3 * 10, MATMULS
+    )
 
 
 @pytest.mark.parametrize("agent", ["rate", "elmur", "titans_mac", "dlstm", "dmamba", "bc"])
 def test_agents_of_all_kinds_have_their_cost(agent: str) -> None:
-    found = cost(agent)
+    found = model_cost(agent)
     assert found.measured
     assert found.segment > 0
     assert (found.ratio(1000) is None) == (agent in ("dlstm", "dmamba", "bc"))
@@ -179,7 +189,7 @@ def test_the_command_shows_runs(folder: Path, capsys: pytest.CaptureFixture[str]
     assert main(["flops", "runs/rmt", "runs/bc", "--segments", "1", "--plot", "one.png"]) == 0
     text = capsys.readouterr().out
     shape = Shape(layers=2, width=16, heads=2, head_width=8, hidden=64, vocabulary=0)
-    segment, whole = recurrent(shape, 1, 12, 3, MATMULS), full(shape, 12, MATMULS)
+    segment, whole = segmented_flops(shape, 1, 12, 3, MATMULS), full_attention_flops(shape, 12, MATMULS)
     shown = rows(text)["runs/rmt"]
     assert shown[0] == "4 steps"
     assert shown[1] == shown[4] == f"{segment / 1e3:.3g} k"
@@ -192,7 +202,11 @@ def test_the_command_shows_runs(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_the_kernel_of_a_run_makes_no_difference(tmp_path: Path) -> None:
     agent = RMT(RMTConfig(attention="flex"), SPEC)
     save_agent(tmp_path / "last.safetensors", agent, "rmt", 0)
-    assert cost(str(tmp_path)).segment == cost("rmt").segment == recurrent(Shape.of(agent.config), 1, 90, 5, MATMULS)
+    assert (
+        model_cost(str(tmp_path)).segment
+        == model_cost("rmt").segment
+        == segmented_flops(Shape.of(agent.config), 1, 90, 5, MATMULS)
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,7 +218,7 @@ def test_the_kernel_of_a_run_makes_no_difference(tmp_path: Path) -> None:
         (["--segments", "0"], "segments=0: .*greater than or equal to 1"),
         (["--tokens", "0"], "tokens=0: .*greater than or equal to 1"),
         (["--memory-tokens", "-1"], "memory_tokens=-1: .*greater than or equal to 0"),
-        (["--plot", "a.pdf"], "'a.pdf': a picture's name ends in .png or .svg"),
+        (["--plot", "a.pdf"], "picture 'a.pdf': the name must end in .png or .svg"),
         (["bc", "--plot", "a.png"], "none of these models is made of a decoder"),
     ],
 )

@@ -12,13 +12,16 @@ import gymnasium
 import pytest
 
 from rmt_rl import registry
-from rmt_rl.acting.collect import Behaviour, RandomPolicy, Share, collect, dataset_ids, trajectories
-from rmt_rl.acting.evaluate import read_evaluation
+from rmt_rl.acting.collect import collect
+from rmt_rl.acting.policies import Behaviour, RandomPolicy, Share
+from rmt_rl.acting.provenance import dataset_ids
+from rmt_rl.acting.recording import trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.cli import main
 from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
+from rmt_rl.runs.evaluation import read_evaluation
 from rmt_rl.runs.options import read_config
 
 SMALL = [

@@ -19,9 +19,13 @@ from matplotlib.image import imread
 from torch import Tensor
 
 from rmt_rl.agent import Agent, AgentConfig, AgentSpec
-from rmt_rl.analysis.inspection import FILE, Inspection, inspect, milestones, read_cues, write_inspection
-from rmt_rl.analysis.inspection_measures import ALL, Question, distance, named_leaves, retention, with_all, writing
-from rmt_rl.analysis.inspection_report import PICTURE, draw, tables
+from rmt_rl.analysis.inspection.cues import read_cues
+from rmt_rl.analysis.inspection.inspect_run import FILE, Inspection, inspect_run, milestones, write_inspection
+from rmt_rl.analysis.inspection.picture import PICTURE, draw_inspection
+from rmt_rl.analysis.inspection.retention import Question, retention
+from rmt_rl.analysis.inspection.states import ALL, distance, named_leaves, with_all
+from rmt_rl.analysis.inspection.tables import inspection_tables
+from rmt_rl.analysis.inspection.writing import writing
 from rmt_rl.cli import main
 from rmt_rl.data.segment import Segment
 from rmt_rl.data.trajectory import Trajectory
@@ -347,7 +351,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Inspection:
-    return inspect(Path("rate"), segments=20, episodes=12, lanes=4)
+    return inspect_run(Path("rate"), segments=20, episodes=12, lanes=4)
 
 
 def test_a_run_is_inspected(found: Inspection) -> None:
@@ -361,23 +365,23 @@ def test_a_run_is_inspected(found: Inspection) -> None:
 
 
 def test_an_inspection_repeats_itself_and_follows_its_seed(found: Inspection) -> None:
-    again = inspect(Path("rate"), segments=20, episodes=12, lanes=4)
+    again = inspect_run(Path("rate"), segments=20, episodes=12, lanes=4)
     assert again == found
-    other = inspect(Path("rate"), segments=20, episodes=12, lanes=4, seed=1)
+    other = inspect_run(Path("rate"), segments=20, episodes=12, lanes=4, seed=1)
     assert other.retained != found.retained
     assert other.written != found.written
 
 
 def test_lost_data_are_collected_anew(found: Inspection) -> None:
     shutil.rmtree("data")
-    assert inspect(Path("rate"), segments=20, episodes=12, lanes=4) == found
+    assert inspect_run(Path("rate"), segments=20, episodes=12, lanes=4) == found
 
 
 def test_one_lane_has_nobody_to_be_apart_from(found: Inspection) -> None:
-    alone = inspect(Path("rate"), segments=2, episodes=1, lanes=1)
+    alone = inspect_run(Path("rate"), segments=2, episodes=1, lanes=1)
     assert alone.grouped_by is None
     assert [each.apart("memory") for each in alone.retained] == [(0, 0)] * 3
-    assert "between lanes" in tables(alone)
+    assert "| distance |" in inspection_tables(alone)
 
 
 def test_numbers_are_json_and_the_picture_shows_them(found: Inspection, tmp_path: Path) -> None:
@@ -389,17 +393,17 @@ def test_numbers_are_json_and_the_picture_shows_them(found: Inspection, tmp_path
     expected = json.loads(json.dumps(asdict(found)))
     del expected["sizes"]
     assert record == expected
-    with_attention = imread(draw(found, tmp_path))
+    with_attention = imread(draw_inspection(found, tmp_path))
     plain = replace(found, grouped_by=None, written=tuple(replace(each, attention=()) for each in found.written))
-    without = imread(draw(plain, tmp_path))
+    without = imread(draw_inspection(plain, tmp_path))
     assert with_attention.shape[1] > without.shape[1], "a panel more"
     assert sorted(path.name for path in tmp_path.rglob("*")) == [FILE, PICTURE, "new"], "nothing half written"
 
 
 def test_tables_hold_what_was_found(found: Inspection) -> None:
-    lines = tables(found).splitlines()
+    lines = inspection_tables(found).splitlines()
     assert lines[0].startswith("tmaze rate, last, update 2: ")
-    assert lines[0].endswith(" parameters, 320 bytes of state a lane")
+    assert lines[0].endswith(" parameters, 320 bytes of state for each environment")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
     first = found.written[0]
     assert set("".join(rows.pop(1))) == set("-:")
@@ -421,29 +425,29 @@ def with_leaves(found: Inspection, between: dict[str, float]) -> Inspection:
 def test_leaves_are_shown_where_the_memory_is(found: Inspection, tmp_path: Path) -> None:
     between = {ALL: 0.5} | {f"{place}.leaf": place / 10 for place in (1, 2, 9, 3, 4, 5, 6, 7)}
     many = with_leaves(found, between)
-    lines = tables(many).splitlines()
-    assert any(line.startswith("9.leaf: ") for line in lines)
+    lines = inspection_tables(many).splitlines()
+    assert any(line.startswith("- 9.leaf: ") for line in lines)
     header, row = ([cell.strip() for cell in lines[place].split("|")] for place in (-len(found.retained) - 2, -1))
     assert row[header.index("9.leaf")] == "0.9"
-    assert float(row[header.index("between groups")]) == 0.5
-    pictures = [imread(draw(many, tmp_path))]
+    assert float(row[header.index("distance between groups")]) == 0.5
+    pictures = [imread(draw_inspection(many, tmp_path))]
     for others in ({"1.leaf": 0.15, "2.leaf": 0}, {"9.leaf": 0.8}, {"0.leaf": 0}):
-        pictures.append(imread(draw(with_leaves(found, between | others), tmp_path)))
+        pictures.append(imread(draw_inspection(with_leaves(found, between | others), tmp_path)))
     assert np.array_equal(pictures[0], pictures[1]), "2 leaves are left out: those least far apart"
     assert not np.array_equal(pictures[0], pictures[2])
     assert not np.array_equal(pictures[0], pictures[3]), "it says that there are 3"
     ungrouped = replace(with_leaves(found, between), grouped_by=None)
-    assert "0.1" in tables(ungrouped).splitlines()[-1]
+    assert "0.1" in inspection_tables(ungrouped).splitlines()[-1]
 
 
 def test_old_memory_that_nothing_attends_to_has_no_column(found: Inspection) -> None:
-    assert "at old memory" in tables(found)
+    assert "attention to old memory" in inspection_tables(found)
     unread = tuple(
         replace(each, attention=tuple(replace(look, read=0.0) for look in each.attention)) for each in found.written
     )
-    lines = tables(replace(found, written=unread))
-    assert "at old memory" not in lines
-    assert "most at step" in lines
+    lines = inspection_tables(replace(found, written=unread))
+    assert "attention to old memory" not in lines
+    assert "most attended step" in lines
 
 
 def complaint(run: str, capsys: pytest.CaptureFixture[str]) -> str:

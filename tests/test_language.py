@@ -15,7 +15,7 @@ from rmt_rl.language.model import Output
 from rmt_rl.language.state import XLMemories
 from rmt_rl.memory.titans import MemoryAsContext, MemoryAsGate, MemoryAsLayer
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
-from rmt_rl.memory.valve import LSTM, CrossAttention2
+from rmt_rl.memory.valve import CrossAttention2, LSTMValve
 from rmt_rl.nn import attention
 from rmt_rl.nn.hyper_connections import HyperConnection
 from rmt_rl.recurrence import tree_leaves, tree_map
@@ -607,7 +607,7 @@ def test_values_that_cannot_be(options: dict[str, Any], message: str) -> None:
         ({"memory": "titans_mag"}, MemoryAsGate, {}),
         ({"memory": "titans_mal"}, MemoryAsLayer, {}),
         ({"valve": "ca-2"}, CrossAttention2, {}),
-        ({"valve": "lstm"}, LSTM, {}),
+        ({"valve": "lstm"}, LSTMValve, {}),
         ({"num_residual_streams": 3}, HyperConnection, {}),
         ({"dropout": 0.3}, torch.nn.Dropout, {"p": 0.3}),
         ({"ff_mult": 2}, torch.nn.Linear, {"out_features": 32}),

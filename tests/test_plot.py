@@ -11,8 +11,10 @@ import pytest
 from matplotlib.image import imread
 
 from rmt_rl.analysis.aggregate import evaluation_cells, metric_curve, read_groups, varied_option
+from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.figures import COLOURS
-from rmt_rl.analysis.plot import plot, table
+from rmt_rl.analysis.plot import plot
+from rmt_rl.analysis.run_records import Score, read_single_evaluation
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import mean_interval, success_interval
 
@@ -75,7 +77,7 @@ def test_runs_are_grouped_by_all_but_their_seeds(tmp_path: Path) -> None:
 def test_runs_on_different_data_are_no_seeds_of_one_another(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / data, dataset=data, results={90: 50}) for data in ("expert-v0", "random-v0")]
     assert [len(group.runs) for group in read_groups(runs)] == [1, 1]
-    assert [line.split("|")[1] for line in table(runs).splitlines()[2:]] == [
+    assert [line.split("|")[1] for line in comparison_table(runs).splitlines()[2:]] == [
         " rate, dataset=['expert-v0'] ",
         " rate, dataset=['random-v0'] ",
     ]
@@ -120,7 +122,7 @@ def test_the_table_is_markdown_in_the_order_of_values(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / str(seed), seed=seed, results={9600: 90 + seed, 90: 100}) for seed in range(2)]
     runs.append(make_run(tmp_path / "third", seed=2, results={90: 100}))
     runs.append(make_run(tmp_path / "dt", agent="dt", results={90: 50}))
-    assert table(runs).splitlines() == [
+    assert comparison_table(runs).splitlines() == [
         "| success rate at length | 90 | 9,600 | seeds |",
         "| --- | ---: | ---: | ---: |",
         "| rate | 1.00 ± 0.00 | 0.91 ± 0.06 (n = 2) | 3 |",
@@ -137,11 +139,11 @@ def test_a_second_varied_option_joins_the_label(tmp_path: Path) -> None:
         for length in (3, 5, 7)
     ]
     (run / "evaluation.json").write_text(json.dumps({"format": 1, "checkpoint": "best", "results": results}))
-    assert table([run]).splitlines()[2:] == [
+    assert comparison_table([run]).splitlines()[2:] == [
         "| rate, penalty=0 | 3.00 [0.00, 1.00] | 5.00 [0.00, 1.00] | 7.00 [0.00, 1.00] | 1 |",
         "| rate, penalty=-1 | 2.00 [0.00, 1.00] | 4.00 [0.00, 1.00] | 6.00 [0.00, 1.00] | 1 |",
     ]
-    assert table([run]).startswith("| mean return at length |")
+    assert comparison_table([run]).startswith("| mean return at length |")
     assert holds(plot([run], tmp_path / "out.png"), COLOURS[1])
 
 
@@ -152,13 +154,13 @@ def test_results_without_the_varied_option_are_left_out(tmp_path: Path) -> None:
     (run / "evaluation.json").write_text(json.dumps(record))
     once = make_run(tmp_path / "once", agent="dt", results={3: 50})
     (once / "evaluation.json").write_text(json.dumps(record | {"results": record["results"][:1]}))
-    assert table([run, once]).splitlines() == [
+    assert comparison_table([run, once]).splitlines() == [
         "| success rate at length | 3 | 900 | seeds |",
         "| --- | ---: | ---: | ---: |",
         "| rate | 0.50 [0.40, 0.60] | 0.50 [0.40, 0.60] | 1 |",
     ]
     assert holds(plot([run, once], tmp_path / "out.png"), COLOURS[0])
-    assert table([once]).splitlines()[2] == "| dt | 0.50 [0.40, 0.60] | 1 |"
+    assert comparison_table([once]).splitlines()[2] == "| dt | 0.50 [0.40, 0.60] | 1 |"
 
 
 def test_the_picture_has_a_panel_for_what_there_is(tmp_path: Path) -> None:
@@ -173,6 +175,28 @@ def test_the_picture_has_a_panel_for_what_there_is(tmp_path: Path) -> None:
     assert not holds(one, COLOURS[1])
 
 
+def test_runs_that_are_counted_in_other_units_have_a_panel_each(tmp_path: Path) -> None:
+    offline = make_run(tmp_path / "offline", curve={0: 0.4, 5: 0.9})
+    online = make_run(tmp_path / "online", agent="ppo", curve={1000: 0.4, 2000: 0.9})
+    unknown = make_run(tmp_path / "unknown", agent="not_installed", curve={1: 0.4})
+    groups = read_groups([offline, online, unknown])
+    assert [group.unit for group in groups] == ["update", "environment step", "update or environment step"]
+    one, two = plot([offline], tmp_path / "one.png"), plot([offline, online], tmp_path / "two.png")
+    assert width(two) > width(one)
+
+
+def test_a_single_evaluation_is_asked_for_by_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", results={3: 50})
+    assert read_single_evaluation(run).scores == {
+        "success_rate": Score(0.5, success_interval(50, 100)),
+        "mean_return": Score(0.5, None),
+    }
+    with pytest.raises(UsageError, match="several has 2 evaluations, but exactly 1 is needed"):
+        read_single_evaluation(make_run(tmp_path / "several", results={3: 50, 4: 60}))
+    with pytest.raises(UsageError, match="none has 0 evaluations, but exactly 1 is needed"):
+        read_single_evaluation(make_run(tmp_path / "none"))
+
+
 @pytest.mark.parametrize("values", [["easy", "hard"], [[1, 30], [1, 90]], [True, False], [3], [-1, 0, 1]])
 def test_any_kind_of_value_can_be_drawn(tmp_path: Path, values: list[Any]) -> None:
     run = make_run(tmp_path / "run", results={})
@@ -183,7 +207,7 @@ def test_any_kind_of_value_can_be_drawn(tmp_path: Path, values: list[Any]) -> No
     ]
     (run / "evaluation.json").write_text(json.dumps({"format": 1, "checkpoint": "best", "results": results}))
     assert holds(plot([run], tmp_path / "out.png"), COLOURS[0])
-    assert table([run]).splitlines()[2].count("0.50 [0.40, 0.60]") == len(values)
+    assert comparison_table([run]).splitlines()[2].count("0.50 [0.40, 0.60]") == len(values)
 
 
 def test_a_half_written_last_line_is_left_out_and_a_repeated_update_counts_once(tmp_path: Path) -> None:
@@ -207,7 +231,7 @@ def test_damaged_metrics_are_named(tmp_path: Path, content: bytes, message: str)
     run = make_run(tmp_path / "run", results={3: 50})
     (run / "metrics.jsonl").write_bytes(content)
     with pytest.raises(UsageError, match=rf"metrics\.jsonl.* {message}"):
-        table([run])
+        comparison_table([run])
 
 
 RATED = '"success_interval": null, "mean_return": 0, "return_interval": null'
@@ -225,7 +249,7 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "run")
     (run / "evaluation.json").write_text(content)
     with pytest.raises(UsageError, match=r"evaluation\.json is damaged \(results are missing or incomplete\)"):
-        table([run])
+        comparison_table([run])
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
@@ -235,13 +259,13 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         plot([tmp_path / "empty"], out)
     with pytest.raises(UsageError, match="no runs were given"):
         plot([], out)
-    with pytest.raises(UsageError, match=r"a picture's name ends in \.png or \.svg"):
+    with pytest.raises(UsageError, match=r"the name must end in \.png or \.svg"):
         plot([make_run(tmp_path / "seen", curve={0: 0.1})], tmp_path / "out.pdf")
     untouched = make_run(tmp_path / "untouched")
     with pytest.raises(UsageError, match="no evaluation to draw"):
         plot([untouched], out)
     with pytest.raises(UsageError, match="none of these runs was evaluated"):
-        table([untouched])
+        comparison_table([untouched])
     (untouched / "metrics.jsonl").write_text("{\n{}\n")
     with pytest.raises(UsageError, match=r"metrics\.jsonl, line 1, is damaged"):
         plot([untouched], out)
@@ -267,11 +291,11 @@ def test_what_was_evaluated_in_different_ways_or_too_early_is_told(tmp_path: Pat
     alike = [evaluated(made[0], "last, update 5", 7), evaluated(made[1], "last, update 5", 7)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table(alike)
+        comparison_table(alike)
     with pytest.warns(UserWarning, match="0 was evaluated with checkpoint=last, .*2 with checkpoint=best"):
-        table([*alike, evaluated(made[2], "best, update 3", 7)])
-    with pytest.warns(UserWarning, match="2 was evaluated at 3 and has been trained to 5 since"):
-        table([*alike, evaluated(made[2], "last, update 3", 7)])
+        comparison_table([*alike, evaluated(made[2], "best, update 3", 7)])
+    with pytest.warns(UserWarning, match="2 was evaluated at update 3 and has been trained to 5 since"):
+        comparison_table([*alike, evaluated(made[2], "last, update 3", 7)])
 
 
 def test_a_picture_is_what_its_name_says(tmp_path: Path) -> None:
@@ -294,4 +318,4 @@ def test_runs_without_success_count_only_where_they_are_drawn(tmp_path: Path) ->
     }
     record = {"format": 1, "checkpoint": "last", "results": [nothing]}
     (unrated / "evaluation.json").write_text(json.dumps(record))
-    assert table([rated, unrated]).startswith("| success rate at length")
+    assert comparison_table([rated, unrated]).startswith("| success rate at length")

@@ -21,7 +21,7 @@ import rmt_rl
 from rmt_rl import registry
 from rmt_rl.acting.collect import collect
 from rmt_rl.cli import main
-from rmt_rl.cli.arguments import values_of
+from rmt_rl.cli.arguments import option_values
 from rmt_rl.data.store import open_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.plugins import import_user_module
@@ -369,7 +369,7 @@ def test_a_class_of_environments_is_a_task(mine: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", ["Task", "Steps"])
 def test_a_data_set_knows_the_object_that_it_is_from(mine: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from rmt_rl.acting.collect import Behaviour, Share
+    from rmt_rl.acting.policies import Behaviour, Share
 
     monkeypatch.syspath_prepend(mine)
     import_user_module("mine_on_trial")
@@ -380,7 +380,7 @@ def test_a_data_set_knows_the_object_that_it_is_from(mine: Path, monkeypatch: py
     assert (task, options["steps"]) == (f"mine_on_trial:{name}", 3)
     with closing(registry.load_task(task).make(**options)) as env:
         assert env.observation_space.shape == (2,)
-    (mine / "mine_on_trial.py").write_text(ENVS + "\n# changed\n")
+    (mine / "mine_on_trial.py").write_text(ENVS + "\nCHANGED = True\n")
     assert collect(f"mine_on_trial:{name}", {"steps": 3}, episodes=4, seed=0, behaviour=who) != identity
 
 
@@ -506,5 +506,5 @@ def test_nothing_in_a_received_checkpoint_imports(folder: Path, capsys: Capture)
 
 def test_the_values_of_an_option_are_found_however_they_are_written() -> None:
     line = ["--logger", "a:A", "b:B", "--seed", "3", "--feed=c:C", "--logger=d:D", "--loggers", "e:E", "--feed"]
-    assert values_of("--logger", line) == ["a:A", "b:B", "d:D"]
-    assert values_of("--feed", line) == ["c:C"]
+    assert option_values("--logger", line) == ["a:A", "b:B", "d:D"]
+    assert option_values("--feed", line) == ["c:C"]

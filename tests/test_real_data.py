@@ -14,8 +14,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 import rmt_rl
-from rmt_rl.acting.collect import Behaviour, Share, collect
+from rmt_rl.acting.collect import collect
 from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.policies import Behaviour, Share
 from rmt_rl.cli import main
 from rmt_rl.data.feed import EpisodeFeed
 from rmt_rl.data.segment import Span, cut

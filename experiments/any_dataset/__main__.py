@@ -14,26 +14,37 @@ from pathlib import Path
 
 import tyro
 
-from experiments.results import cpu_seconds
-from experiments.suite import rmt_rl, spent
-from rmt_rl.acting.evaluate import read_evaluation
 from rmt_rl.analysis.markdown import bracketed, markdown_table
-from rmt_rl.data.references import read_references
+from rmt_rl.analysis.run_records import read_single_evaluation
+from rmt_rl.data.references import References, read_references
+from rmt_rl.errors import explained
 from rmt_rl.runs.options import read_config
+from rmt_rl.training.sweep import EvaluationPlan, check_named, cpu_seconds, train_and_evaluate
 
 FOLDER = Path(__file__).parent
+HEAD = ["data from", "agent", "return", "normalised", "CPU s, training"]
+PLANS = [EvaluationPlan(episodes=50)]
 
 
 @dataclass(frozen=True)
 class Case:
-    """An environment, who makes its data and how they are learnt from."""
+    """An environment, the policies that make its data, and the training on these data.
+
+    Attributes:
+        env: the environment.
+        online: arguments of the agent that learns by acting; the first is its name.
+        episodes: number of episodes in the data set.
+        others: further policies that play, and for how many parts to the agent's four.
+        options: of the environment.
+        offline: arguments of the agents that learn from the data.
+    """
 
     env: str
-    online: Sequence[str]  # arguments of the agent that learns by acting
+    online: Sequence[str]
     episodes: int
-    others: Sequence[str] = ("random=1",)  # who plays besides, for how many parts to its four
-    options: Sequence[str] = ()  # of the environment
-    offline: Sequence[str] = ()  # arguments of the agents that learn from the data
+    others: Sequence[str] = ("random=1",)
+    options: Sequence[str] = ()
+    offline: Sequence[str] = ()
 
 
 CASES = {
@@ -74,54 +85,53 @@ def main(names: tuple[str, ...] = tuple(CASES), runs: Path = Path("runs/any_data
     """Train, collect, train on what was collected, evaluate, tabulate.
 
     Args:
-        names: which environments.
-        runs: where the runs go; what is there already isn't done again.
+        names: the environments.
+        runs: folder of the runs; those that are finished aren't made again.
     """
-    rows = [row for name in names for row in _rows(CASES[name], runs / name)]
-    text = markdown_table(["data from", "agent", "return", "normalised", "CPU s, training"], rows, left=2) + "\n"
+    check_named(names, list(CASES))
+    rows = []
+    for name in names:
+        rows += _rows(CASES[name], runs / name)
+    text = markdown_table(HEAD, rows, left=2) + "\n"
     print(text)
-    (FOLDER / f"table{'' if names == tuple(CASES) else '-' + '-'.join(names)}.md").write_text(text)
+    file = "table.md" if names == tuple(CASES) else f"table-{'-'.join(names)}.md"
+    (FOLDER / file).write_text(text)
 
 
 def _rows(case: Case, runs: Path) -> list[list[str]]:
     online = runs / case.online[0]
-    _train(online, [case.env, *case.online, *case.options])
-    shares = [f"{online}=4", *case.others]
-    command = [
-        sys.executable,
-        "-m",
-        "rmt_rl",
-        "collect",
-        case.env,
-        *case.options,
-        "--episodes",
-        str(case.episodes),
+    train_and_evaluate(online, [case.env, *case.online, *case.options], PLANS)
+    dataset = _collect(case, online)
+    offline = [runs / agent for agent in ("rate", "bc")]
+    for run in offline:
+        train_and_evaluate(run, ["--dataset", dataset, run.name, *case.offline], PLANS)
+    references = read_references([dataset])
+    assert references is not None  # random actions are part of the data
+    random = [case.env, "random", f"{references.random:.1f}", "0", ""]
+    return [random, *(_row(case.env, run, references) for run in (online, *offline))]
+
+
+def _collect(case: Case, online: Path) -> str:
+    """Collect episodes of the trained agent and of the other policies; return the data set's id."""
+    collect = [sys.executable, "-m", "rmt_rl", "collect", case.env, *case.options]
+    options = ["--episodes", str(case.episodes), "--policy", f"{online}=4", *case.others, "--sample"]
+    made = subprocess.run([*collect, *options], check=True, capture_output=True, text=True)
+    dataset = made.stdout.split()[-1]
+    print(f"{dataset}\n", flush=True)
+    return dataset
+
+
+def _row(env: str, run: Path, references: References) -> list[str]:
+    result = read_single_evaluation(run)
+    return [
+        env,
+        read_config(run).agent,
+        f"{result.mean_return:.1f}{bracketed(result.return_interval, 1)}",
+        f"{references.normalised(result.mean_return):.2f}",
+        f"{cpu_seconds(run)['train']:.0f}",
     ]
-    made = subprocess.run([*command, "--policy", *shares, "--sample"], check=True, capture_output=True, text=True)
-    identity = made.stdout.split()[-1]
-    print(f"{identity}\n", flush=True)
-    for agent in ("rate", "bc"):
-        _train(runs / agent, ["--dataset", identity, agent, *case.offline])
-    references = read_references([identity])
-    assert references is not None
-    rows = [[case.env, "random", f"{references.random:.1f}", "0", ""]]
-    for run in (online, runs / "rate", runs / "bc"):
-        (result,) = (read_evaluation(run) or {"results": []})["results"]
-        reached = f"{result['mean_return']:.1f}" + bracketed(result["return_interval"], 1)
-        normalised = f"{references.normalised(result['mean_return']):.2f}"
-        rows.append([case.env, read_config(run).agent, reached, normalised, f"{cpu_seconds(run)['train']:.0f}"])
-    return rows
-
-
-def _train(run: Path, arguments: Sequence[str]) -> None:
-    """Train and evaluate, unless that was done; a run that was stopped goes on."""
-    if not (run / "config.toml").exists():
-        spent(run, "train", rmt_rl("train", *arguments, "--out", str(run)))
-    elif read_evaluation(run) is None:
-        spent(run, "train", rmt_rl("train", "--resume", str(run)))
-    if read_evaluation(run) is None:
-        spent(run, "evaluate", rmt_rl("evaluate", str(run), "--episodes", "50"))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with explained():
+        tyro.cli(main)

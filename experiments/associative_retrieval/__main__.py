@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.suite import Sweep, remake
+from rmt_rl.analysis.results import Experiment, experiment_command
+from rmt_rl.training.sweep import EvaluationPlan
 
 FOLDER = Path(__file__).parent
-LENGTHS = Sweep("episode_length=30,90,180,300,900,9600")
-CONTEXT = Sweep("episode_length=30,90,180,300,900")  # nothing changes beyond a context, and it is slower
+LENGTHS = EvaluationPlan("episode_length=30,90,180,300,900,9600")
+CONTEXT = EvaluationPlan("episode_length=30,90,180,300,900")  # nothing changes beyond a context, and it is slower
 CONFIGS = {
     FOLDER / "rate.toml": [LENGTHS],
     FOLDER / "rate-longer.toml": [LENGTHS],
@@ -19,4 +20,4 @@ CONFIGS = {
 }
 
 if __name__ == "__main__":
-    remake(CONFIGS, FOLDER)
+    experiment_command(Experiment(FOLDER, CONFIGS))

@@ -1,1 +1,1 @@
-"""What can be reached without memory, at random, and by the experts."""
+"""Returns that can be reached without memory, at random, and by the experts."""

@@ -1,48 +1,66 @@
-"""Measures what can be reached without memory, by random actions and by the experts: python -m experiments.ceilings.
+"""Measures returns without memory, of random actions and of the experts: python -m experiments.ceilings.
 
 Where the popular answer, cloning the expert without memory, says too little, the best memoryless player that we know is
-measured: the expert with all its privileges except what must be remembered. What such a player reaches is a bound from
-below on what memoryless agents can reach.
+measured: the expert with all its privileges except what must be remembered. The return of such a player is a bound from
+below on the return of memoryless agents.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tyro
 
 from experiments.ceilings.players import blind_to_colours, guesses_the_turn, search_linear, wanders
-from rmt_rl.acting.collect import RandomPolicy, make_expert
-from rmt_rl.acting.evaluate import Evaluation, evaluate
-from rmt_rl.acting.rollout import Policy
+from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.policies import RandomPolicy, make_expert
 from rmt_rl.analysis.markdown import bracketed, markdown_table
+from rmt_rl.errors import explained
 from rmt_rl.registry import load_task
+from rmt_rl.runs.evaluation import Evaluation
+from rmt_rl.task import Policy
+from rmt_rl.training.sweep import check_named
 
 FOLDER = Path(__file__).parent
 SEED = 1000
+HEAD = ["task", "player", "mean return", "success", "episodes", "their mean length"]
+Make = Callable[[], Policy]
 
 
 class Case(NamedTuple):
-    """A task, its memoryless player, and how many episodes each player plays."""
+    """A task, the number of episodes that each player plays, and its memoryless players by what they do."""
 
     task: str
-    what: str  # the memoryless player, in words
-    player: Callable[[], Policy] | None
     episodes: int
-    options: Mapping[str, Any]
+    memoryless: dict[str, Make]
 
 
 CASES = {
     "cartpole_hidden": Case(
-        "cartpole_hidden", "the best of 4,000 linear policies of what is seen", search_linear, 1000, {}
+        "cartpole_hidden",
+        1000,
+        {"the best of 4,000 linear policies of what is seen": search_linear},
     ),
-    "minigrid_memory": Case("minigrid_memory", "the expert, guessing the turn", guesses_the_turn, 1000, {}),
-    "vizdoom": Case("vizdoom_two_colors", "the expert, blind to colours", blind_to_colours, 20, {}),
-    "memory_maze": Case("memory_maze", "the expert where the ball is in sight, else wandering", wanders, 8, {}),
-    "atari": Case("atari", "", None, 4, {}),
+    "minigrid_memory": Case(
+        "minigrid_memory",
+        1000,
+        {"the expert, guessing the turn": guesses_the_turn},
+    ),
+    "vizdoom": Case(
+        "vizdoom_two_colors",
+        20,
+        {"the expert, blind to colours": blind_to_colours},
+    ),
+    "memory_maze": Case(
+        "memory_maze",
+        8,
+        {"the expert where the ball is in sight, else wandering": wanders},
+    ),
+    "atari": Case("atari", 4, {}),
 }
 
 
@@ -50,34 +68,49 @@ def main(names: tuple[str, ...] = tuple(CASES)) -> None:
     """Play, tabulate.
 
     Args:
-        names: which tasks.
+        names: the tasks.
     """
-    head = ["task", "player", "mean return", "success", "episodes", "their mean length"]
-    text = markdown_table(head, [row for name in names for row in _rows(CASES[name])], left=2) + "\n"
+    check_named(names, list(CASES))
+    rows = [row for name in names for row in _rows(CASES[name])]
+    text = markdown_table(HEAD, rows, left=2) + "\n"
     print(text)
     if names == tuple(CASES):
         (FOLDER / "table.md").write_text(text)
 
 
 def _rows(case: Case) -> Iterator[list[str]]:
-    task, began = load_task(case.task), time.perf_counter()
-    env = task.make(**case.options)
-    players: dict[str, Callable[[], Policy]] = {
-        "random": lambda: RandomPolicy(env.action_space, SEED),
-        "expert": lambda: make_expert(task, case.options, SEED),
-    } | ({case.what: case.player} if case.player else {})
-    env.close()
-    for name, make in players.items():
-        found = evaluate(make(), task, case.options, case.episodes, SEED)
-        yield _row(case.task, name, found)
-        print(f"{case.task}, {name}: {found.mean_return:.2f} ({time.perf_counter() - began:.0f} s)", flush=True)
+    task = load_task(case.task)
+    began = time.perf_counter()
+    for name, make in _players(case).items():
+        evaluation = evaluate(make(), task, {}, case.episodes, SEED)
+        yield _row(case.task, name, evaluation)
+        seconds = time.perf_counter() - began
+        print(f"{case.task}, {name}: {evaluation.mean_return:.2f} ({seconds:.0f} s)", flush=True)
 
 
-def _row(task: str, player: str, found: Evaluation) -> list[str]:
-    success = "-" if found.success_rate is None else f"{found.success_rate:.2f}"
-    reached = f"{found.mean_return:.2f}" + bracketed(found.return_interval)
-    return [task, player, reached, success, str(len(found.episodes)), f"{found.mean_length:.0f}"]
+def _players(case: Case) -> dict[str, Make]:
+    task = load_task(case.task)
+    with closing(task.make()) as env:
+        actions = env.action_space
+    return {
+        "random": lambda: RandomPolicy(actions, SEED),
+        "expert": lambda: make_expert(task, {}, SEED),
+        **case.memoryless,
+    }
+
+
+def _row(task: str, player: str, evaluation: Evaluation) -> list[str]:
+    rate = evaluation.success_rate
+    return [
+        task,
+        player,
+        f"{evaluation.mean_return:.2f}{bracketed(evaluation.return_interval)}",
+        "-" if rate is None else f"{rate:.2f}",
+        str(len(evaluation.episodes)),
+        f"{evaluation.mean_length:.0f}",
+    ]
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with explained():
+        tyro.cli(main)

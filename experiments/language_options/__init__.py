@@ -1,1 +1,1 @@
-"""What the options of the token model are worth on English text."""
+"""Compares the options of the token model on English text."""

@@ -3,14 +3,14 @@
 The text is the filler of `experiments.long_context`. Writes `results.json` after every run, then `table.md`; runs that
 are in `results.json` aren't done again.
 
-Dimensions: B sequences of a batch (lanes), N tokens of a sequence.
+Dimensions: B sequences of a batch, N tokens of a sequence.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import time
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.files import write_atomically
 from rmt_rl.language.model import RecurrentMemoryTransformer
 from rmt_rl.language.sequences import RecurrentMemoryTransformerWrapper
-from rmt_rl.runs.options import LearningRateConfig
+from rmt_rl.runs.options import Schedule
 from rmt_rl.statistics import mean, mean_interval
-from rmt_rl.training.optimization import learning_rate
+from rmt_rl.training.loop import Loop
+from rmt_rl.training.tokens import TokenBatch, TokenFeed, TokenLearner, TokenTraining
 
 FOLDER = Path(__file__).parent
 VARIANTS: dict[str, dict[str, Any]] = {  # the options in which each variant differs from the first
@@ -47,9 +48,9 @@ VARIANTS: dict[str, dict[str, Any]] = {  # the options in which each variant dif
     "ARMT": {"memory": "armt"},
     "no memory": {"memory": "none"},
 }
-SEGMENT, SEGMENTS, LANES = 64, 4, 8
+SEGMENT, SEGMENTS, BATCH_SIZE = 64, 4, 8
 TEST_SEQUENCES, TEST_SEGMENTS = 32, 16
-SCHEDULE = LearningRateConfig(learning_rate=1e-3, warmup=40, decay_from=0.1, final_rate=0.02)
+MODEL = {"dim": 96, "depth": 3, "num_memory_tokens": 8, "seq_len": SEGMENT, "heads": 4, "dim_head": 24}
 
 
 def main(seeds: int = 3, jobs: int = 2, updates: int = 200, folder: Path = FOLDER) -> None:
@@ -75,64 +76,69 @@ def main(seeds: int = 3, jobs: int = 2, updates: int = 200, folder: Path = FOLDE
     print(text)
 
 
+class Stretches(TokenFeed):
+    """Stretches of the text from random places, each word labelled with the next one."""
+
+    batch_size = BATCH_SIZE
+
+    def __init__(self, text: Text, seed: int, updates: int) -> None:
+        rng = np.random.default_rng([seed, 1])
+        self._batches = _drawn(text, rng, updates * BATCH_SIZE, SEGMENTS).split(BATCH_SIZE)
+
+    def batch(self, update: int) -> TokenBatch:
+        tokens_BN = self._batches[update]
+        words, next_words = tokens_BN[:, :-1], tokens_BN[:, 1:]
+        fresh = torch.ones(BATCH_SIZE, dtype=torch.bool)
+        return TokenBatch(words.split(SEGMENT, 1), next_words.split(SEGMENT, 1), fresh)
+
+
 def run(cell: tuple[str, int, int]) -> dict[str, Any]:
     """Train and test a variant with a seed for so many updates; return its row of `results.json`."""
     name, seed, updates = cell
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
     words = vocabulary(())
-    model = RecurrentMemoryTransformerWrapper(
-        RecurrentMemoryTransformer(
-            96,
-            num_tokens=len(words),
-            depth=3,
-            num_memory_tokens=8,
-            seq_len=SEGMENT,
-            heads=4,
-            dim_head=24,
-            **VARIANTS[name],
-        )
-    )
-    began = time.process_time()
-    _train(model, Text("train", words, frozenset()), seed, SCHEDULE.model_copy(update={"updates": updates}))
-    seconds = time.process_time() - began
+    feed = Stretches(Text("train", words, frozenset()), seed, updates)
+    learner = TokenLearner(MODEL | VARIANTS[name], words, feed, _training(seed, updates))
+    learner.start()
+    with tempfile.TemporaryDirectory() as folder:
+        once = Schedule(log_every=updates, save_every=updates)
+        Loop(learner, Path(folder), once, origin={}).run()
     return {
         "variant": name,
         "seed": seed,
         "updates": updates,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "cpu_seconds": round(seconds, 1),
-        "nats": _test(model, Text("test", words, frozenset())),
+        "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
+        "cpu_seconds": round(learner.cpu_seconds, 1),
+        "nats": _test(learner.model, Text("test", words, frozenset())),
     }
 
 
-def _train(model: RecurrentMemoryTransformerWrapper, text: Text, seed: int, schedule: LearningRateConfig) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), fused=True)
-    rng = np.random.default_rng([seed, 1])
-    for update in range(schedule.updates):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(schedule, update)
-        optimizer.zero_grad()
-        loss = model(_drawn(text, rng, LANES, SEGMENTS), return_loss=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+def _training(seed: int, updates: int) -> TokenTraining:
+    return TokenTraining(
+        seed=seed,
+        tokens=updates * BATCH_SIZE * SEGMENTS * SEGMENT,
+        updates=updates,
+        learning_rate=1e-3,
+        warmup=40,
+        decay_from=0.1,
+        final_rate=0.02,
+    )
 
 
 @torch.inference_mode()
-def _test(model: RecurrentMemoryTransformerWrapper, text: Text) -> float:
+def _test(model: RecurrentMemoryTransformer, text: Text) -> float:
     """Return nats a word on test sequences, which are the same for all variants.
 
     The memory is carried through four times as many segments as in training.
     """
     tokens_BN = _drawn(text, np.random.default_rng(1_000_000), TEST_SEQUENCES, TEST_SEGMENTS)
-    model.eval()
-    return float(model(tokens_BN, return_loss=True))
+    sequences = RecurrentMemoryTransformerWrapper(model.eval())
+    return float(sequences(tokens_BN, return_loss=True))
 
 
-def _drawn(text: Text, rng: np.random.Generator, lanes: int, segments: int) -> Tensor:
-    """Return sequences (B, N) of the text, of so many segments and one token."""
-    return torch.from_numpy(text.windows(rng, lanes, segments * SEGMENT + 1))
+def _drawn(text: Text, rng: np.random.Generator, count: int, segments: int) -> Tensor:
+    """Return `count` sequences (B, N) of the text, of so many segments and one token."""
+    return torch.from_numpy(text.windows(rng, count, segments * SEGMENT + 1))
 
 
 def table(results: list[dict[str, Any]]) -> str:

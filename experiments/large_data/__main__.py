@@ -13,8 +13,11 @@ import tyro
 
 from experiments.large_data import noise
 
-AGENT = "--agent.segment-length 10 --agent.width 32 --agent.heads 2 --agent.layers 1"
-FEEDS = ("--feed windows --burn-in 3", "--feed streams")
+AGENT = ["--agent.segment-length", "10", "--agent.width", "32", "--agent.heads", "2", "--agent.layers", "1"]
+FEEDS = (
+    ["--feed", "windows", "--burn-in", "3"],
+    ["--feed", "streams"],
+)
 
 
 def main(count: int = 500, length: int = 1000, updates: int = 50, limit: int = 2000) -> None:
@@ -32,14 +35,23 @@ def main(count: int = 500, length: int = 1000, updates: int = 50, limit: int = 2
         size = sum(file.stat().st_size for file in Path(folder).rglob("*.hdf5"))
         print(f"{count} episodes of {length} steps: {size / 1e9:.2f} GB on disk", flush=True)
         for number, feed in enumerate(FEEDS):
-            run = Path(folder, f"run-{number}")
-            options = f"{AGENT} {feed} --batch-size 16 --updates {updates} --log-every {updates} --eval-episodes 0"
-            command = ["train", noise.ENV, "rate", "--dataset", noise.DATASET, "--out", str(run)]
-            limited = [sys.executable, "-m", "experiments.large_data.limited", str(limit), *command]
-            done = subprocess.run([*limited, *options.split()], check=True, stdout=subprocess.PIPE, text=True)
-            logged = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-            speed, accuracy = logged["time/steps_per_second"], logged["train/accuracy"]
-            print(f"{feed}: {speed:.0f} steps/s, accuracy {accuracy:.2f}, {done.stdout.splitlines()[-1]}", flush=True)
+            line = _train(Path(folder, f"run-{number}"), feed, updates, limit)
+            print(f"{' '.join(feed)}: {line}", flush=True)
+
+
+def _train(run: Path, feed: list[str], updates: int, limit: int) -> str:
+    """Train in limited memory; return speed, accuracy and peak memory as a line."""
+    limited = [sys.executable, "-m", "experiments.large_data.limited", str(limit)]
+    names = ["train", noise.ENV, "rate", "--dataset", noise.DATASET, "--out", str(run)]
+    training = ["--batch-size", "16", "--updates", str(updates), "--log-every", str(updates), "--eval-episodes", "0"]
+    command = [*limited, *names, *AGENT, *feed, *training]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    last_line = (run / "metrics.jsonl").read_text().splitlines()[-1]
+    logged = json.loads(last_line)
+    speed = f"{logged['time/steps_per_second']:.0f} steps/s"
+    accuracy = f"accuracy {logged['train/accuracy']:.2f}"
+    peak = done.stdout.splitlines()[-1]
+    return f"{speed}, {accuracy}, {peak}"
 
 
 if __name__ == "__main__":

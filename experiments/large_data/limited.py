@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 
-from experiments.speed.measures import peak_mb
+from rmt_rl.analysis.process_memory import peak_mb
 
 if __name__ == "__main__":
     limit = int(sys.argv[1]) * 10**6

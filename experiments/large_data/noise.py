@@ -1,4 +1,4 @@
-"""A data set of images as large as one likes."""
+"""A data set of images of any size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rmt_rl.data.writing import write_dataset
 
 ENV = "large_data/Noise-v0"
 DATASET = "large-data/noise-v0"
-IMAGE, ACTIONS = spaces.Box(0, 255, (64, 64, 3), np.uint8), spaces.Discrete(4)
+SIDE = 64  # of an image, pixels
+IMAGE, ACTIONS = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8), spaces.Discrete(4)
 
 
 class Noise(gymnasium.Env[Any, Any]):
-    """What the data are said to be from; nobody plays it."""
+    """The environment that the data name as their origin; nobody plays it."""
 
     observation_space, action_space = IMAGE, ACTIONS
 
@@ -29,7 +30,7 @@ gymnasium.register(ENV, f"{__name__}:Noise")
 
 
 def write(count: int, length: int) -> None:
-    """Write the data set."""
+    """Write a data set of `count` episodes of `length` steps."""
     write_dataset(
         DATASET,
         episodes(count, length),
@@ -42,11 +43,19 @@ def write(count: int, length: int) -> None:
 
 
 def episodes(count: int, length: int) -> Iterator[Trajectory]:
-    """Noise can't be compressed: what stands on disk is what would stand in memory."""
+    """Yield episodes of noise, which can't be compressed: they take as much space on disk as in memory."""
     ends = np.arange(length) == length - 1
     for number in range(count):
         generator = np.random.default_rng(number)
-        pixels = np.frombuffer(generator.bytes((length + 1) * 64 * 64 * 3), np.uint8)
-        images, actions = pixels.reshape(-1, 64, 64, 3).copy(), generator.integers(0, 4, length)
-        images[:-1, :16] = 80 * actions[:, None, None, None]
-        yield Trajectory(images, actions, generator.random(length), ends, np.zeros(length, np.bool_), seed=number)
+        pixels = np.frombuffer(generator.bytes((length + 1) * SIDE * SIDE * 3), np.uint8)
+        images = pixels.reshape(-1, SIDE, SIDE, 3).copy()
+        actions = generator.integers(0, 4, length)
+        images[:-1, : SIDE // 4] = 80 * actions[:, None, None, None]
+        yield Trajectory(
+            images,
+            actions,
+            generator.random(length),
+            ends,
+            np.zeros(length, np.bool_),
+            seed=number,
+        )

@@ -1,4 +1,4 @@
-"""Remakes the table and the pictures of this folder: python -m experiments.long_context."""
+"""Makes the table and the pictures of this folder again: python -m experiments.long_context."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pathlib import Path
 import tyro
 
 from experiments.long_context import evaluate
-from experiments.long_context.options import FILE, read_run
+from experiments.long_context.options import read_run
 from experiments.long_context.report import row, write_results
 from experiments.long_context.tasks import TaskName
-from experiments.suite import check_named
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
+from rmt_rl.runs.checkpoint import path_of
+from rmt_rl.training.sweep import check_named
 
 FOLDER = Path(__file__).parent
 LAYERS: dict[TaskName, str] = {"memorise": "2", "detect": "2", "reason": "3"}
@@ -34,8 +35,8 @@ LATER = ("--lanes", "18", "--segments", "1", "--threshold", "0.8")
 LONGER_LIVES = ("--tokens", "30000000", "--segments", "2", "--reset", "0.0003", "0.3")
 BEST: dict[TaskName, str] = {"memorise": "valve", "detect": "valve", "reason": "hard-gate"}  # to compare feeds by
 MEMORIES = ("valve", "gate", "hard-gate", "tokens", "mac")
-Going = tuple[str, str, tuple[str, ...]]
-WEIGHTS_GO_ON: dict[str, list[Going]] = {  # ends of names, whose weights the run begins with, what differs
+Continuation = tuple[str, str, tuple[str, ...]]
+CONTINUATIONS: dict[str, list[Continuation]] = {  # end of the name, end of the run to begin with, what differs
     **{f"memorise-{memory}": [("-499", "-32", ONE_FACT)] for memory in ("valve", "tokens", "mac")},
     **{f"detect-{memory}": [("-499", "-32", ONE_FACT)] for memory in ("valve", "hard-gate", "tokens", "mac")},
     "reason-gate": [
@@ -58,7 +59,7 @@ WHOLE = 128  # segments that full attention is tested at, at most
 
 @dataclass(frozen=True)
 class Cell:
-    """A run: its name, the arguments of its training but for `--out`, and the longest test."""
+    """A run: its name, the arguments of its training but for `--out`, the longest test, and the run to begin with."""
 
     name: str
     arguments: tuple[str, ...]
@@ -66,29 +67,49 @@ class Cell:
     start: str | None = None
 
 
-def plan() -> list[list[Cell]]:
-    """Chains of runs, of which each may begin with the weights of the one before."""
-    chains = []
-    for task, budget in SHORT.items():
-        common = (task, "--layers", LAYERS[task], "--memory")
+Chain = list[Cell]
+"""Runs in order; a run may begin with the weights of an earlier one."""
+
+
+def plan() -> list[Chain]:
+    """Return all runs, in the order of the table."""
+    chains: list[Chain] = []
+    for task in SHORT:
         for memory in MEMORIES:
-            name, arguments = f"{task}-{memory}", (*common, memory)
-            chain = [Cell(f"{name}-32", (*arguments, *budget))]
-            for end, start, changed in WEIGHTS_GO_ON.get(name, []):
-                chain.append(Cell(name + end, (*arguments, *changed), start=name + start))
-            chains.append(chain)
-            repeated = [cell for cell in chain if cell.name in REPEATED]
-            chains += [[_again(cell, seed) for cell in repeated] for seed in MORE_SEEDS if repeated]
-        best = BEST[task]
-        for feed in ("curriculum", "full"):
-            chains.append([Cell(f"{task}-{best}-32-{feed}", (*common, best, "--feed", feed, *budget))])
-        whole = (*common, "none", "--feed", "curriculum", *budget)
-        chains.append([Cell(f"{task}-none-32", whole, longest=WHOLE)])
+            chains += _chains(task, memory)
+        chains += [[cell] for cell in _comparisons(task)]
     return chains
 
 
-def _again(cell: Cell, seed: int) -> Cell:
-    """The same run with another seed, beginning with the run of that seed."""
+def _chains(task: TaskName, memory: str) -> list[Chain]:
+    """Return a memory's runs on a task, then their repetitions with other seeds."""
+    name, arguments = f"{task}-{memory}", (*_common(task), memory)
+    chain = [Cell(f"{name}-32", (*arguments, *SHORT[task]))]
+    for end, start, changed in CONTINUATIONS.get(name, []):
+        chain.append(Cell(name + end, (*arguments, *changed), start=name + start))
+    repeated = [cell for cell in chain if cell.name in REPEATED]
+    if not repeated:
+        return [chain]
+    return [chain] + [[_repetition(cell, seed) for cell in repeated] for seed in MORE_SEEDS]
+
+
+def _comparisons(task: TaskName) -> list[Cell]:
+    """Return the runs of the other feeds, and that of full attention."""
+    best, budget = BEST[task], SHORT[task]
+    cells = [
+        Cell(f"{task}-{best}-32-{feed}", (*_common(task), best, "--feed", feed, *budget))
+        for feed in ("curriculum", "full")
+    ]
+    whole = (*_common(task), "none", "--feed", "curriculum", *budget)
+    return [*cells, Cell(f"{task}-none-32", whole, longest=WHOLE)]
+
+
+def _common(task: TaskName) -> tuple[str, ...]:
+    return task, "--layers", LAYERS[task], "--memory"
+
+
+def _repetition(cell: Cell, seed: int) -> Cell:
+    """Return the same run with another seed, beginning with the run of that seed."""
     end = f"-seed-{seed}"
     start = cell.start and cell.start + end
     return replace(cell, name=cell.name + end, arguments=(*cell.arguments, "--seed", str(seed)), start=start)
@@ -104,11 +125,11 @@ def main(
     """Train, evaluate, tabulate, plot; what is finished isn't done again.
 
     Args:
-        only: just these runs, e.g. "detect-valve-499", and those whose weights they begin with; what `results.json`
-            has of others is kept.
+        only: just these runs, e.g. "detect-valve-499", and those whose weights they begin with; the rows of other runs
+            in `results.json` are kept.
         jobs: processes at once, one thread each.
         runs: where the runs go.
-        draw: make the table and the pictures of `results.json` and nothing else.
+        draw: make the table and the pictures from `results.json` and nothing else.
         folder: where `results.json`, table and pictures go.
     """
     path = folder / "results.json"
@@ -120,22 +141,28 @@ def main(
         raise UsageError(f"draw: {path} has no results yet; leave it out to make them")
     failed: list[str] = []
     if not draw:
-        order = {cell.name: place for place, cell in enumerate(cell for chain in plan() for cell in chain)}
+        order = _order()
         with ThreadPoolExecutor(jobs) as pool:
             for chain in as_completed([pool.submit(_run_chain, chain, runs) for chain in chains]):
-                finished, without = chain.result()
-                failed += without
+                finished, unfinished = chain.result()
+                failed += unfinished
                 rows |= {run.name: row(run) for run in finished}
-                kept = sorted(rows.values(), key=lambda one: order.get(one["run"], len(order)))
-                write_atomically(path, (json.dumps(kept, indent=1) + "\n").encode())
-                rows = {one["run"]: one for one in kept}
+                names = sorted(rows, key=lambda name: order.get(name, len(order)))
+                rows = {name: rows[name] for name in names}
+                write_atomically(path, (json.dumps(list(rows.values()), indent=1) + "\n").encode())
     print(write_results(list(rows.values()), folder))
     if failed:
         raise UsageError(f"these runs failed, or begin with one that did; why is said above: {', '.join(failed)}")
 
 
-def _chosen(only: Sequence[str]) -> list[list[Cell]]:
-    """The chains of the plan, as far as these runs need them."""
+def _order() -> dict[str, int]:
+    """Return each run's place in the table."""
+    cells = [cell for chain in plan() for cell in chain]
+    return {cell.name: place for place, cell in enumerate(cells)}
+
+
+def _chosen(only: Sequence[str]) -> list[Chain]:
+    """Return the chains of the plan, as far as these runs need them."""
     chains = plan()
     check_named(only, [cell.name for chain in chains for cell in chain])
     if not only:
@@ -147,11 +174,12 @@ def _chosen(only: Sequence[str]) -> list[list[Cell]]:
         while last is not None:
             needed.add(last)
             last = starts[last]
-    return [some for chain in chains if (some := [cell for cell in chain if cell.name in needed])]
+    cut = [[cell for cell in chain if cell.name in needed] for chain in chains]
+    return [chain for chain in cut if chain]
 
 
-def _run_chain(chain: list[Cell], runs: Path) -> tuple[list[Path], list[str]]:
-    """The runs that are finished now, and the names of those that aren't."""
+def _run_chain(chain: Chain, runs: Path) -> tuple[list[Path], list[str]]:
+    """Return the folders of the runs that are finished now, and the names of those that aren't."""
     finished: list[Path] = []
     failed: list[str] = []
     for cell in chain:
@@ -163,7 +191,7 @@ def _run_chain(chain: list[Cell], runs: Path) -> tuple[list[Path], list[str]]:
 
 
 def _run(cell: Cell, runs: Path) -> bool:
-    """Train and test, as far as that isn't done; whether it went well."""
+    """Train and test, as far as that isn't done; return whether it went well."""
     run = runs / cell.name
     start = ("--start", str(runs / cell.start)) if cell.start else ()
     try:
@@ -176,15 +204,15 @@ def _run(cell: Cell, runs: Path) -> bool:
 
 
 def _evaluated(run: Path, cell: Cell) -> bool:
-    """Whether the present weights have been tested at all lengths, on the sequences that the table is of."""
+    """Return whether the present weights have been tested at all lengths, on the sequences that the table is of."""
     path = run / evaluate.FILE
-    if not path.exists() or path.stat().st_mtime < (run / FILE).stat().st_mtime:
+    if not path.exists() or path.stat().st_mtime < path_of(run).stat().st_mtime:
         return False
     record, options = json.loads(path.read_text()), read_run(run).options
     passes = evaluate.passes(options.task, options.memory, cell.longest, evaluate.SEQUENCES, evaluate.SEQUENCES_LONG)
     tested = {result["segments"]: result["sequences"] for result in record["results"]}
     expected = {length: sequences for sequences, lengths in passes for length in lengths}
-    return record["seed"] == evaluate.SEED and tested == expected
+    return bool(record["seed"] == evaluate.SEED and tested == expected)
 
 
 def _python(*arguments: str) -> None:

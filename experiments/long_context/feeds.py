@@ -1,224 +1,284 @@
-"""What each update trains on: sequences of some segments (all at once, or by a curriculum), or streams without end.
+"""Feeds of the memory tasks: whole sequences of some segments, by a curriculum, or streams without end.
 
-A feed is asked for a batch and told which answers were right. Randomness follows from (seed, update), and what a feed
-carries besides is a JSON value, so a run can be resumed.
+Batches follow from (seed, update) and from what the feed has learnt of the answers, which is saved with a run.
 
-Dimensions: B lanes, L tokens of a segment.
+Dimensions: B sequences of a batch, L tokens of a segment.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
-from experiments.long_context.tasks import PLACES, Lane, Question, Task
+from experiments.long_context.tasks import PLACES, Question, Task, TaskSequence
+from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumProgress
+from rmt_rl.training.tokens import IGNORED, Right, TokenBatch, TokenFeed
 
 
-class Batch(NamedTuple):
-    """Segments of lanes, of which the last ends in the question.
+class Sequences(TokenFeed):
+    """Whole sequences from their beginning, as long as the curriculum says.
 
-    Attributes:
-        segments: int64 (B, L) each.
-        answers_B: int64, indices of `tasks.PLACES`.
-        asked_B: bool, whose facts have come; the others' answers count nothing.
-        fresh_B: bool, whose sequence begins with this batch; the others go on from the state they were left in.
+    Args:
+        task: what is learnt.
+        batch_size: B.
+        seed: of all that is random.
+        curriculum: how long sequences are.
+        joined: give all segments as one, for a model without memory.
     """
 
-    segments: tuple[Tensor, ...]
-    answers_B: Tensor
-    asked_B: Tensor
-    fresh_B: Tensor
+    def __init__(self, task: Task, batch_size: int, seed: int, curriculum: Curriculum, joined: bool = False) -> None:
+        self.task, self.batch_size, self.seed, self.joined = task, batch_size, seed, joined
+        self.curriculum = curriculum
+        self.progress = curriculum.begin()
+        self.length = 0  # segments of the last batch
 
-
-class Feed(Protocol):
-    """See the module."""
-
-    def batch(self, update: int) -> Batch:
-        """The batch of an update, counted from 0."""
-
-    def learn(self, update: int, right_B: Tensor) -> None:
-        """What the update made of it: bool, whose answers were right."""
-
-    def state(self) -> Any:
-        """What to resume with, as JSON."""
-
-    def restore(self, state: Any) -> None:
-        """Go on from a `state`."""
-
-    def measures(self) -> dict[str, float]:
-        """What to log."""
-
-
-class Sequences:
-    """Whole sequences from their beginning, as long as the curriculum says."""
-
-    def __init__(self, task: Task, lanes: int, seed: int, curriculum: Curriculum) -> None:
-        self.task, self.lanes, self.seed, self.curriculum = task, lanes, seed, curriculum
-        self.progress, self.length = curriculum.begin(), 0
-
-    def batch(self, update: int) -> Batch:
+    def batch(self, update: int) -> TokenBatch:
         rng = np.random.default_rng([self.seed, update])
         self.length = self.curriculum.draw(self.progress, rng)
-        lanes = [self.task.sequence(rng, self.length) for _ in range(self.lanes)]
-        questions = [lane.question for lane in lanes]
-        segments = [
-            self.task.segment_batch(rng, lanes, [index] * self.lanes, questions if index == self.length - 1 else None)
-            for index in range(self.length)
-        ]
-        everywhere = torch.ones(self.lanes, dtype=torch.bool)
-        return Batch(tuple(map(torch.from_numpy, segments)), answers(questions), everywhere, everywhere)
+        sequences = [self.task.sequence(rng, self.length) for _ in range(self.batch_size)]
+        questions = [sequence.question for sequence in sequences]
+        segments = write_segments(self.task, rng, sequences, [0] * self.batch_size, self.length, questions)
+        if self.joined:
+            segments = (torch.cat(segments, 1),)
+        fresh = torch.ones(self.batch_size, dtype=torch.bool)
+        return TokenBatch(segments, question_labels(len(segments), answers(questions)), fresh, aside=True)
 
-    def learn(self, update: int, right_B: Tensor) -> None:
-        self.progress = self.curriculum.after(self.progress, self.length, float(right_B.float().mean()))
+    def learn(self, update: int, outcome: Right) -> None:
+        accuracy = float(answered(outcome).float().mean())
+        self.progress = self.curriculum.after(self.progress, self.length, accuracy)
 
-    def state(self) -> Any:
-        return self.progress.model_dump()
+    def state(self) -> dict[str, JsonValue]:
+        return {"curriculum": self.progress.model_dump()}
 
-    def restore(self, state: Any) -> None:
-        self.progress = CurriculumProgress.model_validate(state)
+    def restore(self, state: Mapping[str, JsonValue], update: int) -> None:
+        self.progress = validated(_SavedSequences, state).curriculum
 
     def measures(self) -> dict[str, float]:
-        return {"length": self.progress.length}
+        return {"data/length": self.progress.length}
 
     @property
     def finished(self) -> bool:
-        """Whether the curriculum's last length is learnt."""
+        """True if the curriculum's last length is learnt."""
         return self.curriculum.finished(self.progress)
 
 
-class SequencesThenStreams:
+class _SavedSequences(SavedState):
+    curriculum: CurriculumProgress
+
+
+class SequencesThenStreams(TokenFeed):
     """Sequences by a curriculum until its last length is learnt, streams from then on.
 
     Streams alone hardly begin to learn: a question that comes a segment or more after the fact teaches nothing as long
     as questions in the fact's own segment aren't answered.
     """
 
+    carries = True
+
     def __init__(self, sequences: Sequences, streams: Streams) -> None:
         self.sequences, self.streams = sequences, streams
-        self.now: Feed = sequences
+        self.batch_size = streams.batch_size
+        self.now: TokenFeed = sequences
 
-    def batch(self, update: int) -> Batch:
+    def batch(self, update: int) -> TokenBatch:
         self.now = self.streams if self.sequences.finished else self.sequences
         return self.now.batch(update)
 
-    def learn(self, update: int, right_B: Tensor) -> None:
-        self.now.learn(update, right_B)
+    def learn(self, update: int, outcome: Right) -> None:
+        self.now.learn(update, outcome)
 
-    def state(self) -> Any:
-        return {"sequences": self.sequences.state(), "streams": self.streams.state()}
+    def state(self) -> dict[str, JsonValue]:
+        return self.sequences.state() | self.streams.state()
 
-    def restore(self, state: Any) -> None:
-        self.sequences.restore(state["sequences"])
-        self.streams.restore(state["streams"])
+    def restore(self, state: Mapping[str, JsonValue], update: int) -> None:
+        self.sequences.restore(state, update)
+        self.streams.restore(state, update)
 
     def measures(self) -> dict[str, float]:
         return self.sequences.measures() | self.streams.measures()
 
+    def unreached(self) -> str | None:
+        curriculum = self.sequences.curriculum
+        if self.sequences.finished:
+            return None
+        return (
+            f"threshold={curriculum.threshold}: the curriculum's last length, segments={curriculum.last}, wasn't "
+            "learnt, so streams never began: give more --tokens, or a lower --threshold"
+        )
 
-class Streams:
-    """Lanes that go on from update to update, their state carried along without gradient, for hundreds of segments.
 
-    An update runs 2 to 4 segments with gradient and asks at the end of the last. That one is asked on the side: the
-    lane goes on from the state before it, and its sequence holds no question. So an answer comes from a memory as old
-    as its lane, though gradients reach a few segments only.
+class Streams(TokenFeed):
+    """Sequences that go on from update to update for hundreds of segments, their state carried without gradient.
 
-    While the task's question can't be answered yet, one is asked that a part of the facts tells, if there is one:
-    *reason* had no lesson otherwise in keeping two places until a holder comes, and kept them badly.
+    An update runs 2 to 4 segments with gradient and asks at the end of the last. The last segment is read on the side:
+    the sequence goes on from the state before it, and holds no question. So an answer comes from a memory as old as its
+    sequence, though gradients reach a few segments only.
 
-    Lanes begin anew at random, each at a rate of its own: without young lanes among the old ones, whoever answers all
-    is hardly shown a fact any more, and forgets how to read them. All rates rise with the share of *all* answers that
-    were wrong of late: memories that have lost their facts teach nothing. Whether a lane's own answer was right must
-    not matter: where wrong lanes are replaced, lanes that were right by luck stay, and a memory that holds anything at
-    all, such as a trait of the first filler, comes to tell their answers. Such streams looked as if learnt (.45 to .70
-    right), and tests stayed at chance.
+    While the task's question can't be answered yet, a question is asked that a part of the facts answers, if there is
+    one. Without such questions, *reason* had no lesson in keeping two places until a holder comes, and kept them badly.
+
+    New sequences take the place of others at random, at a rate of each batch element's own. If all were old, a model
+    that answers everything would hardly be shown a fact any more, and forget how to read facts. All rates rise with the
+    share of *all* answers that were wrong of late, since memories that have lost their facts teach nothing. Whether a
+    sequence's own answer was right must not matter. If only sequences with wrong answers are replaced, those that were
+    right by luck stay, and a memory that holds anything at all, such as a trait of the first filler, comes to tell
+    their answers. Such streams looked as if learnt (0.45 to 0.70 right), and tests stayed at chance.
 
     Args:
         task: what is learnt.
-        lanes: B; every six of them, one an answer, have a rate.
+        batch_size: B; every six batch elements, one for each answer, share a rate.
         seed: of all that is random.
         depths: fewest and most segments of an update.
-        reset: lowest and highest probability for a lane to begin anew after an update, when all answers are right;
-            others' are spread between them, evenly on a logarithmic scale. Facts come within 1/probability segments.
-        reset_wrong: what is added to it when all are wrong.
+        reset: lowest and highest probability that a sequence is replaced after an update, when all answers are right.
+            The rates of others are spread between them, evenly on a logarithmic scale. Facts come within 1/probability
+            segments.
+        reset_wrong: added to these probabilities when all answers are wrong.
     """
+
+    carries = True
 
     def __init__(
         self,
         task: Task,
-        lanes: int,
+        batch_size: int,
         seed: int,
         depths: tuple[int, int],
         reset: tuple[float, float],
         reset_wrong: float,
     ) -> None:
-        self.task, self.seed, self.depths = task, seed, depths
-        groups = np.geomspace(*reset, num=-(-lanes // len(PLACES)))
-        self.reset, self.reset_wrong = groups.repeat(len(PLACES))[:lanes], reset_wrong
-        self.accuracy = 0.0
-        self.ages = [0] * lanes  # segments that a lane's state has seen
-        self.numbers, self.next = list(range(lanes)), lanes  # of lanes' sequences, which follow from them and the waits
-        self.waits = (1 / self._rates()).tolist()  # segments until a fact of theirs comes, at most
-        self.lanes = [self._lane(index) for index in range(lanes)]
-        self.asked = np.zeros(lanes, bool)
-        self.depth = 0
+        self.task, self.batch_size, self.seed, self.depths = task, batch_size, seed, depths
+        rates = np.geomspace(*reset, num=-(-batch_size // len(PLACES)))
+        self.reset, self.reset_wrong = rates.repeat(len(PLACES))[:batch_size], reset_wrong
+        self.accuracy = 0.0  # running mean over all answers
+        self.ages = [0] * batch_size  # segments that a sequence's state has seen
+        self.numbers = list(range(batch_size))  # of the sequences; with the waits they decide their contents
+        self.next_number = batch_size
+        self.waits: list[float] = (1 / self._rates()).tolist()  # segments until a fact of theirs comes, at most
+        self._draw_sequences()
+        self.asked = np.zeros(batch_size, bool)  # in the last batch
+        self.depth = 0  # segments of the last batch
 
-    def batch(self, update: int) -> Batch:
+    def batch(self, update: int) -> TokenBatch:
         rng = np.random.default_rng([self.seed, update])
-        self.depth = int(rng.integers(self.depths[0], self.depths[1], endpoint=True))
-        answerable = [lane.answerable(age + self.depth) for lane, age in zip(self.lanes, self.ages, strict=True)]
-        questions = [
-            lane.question if not some or lane.question in some else some[rng.integers(len(some))]
-            for lane, some in zip(self.lanes, answerable, strict=True)
-        ]
-        segments = [
-            self.task.segment_batch(
-                rng, self.lanes, [age + index for age in self.ages], questions if index == self.depth - 1 else None
-            )
-            for index in range(self.depth)
-        ]
-        self.asked = np.array([bool(some) for some in answerable])
+        fewest, most = self.depths
+        self.depth = int(rng.integers(fewest, most, endpoint=True))
+        questions = []
+        for index, (sequence, age) in enumerate(zip(self.sequences, self.ages, strict=True)):
+            answerable = sequence.answerable(age + self.depth)
+            self.asked[index] = bool(answerable)
+            questions.append(_question(sequence.question, answerable, rng))
+        segments = write_segments(self.task, rng, self.sequences, self.ages, self.depth, questions)
+        labels = answers(questions).masked_fill(~torch.from_numpy(self.asked), IGNORED)
         fresh = torch.tensor([age == 0 for age in self.ages])
-        return Batch(tuple(map(torch.from_numpy, segments)), answers(questions), torch.from_numpy(self.asked), fresh)
+        return TokenBatch(segments, question_labels(self.depth, labels), fresh, aside=True)
 
-    def learn(self, update: int, right_B: Tensor) -> None:
+    def learn(self, update: int, outcome: Right) -> None:
         rng = np.random.default_rng([self.seed, update, 1])
         if self.asked.any():
-            self.accuracy = 0.9 * self.accuracy + 0.1 * float(right_B.numpy()[self.asked].mean())
+            right = answered(outcome).numpy()[self.asked]
+            self.accuracy = 0.9 * self.accuracy + 0.1 * float(right.mean())
         rates = self._rates()
-        resets = rng.random(len(self.lanes)) < rates
-        for index, reset in enumerate(resets):
+        replaced = rng.random(self.batch_size) < rates
+        for index in range(self.batch_size):
             self.ages[index] += self.depth - 1
-            if reset:
-                self.numbers[index], self.ages[index], self.waits[index] = self.next, 0, 1 / rates[index]
-                self.lanes[index] = self._lane(index)
-                self.next += 1
+            if replaced[index]:
+                self._replace(index, longest_wait=1 / rates[index])
 
-    def state(self) -> Any:
-        names = ("numbers", "ages", "waits", "next", "accuracy")
-        return {name: getattr(self, name) for name in names}
+    def _replace(self, index: int, longest_wait: float) -> None:
+        """Put a new sequence, with the same answer, in the place of an old one."""
+        self.numbers[index], self.ages[index], self.waits[index] = self.next_number, 0, longest_wait
+        self.next_number += 1
+        self.sequences[index] = self._sequence(index)
 
-    def restore(self, state: Any) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
-        self.lanes = [self._lane(index) for index in range(len(self.numbers))]
+    def state(self) -> dict[str, JsonValue]:
+        saved = StreamsState(
+            numbers=tuple(self.numbers),
+            next_number=self.next_number,
+            ages=tuple(self.ages),
+            waits=tuple(self.waits),
+            accuracy=self.accuracy,
+        )
+        return {"streams": saved.model_dump(mode="json")}
+
+    def restore(self, state: Mapping[str, JsonValue], update: int) -> None:
+        saved = validated(_SavedStreams, state).streams
+        self.numbers, self.next_number = list(saved.numbers), saved.next_number
+        self.ages, self.waits, self.accuracy = list(saved.ages), list(saved.waits), saved.accuracy
+        self._draw_sequences()
 
     def measures(self) -> dict[str, float]:
-        return {"age": float(np.mean(self.ages)), "asked": float(self.asked.mean())}
+        return {"data/age": float(np.mean(self.ages)), "data/asked": float(self.asked.mean())}
 
-    def _lane(self, index: int) -> Lane:
+    def _draw_sequences(self) -> None:
+        self.sequences = [self._sequence(index) for index in range(self.batch_size)]
+
+    def _sequence(self, index: int) -> TaskSequence:
         rng = np.random.default_rng([self.seed, 0, self.numbers[index], 2])
         return self.task.stream(rng, index % len(PLACES), self.waits[index])
 
     def _rates(self) -> npt.NDArray[np.float64]:
-        """Probability of each lane to begin anew."""
-        return self.reset + (1 - self.accuracy) * self.reset_wrong
+        """Return the probability of each sequence to be replaced."""
+        rates: npt.NDArray[np.float64] = self.reset + (1 - self.accuracy) * self.reset_wrong
+        return rates
 
 
-def answers(questions: list[Question]) -> Tensor:
-    """The right answers, int64 (B,)."""
+class StreamsState(SavedState):
+    """The sequences of streams, and how well all answer."""
+
+    numbers: tuple[int, ...]
+    next_number: int
+    ages: tuple[int, ...]
+    waits: tuple[float, ...]
+    accuracy: float
+
+
+class _SavedStreams(SavedState):
+    streams: StreamsState
+
+
+def _question(of_task: Question, answerable: Sequence[Question], rng: np.random.Generator) -> Question:
+    """Return the task's question if it can be answered, or if none can; else one that a part of the facts answers."""
+    if not answerable or of_task in answerable:
+        return of_task
+    return answerable[int(rng.integers(len(answerable)))]
+
+
+def write_segments(
+    task: Task,
+    rng: np.random.Generator,
+    sequences: Sequence[TaskSequence],
+    first: Sequence[int],
+    count: int,
+    questions: Sequence[Question],
+) -> tuple[Tensor, ...]:
+    """Return `count` segments, int64 (B, L) each, from number `first[b]` on; the last one ends in the questions."""
+    segments = []
+    for index in range(count):
+        numbers = [number + index for number in first]
+        asked = questions if index == count - 1 else None
+        segments.append(torch.from_numpy(task.segment_batch(rng, sequences, numbers, asked)))
+    return tuple(segments)
+
+
+def answers(questions: Sequence[Question]) -> Tensor:
+    """Return the right answers as indices of `PLACES`, int64 (B,)."""
     return torch.tensor([question.answer for question in questions])
+
+
+def question_labels(segments: int, labels_B: Tensor) -> tuple[Tensor, ...]:
+    """Return the labels of a batch whose last token alone has a label."""
+    labels_B1 = labels_B[:, None]
+    no_labels_B0 = labels_B1[:, :0]
+    return (*[no_labels_B0] * (segments - 1), labels_B1)
+
+
+def answered(outcome: Right) -> Tensor:
+    """Return the sequences whose question was answered right, bool (B,)."""
+    right_B1 = outcome[-1]
+    return right_B1[:, 0]

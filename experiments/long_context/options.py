@@ -1,26 +1,22 @@
-"""A run's options, its model, and its file: weights and what resuming needs, as safetensors with a header of JSON."""
+"""A run's options, and a saved run as it is read from its checkpoint."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-import torch
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
-from torch import Tensor
 
 from experiments.long_context.tasks import TaskName
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.language.model import RecurrentMemoryTransformer
-from rmt_rl.recurrence import Tree
-from rmt_rl.runs.tensors import group_of, named_tensors, read_tensors, write_tensors
+from rmt_rl.runs.checkpoint import Checkpoint, path_of, read_checkpoint_of
+from rmt_rl.training.loop import LoopState
+from rmt_rl.training.tokens import TokenHeader, TokenProgress, TokenTraining, restore_model
 
 Memory = Literal["valve", "tokens", "gate", "hard-gate", "mac", "mag", "mal", "armt", "none"]
-_MODELS: dict[Memory, dict[str, Any]] = {
+_MEMORIES: dict[Memory, dict[str, Any]] = {  # options of the model
     "valve": {"valve": "ca-2", "causal": False},  # RATE's valve around the memory tokens of an encoder
     "tokens": {"causal": False},  # RMT in the form of its paper to two million tokens
     "gate": {"valve": "gate", "causal": False},
@@ -31,17 +27,15 @@ _MODELS: dict[Memory, dict[str, Any]] = {
     "armt": {"memory": "armt"},
     "none": {"memory": "none", "causal": False},  # sees the whole text at once
 }
-FILE = "last.safetensors"
-_KEY = "rmt_rl.long_context"
 
 
 class Options(Frozen):
-    """Everything that makes a run."""
+    """Options of a run."""
 
     task: TaskName
     memory: Memory = Field("valve", description="none sees the whole text at once; see the README")
     feed: Literal["streams", "curriculum", "full"] = Field(
-        "streams", description="what is trained on; streams begin as curriculum"
+        "streams", description="what is trained on; streams begin with a curriculum"
     )
     seed: int = Field(0, ge=0, description="seed of all that is random")
     tokens: int = Field(20_000_000, ge=1, description="tokens to train on; the budget, and the learning rate's clock")
@@ -52,16 +46,16 @@ class Options(Frozen):
     heads: int = Field(4, ge=1, description="attention heads")
     memory_tokens: int = Field(10, ge=1, description="memory tokens; Titans: persistent tokens")
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW, after 1% of warm-up")
-    decay_from: float = Field(0.3, ge=0, le=1, description="share of the tokens after which it falls, to 2% of it")
+    decay_from: float = Field(0.3, ge=0, le=1, description="share of the tokens after which the rate falls, to 2%")
     segments: int = Field(7, ge=1, description="the longest sequence; of streams, before they begin")
     threshold: float = Field(0.95, gt=0, lt=1, description="curriculum: running accuracy at which to add a segment")
     review: float = Field(0.2, ge=0, lt=1, description="curriculum: share of updates on a shorter length")
     depths: tuple[int, int] = Field((2, 4), description="streams: fewest and most segments that a gradient reaches")
     reset: tuple[float, float] = Field(
-        (0.003, 0.3), description="streams: lowest and highest probability of a lane to begin anew after an update"
+        (0.003, 0.3), description="streams: lowest and highest probability that a sequence is replaced after an update"
     )
-    reset_wrong: float = Field(0.5, ge=0, le=1, description="streams: added to it as far as answers are wrong of late")
-    start: str | None = Field(None, description="folder of a run to begin with the weights of")
+    reset_wrong: float = Field(0.5, ge=0, le=1, description="streams: added to it if all answers are wrong of late")
+    start: str | None = Field(None, description="folder of a run whose weights to begin with")
     log_every: int = Field(50, ge=1, description="updates between two lines of metrics")
     save_every: int = Field(500, ge=1, description="updates between two saves")
 
@@ -79,64 +73,59 @@ class Options(Frozen):
             raise ValueError(f"reset={self.reset} must be rising probabilities above 0")
         return self
 
+    def model(self) -> dict[str, Any]:
+        """Return the options of the token model."""
+        whole_text = 1 << 20
+        return {
+            "dim": self.width,
+            "depth": self.layers,
+            "num_memory_tokens": self.memory_tokens,
+            "seq_len": whole_text if self.memory == "none" else self.segment,
+            "heads": self.heads,
+            "dim_head": self.width // self.heads,
+            **_MEMORIES[self.memory],
+        }
 
-def new_model(options: Options, vocabulary: int) -> RecurrentMemoryTransformer:
-    """The model of a run, with random weights."""
-    return RecurrentMemoryTransformer(
-        options.width,
-        num_tokens=vocabulary,
-        depth=options.layers,
-        num_memory_tokens=options.memory_tokens,
-        seq_len=1 << 20 if options.memory == "none" else options.segment,
-        heads=options.heads,
-        dim_head=options.width // options.heads,
-        **_MODELS[options.memory],
-    )
+    def training(self) -> TokenTraining:
+        """Return the options of the learner."""
+        return TokenTraining(
+            seed=self.seed,
+            tokens=self.tokens,
+            learning_rate=self.learning_rate,
+            updates=10_000,
+            warmup=100,
+            decay_from=self.decay_from,
+            final_rate=0.02,
+            betas=(0.9, 0.99),
+        )
 
 
-class Saved(NamedTuple):
-    """What a run's file holds."""
+class Run(NamedTuple):
+    """A run as it was saved last."""
 
+    checkpoint: Checkpoint[TokenHeader]
     options: Options
-    vocabulary: tuple[str, ...]
-    progress: dict[str, Any]
-    tensors: dict[str, Tensor]
+    progress: TokenProgress
 
-    def group(self, name: str) -> dict[str, Tensor]:
-        """The tensors of `model`, `optimizer` or `state` by their names in it."""
-        return group_of(self.tensors, name)
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The words of the model, by their ids."""
+        return self.checkpoint.header.vocabulary
 
     def model(self) -> RecurrentMemoryTransformer:
-        """The model with its weights."""
-        model = new_model(self.options, len(self.vocabulary))
-        model.load_state_dict(self.group("model"))
-        return model
+        """Return the model with its weights, ready to be evaluated."""
+        return restore_model(self.checkpoint)
 
 
-def save_run(
-    run: Path,
-    options: Options,
-    vocabulary: Sequence[str],
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: Tree,
-    progress: dict[str, Any],
-) -> None:
-    """Write a run's file; `state` is what lanes carry, `progress` a JSON value to resume with."""
-    header = {"options": options.model_dump(mode="json"), "vocabulary": list(vocabulary), "progress": progress}
-    write_tensors(run / FILE, named_tensors(model, optimizer, state), _KEY, json.dumps(header))
-
-
-def read_run(run: Path) -> Saved:
-    """Read a run's file; nothing of it is ever executed.
+def read_run(folder: Path) -> Run:
+    """Read the run of a folder.
 
     Raises:
-        UsageError: there is none, or it isn't one of ours.
+        UsageError: the folder holds no checkpoint, a damaged one, or one of another experiment.
     """
-    try:
-        text, tensors = read_tensors(run / FILE, _KEY)
-        header = json.loads(text or "{}")
-        options = validated(Options, header["options"])
-        return Saved(options, tuple(header["vocabulary"]), header["progress"], tensors)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UsageError(f"{run} holds no run of experiments.long_context that can be read: {error}") from None
+    checkpoint = read_checkpoint_of(TokenHeader, path_of(folder))
+    progress = checkpoint.header.progress
+    origin = validated(LoopState, progress).origin
+    if origin is None or "memory" not in origin:
+        raise UsageError(f"{folder} holds no run of experiments.long_context")
+    return Run(checkpoint, validated(Options, origin), validated(TokenProgress, progress))

@@ -1,7 +1,7 @@
-"""Where a run of *reason* goes wrong, by the order of its facts: python -m experiments.long_context.order RUN.
+"""Accuracy of a run of *reason* by the order of its facts: python -m experiments.long_context.order RUN.
 
-Both facts in one segment, the holder's first or the places' first, at a sequence's beginning and at its end, or one at
-either end. Fresh sequences with the test texts, asked at the end; prints Markdown.
+Both facts are in one segment at the sequence's beginning or end, or in two: the holder's first or the places' first,
+one segment apart or at either end. Fresh sequences with the test texts are asked at the end. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def main(run: Positional[Path], segments: int = 4, sequences: int = 128, seed: i
 
     Args:
         run: its folder.
-        segments: of a sequence, 4 or more.
-        sequences: of each case.
+        segments: segments of a sequence, 4 or more.
+        sequences: sequences of each case.
         seed: of the sequences, apart from that of the table.
     """
     torch.set_num_threads(1)
@@ -36,17 +36,17 @@ def main(run: Positional[Path], segments: int = 4, sequences: int = 128, seed: i
 
 
 @torch.inference_mode()
-def rows(run: Path, segments: int, sequences: int, seed: int) -> Iterator[list[str]]:
-    """Segments (from 0) of the two facts, and the share of right answers with Wilson's 95% interval."""
-    saved = read_run(run)
-    options = saved.options
+def rows(folder: Path, segments: int, sequences: int, seed: int) -> Iterator[list[str]]:
+    """Yield the segments (from 0) of the two facts, and the share of right answers with Wilson's 95% interval."""
+    run = read_run(folder)
+    options, model = run.options, run.model()
     if options.task != "reason" or options.memory == "none":
         raise UsageError(
-            f"run={run} is of {options.task} with memory={options.memory}; give one of reason with a memory"
+            f"run={folder} is of {options.task} with memory={options.memory}; give one of reason with a memory"
         )
     if segments < 4 or sequences < 1:
         raise UsageError(f"segments={segments}, sequences={sequences}: give 4 and 1 or more")
-    task, model = Task("reason", "test", options.segment, saved.vocabulary), saved.model().eval()
+    task = Task("reason", "test", options.segment, run.vocabulary)
     last = segments - 2  # the question's segment has no fact
     for holder, places in [
         (0, 0),
@@ -59,8 +59,8 @@ def rows(run: Path, segments: int, sequences: int, seed: int) -> Iterator[list[s
         (last, 0),
     ]:
         rng = np.random.default_rng(seed)
-        lanes = [task.sequence(rng, 1)._replace(segments=(holder, places)) for _ in range(sequences)]
-        for _, right_B in streamed(model, task, lanes, [segments], seed):
+        drawn = [task.sequence(rng, 1)._replace(segments=(holder, places)) for _ in range(sequences)]
+        for _, right_B in streamed(model, task, drawn, [segments], seed):
             right = int(right_B.sum())
             interval = bracketed(success_interval(right, sequences))
             yield [str(holder), str(places), f"{right / sequences:.2f}{interval}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.lines import Line2D
 
 from experiments.long_context import evaluate
-from experiments.long_context.options import Saved, read_run
+from experiments.long_context.options import Run, read_run
 from experiments.long_context.tasks import CHANCE, STORIES
 from rmt_rl.analysis.figures import DASHES, Style, finish, new_figure, save_figure, styles
 from rmt_rl.analysis.markdown import bracketed, markdown_table
@@ -38,97 +38,99 @@ FEEDS = {"streams": "curriculum, then streams", "curriculum": "curriculum", "ful
 SHOWN = (1, 4, 16, 64, 256, 1024, 4096)  # segments that have a column
 
 
-def row(run: Path) -> Row:
-    """All there is to tell of a run that was evaluated, as JSON."""
-    saved = read_run(run)
-    record = json.loads((run / evaluate.FILE).read_text())
+def row(folder: Path) -> Row:
+    """Return the row of `results.json` of a run that was evaluated."""
+    run = read_run(folder)
+    record = json.loads((folder / evaluate.FILE).read_text())
     return {
-        "run": run.name,
-        "options": saved.options.model_dump(mode="json"),
-        "trained_tokens": saved.progress["tokens"],
-        "trained_cpu_seconds": round(saved.progress["cpu_seconds"], 1),
-        "before": _before(saved),
-        "parameters": sum(tensor.numel() for tensor in saved.group("model").values()),
+        "run": folder.name,
+        "options": run.options.model_dump(mode="json"),
+        "trained_tokens": run.progress.tokens,
+        "trained_cpu_seconds": round(run.progress.cpu_seconds, 1),
+        "before": _before(run),
+        "parameters": sum(tensor.numel() for tensor in run.checkpoint.group("model").values()),
         "evaluation_seed": record["seed"],
         "results": record["results"],
     }
 
 
-def _before(saved: Saved) -> dict[str, float]:
-    """Tokens and CPU seconds of the trainings that made the weights a run began with."""
-    if saved.options.start is None:
+def _before(run: Run) -> dict[str, float]:
+    """Return tokens and CPU seconds of the trainings that made the weights a run began with."""
+    if run.options.start is None:
         return {"tokens": 0, "cpu_seconds": 0.0}
-    source = read_run(Path(saved.options.start))
-    return {name: round(source.progress[name] + spent, 1) for name, spent in _before(source).items()}
+    source = read_run(Path(run.options.start))
+    earlier = _before(source)
+    return {
+        "tokens": round(source.progress.tokens + earlier["tokens"], 1),
+        "cpu_seconds": round(source.progress.cpu_seconds + earlier["cpu_seconds"], 1),
+    }
 
 
 def write_results(rows: Sequence[Row], folder: Path) -> str:
-    """Write `table.md`, `accuracy.svg` and `feeds.svg` into a folder; returns the table."""
+    """Write `table.md`, `accuracy.svg` and `feeds.svg` into a folder; return the table."""
     text = table(rows)
     write_atomically(folder / "table.md", (text + "\n").encode())
-    last = {_setting(one): one for one in sorted(filter(_preferred, rows), key=_segment)}
-    memories = list(last.values())
-    draw(memories, _memory_label, folder / "accuracy.svg")
-    begun_anew = [one for one in rows if one["options"]["start"] is None]  # of one budget
+    by_segment = sorted(filter(_preferred, rows), key=_segment)
+    longest = {_setting(one): one for one in by_segment}
+    draw(list(longest.values()), _memory_label, folder / "accuracy.svg")
+    begun_anew = [one for one in rows if one["options"]["start"] is None]  # all have the same budget
     compared = {_setting(one) for one in begun_anew if not _preferred(one)}
     feeds = [one for one in begun_anew if _setting(one) in compared]
-    draw(feeds, lambda one: FEEDS[one["options"]["feed"]], folder / "feeds.svg")
+    draw(feeds, _feed_label, folder / "feeds.svg")
     return text
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Markdown, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory.
+    """Return a Markdown table, one row a run: accuracy with Wilson's 95% interval by segments, then speed and memory.
 
-    These are of the first and the last length that were run with as many sequences at once.
+    Speed and memory are of the first and the last length that were run with as many sequences at once.
     """
-    head = ["task", "memory", "trained by", "segment", "seed", *(f"{each:,}" for each in SHOWN)]
+    head = ["task", "memory", "trained by", "segment", "seed", *(f"{length:,}" for length in SHOWN)]
     head += ["µs a token, first / last", "MB, first / last", "M tokens of training", "CPU s of it"]
-    lines = []
-    for one in rows:
-        options, results = one["options"], one["results"]
-        by_length = {result["segments"]: result for result in results}
-        ends = [_settled(results)[0], results[-1]]
-        speeds = [f"{1e6 * result['cpu_seconds'] / result['tokens']:.1f}" for result in ends]
-        lines.append(
-            [
-                options["task"],
-                MEMORIES[options["memory"]],
-                FEEDS[options["feed"]] + (f", from {Path(options['start']).name}" if options["start"] else ""),
-                str(options["segment"]),
-                str(options["seed"]),
-                *(_cell(by_length[each]) if each in by_length else "" for each in SHOWN),
-                " / ".join(speeds),
-                " / ".join(f"{result['resident_mb']:.0f}" for result in ends),
-                f"{_tokens(one) / 1e6:.0f}",
-                f"{one['before']['cpu_seconds'] + one['trained_cpu_seconds']:,.0f}",
-            ]
-        )
-    return markdown_table(head, lines, left=3)
+    return markdown_table(head, [_line(one) for one in rows], left=3)
+
+
+def _line(one: Row) -> list[str]:
+    options, results = one["options"], one["results"]
+    by_length = {result["segments"]: result for result in results}
+    ends = [_settled(results)[0], results[-1]]
+    speeds = [f"{1e6 * result['cpu_seconds'] / result['tokens']:.1f}" for result in ends]
+    memory = [f"{result['resident_mb']:.0f}" for result in ends]
+    cpu_seconds = one["before"]["cpu_seconds"] + one["trained_cpu_seconds"]
+    return [
+        options["task"],
+        _memory_label(one),
+        _feed_label(one) + (f", from {Path(options['start']).name}" if options["start"] else ""),
+        str(options["segment"]),
+        str(options["seed"]),
+        *(_accuracy(by_length.get(length)) for length in SHOWN),
+        " / ".join(speeds),
+        " / ".join(memory),
+        f"{_tokens(one) / 1e6:.0f}",
+        f"{cpu_seconds:,.0f}",
+    ]
 
 
 def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
-    """One panel a task, a line a run: accuracy over the number of tokens read.
+    """Draw one panel a task, a line a run: accuracy over the number of tokens read.
 
-    Runs of a label have one colour, those of a segment length one kind of line, the longest a whole one.
+    Runs of a label have one colour, those of a segment length one kind of line, the longest a solid line.
     """
     styled = styles(dict.fromkeys(map(label, rows)))
-    dashes = dict(zip(sorted(set(map(_segment, rows)), reverse=True), cycle(DASHES), strict=False))
+    lengths = sorted(set(map(_segment, rows)), reverse=True)
+    dashes = dict(zip(lengths, cycle(DASHES), strict=False))
     tasks = [task for task in STORIES if any(one["options"]["task"] == task for one in rows)]
     if not tasks:
         return
     figure = new_figure(1 + 4.2 * len(tasks), 4.4)
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for axes, task in zip(panels, tasks, strict=True):
         for one in rows:
             if one["options"]["task"] == task:
-                _draw_line(axes, one, styled[label(one)]._replace(linestyle=dashes[_segment(one)]))
+                style = styled[label(one)]
+                _draw_line(axes, one, style._replace(linestyle=dashes[_segment(one)]))
         _finish(axes, task)
-    handles = {
-        name: Line2D([], [], color=style.color, marker=style.marker, markeredgecolor="white")
-        for name, style in styled.items()
-    }
-    if len(dashes) > 1:
-        for length, dash in dashes.items():
-            handles[f"segments of {length}"] = Line2D([], [], color="grey", linestyle=dash)
+    handles = _handles(styled, dashes)
     figure.legend(
         list(handles.values()),
         list(handles),
@@ -140,6 +142,18 @@ def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
     )
     with matplotlib.rc_context({"svg.hashsalt": "long_context"}):  # the same bytes from the same results
         save_figure(figure, out, metadata={"Date": None})
+
+
+def _handles(styled: Mapping[str, Style], dashes: Mapping[int, Any]) -> dict[str, Line2D]:
+    """Return the legend's lines: one a label, and one a segment length if there are several."""
+    handles = {
+        name: Line2D([], [], color=style.color, marker=style.marker, markeredgecolor="white")
+        for name, style in styled.items()
+    }
+    if len(dashes) > 1:
+        for length, dash in dashes.items():
+            handles[f"segments of {length}"] = Line2D([], [], color="grey", linestyle=dash)
+    return handles
 
 
 def _draw_line(axes: Axes, one: Row, style: Style) -> None:
@@ -168,13 +182,16 @@ def _finish(axes: Axes, task: str) -> None:
     finish(axes, task, "tokens", "accuracy")
 
 
-def _cell(result: Row) -> str:
+def _accuracy(result: Row | None) -> str:
+    """Return a cell of the table; an empty one for a length that wasn't tested."""
+    if result is None:
+        return ""
     right, sequences = result["right"], result["sequences"]
     return f"{right / sequences:.2f}" + bracketed(success_interval(right, sequences))
 
 
 def _settled(results: Sequence[Row]) -> Sequence[Row]:
-    """Those of as many sequences at once as the last, and if there are any, of a time that is long enough to tell."""
+    """Return the results with as many sequences as the last; if some took long enough to be timed, these alone."""
     alike = [result for result in results if result["sequences"] == results[-1]["sequences"]]
     return [result for result in alike if result["cpu_seconds"] >= 0.5] or alike
 
@@ -183,19 +200,25 @@ def _memory_label(one: Row) -> str:
     return MEMORIES[one["options"]["memory"]]
 
 
+def _feed_label(one: Row) -> str:
+    return FEEDS[one["options"]["feed"]]
+
+
 def _tokens(one: Row) -> int:
-    """Of all its training, what made the weights it began with included."""
+    """Return the tokens of all its training, including the trainings that made the weights it began with."""
     return int(one["before"]["tokens"] + one["trained_tokens"])
 
 
 def _preferred(one: Row) -> bool:
-    """Whether a run is trained in the way that its memory does best by."""
-    return bool(one["options"]["feed"] == ("curriculum" if one["options"]["memory"] == "none" else "streams"))
+    """Return whether a run is trained by the feed that its memory does best with."""
+    feed = "curriculum" if one["options"]["memory"] == "none" else "streams"
+    return bool(one["options"]["feed"] == feed)
 
 
 def _setting(one: Row) -> tuple[Any, ...]:
-    """What runs are compared by that differ in their training alone."""
-    return tuple(one["options"][name] for name in ("task", "memory", "segment", "seed"))
+    """Return what is the same in runs that differ in their training alone."""
+    options = one["options"]
+    return options["task"], options["memory"], options["segment"], options["seed"]
 
 
 def _segment(one: Row) -> int:

@@ -39,50 +39,62 @@ class Text:
     def __init__(self, part: Part, vocabulary: Sequence[str], hidden: frozenset[str]) -> None:
         ids = {word: number for number, word in enumerate(vocabulary)}
         unknown = ids[UNKNOWN]
-        words = (word for paragraph in paragraphs(part) for word in words_of(paragraph))
-        self.ids: Ids = np.array([unknown if word in hidden else ids.get(word, unknown) for word in words])
+        for word in hidden:
+            ids[word] = unknown
+        self.ids: Ids = np.array([ids.get(word, unknown) for word in _words(part)])
 
     def windows(self, rng: np.random.Generator, count: int, length: int) -> Ids:
-        """`count` stretches (count, length) of the text from places drawn at random; behind its end comes its start."""
+        """Return `count` stretches (count, length) of the text from random places; its start follows its end."""
         starts = rng.integers(len(self.ids), size=count)
-        drawn: Ids = self.ids[(starts[:, None] + np.arange(length)) % len(self.ids)]
+        places = starts[:, None] + np.arange(length)
+        drawn: Ids = self.ids[places % len(self.ids)]
         return drawn
 
 
 @cache
 def vocabulary(words: tuple[str, ...]) -> tuple[str, ...]:
-    """`UNKNOWN`, the given words, and the most frequent ones of the training text."""
-    counts = Counter(word for paragraph in paragraphs("train") for word in words_of(paragraph))
-    frequent = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]]
-    return tuple(dict.fromkeys([UNKNOWN, *words, *frequent]))
+    """Return `UNKNOWN`, the given words, and the most frequent words of the training text."""
+    counts = Counter(_words("train"))
+    by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
+    return tuple(dict.fromkeys([UNKNOWN, *words, *by_frequency[:FREQUENT]]))
+
+
+def _words(part: Part) -> Iterator[str]:
+    for paragraph in paragraphs(part):
+        yield from words_of(paragraph)
 
 
 def words_of(text: str) -> list[str]:
-    """Words in lower case, and marks."""
+    """Return words in lower case, and marks."""
     return _WORD.findall(text.lower())
 
 
 @cache
 def paragraphs(part: Part) -> tuple[str, ...]:
-    """The part's paragraphs. A document is in the test part by a hash of its name: whatever the version of Python."""
+    """Return the paragraphs of a part.
+
+    A document is in the test part by a hash of its name, so in every version of Python.
+    """
     seen: set[str] = set()
-    kept = []
+    kept: list[str] = []
     for name, text in _documents():
-        fresh = [" ".join(each.split()) for each in re.split(r"\n\s*\n", text)]
-        fresh = [each for each in dict.fromkeys(fresh) if each and each not in seen]
-        seen.update(fresh)
-        if ("test" if crc32(name.encode()) % 5 == 0 else "train") == part:
-            kept += fresh
+        found = [" ".join(each.split()) for each in re.split(r"\n\s*\n", text)]
+        new = [each for each in dict.fromkeys(found) if each and each not in seen]
+        seen.update(new)
+        its_part = "test" if crc32(name.encode()) % 5 == 0 else "train"
+        if its_part == part:
+            kept += new
     return tuple(kept)
 
 
 def _documents() -> Iterator[tuple[str, str]]:
-    """Names and texts, in a fixed order."""
+    """Yield names and texts, in a fixed order."""
     yield from sorted(topics.items())
     library = Path(sysconfig.get_path("stdlib"))
     skipped = {"test", "idlelib", "site-packages", "pydoc_data"}
     for path in sorted([*library.glob("*.py"), *library.glob("*/*.py")]):
         name = path.relative_to(library)
         if name.parts[0] not in skipped:
-            docstrings = re.findall(r'"""(.*?)"""', path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+            source = path.read_text(encoding="utf-8", errors="replace")
+            docstrings = re.findall(r'"""(.*?)"""', source, re.DOTALL)
             yield name.as_posix(), "\n\n".join(docstrings)

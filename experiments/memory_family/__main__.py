@@ -6,11 +6,15 @@ from pathlib import Path
 
 import tyro
 
-from experiments.suite import Sweep, check_named, made_again
+from rmt_rl.analysis.results import Experiment
 from rmt_rl.errors import explained
+from rmt_rl.training.sweep import EvaluationPlan, check_named
 
 FOLDER = Path(__file__).parent
-SWEEPS = [Sweep("corridor_length=30,90,300,900"), Sweep("corridor_length=9600", episodes=40)]
+PLANS = [
+    EvaluationPlan("corridor_length=30,90,300,900"),
+    EvaluationPlan("corridor_length=9600", episodes=40),
+]
 AGEING = [
     "rate",
     "rmt",
@@ -25,8 +29,8 @@ AGEING = [
     "bc_lstm",
 ]
 NAMES = [f"{agent}-ageing" for agent in AGEING] + ["trxl-enhanced-ageing", "trxl", "gtrxl", "dt", "bc"]
-CONFIGS = {FOLDER / f"{name}.toml": SWEEPS for name in NAMES}
-WITHOUT_AGEING = {FOLDER / f"{agent}.toml": SWEEPS for agent in AGEING}
+FAMILY = Experiment(FOLDER, {FOLDER / f"{name}.toml": PLANS for name in NAMES})
+WITHOUT_AGEING = Experiment(FOLDER / "without_ageing", {FOLDER / f"{agent}.toml": PLANS for agent in AGEING})
 FIRST_SEED = 10  # those before are the ones that options were chosen with
 
 
@@ -36,22 +40,27 @@ def main(
     without_ageing: int = 3,
     jobs: int = 2,
     runs: Path = Path("runs/memory_family"),
+    draw: bool = False,
 ) -> None:
     """Train, evaluate, tabulate, plot.
 
     Args:
         only: just these configs, by their files' names, e.g. "rate-ageing"; what `results.jsonl` has of others is kept.
-        seeds: how many training seeds.
-        without_ageing: how many of them are also trained without memory ageing.
+        seeds: number of training seeds.
+        without_ageing: number of these seeds that are also trained without memory ageing.
         jobs: processes at once, one thread each.
-        runs: where the runs go; what is there already isn't done again.
+        runs: folder of the runs; those that are finished aren't made again.
+        draw: make tables and pictures from `results.jsonl` and nothing else.
     """
-    check_named(only, [file.stem for file in [*CONFIGS, *WITHOUT_AGEING]])
-    parts = (CONFIGS, seeds, FOLDER), (WITHOUT_AGEING, without_ageing, FOLDER / "without_ageing")
-    for configs, count, folder in parts:
-        named = [name for name in only if name in {file.stem for file in configs}]
+    check_named(only, [*FAMILY.names, *WITHOUT_AGEING.names])
+    for experiment, count in ((FAMILY, seeds), (WITHOUT_AGEING, without_ageing)):
+        if draw:
+            print(experiment.draw())
+            continue
+        named = [name for name in only if name in experiment.names]
         if named or not only:
-            print(made_again(configs, folder, named, range(FIRST_SEED, FIRST_SEED + count), runs, jobs))
+            training_seeds = range(FIRST_SEED, FIRST_SEED + count)
+            print(experiment.make(named, training_seeds, runs, jobs))
 
 
 if __name__ == "__main__":

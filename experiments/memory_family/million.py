@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 import tyro
 from tyro.conf import Positional
 
-from experiments.resident import resident_mb
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.analysis.markdown import markdown_table
-from rmt_rl.errors import UsageError
+from rmt_rl.analysis.process_memory import resident_mib
+from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import load_agent
@@ -28,80 +29,123 @@ from rmt_rl.runs.options import read_config
 from rmt_rl.statistics import success_interval
 
 FOLDER = Path(__file__).parent
-SIDES = {1: "up", -1: "down"}
+SIDES = {1: "up", -1: "down"}  # of the goal, by the hint
+TENTHS = 10
+HEAD = [
+    "run",
+    "steps",
+    "success, goal up",
+    "goal down",
+    "95% interval",
+    "CPU s",
+    "steps a CPU s, first / last tenth",
+    "MiB, first / last tenth",
+]
+
+
+class Result(TypedDict):
+    """A run's result, as `million.json` holds it.
+
+    Attributes:
+        agent: name of the agent.
+        seed: of its training.
+        length: cells of the corridor.
+        lanes: environments played at once, an episode in each.
+        right: for each side of the goal, whether each episode ended there.
+        cpu_seconds: CPU seconds of each tenth of the steps.
+        resident_mb: resident memory after each tenth, in MiB.
+    """
+
+    agent: str
+    seed: int
+    length: int
+    lanes: int
+    right: dict[str, list[bool]]
+    cpu_seconds: list[float]
+    resident_mb: list[float]
 
 
 def main(runs: Positional[tuple[Path, ...]], length: int = 1_000_000, lanes: int = 16, seed: int = 1000) -> None:
-    """Play one episode a lane, all lanes in lock-step, on one thread.
+    """Play one episode in each environment, all in lock-step, on one thread.
 
     Args:
         runs: folders of T-Maze runs.
         length: cells of the corridor, at least 10.
-        lanes: episodes.
-        seed: of the environment.
+        lanes: environments played at once.
+        seed: of the environments.
     """
-    if length < 10:
-        raise UsageError(f"length={length} can't be told in tenths: give at least 10")
+    if length < TENTHS:
+        raise UsageError(f"length={length} can't be reported in tenths: give at least {TENTHS}")
     torch.set_num_threads(1)
     path = FOLDER / "million.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results: dict[str, Result] = json.loads(path.read_text()) if path.exists() else {}
     for run in runs:
         results[f"{run.name}, {length:,}"] = play(run, length, lanes, seed)
         write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
-        write_atomically(FOLDER / "million.md", table(results).encode())
-    print(table(results))
+        write_atomically(FOLDER / "million.md", million_table(results).encode())
+    print(million_table(results))
 
 
-def play(run: Path, length: int, lanes: int, seed: int) -> dict[str, Any]:
-    """Success by the side of the goal, CPU seconds of each tenth, and resident memory (MB) after it."""
+def play(run: Path, length: int, lanes: int, seed: int) -> Result:
+    """Roll a run out, and return its result."""
+    config = read_config(run)
+    result: Result = {
+        "agent": config.agent,
+        "seed": config.seed,
+        "length": length,
+        "lanes": lanes,
+        "right": {side: [] for side in SIDES.values()},
+        "cpu_seconds": [],
+        "resident_mb": [],
+    }
     agent = load_agent(run)
-    seconds: list[float] = []
-    memory: list[float] = []
-    right: dict[str, list[bool]] = {side: [] for side in SIDES.values()}
     with closing(make_vec_env(load_task("tmaze"), {"corridor_length": length}, lanes)) as env:
-        began, hints = time.process_time(), np.zeros(lanes)
-        for number, step in enumerate(rollout(agent, env, lanes, seed)):
-            if number == 0:
+        began = time.process_time()
+        hints = np.zeros(lanes)
+        for count, step in enumerate(rollout(agent, env, lanes, seed), start=1):
+            if count == 1:
                 hints = step.observations[:, 1].copy()
             for lane in np.flatnonzero(step.ends):
-                right[SIDES[int(hints[lane])]].append(bool(step.rewards[lane] > 0))
-            if (number + 1) % (length // 10) == 0 and len(seconds) < 10:  # an episode may last two steps longer
+                side = SIDES[int(hints[lane])]
+                result["right"][side].append(bool(step.rewards[lane] > 0))
+            # An episode may last two steps longer.
+            if count % (length // TENTHS) == 0 and len(result["cpu_seconds"]) < TENTHS:
                 now = time.process_time()
-                seconds.append(now - began)
-                memory.append(resident_mb())
+                _note_tenth(result, f"{run.name}: {count:,} steps", now - began)
                 began = now
-                print(f"{run.name}: {number + 1:,} steps, {seconds[-1]:.0f} CPU s, {memory[-1]:.0f} MB", flush=True)
-    config = read_config(run)
-    facts = {"agent": config.agent, "seed": config.seed, "length": length, "lanes": lanes}
-    return facts | {"right": right, "cpu_seconds": seconds, "resident_mb": memory}
+    return result
 
 
-def table(results: dict[str, Any]) -> str:
-    """Markdown, one row a run."""
-    ends = "first / last tenth"
-    head = ["run", "steps", "success, goal up", "goal down", "95% interval", "CPU s"]
-    head += [f"steps a CPU s, {ends}", f"MB, {ends}"]
-    rows = []
-    for name, one in results.items():
-        played = [*one["right"]["up"], *one["right"]["down"]]
-        low, high = success_interval(sum(played), len(played))
-        sides = [f"{sum(one['right'][side])} of {len(one['right'][side])}" for side in SIDES.values()]
-        tenth = one["length"] // 10 * one["lanes"]
-        speeds = f"{tenth / one['cpu_seconds'][0]:,.0f} / {tenth / one['cpu_seconds'][-1]:,.0f}"
-        memory = f"{one['resident_mb'][0]:.0f} / {one['resident_mb'][-1]:.0f}"
-        rows.append(
-            [
-                name.partition(",")[0],
-                f"{one['length']:,}",
-                *sides,
-                f"{low:.2f} to {high:.2f}",
-                f"{sum(one['cpu_seconds']):,.0f}",
-                speeds,
-                memory,
-            ]
-        )
-    return markdown_table(head, rows) + "\n"
+def _note_tenth(result: Result, title: str, seconds: float) -> None:
+    memory = resident_mib()
+    result["cpu_seconds"].append(seconds)
+    result["resident_mb"].append(memory)
+    print(f"{title}, {seconds:.0f} CPU s, {memory:.0f} MiB", flush=True)
+
+
+def million_table(results: Mapping[str, Result]) -> str:
+    """Return a Markdown table, one row for each run."""
+    rows = [_row(name, result) for name, result in results.items()]
+    return markdown_table(HEAD, rows) + "\n"
+
+
+def _row(name: str, result: Result) -> list[str]:
+    run, _, _ = name.partition(",")
+    by_side = [result["right"][side] for side in SIDES.values()]
+    low, high = success_interval(sum(map(sum, by_side)), sum(map(len, by_side)))
+    seconds, memory = result["cpu_seconds"], result["resident_mb"]
+    steps = result["length"] // TENTHS * result["lanes"]  # of a tenth
+    return [
+        run,
+        f"{result['length']:,}",
+        *(f"{sum(right)} of {len(right)}" for right in by_side),
+        f"{low:.2f} to {high:.2f}",
+        f"{sum(seconds):,.0f}",
+        f"{steps / seconds[0]:,.0f} / {steps / seconds[-1]:,.0f}",
+        f"{memory[0]:.0f} / {memory[-1]:.0f}",
+    ]
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    with explained():
+        tyro.cli(main)

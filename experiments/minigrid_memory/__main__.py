@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.suite import Sweep, remake
+from rmt_rl.analysis.results import Experiment, experiment_command
+from rmt_rl.training.sweep import EvaluationPlan
 
 FOLDER = Path(__file__).parent
-SIZES = Sweep("size=11,41,101,201")
-LARGEST = Sweep("size=501", episodes=40)
+SIZES = EvaluationPlan("size=11,41,101,201")
+LARGEST = EvaluationPlan("size=501", episodes=40)
 CONFIGS = {
     FOLDER / "rate.toml": [SIZES, LARGEST],
     FOLDER / "rate-no-ageing.toml": [SIZES, LARGEST],
@@ -20,4 +21,4 @@ CONFIGS = {
 }
 
 if __name__ == "__main__":
-    remake(CONFIGS, FOLDER)
+    experiment_command(Experiment(FOLDER, CONFIGS))

@@ -1,19 +1,31 @@
-"""Remakes experts.md, what random actions and experts reach on all 48 tasks: python -m experiments.popgym.experts."""
+"""Remakes experts.md, returns of random actions and experts on all 48 tasks: python -m experiments.popgym.experts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import tyro
 
-from rmt_rl.acting.collect import RandomPolicy, make_expert
-from rmt_rl.acting.evaluate import Evaluation, evaluate
+from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.policies import RandomPolicy, make_expert
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.registry import load_task
+from rmt_rl.runs.evaluation import Evaluation
 
 FOLDER = Path(__file__).parent
+HEAD = ["task", "size", "expert's steps", "random", "expert"]
+
+
+class Played(NamedTuple):
+    """A task at one size, and what random actions and its expert reach there."""
+
+    task: str
+    size: str
+    random: Evaluation
+    expert: Evaluation
 
 
 def main(episodes: int = 50, seed: int = 1000) -> None:
@@ -23,29 +35,47 @@ def main(episodes: int = 50, seed: int = 1000) -> None:
         episodes: of each policy in each task.
         seed: of the episodes.
     """
-    task = load_task("popgym")
-    fields = task.Config.model_fields
-    rows = []
-    sums: dict[str, list[float]] = {}
-    for size in get_args(fields["difficulty"].annotation):
-        totals = [0.0, 0.0]
+    fields = load_task("popgym").Config.model_fields
+    sizes = get_args(fields["difficulty"].annotation)
+    rows, sums, everything = [], [], []
+    for size in sizes:
+        played = []
         for name in get_args(fields["task"].annotation):
-            options = {"task": name, "difficulty": size}
-            with closing(task.make(**options)) as env:
-                random = evaluate(RandomPolicy(env.action_space, seed), task, options, episodes, seed)
-            expert = evaluate(make_expert(task, options, seed), task, options, episodes, seed)
-            rows.append([name, size, f"{expert.mean_length:.0f}", _number(random), _number(expert)])
+            played.append(_play(name, size, episodes, seed))
+            rows.append(_row(played[-1]))
             print(*rows[-1], flush=True)
-            totals = [totals[0] + random.mean_return, totals[1] + expert.mean_return]
-        sums[size] = totals
-    sums["all"] = [sum(each) for each in zip(*sums.values(), strict=True)]
-    rows += [["**sum**", size, "", f"{totals[0]:.2f}", f"{totals[1]:.2f}"] for size, totals in sums.items()]
-    head = ["task", "size", "expert's steps", "random", "expert"]
-    (FOLDER / "experts.md").write_text(markdown_table(head, rows, left=2) + "\n")
+        sums.append(_sum_row(size, played))
+        everything += played
+    sums.append(_sum_row("all", everything))
+    text = markdown_table(HEAD, [*rows, *sums], left=2)
+    (FOLDER / "experts.md").write_text(text + "\n")
+
+
+def _play(name: str, size: str, episodes: int, seed: int) -> Played:
+    task = load_task("popgym")
+    options = {"task": name, "difficulty": size}
+    with closing(task.make(**options)) as env:
+        policy = RandomPolicy(env.action_space, seed)
+    random = evaluate(policy, task, options, episodes, seed)
+    expert = evaluate(make_expert(task, options, seed), task, options, episodes, seed)
+    return Played(name, size, random, expert)
+
+
+def _row(played: Played) -> list[str]:
+    steps = f"{played.expert.mean_length:.0f}"
+    return [played.task, played.size, steps, _number(played.random), _number(played.expert)]
+
+
+def _sum_row(size: str, played: Iterable[Played]) -> list[str]:
+    random = expert = 0.0
+    for each in played:
+        random += each.random.mean_return
+        expert += each.expert.mean_return
+    return ["**sum**", size, "", f"{random:.2f}", f"{expert:.2f}"]
 
 
 def _number(evaluation: Evaluation) -> str:
-    """Mean return ± half its 95% interval."""
+    """Return the mean return ± half its 95% interval."""
     return f"{evaluation.mean_return:.3f}" + half_width(evaluation.return_interval, 3)
 
 

@@ -1,6 +1,6 @@
 """Our memories, as they are measured.
 
-Dimensions: B lanes, L tokens of a row of segments, T of a step call, K tokens of a segment, D width.
+Dimensions: B sequences of a batch, L tokens of a row of segments, T of a step call, K tokens of a segment, D width.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GRADIENTS: Mapping[str, Callable[..., Any]] = {"full": backprop.full, "replay": 
 
 
 class Ours(Contestant):
-    """What our contestants share: the two ways of backpropagation, and three of going on token by token."""
+    """Base of our contestants: two ways of backpropagation, and three of generating token by token."""
 
     gradients = tuple(GRADIENTS)
     core: Core
@@ -128,7 +128,7 @@ class Padded(Core):
 
 
 class Recomputing(Padded):
-    """The cheapest recomputing, of lanes in lock-step: every step runs the segment's tokens so far."""
+    """The cheapest recomputing, of sequences in lock-step: every step runs the segment's tokens so far."""
 
     def begin(self, state: Any, batch_size: int, capacity: int) -> OpenSegment:
         opened: OpenSegment = super().begin(state, batch_size, 0)
@@ -147,12 +147,12 @@ class Recomputing(Padded):
 
 
 def our_memory_tokens() -> Ours:
-    """Memory tokens around a decoder."""
+    """Return memory tokens around a decoder."""
     return OurLanguageModel(_language_model(TOKEN_LAYERS, MEMORY_TOKENS, TOKEN_SEGMENT))
 
 
 def our_context() -> Ours:
-    """Layers with memory as context, whose memories are as deep and wide as theirs."""
+    """Return layers with memory as context, whose memories are as deep and wide as theirs."""
     model = _language_model(CONTEXT_LAYERS, PERSISTENT, CONTEXT_SEGMENT)
     config = DecoderConfig(layers=CONTEXT_LAYERS, width=WIDTH, heads=HEADS, head_width=HEAD_WIDTH)
     memories = [NeuralMemory(WIDTH, CONTEXT_SEGMENT, DEPTH, HIDDEN_FACTOR) for _ in range(config.layers)]
@@ -162,7 +162,7 @@ def our_context() -> Ours:
 
 
 def our_neural_memory() -> Ours:
-    """The neural memory alone."""
+    """Return the neural memory alone."""
     return OurNeuralMemory(NeuralMemory(WIDTH, CHUNK, DEPTH, HIDDEN_FACTOR))
 
 

@@ -6,38 +6,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from experiments.speed.report import spread
+from experiments.speed.report import described, spread
 from rmt_rl.analysis.markdown import markdown_table
 
 Results = Mapping[str, Mapping[str, Any]]
+"""Results by pair, then by measure."""
+TIMES, MEMORY = "theirs / ours (CPU time)", "theirs / ours (memory)"
+OUR_STEP = "ours, step"
+PARAMETERS = ["memory", "ours", "theirs", "ours / theirs"]
+TRAINING = ["memory", "segments", "gradient", "ours, s", "theirs, s", TIMES, "ours, MB", "theirs, MB", MEMORY]
+FORWARD = ["memory", "ours, tokens / s", "theirs, tokens / s", TIMES]
+GENERATION = ["memory", "way", "ms a token", "times our step"]
 
 
-def report(machine: Mapping[str, str], results: Results) -> str:
-    """Markdown: machine, sizes, training with its memory, forward passes, token by token."""
-    times, megabytes = "theirs / ours (CPU time)", "theirs / ours (memory)"
+def peers_report(machine: Mapping[str, str], results: Results) -> str:
+    """Return Markdown: machine, sizes, training with its memory, forward passes, token by token."""
     parts = [
         "<!-- Written by `python -m experiments.speed.peers`. -->\n",
-        "Measured on " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ". "
+        f"Measured on {described(machine)}. "
         "Median (lowest to highest of n repeats), float32, CPU time of one thread. Above 1, ours is the better.\n",
         "## Parameters\n",
-        markdown_table(["memory", "ours", "theirs", "ours / theirs"], _parameters(results)),
+        markdown_table(PARAMETERS, _parameters(results)),
         "\n## A training step\n",
-        markdown_table(
-            ["memory", "segments", "gradient", "ours, s", "theirs, s", times, "ours, MB", "theirs, MB", megabytes],
-            _training(results),
-            left=3,
-        ),
+        markdown_table(TRAINING, _training(results), left=3),
         "\n## Forward\n",
-        markdown_table(["memory", "ours, tokens / s", "theirs, tokens / s", times], _forward(results)),
+        markdown_table(FORWARD, _forward(results)),
         "\n## Token by token\n",
-        markdown_table(["memory", "way", "ms a token", "times our step"], _generation(results), left=2),
+        markdown_table(GENERATION, _generation(results), left=2),
     ]
     return "\n".join(parts) + "\n"
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """Repeat by repeat, since the two were measured in turns."""
+    """Return ratios repeat by repeat, since the two were measured in turns."""
     return [one / other for one, other in zip(above, below, strict=True)]
+
+
+def _bold(text: str) -> str:
+    return f"**{text}**"
 
 
 def _parameters(results: Results) -> Iterator[Sequence[str]]:
@@ -49,24 +55,28 @@ def _parameters(results: Results) -> Iterator[Sequence[str]]:
 def _training(results: Results) -> Iterator[Sequence[str]]:
     for name, found in results.items():
         for segments, seconds in found["training"].items():
+            peaks = found["peak_mb"][segments]
             for gradient in ("full", "replay"):
-                yield [name, str(segments), *_training_cells(gradient, seconds, found["peak_mb"][segments])]
+                yield [name, str(segments), *_training_cells(gradient, seconds, peaks)]
 
 
 def _training_cells(
-    gradient: str, seconds: Mapping[str, Sequence[float]], peaks: Mapping[str, float | None]
+    gradient: str,
+    seconds: Mapping[str, Sequence[float]],
+    peaks: Mapping[str, float | None],
 ) -> Sequence[str]:
-    """Replay is held against their full gradient where they have no replay."""
-    ours, theirs = f"ours, {gradient}", f"theirs, {gradient}"
-    label = gradient
+    """Return the cells of one gradient; replay stands beside their full gradient where they have no replay."""
+    ours, theirs, label = f"ours, {gradient}", f"theirs, {gradient}", gradient
     if theirs not in peaks:
         theirs, label = "theirs, full", f"{gradient}, theirs full"
-    ratio = ratios(seconds[theirs], seconds[ours]) if ours in seconds and theirs in seconds else []
+    times = ""
+    if ours in seconds and theirs in seconds:
+        times = _bold(spread(ratios(seconds[theirs], seconds[ours]), 2))
     return [
         label,
         _seconds(seconds.get(ours)),
         _seconds(seconds.get(theirs)),
-        f"**{spread(ratio, 2)}**" if ratio else "",
+        times,
         _megabytes(peaks[ours]),
         _megabytes(peaks[theirs]),
         _quotient(peaks[theirs], peaks[ours]),
@@ -82,19 +92,28 @@ def _megabytes(value: float | None) -> str:
 
 
 def _quotient(above: float | None, below: float | None) -> str:
-    return "" if above is None or below is None else f"**{above / below:.2f}**"
+    if above is None or below is None:
+        return ""
+    return _bold(f"{above / below:.2f}")
 
 
 def _forward(results: Results) -> Iterator[Sequence[str]]:
     for name, found in results.items():
+        tokens = found["tokens"]
         ours, theirs = found["forward"]["ours"], found["forward"]["theirs"]
-        speeds = [f"{found['tokens'] / median(seconds):,.0f}" for seconds in (ours, theirs)]
-        yield [name, *speeds, f"**{spread(ratios(theirs, ours), 2)}**"]
+        yield [
+            name,
+            f"{tokens / median(ours):,.0f}",
+            f"{tokens / median(theirs):,.0f}",
+            _bold(spread(ratios(theirs, ours), 2)),
+        ]
 
 
 def _generation(results: Results) -> Iterator[Sequence[str]]:
     for name, found in results.items():
         ways = found.get("generation", {})
         for way, seconds in ways.items():
-            times = "" if way == "ours, step" else f"**{spread(ratios(seconds, ways['ours, step']), 1)}**"
+            times = ""
+            if way != OUR_STEP:
+                times = _bold(spread(ratios(seconds, ways[OUR_STEP]), 1))
             yield [name, way, f"{1e3 * median(seconds):.2f}", times]

@@ -1,6 +1,6 @@
-"""The sizes at which memories are compared, and what is asked of each.
+"""The sizes at which memories are compared, and the interface of a contestant.
 
-Dimensions: B lanes, L tokens of a row of segments, D width.
+Dimensions: B sequences of a batch, L tokens of a row of segments, D width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Generate = Callable[[int], None]
 
 
 class Contestant(ABC, nn.Module):
-    """A model with a memory, and everything that is measured of it.
+    """A model with a memory, by everything that is measured of it.
 
     Attributes:
         gradients: the ways of backpropagation that it has.
@@ -31,22 +31,22 @@ class Contestant(ABC, nn.Module):
 
     @abstractmethod
     def backward(self, data: Tensor, gradient: str) -> None:
-        """Forward and backward over the whole row; the gradients are left in the parameters."""
+        """Run forward and backward over the whole row; leave the gradients in the parameters."""
 
     @abstractmethod
     def look(self, data: Tensor) -> Tensor:
-        """What it answers to the whole row."""
+        """Return the outputs for the whole row."""
 
     @abstractmethod
     def ways(self) -> dict[str, Generate]:
-        """Its ways to go on token by token, by name: each makes so many tokens in one lane."""
+        """Return its ways to generate token by token, by name: each makes so many tokens of one sequence."""
 
 
 def tokens(length: int) -> Tensor:
-    """Token ids (B, length + 1): the last is only a target."""
+    """Return token ids (B, length + 1): the last is only a target."""
     return torch.randint(VOCABULARY, (BATCH, length + 1))
 
 
 def vectors(length: int) -> Tensor:
-    """Vectors (B, length, D)."""
+    """Return vectors (B, length, D)."""
     return torch.randn(BATCH, length, WIDTH)

@@ -1,6 +1,6 @@
 """The memories of the two packages, as they are measured.
 
-Dimensions: B lanes, L tokens of a row of segments, D width.
+Dimensions: B sequences of a batch, L tokens of a row of segments, D width.
 """
 
 from __future__ import annotations

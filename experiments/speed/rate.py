@@ -10,31 +10,23 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from experiments.speed.measures import (
-    QUICK,
-    Effort,
-    Result,
-    acting,
-    collected,
-    floor,
-    in_process,
-    late,
-    profile_acting,
-    profile_training,
-    training,
-)
-from experiments.speed.report import report
+from experiments.speed.acting import acting, late
+from experiments.speed.floor import floor
+from experiments.speed.machine import machine
+from experiments.speed.measures import QUICK, Effort, Result, in_process
+from experiments.speed.profiles import profile_acting, profile_training
+from experiments.speed.report import rate_report
 from experiments.speed.sizes import SIZES
+from experiments.speed.training import collected, training
 from rmt_rl.files import write_atomically
+
+UNTOLD = ("shares", "imported_mb", "dataset")  # parts of a result that are too long to print at once
 
 
 class Case(NamedTuple):
@@ -47,8 +39,8 @@ class Case(NamedTuple):
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """All that is measured, in order."""
-    for name, size in list(SIZES.items())[: 1 if quick else None]:
+    """Yield all that is measured, in order."""
+    for name, size in SIZES.items():
         yield Case("collect", name, collected)
         yield Case("training", name, training, ("full",))
         yield Case("training, memory replay", name, training, ("replay",))
@@ -61,10 +53,12 @@ def cases(quick: bool) -> Iterator[Case]:
             yield Case("profile, training", name, profile_training)
             yield Case("profile, acting, 1 lane", name, profile_acting, (1,))
             yield Case("profile, acting, 100 lanes", name, profile_acting, (100,))
+        if quick:
+            break
 
 
 def measure_all(quick: bool) -> dict[str, dict[str, Result]]:
-    """Results by size and name; each case in a process of its own, for its memory, except when quick."""
+    """Return results by size and name; each case in a process of its own, for its memory, except when quick."""
     results: dict[str, dict[str, Result]] = {}
     effort = QUICK if quick else Effort()
     for case in cases(quick):
@@ -80,23 +74,10 @@ def measure_all(quick: bool) -> dict[str, dict[str, Result]]:
 
 
 def _brief(result: Result) -> str:
-    """A line for whoever waits."""
-    kept = {key: value for key, value in result.items() if key not in ("shares", "imported_mb", "dataset")}
-    return json.dumps(kept | {"peak_mb": round(result["peak_mb"])})
-
-
-def machine() -> dict[str, str]:
-    """What this was measured on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "load": f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores busy when it began",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    """Return a line for those who wait."""
+    brief = {key: value for key, value in result.items() if key not in UNTOLD}
+    brief["peak_mb"] = round(result["peak_mb"])
+    return json.dumps(brief)
 
 
 def main() -> None:
@@ -110,7 +91,7 @@ def main() -> None:
         os.environ |= {"MINARI_DATASETS_PATH": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1"}
         tempfile.tempdir = folder
         results = measure_all(options.quick)
-    text = report(where, results)
+    text = rate_report(where, results)
     print("\n" + text)
     everything = {"machine": where, "quick": options.quick, "results": results}
     write_atomically(options.out / "rate.json", (json.dumps(everything, indent=1) + "\n").encode())

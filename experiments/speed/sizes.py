@@ -22,7 +22,7 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Aims:
-    """How many times the official code's figure ours should be."""
+    """Our figures as we aim at them, over those of the official code."""
 
     training: float = 4  # of a real step
     acting_1: float = 5
@@ -42,21 +42,21 @@ class Size:
 
     @property
     def segment_length(self) -> int:
-        """Steps of a segment."""
+        """Return the steps of a segment."""
         return int(self.options["segment_length"])
 
     @property
     def in_depth(self) -> bool:
-        """Whether more is measured than speed and memory."""
+        """Tell whether more is measured than speed and memory."""
         return self.late_step > 0
 
     @property
     def longest_corridor(self) -> int:
-        """The longest corridor of RATE's task: its episodes end within the segments, a step to spare."""
+        """Return the longest corridor of RATE's task whose episodes end within the segments, a step to spare."""
         return SEGMENTS * self.segment_length - 2
 
     def config(self, **training: Any) -> OfflineRun:
-        """A run at this size on T-Maze, with these training options."""
+        """Return the config of a run at this size on T-Maze, with these training options."""
         config = make_config(
             {
                 "env": "tmaze",

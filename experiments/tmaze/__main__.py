@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.suite import Sweep, remake
+from rmt_rl.analysis.results import Experiment, experiment_command
+from rmt_rl.training.sweep import EvaluationPlan
 
 FOLDER = Path(__file__).parent
-LENGTHS = Sweep("corridor_length=30,90,300,900,9600")
-LONGEST = Sweep("corridor_length=96000", episodes=16)
+LENGTHS = EvaluationPlan("corridor_length=30,90,300,900,9600")
+LONGEST = EvaluationPlan("corridor_length=96000", episodes=16)
 CONFIGS = {
     FOLDER / "rate.toml": [LENGTHS, LONGEST],
     FOLDER / "rate-ageing.toml": [LENGTHS, LONGEST],
@@ -19,4 +20,4 @@ CONFIGS = {
 }
 
 if __name__ == "__main__":
-    remake(CONFIGS, FOLDER)
+    experiment_command(Experiment(FOLDER, CONFIGS))

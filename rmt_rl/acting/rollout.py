@@ -1,12 +1,13 @@
 """The one loop in which a policy acts in an environment; evaluation and data collection both run it.
 
-Shape suffixes: N lanes, the environments of a vector environment.
+Shape suffix: N lanes. A lane is one environment of the vector environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -14,53 +15,21 @@ from numpy.typing import NDArray
 
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
+from rmt_rl.task import Policy, Privileged, Task
 from rmt_rl.trees import map_leaves
-
-if TYPE_CHECKING:
-    from rmt_rl.task import Task
+from rmt_rl.wrappers import require_next_step
 
 Bools = NDArray[np.bool_]
 
 
-class Policy(Protocol):
-    """Anything that acts, with the signature of Stable-Baselines3's `predict`."""
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[Any, Any]:
-        """Choose an action in every lane.
-
-        Args:
-            observation: arrays (N, ...), or a dict or tuple of them.
-            state: what the previous call returned; None in the first call.
-            episode_start: bool (N,), the lanes whose observation is the first of an episode.
-            deterministic: take the most likely action instead of sampling.
-
-        Returns:
-            Actions (N, ...) and the state to give back with the next observation.
-        """
-
-
-@runtime_checkable
-class Privileged(Protocol):
-    """A policy that looks into the simulators instead of at observations, as experts may."""
-
-    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Take hold of the environments to act in; called before they are reset."""
-
-
 class Step(NamedTuple):
-    """What happened in every lane when a vector environment made one step.
+    """One step of a vector environment, in every lane.
 
-    Observations and actions are arrays, or dicts and tuples of them. Where `counted` is False nothing else holds: the
-    lane was only being reset, or had played its share before.
+    Observations and actions are arrays, or dicts and tuples of them. Ignore the other fields where `counted` is False:
+    the lane was only being reset, or had played its share before.
     """
 
-    observations: Any  # (N, ...) what the policy saw
+    observations: Any  # (N, ...) given to the policy
     actions: Any  # (N, ...)
     rewards: NDArray[Any]  # (N,)
     terminations: Bools  # (N,)
@@ -73,30 +42,17 @@ class Step(NamedTuple):
 
 
 def make_vec_env(task: Task, options: Mapping[str, Any], num_envs: int) -> VectorEnv[Any, Any, Any]:
-    """Return `num_envs` lanes of a task, natively vectorised where the task can, with next-step autoreset.
+    """Return a vector environment of `num_envs` lanes with next-step autoreset, the task's own where it has one.
 
     Raises:
         UsageError: an option is unknown or its value is out of range.
     """
     validated(task.Config, options)
-    make_vec = getattr(task, "make_vec", None)
-    env: VectorEnv[Any, Any, Any]
+    make_vec: Callable[..., VectorEnv[Any, Any, Any]] | None = getattr(task, "make_vec", None)
     if make_vec is not None:
-        env = make_vec(num_envs, **options)
-    else:
-        env = SyncVectorEnv([lambda: task.make(**options)] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
-    return env
-
-
-def require_next_step(env: VectorEnv[Any, Any, Any]) -> None:
-    """Refuse a vector environment that does not reset a lane in the step after its episode's end.
-
-    Raises:
-        UsageError: the environment's autoreset mode is another one, or isn't declared.
-    """
-    mode = env.metadata.get("autoreset_mode")
-    if mode != AutoresetMode.NEXT_STEP:
-        raise UsageError(f"{env} has autoreset_mode = {mode}; make it with AutoresetMode.NEXT_STEP")
+        return make_vec(num_envs, **options)
+    make = partial(task.make, **options)
+    return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
 def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
@@ -110,17 +66,17 @@ def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
 def rollout(
     policy: Policy, env: VectorEnv[Any, Any, Any], episodes: int, seed: int | None, deterministic: bool = True
 ) -> Iterator[Step]:
-    """Play whole episodes, each lane a share fixed beforehand, and yield every step of the vector environment.
+    """Play whole episodes, in each lane a number fixed beforehand, and yield every step of the vector environment.
 
-    Observations are handed on, not copied: a consumer that keeps them needs an environment that returns new arrays
-    (Gymnasium's own do).
+    Observations are not copied. A consumer may keep them only if the environment returns new arrays in every step, as
+    Gymnasium's own do.
 
     Args:
         policy: acts in all lanes at once.
         env: has next-step autoreset; it is not closed.
-        episodes: in all lanes together.
-        seed: of the environment's reset; None draws a fresh one.
-        deterministic: handed on to the policy.
+        episodes: number of episodes, in all lanes together.
+        seed: seed of the environment's reset; None draws a fresh one.
+        deterministic: passed to the policy.
 
     Raises:
         UsageError: `episodes` is less than 1, or the environment's autoreset mode is another one.

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, a figure that needs no screen, the look of a panel, and a file written whole."""
+"""Shared parts of all pictures: colours, a figure that needs no screen, the look of a panel, a file written whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
 
 class Style(NamedTuple):
-    """How one line is drawn, in all panels."""
+    """The look of one line, the same in all panels."""
 
     color: str
     marker: str
@@ -33,12 +33,13 @@ class Style(NamedTuple):
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """A style for each label."""
-    return dict(zip(labels, map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES)), strict=False))
+    """Return a style for each label."""
+    looks = map(Style, cycle(COLOURS), cycle(MARKERS), cycle(DASHES))
+    return dict(zip(labels, looks, strict=False))
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size, in inches."""
+    """Return an empty figure of this size, in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -54,21 +55,21 @@ def finish(axes: Axes, title: str, across: str, quantity: str) -> None:
 
 
 def picture_format(path: Path) -> str:
-    """`png` or `svg`, as the name ends.
+    """Return `png` or `svg`, the ending of the picture's name.
 
     Raises:
-        UsageError: it ends in neither.
+        UsageError: the name ends in neither.
     """
     if path.suffix not in (".png", ".svg"):
-        raise UsageError(f"{str(path)!r}: a picture's name ends in .png or .svg")
+        raise UsageError(f"picture {str(path)!r}: the name must end in .png or .svg")
     return path.suffix[1:]
 
 
 def save_figure(figure: Figure, path: Path, **options: Any) -> None:
-    """Write a figure as a PNG or an SVG, as the name ends; `options` are those of Matplotlib's `savefig`.
+    """Write a figure as PNG or SVG, by the ending of the name; `options` are those of Matplotlib's `savefig`.
 
     Raises:
-        UsageError: the name ends in neither, or the file can't be written.
+        UsageError: the name has another ending, or the file can't be written.
     """
     picture = BytesIO()
     figure.savefig(picture, format=picture_format(path), **options)

@@ -25,7 +25,7 @@ CountingName = Literal["chinchilla", "matmuls", "causal"]
 
 
 class Shape(NamedTuple):
-    """What of a decoder decides its FLOPs."""
+    """The sizes of a decoder that decide its FLOPs."""
 
     layers: int
     width: int
@@ -37,13 +37,20 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, config: DecoderConfig, vocabulary: int = 0) -> Self:
-        """Of our own decoder, with a head of so many outputs behind it."""
+        """Return the shape of our own decoder, with a head of so many outputs behind it."""
         with torch.device("meta"):
             layer = DecoderLayer(config)
         into, back = (part for part in layer.feed_forward if isinstance(part, nn.Linear))
         hidden = back.in_features
-        sizes = config.layers, layer.width, layer.heads, layer.head_width, hidden
-        return cls(*sizes, vocabulary, 1 + into.out_features // hidden)
+        return cls(
+            layers=config.layers,
+            width=layer.width,
+            heads=layer.heads,
+            head_width=layer.head_width,
+            hidden=hidden,
+            vocabulary=vocabulary,
+            matrices=1 + into.out_features // hidden,
+        )
 
 
 def _opt(layers: int, heads: int, width: int) -> Shape:
@@ -65,7 +72,7 @@ OPT = {
 
 
 class Counting(NamedTuple):
-    """Which FLOPs of the attention count."""
+    """The FLOPs of attention that count."""
 
     softmax: int = 3  # of each attention weight
     causal: bool = False  # of the square of attention only the half that a causal mask leaves
@@ -78,15 +85,20 @@ class Counting(NamedTuple):
 
 COUNTINGS: dict[CountingName, Counting] = {
     "chinchilla": Counting(),  # Hoffmann et al. (arXiv 2203.15556), appendix F
-    "matmuls": Counting(softmax=0),  # what PyTorch's counter counts of our decoders
+    "matmuls": Counting(softmax=0),  # PyTorch's counter counts our decoders so
     "causal": Counting(softmax=0, causal=True),
 }
 assert set(COUNTINGS) == set(get_args(CountingName))
 CHINCHILLA, MATMULS = COUNTINGS["chinchilla"], COUNTINGS["matmuls"]
 
 
-def terms(shape: Shape, positions: int, read: int | None = None, counting: Counting = CHINCHILLA) -> dict[str, int]:
-    """FLOPs of one forward pass over n positions, term by term, all layers together.
+def forward_terms(
+    shape: Shape,
+    positions: int,
+    read: int | None = None,
+    counting: Counting = CHINCHILLA,
+) -> dict[str, int]:
+    """Return the FLOPs of one forward pass over n positions, term by term, all layers together.
 
     Hoffmann et al. (arXiv 2203.15556), appendix F, without its embedding, which is a look-up here. (As a product of 2 n
     v d FLOPs it would make the ratios above 228.7 and 29.2.) Biases, norms, activations and sums count nothing.
@@ -95,10 +107,12 @@ def terms(shape: Shape, positions: int, read: int | None = None, counting: Count
         shape: the decoder.
         positions: n, memory tokens included.
         read: m, positions that the head reads; None: all.
-        counting: which FLOPs of the attention count.
+        counting: the FLOPs of attention that count.
     """
     layers, d, h, head_width, f, v, g = shape
-    n, m, a = positions, positions if read is None else read, h * head_width
+    n = positions
+    m = positions if read is None else read
+    a = h * head_width
     half = 2 if counting.causal else 1
     return {
         "queries, keys, values": layers * 2 * 3 * n * d * a,  # n x d by d x a, three times
@@ -111,24 +125,33 @@ def terms(shape: Shape, positions: int, read: int | None = None, counting: Count
     }
 
 
-def full(shape: Shape, tokens: int, counting: Counting = CHINCHILLA) -> int:
-    """FLOPs with attention over all tokens at once."""
-    return sum(terms(shape, tokens, counting=counting).values())
+def full_attention_flops(shape: Shape, tokens: int, counting: Counting = CHINCHILLA) -> int:
+    """Return the FLOPs with attention over all tokens at once."""
+    terms = forward_terms(shape, tokens, counting=counting)
+    return sum(terms.values())
 
 
-def recurrent(shape: Shape, segments: int, tokens: int, memory: int = 0, counting: Counting = CHINCHILLA) -> int:
-    """FLOPs segment by segment: in each so many new tokens, `memory` tokens to read and as many to write.
+def segmented_flops(
+    shape: Shape,
+    segments: int,
+    tokens: int,
+    memory: int = 0,
+    counting: Counting = CHINCHILLA,
+) -> int:
+    """Return the FLOPs segment by segment: in each so many new tokens, `memory` tokens to read and as many to write.
 
     The head reads new tokens only, as in `rmt_rl.memory.tokens.MemoryTokens` with a head behind it.
     """
-    return segments * sum(terms(shape, tokens + 2 * memory, tokens, counting).values())
+    terms = forward_terms(shape, tokens + 2 * memory, tokens, counting)
+    return segments * sum(terms.values())
 
 
-def measured(forward: Callable[[], Any]) -> int:
-    """FLOPs that PyTorch counts in a call on the CPU: matrix products, convolutions and whole squares of attention.
+def counted_flops(forward: Callable[[], object]) -> int:
+    """Return the FLOPs that PyTorch counts in a call on the CPU.
 
-    It leaves out all that works element by element (norms, softmax, activations, gates, rotations, cumulative sums).
-    The fused kernels of attention and of LSTMs for CPUs, which it doesn't know, are counted like the others.
+    PyTorch counts matrix products, convolutions and whole squares of attention. It leaves out all that works element
+    by element (norms, softmax, activations, gates, rotations, cumulative sums). The fused kernels of attention and of
+    LSTMs for CPUs, which it doesn't know, are counted like the others.
     """
     with FlopCounterMode(display=False, custom_mapping=_FUSED_ON_CPU) as counter:
         forward()
@@ -140,7 +163,9 @@ def _attention(q: Any, k: Any, v: Any, *rest: Any, **named: Any) -> int:
 
 
 def _lstm(x_LBD: Any, from_input: Any, from_hidden: Any, *rest: Any, **named: Any) -> int:
-    return int(2 * prod(x_LBD[:2]) * (prod(from_input) + prod(from_hidden)))
+    tokens = prod(x_LBD[:2])
+    weights = prod(from_input) + prod(from_hidden)
+    return int(2 * tokens * weights)
 
 
 _FUSED_ON_CPU = {
@@ -149,19 +174,21 @@ _FUSED_ON_CPU = {
 }
 
 
-def measured_segment(core: SegmentRecurrent[Any, Any], tokens: int) -> int:
-    """FLOPs that PyTorch counts in a segment of one lane, far enough into an episode that the next costs as much.
+def counted_segment_flops(core: SegmentRecurrent[Any, Any], tokens: int) -> int:
+    """Return the FLOPs that PyTorch counts in a segment of one sequence, from where on segments cost the same.
 
-    That is the second one or, where a window of past tokens fills first, one with a full window. Of a token model,
-    head and embedding aside: `measured_segment(model.core, model.seq_len)`.
+    That is the second one or, where a window of past tokens fills first, one with a full window. For a token model,
+    head and embedding aside: `counted_segment_flops(model.core, model.seq_len)`.
     """
     core = deepcopy(core).requires_grad_(False)  # PyTorch's counter can't do with no_grad
-    x_BLD, state, last, flops = torch.zeros(1, tokens, core.width), core.initial_state(1), -1, 0
+    x_BLD = torch.zeros(1, tokens, core.width)
+    state = core.initial_state(1)
 
-    def segment() -> None:
+    def run_segment() -> None:
         nonlocal state
         _, state = core(x_BLD, state)
 
-    while flops > last:
-        last, flops = flops, measured(segment)
+    before, flops = -1, 0
+    while flops > before:
+        before, flops = flops, counted_flops(run_segment)
     return flops

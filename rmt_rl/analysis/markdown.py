@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from rmt_rl.statistics import Interval
 
+LEFT, RIGHT = "---", "---:"  # Markdown's marks of a column's alignment
 
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, padded: bool = False) -> str:
+
+def markdown_table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    left: int = 1,
+    padded: bool = False,
+) -> str:
     """Return a table without a newline at its end.
 
     Args:
         head: names of the columns.
         rows: of as many cells each.
-        left: columns whose cells begin at the left; all others are numbers and end at the right.
+        left: number of columns that are aligned left; all others hold numbers and are aligned right.
         padded: fill cells with spaces, so that columns line up in a terminal.
     """
-    rule = ["---" if column < left else "---:" for column in range(len(head))]
-    rows = [head, rule, *rows]
-    widths = [max(map(len, column)) if padded else 0 for column in zip(*rows, strict=True)]
-    rows[1] = [mark.rjust(width, "-") for mark, width in zip(rule, widths, strict=True)]
-    return "\n".join(f"| {' | '.join(_filled(row, widths, left))} |" for row in rows)
+    rows = list(rows)
+    numbers = len(head) - left
+    rule = [LEFT] * left + [RIGHT] * numbers
+    columns = zip(head, rule, *rows, strict=True)  # all rows have as many cells
+    widths = [_widest(column) if padded else 0 for column in columns]
+    rule = [mark.rjust(width, "-") for mark, width in zip(rule, widths, strict=True)]
+    lines = [head, rule, *rows]
+    return "\n".join(_line(cells, widths, left) for cells in lines)
 
 
-def _filled(row: Sequence[str], widths: Sequence[int], left: int) -> Iterator[str]:
-    for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        yield cell.ljust(width) if column < left else cell.rjust(width)
+def _widest(column: Iterable[str]) -> int:
+    return max(map(len, column))
+
+
+def _line(cells: Iterable[str], widths: Sequence[int], left: int) -> str:
+    filled = []
+    for column, cell in enumerate(cells):
+        width = widths[column]
+        filled.append(cell.ljust(width) if column < left else cell.rjust(width))
+    return f"| {' | '.join(filled)} |"
 
 
 def half_width(interval: Interval | None, digits: int = 2) -> str:
-    """Return ` ± ` and half an interval; nothing where there is none."""
-    return f" ± {(interval[1] - interval[0]) / 2:.{digits}f}" if interval else ""
+    """Return ` ± ` and half an interval's width; an empty text where there is no interval."""
+    if interval is None:
+        return ""
+    low, high = interval
+    half = (high - low) / 2
+    return f" ± {half:.{digits}f}"
 
 
 def bracketed(interval: Interval | None, digits: int = 2) -> str:
-    """Return ` [low, high]`; nothing where there is no interval."""
-    return f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
+    """Return ` [low, high]`; an empty text where there is no interval."""
+    if interval is None:
+        return ""
+    low, high = interval
+    return f" [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,37 +1,42 @@
-"""Runs side by side, from their files alone: a picture and a table, with 95% intervals over seeds."""
+"""Runs side by side in a picture, drawn from their files alone, with 95% intervals over seeds."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rmt_rl.analysis.aggregate import (
+    INTERVALS_OVER,
     Cells,
     Estimate,
     Group,
+    Value,
+    compared_score,
     evaluation_cells,
-    is_number,
-    measure,
     metric_curve,
     read_groups,
     varied_option,
 )
+from rmt_rl.analysis.comparison import SCORE_NAMES, value_text, values_of
 from rmt_rl.analysis.figures import Style, finish, new_figure, picture_format, save_figure, styles
-from rmt_rl.analysis.markdown import bracketed, half_width, markdown_table
+from rmt_rl.analysis.run_records import is_number
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import Interval
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CURVES = {"eval/success_rate": "success rate", "eval/mean_return": "mean return"}
-MEASURES = {"success_rate": "success rate", "mean_return": "mean return"}
 Panel = Literal["learning", "evaluation"]
-LOG_SPAN = 20  # values further apart than this are drawn on a logarithmic axis
+LOG_SPAN = 20  # values whose ratio is larger are drawn on a logarithmic axis
+MANY_POINTS = 25  # a curve with more has no markers
+CHARACTER = 0.018  # width of a tick label's character, as a share of the axis
 
 
 def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Panel)) -> Path:
@@ -40,7 +45,7 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
     Args:
         runs: folders of training runs; those whose configs differ only in their seeds form a group.
         out: the file to write, a .png or an .svg.
-        panels: what to draw, of what the runs have.
+        panels: the panels to draw, if the runs have the data.
 
     Raises:
         UsageError: a folder holds no run, no run has anything to draw, or `out` can't be written.
@@ -49,131 +54,209 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
 
 
 def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> Path:
-    """What `plot` does, of groups of runs.
+    """Draw the picture of `plot` for groups of runs.
 
     Raises:
         UsageError: no run has anything to draw, or `out` can't be written.
     """
-    logged = (name for name in CURVES if any(name in run.metrics for group in groups for run in group.runs))
-    metric = next(logged, None) if "learning" in panels else None
-    picture_format(out)  # before anything is drawn
-    option = varied_option(groups)
-    value = measure(groups, option)
-    cells = evaluation_cells(groups, option, value) if option and "evaluation" in panels else {}
-    if metric is None and not cells:
+    picture_format(out)  # raises an error before anything is drawn
+    curves = _learning_panels(groups) if "learning" in panels else []
+    evaluation = _evaluation_panel(groups) if "evaluation" in panels else None
+    count = len(curves) + (evaluation is not None)
+    if count == 0:
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
-    curves = _curves(groups, metric) if metric else {}
-    count = len(curves) + bool(cells)
     figure = new_figure(1 + 4.6 * count, 4.4)
     axes = list(figure.subplots(1, count, squeeze=False)[0])
-    styled = styles(dict.fromkeys([*(group.label for group in groups), *cells]))
-    for panel, (unit, drawn) in zip(axes, curves.items(), strict=False):
-        _draw_curves(panel, drawn, str(metric), styled, unit)
-    if option and cells:
-        _draw_cells(axes[-1], cells, option, value, styled)
-    _legend(figure, axes, groups)
+    looks = _looks(groups, evaluation)
+    for panel, learning in zip(axes, curves, strict=False):
+        _draw_learning(panel, learning, looks)
+    if evaluation is not None:
+        _draw_evaluation(axes[-1], evaluation, looks)
+    _draw_legend(figure, axes, groups)
     save_figure(figure, out, dpi=160)
     return out
 
 
-def table(runs: Sequence[Path]) -> str:
-    """Return a Markdown table: groups by values of the varied option; mean ± half the 95% interval over seeds.
+@dataclass(frozen=True)
+class LearningPanel:
+    """Groups whose curves share a panel, since their runs are counted in the same unit."""
 
-    A single seed has the interval of its episodes in brackets. A cell of fewer seeds than its row's says so.
-
-    Raises:
-        UsageError: a folder holds no run, or no run was evaluated.
-    """
-    return groups_table(read_groups(runs))
+    metric: str
+    unit: str
+    groups: list[Group]
 
 
-def groups_table(groups: Sequence[Group]) -> str:
-    """What `table` does, of groups of runs.
+@dataclass(frozen=True)
+class EvaluationPanel:
+    """Scores by the value of the varied option."""
 
-    Raises:
-        UsageError: no run was evaluated.
-    """
-    option = varied_option(groups)
-    value = measure(groups, option)
-    cells = evaluation_cells(groups, option, value)
-    if not cells:
-        raise UsageError("none of these runs was evaluated; do so with `rmt-rl evaluate RUN --vary ...`")
-    columns = _values(cells)
-    title = f"{MEASURES[value]} at {option}" if option else MEASURES[value]
-    head, rows = [title, *(_format(at) if option else "" for at in columns), "seeds"], []
-    for label, row in cells.items():
-        seeds = max(estimate.count for estimate in row.values())
-        rows.append([label, *(_cell(row.get(at), seeds) for at in columns), str(seeds)])
-    return markdown_table(head, rows)
+    option: str
+    score: str
+    cells: Cells
 
 
-def _curves(groups: Sequence[Group], metric: str) -> dict[str, list[Group]]:
-    """The groups that logged a metric, by what their runs are counted in: learnt from data, or by acting."""
-    curves: dict[str, list[Group]] = {}
+def _learning_panels(groups: Sequence[Group]) -> list[LearningPanel]:
+    """Return a panel for each unit, by the first metric that any group has."""
+    metric = _logged_metric(groups)
+    if metric is None:
+        return []
+    panels: dict[str, LearningPanel] = {}
     for group in groups:
-        if any(metric in run.metrics for run in group.runs):
-            curves.setdefault("environment steps" if group.online else "update", []).append(group)
+        if group.has(metric):
+            panel = panels.setdefault(group.unit, LearningPanel(metric, group.unit, []))
+            panel.groups.append(group)
         else:
-            warnings.warn(
-                f"{group.label} logged no {CURVES[metric]}; it has no learning curve", UserWarning, stacklevel=4
-            )
-    return curves
+            message = f"{group.label} logged no {CURVES[metric]}; it has no learning curve"
+            warnings.warn(message, UserWarning, stacklevel=4)
+    return list(panels.values())
 
 
-def _draw_curves(axes: Axes, groups: Iterable[Group], metric: str, styled: Mapping[str, Style], unit: str) -> None:
-    for group in groups:
-        curve = metric_curve(group, metric)
-        style, updates = styled[group.label], list(curve)
-        few = len(updates) <= 25
+def _logged_metric(groups: Iterable[Group]) -> str | None:
+    for metric in CURVES:
+        if any(group.has(metric) for group in groups):
+            return metric
+    return None
+
+
+def _evaluation_panel(groups: Sequence[Group]) -> EvaluationPanel | None:
+    option = varied_option(groups)
+    if option is None:
+        return None
+    score = compared_score(groups, option)
+    cells = evaluation_cells(groups, option, score)
+    return EvaluationPanel(option, score, cells) if cells else None
+
+
+def _looks(groups: Iterable[Group], evaluation: EvaluationPanel | None) -> dict[str, Style]:
+    """Return a style for each label, the same in all panels."""
+    labels = [group.label for group in groups]
+    if evaluation is not None:
+        labels += evaluation.cells
+    return styles(dict.fromkeys(labels))
+
+
+# Learning curves
+
+
+def _draw_learning(axes: Axes, panel: LearningPanel, looks: Mapping[str, Style]) -> None:
+    quantity = CURVES[panel.metric]
+    for group in panel.groups:
+        curve = metric_curve(group, panel.metric)
+        look = looks[group.label]
         axes.plot(
-            updates,
+            list(curve),
             [estimate.mean for estimate in curve.values()],
-            color=style.color,
-            linestyle=style.linestyle,
-            marker=style.marker if few else "",
+            color=look.color,
+            linestyle=look.linestyle,
+            marker="" if len(curve) > MANY_POINTS else look.marker,
             markersize=5,
             markeredgecolor="white",
             label=group.label,
         )
-        bands = {at: _within(one.interval, CURVES[metric]) for at, one in curve.items() if one.interval}
-        lows, highs = [low for low, _ in bands.values()], [high for _, high in bands.values()]
-        axes.fill_between(list(bands), lows, highs, color=style.color, alpha=0.15, linewidth=0)
-    _finish(axes, "During training", unit, CURVES[metric])
+        _draw_band(axes, curve, quantity, look.color)
+    _finish(axes, "During training", panel.unit, quantity)
 
 
-def _draw_cells(axes: Axes, cells: Cells, option: str, value: str, styled: Mapping[str, Style]) -> None:
-    values = _values(cells)
-    numeric = all(map(is_number, values))
-    places = {at: float(at) if numeric else float(index) for index, at in enumerate(values)}
-    logarithmic = numeric and values[0] > 0 and values[-1] / values[0] > LOG_SPAN
-    for index, (label, row) in enumerate(cells.items()):
-        apart = min(0.012, 0.08 / len(cells))  # so that bars of equal results lie side by side, near their tick
-        shift = apart * (index - (len(cells) - 1) / 2)
-        xs = [_shifted(places[at], shift, list(places.values()), logarithmic) for at in row]
-        means = [estimate.mean for estimate in row.values()]
-        style = styled[label]
+def _draw_band(axes: Axes, curve: Mapping[int, Estimate], quantity: str, color: str) -> None:
+    """Draw the intervals of a curve as a band."""
+    places, lows, highs = [], [], []
+    for at, estimate in curve.items():
+        if estimate.interval:
+            low, high = _within(estimate.interval, quantity)
+            places.append(at)
+            lows.append(low)
+            highs.append(high)
+    axes.fill_between(
+        places,
+        lows,
+        highs,
+        color=color,
+        alpha=0.15,
+        linewidth=0,
+    )
+
+
+# Evaluations by the varied option
+
+
+def _draw_evaluation(axes: Axes, panel: EvaluationPanel, looks: Mapping[str, Style]) -> None:
+    quantity = SCORE_NAMES[panel.score]
+    across = Axis.of(values_of(panel.cells))
+    rows = len(panel.cells)
+    for index, (label, row) in enumerate(panel.cells.items()):
+        apart = min(0.012, 0.08 / rows)  # so that bars of equal results lie side by side, near their tick
+        shift = apart * (index - (rows - 1) / 2)
+        look = looks[label]
+        places = [across.shifted(value, shift) for value in row]
         axes.plot(
-            xs,
-            means,
-            color=style.color,
-            linestyle=style.linestyle,
-            marker=style.marker,
+            places,
+            [estimate.mean for estimate in row.values()],
+            color=look.color,
+            linestyle=look.linestyle,
+            marker=look.marker,
             markersize=7,
             markeredgecolor="white",
             label=label,
             clip_on=False,
         )
-        for x, estimate in zip(xs, row.values(), strict=True):
+        for place, estimate in zip(places, row.values(), strict=True):
             if estimate.interval:
-                axes.vlines(
-                    x, *_within(estimate.interval, MEASURES[value]), color=styled[label].color, linewidth=1.5, alpha=0.7
-                )
-    if logarithmic:
+                low, high = _within(estimate.interval, quantity)
+                axes.vlines(place, low, high, color=look.color, linewidth=1.5, alpha=0.7)
+    if across.logarithmic:
         axes.set_xscale("log")
     axes.minorticks_off()
-    ticks = _ticks({_format(at): place for at, place in places.items()}, logarithmic)
+    ticks = across.ticks()
     axes.set_xticks(list(ticks.values()), list(ticks), fontsize=8)
-    _finish(axes, "After training", option.replace("_", " "), MEASURES[value])
+    _finish(axes, "After training", panel.option.replace("_", " "), quantity)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The horizontal axis of a varied option: each value's place, in order."""
+
+    places: Mapping[Value, float]
+    logarithmic: bool
+
+    @classmethod
+    def of(cls, values: Sequence[Value]) -> Axis:
+        """Place numbers by size, and other values at 0, 1, 2, ..."""
+        numbers = [float(value) for value in values if is_number(value)]
+        if len(numbers) < len(values):
+            numbers = [float(index) for index in range(len(values))]
+            return cls(dict(zip(values, numbers, strict=True)), logarithmic=False)
+        first, last = numbers[0], numbers[-1]
+        logarithmic = first > 0 and last / first > LOG_SPAN
+        return cls(dict(zip(values, numbers, strict=True)), logarithmic)
+
+    def shifted(self, value: Value, share: float) -> float:
+        """Return the place of a value, moved by a share of the axis."""
+        place = self.places[value]
+        low, high = min(self.places.values()), max(self.places.values())
+        if self.logarithmic:
+            return float(place * (high / low) ** share)
+        return place + (high - low) * share
+
+    def ticks(self) -> dict[str, float]:
+        """Choose the labels that have room: the last, and from the left all that touch no other."""
+        places = {value_text(value): place for value, place in self.places.items()}
+        scale = log10 if self.logarithmic else float
+        marks = {label: scale(place) for label, place in places.items()}
+        span = max(marks.values()) - min(marks.values())
+        last = max(marks, key=lambda label: marks[label])
+
+        def touch(one: str, other: str) -> bool:
+            room = CHARACTER * span * (len(one) + len(other)) / 2
+            return abs(marks[one] - marks[other]) <= room
+
+        kept: list[str] = []
+        for label in marks:
+            if label != last and not any(touch(label, other) for other in [last, *kept]):
+                kept.append(label)
+        return {label: places[label] for label in [*kept, last]}
+
+
+# Both
 
 
 def _finish(axes: Axes, title: str, across: str, quantity: str) -> None:
@@ -182,16 +265,25 @@ def _finish(axes: Axes, title: str, across: str, quantity: str) -> None:
     finish(axes, title, across, quantity)
 
 
-def _legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]) -> None:
+def _within(interval: Interval, quantity: str) -> Interval:
+    """Cut an interval of a rate at 0 and 1, beyond which Student's may reach."""
+    if quantity != "success rate":
+        return interval
+    low, high = interval
+    return max(0.0, low), min(1.0, high)
+
+
+def _draw_legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]) -> None:
     """Put one legend for all panels below them, where it covers nothing."""
-    handles: dict[str, Any] = {}
+    handles: dict[str, Artist] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)
     seeds = {group.label: f" (n = {len(group.runs)})" for group in groups}
-    labels = [f"{label}{seeds.get(label, '')}" for label in handles]
+    labels = [label + seeds.get(label, "") for label in handles]
     longest = 0.8 + 0.08 * max(map(len, labels))  # inches, the line sample included
-    columns = max(1, min(len(labels), int(figure.get_figwidth() / longest)))
+    fitting = int(figure.get_figwidth() / longest)
+    columns = max(1, min(len(labels), fitting))
     figure.set_figheight(4.2 + 0.22 * ceil(len(labels) / columns))
     figure.legend(
         list(handles.values()),
@@ -199,50 +291,6 @@ def _legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]) -> 
         loc="outside lower center",
         ncols=columns,
         frameon=False,
-        title="mean and 95% interval over n seeds (of a single seed: over its episodes)",
+        title=INTERVALS_OVER,
         title_fontsize=9,
     )
-
-
-def _within(interval: Interval, quantity: str) -> Interval:
-    """Cut an interval of a rate at 0 and 1: Student's may reach beyond."""
-    return (max(0.0, interval[0]), min(1.0, interval[1])) if quantity == "success rate" else interval
-
-
-def _values(cells: Cells) -> list[Any]:
-    """Return the varied option's values, in order."""
-    values = {at for row in cells.values() for at in row}
-    return sorted(values, key=lambda at: (not is_number(at), at if is_number(at) else str(at)))
-
-
-def _shifted(place: float, shift: float, places: Sequence[float], logarithmic: bool) -> float:
-    low, high = min(places), max(places)
-    return float(place * (high / low) ** shift) if logarithmic else place + (high - low) * shift
-
-
-def _ticks(places: Mapping[str, float], logarithmic: bool) -> dict[str, float]:
-    """Choose the labels that have room: the last one, and from the left all that touch neither it nor their left."""
-    scale = log10 if logarithmic else float
-    span = scale(max(places.values())) - scale(min(places.values()))
-
-    def apart(one: str, other: str) -> bool:
-        return abs(scale(places[one]) - scale(places[other])) > 0.018 * span * (len(one) + len(other)) / 2
-
-    last = max(places, key=lambda label: places[label])
-    kept: list[str] = []
-    for label in places:
-        if label != last and apart(label, last) and all(apart(label, other) for other in kept):
-            kept.append(label)
-    return {label: places[label] for label in [*kept, last]}
-
-
-def _format(value: Any) -> str:
-    return f"{value:,}" if is_number(value) else str(value)
-
-
-def _cell(estimate: Estimate | None, seeds: int) -> str:
-    if estimate is None:
-        return ""
-    text = f"{estimate.mean:.2f}"
-    text += half_width(estimate.interval) if estimate.count > 1 else bracketed(estimate.interval)
-    return text if estimate.count == seeds else f"{text} (n = {estimate.count})"

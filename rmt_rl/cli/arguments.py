@@ -59,7 +59,7 @@ def leading(arguments: Arguments) -> int:
     return next((index for index, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
 
 
-def values_of(option: str, arguments: Arguments) -> list[str]:
+def option_values(option: str, arguments: Arguments) -> list[str]:
     """Return all values that are given to an option, as `--option VALUE ...` or `--option=VALUE`."""
     values: list[str] = []
     for place, argument in enumerate(arguments, start=1):

@@ -10,8 +10,8 @@ from typing import Any
 
 from rmt_rl import __version__, registry
 from rmt_rl.cli.arguments import HELP, Arguments, import_typed
-from rmt_rl.cli.interrupt import is_first_process
 from rmt_rl.errors import UsageError
+from rmt_rl.launch import is_first_process
 
 UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}  # a path's fault
 

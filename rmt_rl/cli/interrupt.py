@@ -7,10 +7,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Self
 
-
-def is_first_process() -> bool:
-    """Return False in the further processes of data parallel training, which run the same command as the first."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+from rmt_rl.launch import is_first_process
 
 
 class StopRequest:

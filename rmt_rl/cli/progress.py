@@ -9,8 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from rmt_rl.acting.evaluate import Evaluation
 from rmt_rl.analysis.markdown import bracketed
+from rmt_rl.runs.evaluation import Evaluation
 
 _NOTED = {
     "train/loss": "loss",

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 from rmt_rl.nn.token_core import Layers, TokenCore
-from rmt_rl.recurrence import SegmentRecurrent, Stack, Tree, clone, take_tokens
+from rmt_rl.recurrence import SegmentRecurrent, Stack, Tree, clone, consecutive_places, take_tokens
 
 
 class Associations(NamedTuple):
@@ -153,7 +153,7 @@ class AssociativeMemory(SegmentRecurrent[tuple[LayerState, ...], tuple[LayerStat
         lanes, length, _ = x_BLD.shape
         if lengths_B is None:
             lengths_B = torch.full((lanes,), length, device=x_BLD.device)
-        places_BM = lengths_B[:, None] + torch.arange(self.count, device=x_BLD.device)
+        places_BM = consecutive_places(lengths_B, self.count)
         memory_BMD = self.memory_MD.to(x_BLD.dtype).expand(lanes, -1, -1)
         lane_B1 = torch.arange(lanes, device=x_BLD.device)[:, None]
         row = torch.cat((x_BLD, memory_BMD), 1).index_put((lane_B1, places_BM), memory_BMD)

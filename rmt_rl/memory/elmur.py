@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt_rl.nn.decoder import Block, DecoderConfig, KeyValues, feed_forward
-from rmt_rl.recurrence import clone, put_tokens_, take_tokens
+from rmt_rl.recurrence import clone, consecutive_places, put_tokens_, take_tokens
 
 NEVER = 1 << 40  # the ages of slots that were never written start from here
 
@@ -183,7 +183,7 @@ class ELMURLayer(Block[Slots, OpenSlots]):
         return OpenSlots(clone(state), keys, values, outputs, self.open(batch_size, capacity))
 
     def step(self, x_BTD: Tensor, cache: OpenSlots, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenSlots]:
-        places_BT = cache.attended.count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        places_BT = consecutive_places(cache.attended.count_B, x_BTD.shape[1])
         x_BTD, attended = self.extend(x_BTD, cache.attended, lengths_B)
         y_BTD = self._recall(x_BTD, places_BT, cache.memory.ages_BS, cache.keys_BHSE, cache.values_BHSE)
         outputs = put_tokens_(cache.outputs_BCD, places_BT, y_BTD)

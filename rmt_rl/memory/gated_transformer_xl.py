@@ -23,7 +23,7 @@ from rmt_rl.nn.decoder import DecoderConfig, Residual
 GateName = Literal["gru", "output", "highway", "input", "sigmoid-tanh"]
 
 
-class Gate(Residual, ABC):
+class ResidualGate(Residual, ABC):
     """Base class of all gates: a ReLU on the submodule's output, then g(x, y), which subclasses implement as `join`."""
 
     def forward(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Gate(Residual, ABC):
         """Return g(x, y); x, y and the result are (B, L, D)."""
 
 
-class GRU(Gate):
+class GRUGate(ResidualGate):
     """A GRU: (1 - z) x + z tanh(W_g y + U_g (r x)).
 
     The gates are r = sigmoid(W_r y + U_r x) and z = sigmoid(W_z y + U_z x - b).
@@ -57,7 +57,7 @@ class GRU(Gate):
         return x_BLD + update * (candidate - x_BLD)
 
 
-class Input(Gate):
+class InputGate(ResidualGate):
     """Gate on the stream: sigmoid(W x) x + y. The only gate that doesn't start near the identity."""
 
     def __init__(self, width: int) -> None:
@@ -68,7 +68,7 @@ class Input(Gate):
         return torch.sigmoid(self.gate(x_BLD)) * x_BLD + y_BLD
 
 
-class Output(Input):
+class OutputGate(InputGate):
     """Gate on the submodule's output: x + sigmoid(W x - b) y."""
 
     undecayed = ("bias",)
@@ -81,14 +81,14 @@ class Output(Input):
         return x_BLD + torch.sigmoid(self.gate(x_BLD) - self.bias) * y_BLD
 
 
-class Highway(Output):
+class Highway(OutputGate):
     """Highway connection: g x + (1 - g) y with g = sigmoid(W x + b)."""
 
     def join(self, x_BLD: Tensor, y_BLD: Tensor) -> Tensor:
         return y_BLD + torch.sigmoid(self.gate(x_BLD) + self.bias) * (x_BLD - y_BLD)
 
 
-class SigmoidTanh(Output):
+class SigmoidTanh(OutputGate):
     """Gated tanh of the submodule's output: x + sigmoid(W y - b) tanh(U y)."""
 
     def __init__(self, width: int) -> None:
@@ -104,11 +104,11 @@ def _bias(width: int) -> nn.Parameter:
     return nn.Parameter(torch.full((width,), 2.0))
 
 
-GATES: dict[GateName, type[Gate]] = {
-    "gru": GRU,
-    "output": Output,
+GATES: dict[GateName, type[ResidualGate]] = {
+    "gru": GRUGate,
+    "output": OutputGate,
     "highway": Highway,
-    "input": Input,
+    "input": InputGate,
     "sigmoid-tanh": SigmoidTanh,
 }
 assert set(GATES) == set(get_args(GateName))

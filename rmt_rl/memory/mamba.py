@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
-from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, clone, take_tokens
+from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, clone, consecutive_places, take_tokens
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -183,7 +183,7 @@ class MambaLayer(SegmentRecurrent[MambaState, MambaState]):
         """Return the last K-1 real inputs of a row [K-1 inputs before the segment, segment]."""
         if lengths_B is None:
             return row[:, 1 - self.taps :].clone()  # a view would keep the whole segment in memory
-        return take_tokens(row, lengths_B[:, None] + torch.arange(self.taps - 1, device=row.device))
+        return take_tokens(row, consecutive_places(lengths_B, self.taps - 1))
 
     def begin(self, state: MambaState, batch_size: int, capacity: int) -> MambaState:
         return clone(state)

@@ -33,7 +33,9 @@ from torch import Tensor, nn
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import (
     SegmentRecurrent,
+    added_tokens,
     clone,
+    consecutive_places,
     joined,
     only_first,
     put_lanes_,
@@ -131,7 +133,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
             answers = [_answer(weights, part) for weights, part in zip(anchors, queries, strict=False)]
         y_BRD = self._out(torch.cat(answers, 1))
         if y_BRD.shape[1] > length:
-            y_BRD = take_tokens(y_BRD, state.count_B[:, None] + torch.arange(length, device=x_BLD.device))
+            y_BRD = take_tokens(y_BRD, consecutive_places(state.count_B, length))
         return y_BRD, following
 
     def retrieve(self, x_BLD: Tensor, weights: Matrices) -> Tensor:
@@ -155,7 +157,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         self, row: Tensor, state: NeuralState, length: int, lengths_B: Tensor | None
     ) -> tuple[list[Matrices], NeuralState]:
         """Return the weights before each chunk of the row and after the last chunk, and the next state."""
-        total_B = state.count_B + (length if lengths_B is None else lengths_B)
+        total_B = state.count_B + added_tokens(length, lengths_B)
         whole = lengths_B is None and row.shape[1] == length  # every chunk is full in every batch element
         learnt, anchors = (state.weights, state.momentum), [state.weights]
         if chunks := row.shape[1] // self.chunk:
@@ -169,7 +171,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         if whole and row.shape[1] % self.chunk == 0:
             left = torch.zeros_like(state.tokens_BCD)
         else:
-            places = (total_B - count_B)[:, None] + torch.arange(self.chunk, device=row.device)
+            places = consecutive_places(total_B - count_B, self.chunk)
             left = only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), count_B)
         return anchors, NeuralState(*learnt, left.to(state.tokens_BCD.dtype), count_B)
 
@@ -202,14 +204,14 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
 
     def step(self, x_BTD: Tensor, cache: NeuralState, lengths_B: Tensor | None = None) -> tuple[Tensor, NeuralState]:
         steps = x_BTD.shape[1]
-        total_B = cache.count_B + (steps if lengths_B is None else lengths_B)
+        total_B = cache.count_B + added_tokens(steps, lengths_B)
         y_BTD = self.retrieve(x_BTD, cache.weights)
         filled = (total_B >= self.chunk).nonzero()[:, 0]
         if len(filled):
             lengths = None if lengths_B is None else lengths_B[filled]
             y, after = self(x_BTD[filled], select_lanes(cache, filled), lengths)
         # If a chunk is full, and at padding, this may overwrite the last place, which is not used in these cases.
-        places = cache.count_B[:, None] + torch.arange(steps, device=x_BTD.device)
+        places = consecutive_places(cache.count_B, steps)
         put_tokens_(cache.tokens_BCD, places.clamp(max=self.chunk - 1), x_BTD)
         cache = cache._replace(count_B=total_B)
         if len(filled):

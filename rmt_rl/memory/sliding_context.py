@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
-from rmt_rl.recurrence import SegmentRecurrent, Tree, joined, only_first, put_tokens_, take_tokens
+from rmt_rl.recurrence import (
+    SegmentRecurrent,
+    Tree,
+    added_tokens,
+    consecutive_places,
+    joined,
+    only_first,
+    put_tokens_,
+    take_tokens,
+)
 
 
 class Context(NamedTuple):
@@ -50,14 +59,14 @@ class SlidingContext(SegmentRecurrent[Context, OpenContext]):
     def forward(self, x_BLD: Tensor, state: Context, lengths_B: Tensor | None = None) -> tuple[Tensor, Context]:
         lanes, length, _ = x_BLD.shape
         row = joined(state.tokens_BND, state.count_B, x_BLD)
-        total_B = state.count_B + (length if lengths_B is None else lengths_B)
+        total_B = state.count_B + added_tokens(length, lengths_B)
         y, _ = self.inner(row, self.inner.initial_state(lanes), total_B)
-        places = state.count_B[:, None] + torch.arange(length, device=x_BLD.device)
+        places = consecutive_places(state.count_B, length)
         return take_tokens(y, places), self._keep(row, total_B)
 
     def _keep(self, row: Tensor, total_B: Tensor) -> Context:
         """Return the last N of each batch element's `total_B` tokens."""
-        places = (total_B - self.context).clamp(min=0)[:, None] + torch.arange(self.context, device=row.device)
+        places = consecutive_places((total_B - self.context).clamp(min=0), self.context)
         kept_B = total_B.clamp(max=self.context)
         return Context(only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), kept_B), kept_B)
 
@@ -70,9 +79,9 @@ class SlidingContext(SegmentRecurrent[Context, OpenContext]):
 
     def step(self, x_BTD: Tensor, cache: OpenContext, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenContext]:
         tokens, count_B, inner = cache
-        tokens = put_tokens_(tokens, count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device), x_BTD)
+        tokens = put_tokens_(tokens, consecutive_places(count_B, x_BTD.shape[1]), x_BTD)
         y_BTD, inner = self.inner.step(x_BTD, inner, lengths_B)
-        return y_BTD, OpenContext(tokens, count_B + (x_BTD.shape[1] if lengths_B is None else lengths_B), inner)
+        return y_BTD, OpenContext(tokens, count_B + added_tokens(x_BTD.shape[1], lengths_B), inner)
 
     def end(self, cache: OpenContext) -> Context:
         return self._keep(cache.tokens_BND, cache.count_B)

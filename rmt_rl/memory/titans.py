@@ -34,7 +34,7 @@ from rmt_rl.memory.neural_memory import NeuralMemory, NeuralState
 from rmt_rl.nn.attention import rotate
 from rmt_rl.nn.decoder import Block, CacheT, DecoderConfig, KeyValues, StateT
 from rmt_rl.nn.token_core import Core, Layers, TokenCore
-from rmt_rl.recurrence import Stack, clone, only_first, put_tokens_, take_tokens
+from rmt_rl.recurrence import Stack, added_tokens, clone, consecutive_places, only_first, put_tokens_, take_tokens
 
 
 class ScalingGate(nn.Module):
@@ -167,7 +167,7 @@ class MemoryAsContext(TitansBlock[NeuralState, OpenRetrieval]):
     ) -> tuple[Tensor, OpenRetrieval]:
         keys, values, count_B = cache.attended
         persistent, capacity = len(self.persistent_PD), cache.written_BCD.shape[1]
-        places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        places_BT = consecutive_places(count_B, x_BTD.shape[1])
         turns = self.rotations(max(1, capacity))[places_BT]
         retrieved = self.memory.retrieve(x_BTD, cache.memory.weights)  # equation 21
         queries, own_keys, own_values = self.project(x_BTD, turns)
@@ -182,7 +182,7 @@ class MemoryAsContext(TitansBlock[NeuralState, OpenRetrieval]):
         y_BTD = self.dropout(self.from_heads(attended.flatten(-2)))  # equation 23
         written = put_tokens_(cache.written_BCD, places_BT, x_BTD + y_BTD)  # to be learnt, equation 24
         answers = self.memory.retrieve(x_BTD + y_BTD, cache.memory.weights)
-        added = x_BTD.shape[1] if lengths_B is None else lengths_B
+        added = added_tokens(x_BTD.shape[1], lengths_B)
         seen = KeyValues(keys, values, count_B + added)
         joined = x_BTD + self.gate(y_BTD, answers)  # equation 25
         return self.feed(joined), OpenRetrieval(seen, cache.memory, written)
@@ -245,7 +245,7 @@ class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
         """Return the attention's output (B, T, H, E) for T more tokens, and the cache with these tokens."""
         keys, values, count_B = cache
         persistent = len(self.persistent_PD)
-        places_BT = count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        places_BT = consecutive_places(count_B, x_BTD.shape[1])
         queries, own_keys, own_values = self.project(x_BTD, self.rotations(keys.shape[1])[places_BT])
         put_tokens_(keys, places_BT + persistent, own_keys)
         put_tokens_(values, places_BT + persistent, own_values)
@@ -253,13 +253,13 @@ class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
         mask = (before >= 0) & (before < self.window)
         mask[..., :persistent] = True
         attended = self.attend(queries, keys.to(queries.dtype), values.to(queries.dtype), mask)
-        return attended, KeyValues(keys, values, count_B + (x_BTD.shape[1] if lengths_B is None else lengths_B))
+        return attended, KeyValues(keys, values, count_B + added_tokens(x_BTD.shape[1], lengths_B))
 
     def _keep(self, cache: KeyValues) -> KeyValues:
         """Return the last N tokens, rotated back by the place of the oldest, followed by zeros."""
         kept, persistent = self.window - 1, len(self.persistent_PD)
         oldest_B = (cache.count_B - kept).clamp(min=0)
-        places = persistent + oldest_B[:, None] + torch.arange(kept, device=oldest_B.device)
+        places = persistent + consecutive_places(oldest_B, kept)
         back = self.rotations(cache.keys_BCHE.shape[1])[oldest_B][:, None].conj()
         kept_B = cache.count_B.clamp(max=kept)
         keys = only_first(rotate(take_tokens(cache.keys_BCHE, places), back), kept_B)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rmt_rl.nn.attention import causal_mask, rotate
 from rmt_rl.nn.decoder import Block, DecoderConfig, KeyValues
-from rmt_rl.recurrence import only_first, put_tokens_, take_tokens
+from rmt_rl.recurrence import consecutive_places, only_first, put_tokens_, take_tokens
 
 CacheName = Literal["hidden", "keys_values"]
 RecurrenceName = Literal["ordinary", "enhanced"]
@@ -123,7 +123,7 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
     def _keep(self, row: Tensor, count_B: Tensor, added_B: Tensor) -> Hidden:
         """Return the last N real tokens of a row [N places of cache, segment]."""
         total_B = count_B + added_B
-        places = (total_B - self.cached).clamp(min=0)[:, None] + torch.arange(self.cached, device=row.device)
+        places = consecutive_places((total_B - self.cached).clamp(min=0), self.cached)
         places = torch.where(places < count_B[:, None], places, places - count_B[:, None] + self.cached)
         kept_B = total_B.clamp(max=self.cached)
         return Hidden(only_first(take_tokens(row, places.clamp(max=row.shape[1] - 1)), kept_B), kept_B)
@@ -137,14 +137,14 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
         return OpenHidden(torch.cat((before, room), 1), cache._replace(count_B=state.count_B.clone()))
 
     def step(self, x_BTD: Tensor, cache: OpenHidden, lengths_B: Tensor | None = None) -> tuple[Tensor, OpenHidden]:
-        places = cache.attended.count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        places = consecutive_places(cache.attended.count_B, x_BTD.shape[1])
         y_BTD, attended = self.extend(x_BTD, cache.attended, lengths_B)
         added = self.remember(y_BTD if self.keeps_outputs else x_BTD)
         return y_BTD, OpenHidden(put_tokens_(cache.hidden_BND, places, added), attended)
 
     def end(self, cache: OpenHidden) -> Hidden:
         count_B = cache.attended.count_B
-        places = (count_B - self.cached).clamp(min=0)[:, None] + torch.arange(self.cached, device=count_B.device)
+        places = consecutive_places((count_B - self.cached).clamp(min=0), self.cached)
         kept_B = count_B.clamp(max=self.cached)
         return Hidden(only_first(take_tokens(cache.hidden_BND, places), kept_B), kept_B)
 

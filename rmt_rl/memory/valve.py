@@ -64,7 +64,7 @@ class CrossAttention1(CrossAttention2):
         return super().forward(new_BMD, old_BMD, state)
 
 
-class Gate(Valve):
+class GateValve(Valve):
     """A gate per channel: g * new + (1 - g) * old, with g = sigmoid(W [old, new] + b)."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -80,7 +80,7 @@ class Gate(Valve):
         return logits_BMD.sigmoid()
 
 
-class HardGate(Gate):
+class HardGateValve(GateValve):
     """A gate that can shut completely: the sigmoid, stretched to -.1 ... 1.1 and clipped (as in arXiv 1712.01312).
 
     Below a logit of -2.4 the gate is 0, and its channel is kept bit for bit over any number of segments. A sigmoid
@@ -92,7 +92,7 @@ class HardGate(Gate):
         return (1.2 * logits_BMD.sigmoid() - 0.1).clamp(0, 1)
 
 
-class GRU(Valve):
+class GRUValve(Valve):
     """A GRU cell per memory token, with the old token as hidden state and the new one as input: GRU(M~, M_n)."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -103,8 +103,8 @@ class GRU(Valve):
         return self.cell(new_BMD.flatten(0, 1), old_BMD.flatten(0, 1)).view_as(old_BMD), state
 
 
-class LSTM(Valve):
-    """An LSTM cell per memory token, otherwise as `GRU`: M_{n+1}, c_{n+1} = LSTM(M~, (M_n, c_n)).
+class LSTMValve(Valve):
+    """An LSTM cell per memory token, otherwise as `GRUValve`: M_{n+1}, c_{n+1} = LSTM(M~, (M_n, c_n)).
 
     The cell state c (B, M, D) is the valve's own state, initially zero.
     """
@@ -126,9 +126,9 @@ VALVES: dict[ValveName, type[Valve]] = {
     "none": Valve,
     "ca-2": CrossAttention2,
     "ca-1": CrossAttention1,
-    "gate": Gate,
-    "hard-gate": HardGate,
-    "gru": GRU,
-    "lstm": LSTM,
+    "gate": GateValve,
+    "hard-gate": HardGateValve,
+    "gru": GRUValve,
+    "lstm": LSTMValve,
 }
 assert set(VALVES) == set(get_args(ValveName))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
 from rmt_rl.nn.attention import Backend, backend, causal_mask, rotary_table, rotate
-from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, Tree, put_tokens_
+from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, Tree, added_tokens, consecutive_places, put_tokens_
 
 FeedForwardName = Literal["gelu", "geglu"]
 
@@ -160,12 +160,12 @@ class Block(SegmentRecurrent[StateT, CacheT]):
     def extend(self, x_BTD: Tensor, cache: KeyValues, lengths_B: Tensor | None) -> tuple[Tensor, KeyValues]:
         """Run T more tokens, placed behind the cached tokens of their batch element."""
         capacity = cache.keys_BCHE.shape[1]
-        places_BT = cache.count_B[:, None] + torch.arange(x_BTD.shape[1], device=x_BTD.device)
+        places_BT = consecutive_places(cache.count_B, x_BTD.shape[1])
         q, k, v = self.project(x_BTD, self.rotations(capacity)[places_BT])
         keys, values = put_tokens_(cache.keys_BCHE, places_BT, k), put_tokens_(cache.values_BCHE, places_BT, v)
         mask = causal_mask(places_BT, capacity, self.prefix)
         attended = self.attend(q, keys.to(q.dtype), values.to(q.dtype), mask)
-        added = x_BTD.shape[1] if lengths_B is None else lengths_B
+        added = added_tokens(x_BTD.shape[1], lengths_B)
         return self.finish(x_BTD, attended), KeyValues(keys, values, cache.count_B + added)
 
 

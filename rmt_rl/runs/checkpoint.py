@@ -154,13 +154,13 @@ def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
         raise UsageError(f"checkpoint {path} is damaged ({error}); use another one or train again") from None
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         raise UsageError(f"checkpoint {path} isn't of this toolkit's format {_FORMAT}; make one with rmt-rl train")
-    with _about(path):
+    with about(path):
         return Checkpoint(path, validated(kind, values), tensors)
 
 
 @contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Name the checkpoint in an error about it."""
+def about(path: Path) -> Iterator[None]:
+    """Turn errors about a checkpoint's contents into a UsageError that names its file."""
     try:
         yield
     except (UsageError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, NotImplementedError) as error:
@@ -175,7 +175,7 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
         UsageError: the checkpoint's options or weights fit no agent of ours, or there is no such device.
     """
     header = checkpoint.header
-    with _about(checkpoint.path):
+    with about(checkpoint.path):
         cls = agent_class(header.agent)
         spec = AgentSpec(
             deserialize_space(header.observation_space),
@@ -201,7 +201,7 @@ def restore_optimizer(checkpoint: Checkpoint[HeaderT], optimizer: torch.optim.Op
     saved = checkpoint.group("optimizer")
     if checkpoint.header.update and not saved:
         raise UsageError(f"checkpoint {checkpoint.path} holds no optimiser state; only a run's last one can be resumed")
-    with _about(checkpoint.path):
+    with about(checkpoint.path):
         fill_optimizer(optimizer, saved)
 
 

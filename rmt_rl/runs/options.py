@@ -118,7 +118,7 @@ class Schedule(NamedTuple):
 
     log_every: int
     save_every: int
-    evaluate_every: int
+    evaluate_every: int = 1  # without effect if the run has no evaluation
 
 
 class RunConfig(Frozen):
@@ -222,6 +222,20 @@ class OfflineRun(RunConfig):
                 f"ageing_updates={self.training.ageing_updates} keeps memories that age: choose ageing=1 or more too"
             )
         return self
+
+
+def offline_run(config: RunConfig, run: Path) -> OfflineRun:
+    """Return the config of a run that learns from segments of data sets.
+
+    Raises:
+        UsageError: the run learns by acting.
+    """
+    if isinstance(config, OfflineRun):
+        return config
+    raise UsageError(
+        f"run {run} is of agent {config.agent!r}, which learns by acting and has no segments to inspect; choose a run "
+        "that learnt from data"
+    )
 
 
 def learner_class(agent: str) -> Any:

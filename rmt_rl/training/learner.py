@@ -64,6 +64,9 @@ class Learner(Protocol):
             Diverged: the loss, the gradient or the weights are NaN or infinite.
         """
 
+    def totals(self) -> Metrics:
+        """Return what to log as it is when a line is written, e.g. tokens read so far; all else is logged as means."""
+
     def header(self, progress: dict[str, JsonValue]) -> Header:
         """Return what a checkpoint says of the model, with this progress."""
 

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
-from rmt_rl.acting.evaluate import Evaluation, evaluate
+from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.agent import BaseAgent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.launch import is_first_process
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
+from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.metrics import Log, Metrics, Report, Settings, check_loggers
 from rmt_rl.runs.options import (
     RunConfig,
@@ -34,7 +36,6 @@ from rmt_rl.runs.options import (
     write_config,
 )
 from rmt_rl.training.learner import AgentLearner, Diverged, Learner
-from rmt_rl.training.parallel import is_first_process
 
 ShouldStop = Callable[[], bool]
 """Asked before every update; on True a checkpoint is saved and training ends early."""
@@ -128,7 +129,7 @@ def _evaluation(config: RunConfig, agent: BaseAgent) -> Callable[[], Evaluation]
 
 
 class LoopState(SavedState):
-    """What a checkpoint holds of the loop, beside the learner's progress."""
+    """The loop's part of a checkpoint, beside the learner's progress."""
 
     best: float | None = None  # score of the best evaluation
     unlogged: tuple[Metrics, ...] = ()  # of the updates since the last line of metrics
@@ -179,7 +180,7 @@ class Loop:
                 before = learner.made
                 self.unlogged.append(_finite(self._advance()))
                 evaluated = self._evaluate() if self._due(self.schedule.evaluate_every, before) else {}
-                metrics = self._means() if self._due(self.schedule.log_every, before) else {}
+                metrics = self._means() | learner.totals() if self._due(self.schedule.log_every, before) else {}
                 metrics |= evaluated
                 if log and metrics:
                     log.write(learner.made, metrics)

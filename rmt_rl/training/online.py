@@ -102,6 +102,9 @@ class OnlineLearner:
         """Return warnings; making the environments has shown that they can be used."""
         return []
 
+    def totals(self) -> Metrics:
+        return {}
+
     def remarks(self) -> list[str]:
         return []
 

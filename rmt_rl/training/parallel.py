@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from rmt_rl.runs.options import TrainingConfig
-
-
-def is_first_process() -> bool:
-    """Return False in the further processes of data parallel training, which Fabric starts by the same command."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 class Processes:

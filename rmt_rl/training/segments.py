@@ -19,7 +19,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
-from rmt_rl.acting.collect import dataset_ids
+from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
@@ -206,6 +206,9 @@ class SegmentLearner:
         warnings = [self.feed.unread(), _too_late(self.config.training), large_actions(self.store.action_space)]
         return list(filter(None, warnings))
 
+    def totals(self) -> Metrics:
+        return {}
+
     def remarks(self) -> list[str]:
         return list(filter(None, [self.feed.unreached()]))
 
@@ -291,7 +294,7 @@ def _drawn(config: OfflineRun) -> FeedConfig:
 
 
 class _KeptBatch(SavedState):
-    """What finds the kept batch again."""
+    """The facts by which the kept batch is found again."""
 
     update: int
     segments: int
@@ -299,7 +302,7 @@ class _KeptBatch(SavedState):
 
 
 class _Progress(SavedState):
-    """What a checkpoint holds of a learner, besides tensors and the feed's own state."""
+    """The learner's part of a checkpoint, besides tensors and the feed's own state."""
 
     drawn: FeedConfig | None = None
     kept: _KeptBatch | None = None

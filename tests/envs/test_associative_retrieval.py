@@ -13,8 +13,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
 import rmt_rl  # noqa: F401 - registers the environments
-from rmt_rl.acting.collect import trajectories
 from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.recording import trajectories
 from rmt_rl.acting.rollout import rollout
 from rmt_rl.envs import associative_retrieval as task
 from rmt_rl.envs.associative_retrieval import WAIT, AssociativeRetrieval, AssociativeRetrievalVector, Config, Expert

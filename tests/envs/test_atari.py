@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 pytest.importorskip("ale_py")
 
 import rmt_rl  # registers the environments
-from rmt_rl.acting.collect import RandomPolicy
 from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.policies import RandomPolicy
 from rmt_rl.acting.rollout import make_vec_env
 from rmt_rl.envs import atari as task
 from rmt_rl.envs.atari import FIRE, NOOP, Atari, Config, Expert

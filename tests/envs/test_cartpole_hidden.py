@@ -10,10 +10,11 @@ import pytest
 from gymnasium.error import ResetNeeded
 
 import rmt_rl  # noqa: F401 - registers the environments
-from rmt_rl.acting.evaluate import Evaluation, evaluate
+from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.envs import cartpole_hidden as task
 from rmt_rl.envs.cartpole_hidden import CartPoleHidden, Config, Expert
 from rmt_rl.errors import UsageError
+from rmt_rl.runs.evaluation import Evaluation
 
 SEEN = {"velocities": [0, 2], "positions": [1, 3], "nothing": [0, 1, 2, 3]}
 UNITS = np.array([2.4, 1, np.pi / 15, 1])

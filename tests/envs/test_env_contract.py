@@ -18,11 +18,11 @@ from pydantic import BaseModel
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from rmt_rl import registry
-from rmt_rl.acting.collect import trajectories
 from rmt_rl.acting.evaluate import evaluate
-from rmt_rl.acting.rollout import Policy, make_vec_env, rollout
+from rmt_rl.acting.recording import trajectories
+from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.errors import UsageError
-from rmt_rl.task import Task
+from rmt_rl.task import Policy, Task
 
 LANES, EPISODES = 20, 400
 SLOW = {"memory_maze"}  # each seeded reset builds a simulator: 3 s

@@ -17,7 +17,7 @@ from minigrid.envs.memory import MemoryEnv
 from numpy.typing import NDArray
 
 import rmt_rl  # noqa: F401 - registers the environment
-from rmt_rl.acting.collect import trajectories
+from rmt_rl.acting.recording import trajectories
 from rmt_rl.acting.rollout import rollout
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.envs.minigrid_memory import (

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import rmt_rl  # noqa: F401 - registers the environments
-from rmt_rl.acting.rollout import Policy, make_vec_env, rollout
+from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.envs import popgym as task
 from rmt_rl.envs._popgym_experts import Minesweeper
 from rmt_rl.errors import UsageError
+from rmt_rl.task import Policy
 
 NAMES = get_args(task.Name)
 SIZES = ("easy", "medium", "hard")

@@ -67,7 +67,9 @@ def golden_runs() -> dict[str, str]:
     hashes["inspect"] = hash_of(json.loads(Path("rate/inspection.json").read_text()))
     for memory in ("tokens", "titans_mal", "armt"):
         hashes[f"language-{memory}"] = hash_of(language_model(memory))
-    hashes["long-context-streams"] = hash_of(long_context())
+    run = long_context()
+    hashes["long-context-streams"] = hash_of(tensors(run / "last.safetensors"))
+    hashes["long-context-metrics"] = hash_of(logged(run))
     return hashes
 
 
@@ -83,8 +85,13 @@ def command(text: str) -> None:
 def run_content(run: Path) -> Values:
     """The tensors and metrics of a run's folder."""
     content: Values = {name: tensors(run / f"{name}.safetensors") for name in ("last", "best")}
+    return content | {"metrics": logged(run)}
+
+
+def logged(run: Path) -> list[Values]:
+    """The metrics of a run's folder, line by line."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return content | {"metrics": [without_times(json.loads(line)) for line in lines]}
+    return [without_times(json.loads(line)) for line in lines]
 
 
 def tensors(path: Path) -> dict[str, Tensor]:
@@ -121,17 +128,13 @@ def language_model(memory: str) -> Values:
     return {"weights": model.state_dict(), "losses": losses, "written": written}
 
 
-def long_context() -> Values:
-    """Train a run of the long-context experiment, a curriculum that leads to streams."""
+def long_context() -> Path:
+    """Train a run of the long-context experiment, a curriculum that leads to streams; return its folder."""
     from experiments.long_context.train import main as train
 
     with contextlib.redirect_stdout(io.StringIO()):
         train(LONG_CONTEXT.split())
-    lines = Path("long/metrics.jsonl").read_text().splitlines()
-    return {
-        "last": tensors(Path("long/last.safetensors")),
-        "metrics": [without_times(json.loads(one)) for one in lines],
-    }
+    return Path("long")
 
 
 def probe() -> Values:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rmt_rl.memory.tokens import MemoryTokens, Writes
 from rmt_rl.memory.transformer_xl import TransformerXLLayer
-from rmt_rl.memory.valve import Gate
+from rmt_rl.memory.valve import GateValve
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 from rmt_rl.recurrence import Pointwise
 
@@ -121,7 +121,7 @@ def test_read_and_write_tokens_are_cached_at_their_places(cache: Any) -> None:
 def test_a_memory_that_changes_slowly_does_so_under_bf16_autocast_too() -> None:
     """Rounded to bf16 in each segment, it would stand still: a thousandth of a number is below its last digit."""
     core = MemoryTokens(decoder(CONFIG, [DecoderLayer(CONFIG)]), M, "gate")
-    assert isinstance(core.valve, Gate)
+    assert isinstance(core.valve, GateValve)
     core.valve.gate.bias.fill_(-7)
     x, exact = torch.randn(B, L, D), core.initial_state(B)
     first, rounded = exact.memory_BMD, exact

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rmt_rl.memory.gated_transformer_xl import GATES, GRU, GatedTransformerXLLayer, GateName
+from rmt_rl.memory.gated_transformer_xl import GATES, GatedTransformerXLLayer, GateName, GRUGate
 from rmt_rl.memory.transformer_xl import Hidden, TransformerXLLayer
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
 from rmt_rl.recurrence import tree_leaves
@@ -248,7 +248,7 @@ def test_a_gated_layer_begins_near_the_identity(name: GateName) -> None:
 def test_a_closed_gate_is_the_identity_whatever_the_submodules_say() -> None:
     core, x = layer(cls=GatedTransformerXLLayer), tokens(3)
     for residual in (core.attention_residual, core.feed_forward_residual):
-        assert isinstance(residual, GRU)
+        assert isinstance(residual, GRUGate)
         assert (residual.bias == 2).all()
         residual.bias.fill_(100.0)
     torch.testing.assert_close(torch.cat(run(core, x)[0], 1), x)

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
 from rmt_rl.memory.tokens import MemoryTokens
-from rmt_rl.memory.valve import GRU, LSTM, VALVES, CrossAttention1, CrossAttention2, Gate, HardGate, ValveName
+from rmt_rl.memory.valve import (
+    VALVES,
+    CrossAttention1,
+    CrossAttention2,
+    GateValve,
+    GRUValve,
+    HardGateValve,
+    LSTMValve,
+    ValveName,
+)
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
 
 B, M, D, HEADS = 2, 3, 8, 2
@@ -71,13 +80,13 @@ def test_ca_1_lets_the_new_memory_ask_the_old_one() -> None:
 
 
 def test_gate_mixes_channel_by_channel() -> None:
-    valve, (old, new) = make(Gate), memories()
+    valve, (old, new) = make(GateValve), memories()
     gate = torch.sigmoid(torch.cat((old, new), -1) @ valve.gate.weight.T + valve.gate.bias)
     torch.testing.assert_close(valve(old, new, ())[0], gate * new + (1 - gate) * old)
 
 
 def test_a_hard_gate_keeps_what_it_is_shut_for_bit_for_bit() -> None:
-    valve, (old, new) = make(HardGate), memories()
+    valve, (old, new) = make(HardGateValve), memories()
     with torch.no_grad():
         valve.gate.bias[: D // 2] = -50
         valve.gate.bias[D // 2] = 50
@@ -91,7 +100,7 @@ def test_a_hard_gate_keeps_what_it_is_shut_for_bit_for_bit() -> None:
 
 def test_gru_takes_the_new_memory_as_input() -> None:
     """r, z, n as in arXiv 1406.1078, in the arrangement of torch.nn.GRUCell."""
-    valve, (old, new) = make(GRU), memories()
+    valve, (old, new) = make(GRUValve), memories()
     cell = valve.cell
     inputs = (new @ cell.weight_ih.T + cell.bias_ih).chunk(3, -1)
     hiddens = (old @ cell.weight_hh.T + cell.bias_hh).chunk(3, -1)
@@ -101,7 +110,7 @@ def test_gru_takes_the_new_memory_as_input() -> None:
 
 
 def test_lstm_carries_its_cell_from_segment_to_segment() -> None:
-    valve, (old, new) = make(LSTM), memories()
+    valve, (old, new) = make(LSTMValve), memories()
     weights = valve.cell
     state = valve.initial_state(old)
     assert torch.equal(state, torch.zeros(B, M, D, dtype=torch.float64))

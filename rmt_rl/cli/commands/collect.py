@@ -38,7 +38,8 @@ def collect_dataset(arguments: Arguments) -> int:
     given = parse(with_options(Collection, env=task.Config), rest, f"rmt-rl collect {names[0]}", description)
     given.import_modules()
     import_typed(policy for policy in given.policy if not Path(policy).exists())
-    from rmt_rl.acting.collect import EXPERT_ALONE, Behaviour, collect, parse_share
+    from rmt_rl.acting.collect import collect
+    from rmt_rl.acting.policies import EXPERT_ALONE, Behaviour, parse_share
     from rmt_rl.cli.progress import EvaluationProgress
 
     shares = tuple(map(parse_share, given.policy)) or EXPERT_ALONE.shares

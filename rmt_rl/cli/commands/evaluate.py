@@ -16,9 +16,10 @@ from rmt_rl.config import APART, SEEDS
 from rmt_rl.flags import parse
 
 if TYPE_CHECKING:
-    from rmt_rl.acting.evaluate import Evaluation, Progress
+    from rmt_rl.acting.evaluate import ProgressReport
     from rmt_rl.agent import BaseAgent
     from rmt_rl.data.references import References
+    from rmt_rl.runs.evaluation import Evaluation
     from rmt_rl.runs.options import RunConfig
 
 
@@ -42,9 +43,9 @@ def evaluate_run(arguments: Arguments) -> int:
     """Evaluate at every value, print a line for each, and write evaluation.json after each."""
     given = parse(Evaluate, arguments, "rmt-rl evaluate", __doc__ or "")
     given.import_modules()
-    from rmt_rl.acting.evaluate import write_evaluation
     from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
     from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
+    from rmt_rl.runs.evaluation import write_evaluation
     from rmt_rl.runs.options import read_config
 
     config = read_config(given.run)
@@ -65,7 +66,9 @@ def evaluate_run(arguments: Arguments) -> int:
     return 0
 
 
-def _evaluations(given: Evaluate, config: RunConfig, agent: BaseAgent, progress: Progress) -> Iterator[Evaluation]:
+def _evaluations(
+    given: Evaluate, config: RunConfig, agent: BaseAgent, progress: ProgressReport
+) -> Iterator[Evaluation]:
     from rmt_rl.acting.evaluate import parse_vary, sweep
 
     return sweep(
@@ -85,7 +88,7 @@ def _evaluations(given: Evaluate, config: RunConfig, agent: BaseAgent, progress:
 
 def _references(config: RunConfig) -> References | None:
     """Return the reference scores of the data that a run learnt from, if the data are still there and have some."""
-    from rmt_rl.acting.collect import dataset_ids
+    from rmt_rl.acting.provenance import dataset_ids
     from rmt_rl.data.references import read_references
 
     return read_references(dataset_ids(config))

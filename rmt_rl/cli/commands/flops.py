@@ -35,12 +35,12 @@ def count_flops(arguments: Arguments) -> int:
     given.import_modules()
     import_typed(model for model in given.models if not Path(model).exists())
     from rmt_rl.analysis.flops import COUNTINGS, OPT
-    from rmt_rl.analysis.flops_report import cost, draw, table
+    from rmt_rl.analysis.flops_report import draw_flops, flops_table, model_cost
 
     counting = COUNTINGS[given.counting]
-    costs = [cost(model, given.tokens, given.memory_tokens, counting) for model in given.models or OPT]
-    picture = None if given.plot is None else draw(costs, given.segments, given.plot)
-    print(table(costs, given.segments))
+    costs = [model_cost(model, given.tokens, given.memory_tokens, counting) for model in given.models or OPT]
+    picture = None if given.plot is None else draw_flops(costs, given.segments, given.plot)
+    print(flops_table(costs, given.segments))
     if picture is not None:
         print(picture)
     return 0

@@ -30,15 +30,16 @@ class Inspect(ReadsRuns):
     device: str = Field("cpu", description="where the agent runs, e.g. cpu or cuda")
 
 
-def inspect_run(arguments: Arguments) -> int:
+def inspect_memory(arguments: Arguments) -> int:
     """Print tables, and the paths of the picture and of the file of numbers."""
     given = parse(Inspect, arguments, "rmt-rl inspect", __doc__ or "")
     given.import_modules()
     from rich.console import Console
     from rich.progress import track
 
-    from rmt_rl.analysis.inspection import inspect, write_inspection
-    from rmt_rl.analysis.inspection_report import draw, tables
+    from rmt_rl.analysis.inspection.inspect_run import inspect_run, write_inspection
+    from rmt_rl.analysis.inspection.picture import draw_inspection
+    from rmt_rl.analysis.inspection.tables import inspection_tables
 
     console = Console(stderr=True)
 
@@ -46,7 +47,7 @@ def inspect_run(arguments: Arguments) -> int:
         shown = console.is_interactive
         return track(fillers, "noise", given.segments, console=console, transient=True) if shown else fillers
 
-    found = inspect(
+    found = inspect_run(
         given.run,
         given.checkpoint,
         segments=given.segments,
@@ -56,11 +57,11 @@ def inspect_run(arguments: Arguments) -> int:
         device=given.device,
         watched=watched,
     )
-    print(tables(found))
+    print(inspection_tables(found))
     folder = given.run if given.out is None else given.out
     print(write_inspection(found, folder))
-    print(draw(found, folder))
+    print(draw_inspection(found, folder))
     return 0
 
 
-COMMAND = inspect_run
+COMMAND = inspect_memory

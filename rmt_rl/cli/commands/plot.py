@@ -22,12 +22,14 @@ class Plot(Frozen):
 def plot_runs(arguments: Arguments) -> int:
     """Draw the picture, print a table of the evaluations and the picture's path."""
     given = parse(Plot, arguments, "rmt-rl plot", __doc__ or "")
-    from rmt_rl.acting.evaluate import read_evaluation
-    from rmt_rl.analysis.plot import plot, table
+    from rmt_rl.analysis.comparison import LEGEND, comparison_table
+    from rmt_rl.analysis.plot import plot
+    from rmt_rl.runs.evaluation import read_evaluation
 
     plot(given.runs, given.out)
     if any(map(read_evaluation, given.runs)):
-        print(table(given.runs))
+        print(comparison_table(given.runs))
+        print(LEGEND)
     print(given.out)
     return 0
 

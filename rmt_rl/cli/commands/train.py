@@ -11,10 +11,20 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rmt_rl import registry
-from rmt_rl.cli.arguments import HELP, IMPORT, Arguments, import_modules, import_typed, leading, positionals, values_of
-from rmt_rl.cli.interrupt import StopRequest, is_first_process
+from rmt_rl.cli.arguments import (
+    HELP,
+    IMPORT,
+    Arguments,
+    import_modules,
+    import_typed,
+    leading,
+    option_values,
+    positionals,
+)
+from rmt_rl.cli.interrupt import StopRequest
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
+from rmt_rl.launch import is_first_process
 
 if TYPE_CHECKING:
     from rmt_rl.runs.metrics import Report
@@ -61,7 +71,7 @@ def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | No
     from rmt_rl.runs.options import make_config, read_config
 
     for option in NAMED:
-        import_typed(values_of(option, rest))
+        import_typed(option_values(option, rest))
     count = leading(rest)
     if file is not None:
         default = read_config(file)

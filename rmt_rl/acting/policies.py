@@ -1,0 +1,128 @@
+"""Policies that play the episodes of a data set: the expert of a task, trained agents, random actions, or a mix."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector.utils import batch_space
+
+from rmt_rl.config import validated
+from rmt_rl.errors import UsageError
+from rmt_rl.task import Policy, Task
+
+EXPERT, RANDOM = "expert", "random"  # policies that need no training run
+
+
+class Share(NamedTuple):
+    """One policy of a mix, and its part of the episodes."""
+
+    policy: str  # `expert`, `random`, or the folder of a training run
+    parts: float = 1.0
+
+    @property
+    def trained(self) -> bool:
+        """True if the policy is the agent of a training run."""
+        return self.policy not in (EXPERT, RANDOM)
+
+    @property
+    def name(self) -> str:
+        """The policy's name in the id of a data set; of a training run, the name of its folder."""
+        return Path(self.policy).resolve().name if self.trained else self.policy
+
+
+class Behaviour(NamedTuple):
+    """The policies that play the episodes of a data set."""
+
+    shares: tuple[Share, ...] = (Share(EXPERT),)
+    sample: bool = False  # trained agents sample their actions; otherwise they take the most likely ones
+    target_return: float | None = None  # for agents conditioned on a return; None: the best return of their own data
+    checkpoint: str = "last"  # of trained agents
+
+    def episodes_by_share(self, episodes: int) -> list[int]:
+        """Divide a number of episodes by the parts of the shares; the numbers sum to `episodes`.
+
+        Raises:
+            UsageError: `episodes` is less than 1, or a policy would play none.
+        """
+        if episodes < 1:
+            raise UsageError(f"episodes = {episodes}: at least 1 is needed")
+        parts = [share.parts for share in self.shares]
+        borders = np.rint(np.cumsum([0.0, *parts]) / sum(parts) * episodes)
+        counts = [int(count) for count in np.diff(borders)]
+        for share, count in zip(self.shares, counts, strict=True):
+            if count == 0:
+                raise UsageError(
+                    f"policy {share.policy!r} would play none of {episodes} episodes with {share.parts} of "
+                    f"{sum(parts)} parts; collect more episodes or give it more parts"
+                )
+        return counts
+
+
+EXPERT_ALONE = Behaviour()
+
+
+def parse_share(text: str) -> Share:
+    """Read `runs/ppo-0`, or `runs/ppo-0=2` for two parts of the episodes.
+
+    Raises:
+        UsageError: the number of parts is not positive, or is no number.
+    """
+    policy, equals, parts = text.rpartition("=")
+    if not equals or Path(text).is_dir():
+        return Share(text)
+    try:
+        share = Share(policy, float(parts))
+    except ValueError:
+        share = Share(policy, 0)
+    if not 0 < share.parts < float("inf"):
+        raise UsageError(f"policy {text!r}: give POLICY, or POLICY=PARTS with a number of parts above 0")
+    return share
+
+
+class RandomPolicy:
+    """Acts uniformly at random."""
+
+    def __init__(self, action_space: gymnasium.Space[Any], seed: int) -> None:
+        """Draw from `action_space`, the action space of one environment, with a generator seeded by `seed`."""
+        self._action_space = copy.deepcopy(action_space)
+        # A separate stream: an environment with the same seed would draw the very same numbers.
+        stream = np.random.SeedSequence(seed).spawn(1)[0]
+        self._action_space.seed(int(stream.generate_state(1)[0]))
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """Draw an action for every environment; `episode_start` has one entry for each."""
+        if state is None:
+            state = batch_space(self._action_space, len(episode_start))
+        return state.sample(), state
+
+
+def make_expert(task: Task, options: Mapping[str, Any], seed: int) -> Policy:
+    """Return the task's expert.
+
+    Raises:
+        UsageError: the task has none, or an option doesn't fit it.
+    """
+    expert = getattr(task, "Expert", None)
+    if expert is None:
+        raise UsageError(
+            f"{task.ID} has no expert to collect data from; name a data set with --dataset, or collect one with "
+            "rmt-rl collect --policy"
+        )
+    policy: Policy = expert(validated(task.Config, options), seed=seed)
+    return policy
+
+
+def has_expert(task: Task, options: Mapping[str, Any]) -> bool:
+    """Return True if the task has an expert for these options."""
+    try:
+        make_expert(task, options, seed=0)
+    except UsageError:
+        return False
+    return True

@@ -1,0 +1,254 @@
+"""Experiments: a sweep whose results are kept beside its table, a line of `results.jsonl` for each run.
+
+Table and pictures are made from these lines, so that the runs of one config can be made again without all others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rmt_rl.analysis.aggregate import Group, group_runs
+from rmt_rl.analysis.comparison import comparison_of_groups
+from rmt_rl.analysis.plot import CURVES, plot_groups
+from rmt_rl.analysis.run_records import (
+    Curve,
+    EvaluatedSetting,
+    RunRecord,
+    Settings,
+    evaluation_record,
+    read_run,
+    settings_without_seeds,
+)
+from rmt_rl.errors import UsageError, explained
+from rmt_rl.files import write_atomically
+from rmt_rl.runs.evaluation import READ
+from rmt_rl.runs.options import RunConfig, read_config
+from rmt_rl.training.sweep import EvaluationPlan, Sweep, check_named, cpu_seconds
+
+FILE = "results.jsonl"
+FIELDS = ("config", "seed", "settings", "metrics", "results")  # every line has them
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The results of one finished run, a line of `results.jsonl`.
+
+    Attributes:
+        config: name of the config file, without its ending.
+        seed: seed of the training.
+        settings: the run's options when it was made, without seeds.
+        metrics: its learning curves.
+        evaluations: success and return at each setting of its environment.
+        cpu_seconds: CPU seconds taken, by phase.
+    """
+
+    config: str
+    seed: int
+    settings: Settings
+    metrics: Mapping[str, Curve]
+    evaluations: Sequence[EvaluatedSetting]
+    cpu_seconds: Mapping[str, float]
+
+    @classmethod
+    def of(cls, run: Path) -> RunResult:
+        """Read the results of a finished run, whose folder is named CONFIG-SEED."""
+        record = read_run(run)
+        config, _, _ = run.name.rpartition("-")
+        return cls(
+            config=config,
+            seed=record.seed,
+            settings=record.settings,
+            metrics={name: record.metrics[name] for name in CURVES if name in record.metrics},
+            evaluations=record.evaluations,
+            cpu_seconds=cpu_seconds(run),
+        )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RunResult:
+        """Return the results that a line holds, which has all `FIELDS`."""
+        return cls(
+            config=values["config"],
+            seed=values["seed"],
+            settings=values["settings"],
+            metrics={name: _curve(curve) for name, curve in values["metrics"].items()},
+            evaluations=[evaluation_record(result) for result in values["results"]],
+            cpu_seconds=values.get("cpu_seconds", {}),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values of the line."""
+        return {
+            "config": self.config,
+            "seed": self.seed,
+            "settings": self.settings,
+            "metrics": self.metrics,
+            "results": [_result(evaluation) for evaluation in self.evaluations],
+            "cpu_seconds": self.cpu_seconds,
+        }
+
+
+def _curve(values: Mapping[str, float]) -> dict[int, float]:
+    return {int(at): value for at, value in values.items()}
+
+
+def _result(evaluation: EvaluatedSetting) -> dict[str, Any]:
+    """Return an evaluation without its single episodes."""
+    values: dict[str, Any] = {"count": evaluation.episodes}
+    return values | {name: getattr(evaluation, name) for name in READ}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A folder with configs, the results of their runs, a table and pictures.
+
+    Attributes:
+        folder: where results, table and pictures go.
+        configs: for each config file, the evaluations of its runs; in the order of the table.
+    """
+
+    folder: Path
+    configs: Mapping[Path, Sequence[EvaluationPlan]]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the configs, their files' without the ending."""
+        return [file.stem for file in self.configs]
+
+    def make(self, only: Sequence[str], seeds: Sequence[int], runs: Path, jobs: int) -> str:
+        """Make the runs of all configs, or of those named in `only`; write table and pictures, and return the table.
+
+        Raises:
+            UsageError: there is no such config, no seed, or no stored results of the configs that aren't made.
+        """
+        check_named(only, self.names)
+        for name, count in (("seeds", len(seeds)), ("jobs", jobs)):
+            if count < 1:
+                raise UsageError(f"{name}={count}: give 1 or more")
+        made = {file: plans for file, plans in self.configs.items() if not only or file.stem in only}
+        stored = self.stored([file for file in self.configs if file not in made])  # fails before anything is trained
+        finished = Sweep(made, seeds, runs, jobs).run()
+        return self.write([*stored, *map(RunResult.of, finished)])
+
+    def draw(self) -> str:
+        """Write table and pictures from the stored results of all configs, and return the table.
+
+        Raises:
+            UsageError: as `stored` does.
+        """
+        return self.write(self.stored(list(self.configs)))
+
+    def stored(self, configs: Iterable[Path]) -> list[RunResult]:
+        """Return the stored results of these configs.
+
+        Raises:
+            UsageError: a config has none, or those of other options than it has now; or the file is damaged.
+        """
+        path = self.folder / FILE
+        results = _read_results(path) if path.exists() else []
+        chosen = []
+        for config in configs:
+            own = [result for result in results if result.config == config.stem]
+            if not own:
+                raise UsageError(f"{path} has no results of {config.stem}: make it too, with --only or without")
+            for result in own:
+                _check_current(result, config, path)
+            chosen += own
+        return chosen
+
+    def write(self, results: Iterable[RunResult]) -> str:
+        """Write `results.jsonl`, table and pictures; return the table."""
+        names = self.names
+        results = sorted(results, key=lambda result: (names.index(result.config), result.seed))
+        lines = [json.dumps(result.to_json()) + "\n" for result in results]
+        write_atomically(self.folder / FILE, "".join(lines).encode())
+        configs = {file.stem: read_config(file) for file in self.configs}
+        records = [_record(result, configs[result.config]) for result in results]
+        return write_comparison(group_runs(records), self.folder)
+
+
+def _read_results(path: Path) -> list[RunResult]:
+    results = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            results.append(_read_result(line))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{path}, line {number}, is damaged: {error}; make all results again") from None
+    return results
+
+
+def _read_result(line: str) -> RunResult:
+    values = json.loads(line)
+    if not set(FIELDS) <= set(values):
+        raise ValueError("a field is missing")
+    return RunResult.from_json(values)
+
+
+def _check_current(result: RunResult, config: Path, path: Path) -> None:
+    """Raise an error if a stored result is of other options than its config has now.
+
+    Options that are new since then don't count: they are left at their defaults.
+    """
+    now = _settings(read_config(config))
+    changed = [name for name, value in result.settings.items() if now.get(name) != value]
+    if changed:
+        what = f"results of {config.stem} with {', '.join(changed)} other than in {config.name}"
+        raise UsageError(f"{path} has {what}: make it again too")
+
+
+def _record(result: RunResult, config: RunConfig) -> RunRecord:
+    """Return stored results as those of a run with the config of today, by whose options groups are labelled."""
+    return RunRecord(
+        path=Path(f"{result.config}-{result.seed}"),
+        seed=result.seed,
+        settings=_settings(config),
+        unit=config.unit,
+        metrics=result.metrics,
+        evaluations=result.evaluations,
+    )
+
+
+def _settings(config: RunConfig) -> Settings:
+    return settings_without_seeds(config.model_dump(mode="json", exclude_none=True))
+
+
+def write_comparison(groups: Sequence[Group], folder: Path) -> str:
+    """Write `table.md`, `learning.png` and `success.png` into a folder; return the table."""
+    text = comparison_of_groups(groups)
+    write_atomically(folder / "table.md", f"{text}\n".encode())
+    plot_groups(groups, folder / "learning.png", ["learning"])
+    plot_groups(groups, folder / "success.png", ["evaluation"])
+    return text
+
+
+def experiment_command(experiment: Experiment) -> None:
+    """Read the command line of an experiment, and make it."""
+
+    def main(
+        only: tuple[str, ...] = (),
+        seeds: int = 5,
+        jobs: int = 2,
+        runs: Path = Path("runs", experiment.folder.name),
+        draw: bool = False,
+    ) -> None:
+        """Train, evaluate, tabulate, plot.
+
+        Args:
+            only: just these configs, by their files' names, e.g. "rate"; what `results.jsonl` has of others is kept.
+            seeds: number of training seeds, 0, 1, ...
+            jobs: processes at once, one thread each.
+            runs: folder of the runs; those that are finished aren't made again.
+            draw: make table and pictures from `results.jsonl` and nothing else.
+        """
+        if draw:
+            print(experiment.draw())
+        else:
+            print(experiment.make(only, range(seeds), runs, jobs))
+
+    with explained():
+        tyro.cli(main)

@@ -1,0 +1,249 @@
+"""`evaluation.json`: the results of a run's evaluations, as `rmt-rl evaluate` writes them and tables and plots read."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from rmt_rl.errors import UsageError
+from rmt_rl.files import write_atomically
+from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
+
+if TYPE_CHECKING:
+    from rmt_rl.data.references import References
+
+FORMAT = 1
+FILE = "evaluation.json"
+SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # the same for all results of a file
+
+EpisodeRecord = TypedDict("EpisodeRecord", {"lane": int, "return": float, "length": int, "success": bool | None})
+
+
+class Figures(TypedDict):
+    """The part of a result that tables and plots need."""
+
+    options: dict[str, Any]  # JSON values of the varied options
+    success_rate: float | None
+    success_interval: Interval | None  # a list in a record that was read, since JSON has no tuples
+    mean_return: float
+    return_interval: Interval | None
+
+
+READ = tuple(Figures.__annotations__)
+
+
+class ResultRecord(Figures, total=False):
+    """One evaluation in `evaluation.json`."""
+
+    seed: int
+    deterministic: bool
+    target_return: float | None
+    lanes: int
+    normalised_return: float | None
+    mean_length: float
+    seconds: float
+    episodes: list[EpisodeRecord]
+
+
+class EvaluationFile(TypedDict):
+    """The content of `evaluation.json`."""
+
+    format: int
+    checkpoint: str | None
+    results: list[ResultRecord]
+
+
+_RECORD = TypeAdapter(EvaluationFile)
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One episode; `success` is None if the environment reports none (`is_success`, at the episode's end)."""
+
+    lane: int
+    episode_return: float
+    length: int
+    success: bool | None
+
+    def to_json(self) -> EpisodeRecord:
+        """Return the record of this episode in `evaluation.json`."""
+        return {"lane": self.lane, "return": self.episode_return, "length": self.length, "success": self.success}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of a policy in `episodes` at one setting of the environment.
+
+    Intervals are at 95%: Wilson's for the success rate, Student's for the mean return (None for one episode).
+    """
+
+    options: Mapping[str, Any]
+    """The varied options; empty when none was."""
+    seed: int
+    deterministic: bool
+    """True if the most likely actions were taken, False if actions were sampled."""
+    target_return: float | None
+    lanes: int
+    """Environments played at once, at most."""
+    seconds: float
+    """Wall-clock time of all environments together."""
+    episodes: tuple[EpisodeResult, ...]
+    """By environment, then in the order of playing."""
+    references: References | None = None
+    """Reference scores of the data; None if the data have none, or if an option was varied, since the scores hold for
+    the trained task."""
+
+    @property
+    def normalised_return(self) -> float | None:
+        """The mean return on a scale from 0, random actions, to 1, the expert."""
+        return None if self.references is None else self.references.normalised(self.mean_return)
+
+    @property
+    def mean_return(self) -> float:
+        """The mean undiscounted return."""
+        return mean([episode.episode_return for episode in self.episodes])
+
+    @property
+    def return_interval(self) -> Interval | None:
+        """The interval of the mean return."""
+        return mean_interval([episode.episode_return for episode in self.episodes])
+
+    @property
+    def score(self) -> float:
+        """The number that agents are compared by: the success rate, or the mean return if there is none."""
+        return self.mean_return if self.success_rate is None else self.success_rate
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics that a training run logs."""
+        success = {} if self.success_rate is None else {"eval/success_rate": self.success_rate}
+        return success | {"eval/mean_return": self.mean_return, "eval/mean_length": self.mean_length}
+
+    @property
+    def mean_length(self) -> float:
+        """The mean length of an episode in steps."""
+        return mean([episode.length for episode in self.episodes])
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share of successful episodes; None unless every episode reported success or failure."""
+        successes = self._successes
+        return None if successes is None else successes / len(self.episodes)
+
+    @property
+    def success_interval(self) -> Interval | None:
+        """The interval of the success rate."""
+        successes = self._successes
+        return None if successes is None else success_interval(successes, len(self.episodes))
+
+    def to_json(self) -> ResultRecord:
+        """Return the record of this evaluation in `evaluation.json`."""
+        return {
+            "options": dict(self.options),
+            "seed": self.seed,
+            "deterministic": self.deterministic,
+            "target_return": self.target_return,
+            "lanes": self.lanes,
+            "success_rate": self.success_rate,
+            "success_interval": self.success_interval,
+            "mean_return": self.mean_return,
+            "return_interval": self.return_interval,
+            "normalised_return": self.normalised_return,
+            "mean_length": self.mean_length,
+            "seconds": self.seconds,
+            "episodes": [episode.to_json() for episode in self.episodes],
+        }
+
+    @property
+    def _successes(self) -> int | None:
+        reported = [episode.success for episode in self.episodes if episode.success is not None]
+        return sum(reported) if len(reported) == len(self.episodes) else None
+
+
+def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: str) -> Path:
+    """Write evaluations into the run's `evaluation.json` and return its path.
+
+    Earlier results of the same checkpoint at other options are kept, so a sweep can be written result by result, and
+    options can be added later. Earlier results of another checkpoint, seed, target return or number of environments,
+    or with actions chosen in another way, are dropped with a warning: they can't be compared with the new ones.
+
+    Raises:
+        UsageError: the file can't be written.
+    """
+    path = run / FILE
+    results = [evaluation.to_json() for evaluation in evaluations]
+    before = _previous(run)
+    comparable = before["results"] if before["checkpoint"] == checkpoint else []
+    kept = [old for old in comparable if all(_may_stay(old, new) for new in results)]
+    repeated = [new["options"] for new in results]
+    dropped = [old for old in before["results"] if old not in kept and old["options"] not in repeated]
+    if dropped:
+        warnings.warn(
+            f"{path}: {len(dropped)} earlier results are dropped, as they are of another checkpoint, seed, target "
+            "return or number of lanes (environments played at once), or of actions chosen in another way",
+            UserWarning,
+            stacklevel=2,
+        )
+    record: EvaluationFile = {"format": FORMAT, "checkpoint": checkpoint, "results": kept + results}
+    write_atomically(path, json.dumps(record, indent=1).encode())
+    return path
+
+
+def read_evaluation(run: Path) -> EvaluationFile | None:
+    """Return the content of a run's `evaluation.json`, or None if the run was never evaluated.
+
+    Raises:
+        UsageError: the file is damaged, of another format or can't be read.
+    """
+    path = run / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        record = json.loads(text)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); evaluate the run again") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UsageError(f"{path} is not of format {FORMAT}; evaluate the run again")
+    try:
+        _RECORD.validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{path} is damaged (results are missing or incomplete): {place}: {first['msg']}; evaluate the run again"
+        ) from None
+    return cast("EvaluationFile", record)
+
+
+def read_results(run: Path) -> list[ResultRecord]:
+    """Return the results in a run's `evaluation.json`; none if the run was never evaluated.
+
+    Raises:
+        UsageError: as in `read_evaluation`.
+    """
+    record = read_evaluation(run)
+    return record["results"] if record else []
+
+
+def _may_stay(old: ResultRecord, new: ResultRecord) -> bool:
+    """Return True if an earlier result is of other options than a new one, and was made in the same way."""
+    same_way = all(old.get(name) == new.get(name) for name in SETTINGS)
+    return same_way and old["options"] != new["options"]
+
+
+def _previous(run: Path) -> EvaluationFile:
+    none: EvaluationFile = {"format": FORMAT, "checkpoint": None, "results": []}
+    try:
+        return read_evaluation(run) or none
+    except UsageError:  # a damaged file is replaced, since the new results are worth more
+        return none
