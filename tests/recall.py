@@ -1,4 +1,4 @@
-"""The smallest memory task: the first observation shows a cue, the last action must repeat it."""
+"""The smallest memory task: the first observation shows a cue, and the last action must repeat the cue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from rmt_rl.task import Policy
 
 
 class Recall(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """Observes (cue, time), the cue at time 0 only; reward 1 for the cue as last action, `length` steps long."""
+    """Repeat a cue at the end of an episode of `length` steps.
+
+    Observations are (cue, time), with -1 in place of the cue after time 0. The reward is 1 if the last action is the
+    cue, else 0.
+    """
 
     def __init__(self, length: int = 5, cues: int = 2) -> None:
         self.observation_space = spaces.Box(-1, 1000, (2,), np.float32)
@@ -43,7 +47,7 @@ class Config(Frozen):
 
 
 class Expert:
-    """Recalls the cue."""
+    """Always acts the cue of the first observation. The state holds the cues (N,)."""
 
     def __init__(self, config: Config, seed: int = 0) -> None:
         self.config = config
@@ -56,7 +60,7 @@ class Expert:
 
 
 class RecallTask:
-    """What a task's module offers, as an object."""
+    """The task: a class with the names that an environment's file has (`rmt_rl.task.Task`)."""
 
     ID = "Recall-v0"
     Config: type[Frozen] = Config

@@ -25,7 +25,7 @@ _SPAWNER.set_forkserver_preload(["rmt_rl.training.segments"])  # imported once f
 
 @contextmanager
 def work_folder(factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder to work in, with data sets of its own."""
+    """Yield a new folder as the current one; data sets are kept in it too."""
     with pytest.MonkeyPatch.context() as patch:
         folder = factory.mktemp("work")
         patch.chdir(folder)
@@ -34,7 +34,10 @@ def work_folder(factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def tiny(agent: str = "rate", /, **training: Any) -> OfflineRun:
-    """A config of 10 updates; keywords are fields of `training`, and dictionaries are further sections."""
+    """Return a config of 10 updates.
+
+    Keywords are fields of the section `training`. A keyword whose value is a dictionary is a section of that name.
+    """
     sections = {name: training.pop(name) for name in list(training) if isinstance(training[name], dict)}
     small = {"segment_length": 4, "width": 16} | ({} if agent == "bc" else {"heads": 2, "layers": 1})
     values: Values = {
@@ -55,7 +58,7 @@ def tiny(agent: str = "rate", /, **training: Any) -> OfflineRun:
 
 
 def started(config: OfflineRun, run: Path) -> SegmentLearner:
-    """A run's learner before its next update."""
+    """Return a run's learner, ready for its next update."""
     path = path_of(run)
     saved = read_checkpoint(path) if path.exists() else None
     learner = SegmentLearner(config, saved)
@@ -64,20 +67,23 @@ def started(config: OfflineRun, run: Path) -> SegmentLearner:
 
 
 def start_process(target: Callable[..., None], *arguments: Any) -> Any:
-    """Start a function of a test module in a process of its own; a `OfflineRun` reaches it as its values."""
-    plain = [
-        one.model_dump(mode="json", exclude_none=True) if isinstance(one, OfflineRun) else one for one in arguments
-    ]
+    """Start a function of a test module in a process of its own. It gets an `OfflineRun` as a dictionary of values."""
+    plain = [_plain(argument) for argument in arguments]
     process = _SPAWNER.Process(target=_run, args=(os.environ.get("MINARI_DATASETS_PATH"), target, *plain))
     process.start()
     return process
 
 
 def in_process(target: Callable[..., None], *arguments: Any) -> int:
-    """Run it to its end; returns its exit code, negative for a signal."""
+    """Run a function in a process of its own, to its end; return the exit code, negative for a signal."""
     process = start_process(target, *arguments)
     process.join()
     return int(process.exitcode)
+
+
+def _plain(argument: Any) -> Any:
+    """Return a config as its values, and anything else as it is."""
+    return argument.model_dump(mode="json", exclude_none=True) if isinstance(argument, OfflineRun) else argument
 
 
 def _run(data: str | None, target: Callable[..., None], *arguments: Any) -> None:
@@ -88,13 +94,13 @@ def _run(data: str | None, target: Callable[..., None], *arguments: Any) -> None
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint."""
+    """Return all tensors of a checkpoint."""
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def header(path: Path) -> Values:
-    """The header of a checkpoint, without the times of updates."""
+    """Return the header of a checkpoint, without the times of updates."""
     with safe_open(path, "pt") as file:
         values: Values = json.loads(file.metadata()["rmt_rl"])
     values["progress"]["unlogged"] = [_timeless(entry) for entry in values["progress"].get("unlogged", [])]
@@ -102,7 +108,7 @@ def header(path: Path) -> Values:
 
 
 def metrics(run: Path) -> list[Values]:
-    """The lines of a run's metrics, without times."""
+    """Return the lines of a run's metrics, without times."""
     return [_timeless(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -111,7 +117,7 @@ def _timeless(entry: Values) -> Values:
 
 
 def assert_same_run(run: Path, other: Path) -> None:
-    """Bit for bit the same checkpoints, and the same metrics."""
+    """Fail unless two runs have the same checkpoints, bit for bit, and the same metrics."""
     for name in ("last.safetensors", "best.safetensors"):
         one, two = tensors(run / name), tensors(other / name)
         assert one.keys() == two.keys()
@@ -121,6 +127,6 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 
 def weights(run: Path) -> torch.Tensor:
-    """All weights of a run's last checkpoint in one row."""
+    """Return all weights of a run's last checkpoint as one vector."""
     parts = {key: value for key, value in tensors(run / "last.safetensors").items() if key.startswith("model/")}
     return torch.cat([parts[key].flatten() for key in sorted(parts)])

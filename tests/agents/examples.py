@@ -1,4 +1,4 @@
-"""Small instances of every agent, found by discovery, and data of any space to feed them."""
+"""Small instances of every agent that the registry finds, and random data of any space for them."""
 
 from __future__ import annotations
 
@@ -21,29 +21,33 @@ from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import tree_leaves
 
 SMALL = {"segment_length": 4, "width": 40}
-UNTOUCHED = {"attention"}  # options that aren't varied: kernels have tests of their own, and not all can run here
-OTHERS: dict[Any, tuple[Any, ...]] = {bool: (False, True), int: (5, 3, 8), float: (0.5,)}  # values to try, by type
+UNTOUCHED = {"attention"}  # options that aren't varied: attention kernels have their own tests, and some need a GPU
+OTHERS: dict[Any, tuple[Any, ...]] = {bool: (False, True), int: (5, 3, 8), float: (0.5,)}  # values to try by type
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 MIXED = spaces.Tuple((spaces.Discrete(3, start=5), spaces.Box(-1, 1, (2,), np.float32)))
 
 
 def agents() -> list[Any]:
-    """The class of every agent that learns from segments; those whose package isn't installed are skipped."""
+    """Return the class of every agent that learns from segments, as parameters of a test.
+
+    Agents whose package isn't installed are skipped.
+    """
     params = []
     for name in registry.names("agents"):
         try:
             cls = registry.agent_class(name)
             if issubclass(cls, Agent):
                 params.append(pytest.param(cls, id=name))
-        except UsageError as missing:
-            params.append(pytest.param(None, id=name, marks=pytest.mark.skip(reason=str(missing))))
+        except UsageError as error:
+            params.append(pytest.param(None, id=name, marks=pytest.mark.skip(reason=str(error))))
     return params
 
 
 def variants() -> list[Any]:
-    """Every agent's class and config: the default at small size, and each option changed alone.
+    """Return the class and a config of every agent, as parameters of a test.
 
-    Floats, which take no other path through the code, are left out.
+    The configs are the default at small size, and one for each option, in which this option alone has another value.
+    Options that are floats are left out, since they take no other path through the code.
     """
     return [
         pytest.param(cls, config, id=f"{param.id}-{label}", marks=param.marks)
@@ -62,14 +66,15 @@ def _configs(model: type[AgentConfig]) -> Iterator[tuple[str, AgentConfig]]:
 
 
 def options(model: type[AgentConfig]) -> list[str]:
-    """The options that are varied."""
+    """Return the options that are varied."""
     return [option for option in model.model_fields if option not in {*SMALL, *UNTOUCHED}]
 
 
 def changed(model: type[AgentConfig], option: str) -> list[tuple[Any, AgentConfig]]:
-    """Other values of an option, and configs in which it alone isn't the default.
+    """Return other values of an option, each with a config in which this option alone isn't the default.
 
-    A choice takes each of its values, numbers the first of `OTHERS` that the config doesn't refuse.
+    An option with named choices gets each choice. Another option gets the first value of `OTHERS` that the
+    config accepts.
     """
     field = model.model_fields[option]
     choice = get_origin(field.annotation) is Literal
@@ -92,18 +97,18 @@ def make(
     actions: spaces.Space[Any] = MIXED,
     seed: int = 0,
 ) -> Agent:
-    """An agent with random weights, ready to act."""
+    """Return an agent with random weights, ready to act."""
     torch.manual_seed(seed)
     return cls(config, AgentSpec(observations, actions, target_return=2.0, return_scale=2.0)).eval()
 
 
 def has_memory(agent: Agent) -> bool:
-    """Whether anything at all is carried from segment to segment."""
+    """Return True if the agent carries a state from segment to segment."""
     return bool(tree_leaves(agent.initial_state(1)))
 
 
 def trajectory(observations: spaces.Space[Any], actions: spaces.Space[Any], steps: int) -> Trajectory:
-    """An episode of random values of the spaces."""
+    """Return an episode of random values of the spaces."""
     ends = np.arange(steps) == steps - 1
     rewards = np.random.default_rng(steps).normal(size=steps)
     return Trajectory(
@@ -112,21 +117,21 @@ def trajectory(observations: spaces.Space[Any], actions: spaces.Space[Any], step
 
 
 def draw(space: spaces.Space[Any], count: int) -> Any:
-    """Random values of a space, stacked."""
+    """Return random values of a space, stacked."""
     out: Any = create_empty_array(space, count)
     return concatenate(space, [space.sample() for _ in range(count)], out)
 
 
 def segments(trajectories: list[Trajectory], segment_length: int) -> tuple[Segment, ...]:
-    """Whole episodes, one a lane, cut as in training."""
+    """Return whole episodes, one for each batch element, cut into segments as in training."""
     return cut([Span(each, 0, len(each)) for each in trajectories], segment_length)
 
 
 def forward(agent: Agent, parts: tuple[Segment, ...]) -> tuple[Tensor, Tensor, Any]:
-    """The action head's numbers (B, T, P), the losses (B, T) and the last state."""
-    state, numbers, losses = agent.initial_state(len(parts[0].lengths)), [], []
+    """Return the logits (B, T, P), the losses (B, T) and the state after all segments."""
+    state, logits, losses = agent.initial_state(len(parts[0].lengths)), [], []
     for part in parts:
         out, state = agent(part, state)
-        numbers.append(out)
+        logits.append(out)
         losses.append(agent.losses(out, part)[0])
-    return torch.cat(numbers, 1), torch.cat(losses, 1), state
+    return torch.cat(logits, 1), torch.cat(losses, 1), state

@@ -1,4 +1,4 @@
-"""Episodes for the tests of this folder: every number in them tells where it came from."""
+"""Episodes for the tests of this folder. Their numbers tell of which episode and step they are."""
 
 from collections.abc import Iterable, Sequence
 
@@ -17,7 +17,7 @@ ACTIONS = spaces.Tuple((spaces.Discrete(5), spaces.Box(-1, 1, (1,))))
 
 
 def episode(number: int, length: int) -> Trajectory:
-    """Observation t is (number, t + 1), action t is t % 4 + 1, reward t is t + 1: nothing is zero."""
+    """Return an episode of nonzero values: observation t is (number + 1, t + 1), action t % 4 + 1, reward t + 1."""
     ends = np.arange(length) == length - 1
     places = np.stack([np.full(length + 1, number + 1), np.arange(length + 1) + 1], axis=1).astype(np.float32)
     steps = np.arange(length)
@@ -25,7 +25,7 @@ def episode(number: int, length: int) -> Trajectory:
 
 
 def tree_episode(number: int, length: int) -> Trajectory:
-    """An episode whose observations and actions are trees of `SPACE` and `ACTIONS`."""
+    """Return an episode whose observations are values of `SPACE` and whose actions are values of `ACTIONS`."""
     flat = episode(number, length)
     generator = np.random.default_rng(number)
     image = generator.integers(0, 256, (length + 1, 32, 32, 3), dtype=np.uint8)
@@ -37,13 +37,13 @@ def tree_episode(number: int, length: int) -> Trajectory:
 def segment_of(
     observations: Tensors, actions: Tensors, returns: Tensor, lengths: Tensor, full: bool = False
 ) -> Segment:
-    """A segment without rewards, from inside an episode."""
+    """Return a segment from inside an episode, with rewards of 0."""
     no = torch.zeros(returns.shape, dtype=torch.bool)
     return Segment(observations, actions, returns, torch.zeros(returns.shape), no, no, lengths, full)
 
 
 class InMemory:
-    """Episodes of these lengths, as a feed wants them."""
+    """Episodes of these lengths in memory: the source that feeds read from (`rmt_rl.data.feed.Episodes`)."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)
@@ -57,7 +57,7 @@ class InMemory:
 
 
 def write(dataset_id: str, episodes: Iterable[Trajectory]) -> None:
-    """Write episodes made by `episode`."""
+    """Write episodes that `episode` made as a data set."""
     write_dataset(
         dataset_id,
         episodes,

@@ -1,4 +1,4 @@
-"""The contract of every core, for compositions that no class's examples hold."""
+"""Contract tests (tests/test_recurrence_contract.py) for compositions of cores that no class has among its examples."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ every_check = pytest.mark.parametrize(
 
 
 def fulfils(check: Callable[[Core, Tensor], None], core: Core) -> None:
-    """Run a test of the contract, in float64."""
+    """Run one test of the contract on a core, in float64."""
     torch.manual_seed(1)
     tokens = torch.randn(contract.LANES, 4 * contract.LENGTH, contract.WIDTH, dtype=torch.float64)
     check(core.double().eval(), tokens)
 
 
 def run(core: Core, x_BLD: Tensor, state: Any = None) -> Tensor:
-    """Outputs of a segment, from the initial state if none is given."""
+    """Return the outputs of a segment. Without a state, begin with the initial one."""
     y_BLD: Tensor = core(x_BLD, core.initial_state(len(x_BLD)) if state is None else state)[0]
     return y_BLD
