@@ -1,4 +1,4 @@
-"""What an agent refuses, and the corners of its options."""
+"""Inputs that an agent refuses, and corner cases of its options."""
 
 from typing import Any, cast
 

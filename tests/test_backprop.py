@@ -1,4 +1,4 @@
-"""What backpropagation through segments costs, in live tensors; and the gradient that memory ageing passes through."""
+"""The cost of backpropagation through segments in live tensors, and the gradient that passes through memory ageing."""
 
 from __future__ import annotations
 

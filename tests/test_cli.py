@@ -52,7 +52,7 @@ def test_list_shows_everything_in_one_line_each(capsys: pytest.CaptureFixture[st
 
 
 def sizes(lines: list[str]) -> dict[str, str]:
-    """What stands before the summary of each agent."""
+    """Return the text before the summary of each agent."""
     found = (re.match(r"  (\w+) +(\S+ {1,10}\S+)  ", line) for line in lines)
     return {match[1]: match[2] for match in found if match}
 

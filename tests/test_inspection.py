@@ -1,4 +1,4 @@
-"""What `rmt-rl inspect` measures, by hand on cores whose state is known, and on runs."""
+"""The measures of `rmt-rl inspect`, checked by hand on cores whose state is known, and on runs."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def observed(segment: Segment) -> Tensor:
 
 
 def test_lanes_are_of_all_kinds_alike_and_questions_show_no_cue() -> None:
-    """Of `episode`, the last action is (length - 1) % 4 + 1; and observation t is (number, t + 1)."""
+    """The last action of `episode` is (length - 1) % 4 + 1, and its observation t is (number, t + 1)."""
     store = InMemory([3, 4, *[9] * 20, *[12] * 3, 5])
     cues = read_cues(store, 4, 6, np.random.default_rng(0))
     assert cues.grouped_by == "last action"

@@ -1,4 +1,4 @@
-"""What is installed is whole, imports lightly, and is imported under its own name only."""
+"""The installed package is whole, imports lightly, and is imported under its own name only."""
 
 import re
 import subprocess

@@ -273,7 +273,7 @@ def test_the_state_survives_save_and_load(core: Core, tokens: Tensor, tmp_path: 
 @pytest.mark.parametrize("promising", PROMISING)
 @torch.no_grad()
 def test_segments_chained_equal_the_unrolled_whole(promising: Any, tokens: Tensor) -> None:
-    """What sees all that came before, as these do while their cache isn't full, gives the same however it's cut."""
+    """A core whose cache isn't full sees all that came before, so it gives the same however the sequence is cut."""
     core = list(promising.examples(WIDTH))[-1].double().eval()
     whole, _ = core(tokens[:, : 3 * LENGTH], core.initial_state(LANES))
     chained, _ = run(core, tokens[:, : 3 * LENGTH])
@@ -281,7 +281,7 @@ def test_segments_chained_equal_the_unrolled_whole(promising: Any, tokens: Tenso
 
 
 def reach(core: Core, tokens: Tensor, depth: int) -> int:
-    """How many segments, the last one included, the last segment's loss sends gradient to."""
+    """Return the number of segments, the last included, that the last segment's loss sends a gradient to."""
     segments = [part.clone().requires_grad_() for part in tokens.split(LENGTH, 1)]
 
     def last_only(index: int, state: Any) -> tuple[Tensor, Any]:

@@ -42,7 +42,7 @@ every_variant = pytest.mark.parametrize(("cls", "config"), variants())
 
 
 class Played:
-    """What an agent was shown and did, step by step."""
+    """The observations and actions of an agent, step by step."""
 
     def __init__(self, agent: Agent, observations_TB3: Any, returns_TB: Any, starts_TB: Any) -> None:
         numbers: list[Tensor] = []
@@ -168,7 +168,7 @@ def traces(cls: type[Agent], config: AgentConfig, parts: tuple[Segment, ...]) ->
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
-    """Whether there are as many, of the same shapes and the same to the last bit."""
+    """Return True if there are as many, of the same shapes and the same to the last bit."""
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 

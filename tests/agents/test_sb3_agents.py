@@ -188,7 +188,7 @@ def test_acts_in_any_space(name: str, observations: Space) -> None:
     ids=str,
 )
 def test_a_vector_is_that_of_gymnasium(space: Space) -> None:
-    """Which flattens in the same order."""
+    """The space's own flattening has the same order."""
     space.seed(0)
     for _ in range(10):
         value: Any = space.sample()

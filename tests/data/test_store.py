@@ -187,7 +187,7 @@ LONG = 400  # steps of `tree_episode` that are too many bytes to be read whole, 
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two trees are equal, dtypes included."""
+    """Return True if two values are equal, dtypes included."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, tuple):

@@ -1,4 +1,4 @@
-"""What every environment keeps, whichever the registry finds: files in `envs/` and entry points of packages.
+"""The contract of every environment that the registry finds: files in `envs/` and entry points of packages.
 
 The numbers are those of the defaults of `Config`, the training task.
 """

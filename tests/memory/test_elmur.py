@@ -77,7 +77,7 @@ def test_a_slot_asks_the_segments_outputs() -> None:
 
 
 def candidate(core: ELMURLayer, memory: Slots, slot: int, y_BLD: Tensor) -> Tensor:
-    """What writing this slot of lane 0 would blend in."""
+    """Return the value that writing this slot of batch element 0 would blend in."""
     slots_B1D, ages_B1 = memory.slots_BSD[:, slot : slot + 1], memory.ages_BS[:, slot : slot + 1]
     return core._candidate(slots_B1D, ages_B1, y_BLD, torch.full((1,), y_BLD.shape[1]))[0, 0]
 

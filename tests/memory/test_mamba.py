@@ -42,7 +42,7 @@ def naive(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tens
 
 
 def from_zero(u_BEL: Tensor, delta_BEL: Tensor, a_EN: Tensor, b_BNL: Tensor, c_BNL: Tensor) -> Tensor:
-    """What a kernel with mamba-ssm's signature computes: the outputs alone, from a state of zeros, tokens last."""
+    """Compute as a kernel with mamba-ssm's signature does: the outputs alone, from a state of zeros, tokens last."""
     zeros = u_BEL.new_zeros(len(u_BEL), *a_EN.shape)
     return naive(u_BEL.mT, delta_BEL.mT, a_EN, b_BNL.mT, c_BNL.mT, zeros)[0].mT
 
@@ -91,7 +91,7 @@ def test_cut_anywhere_the_scan_is_the_same(cut: int, chunks: int) -> None:
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
 def test_float32_holds_over_a_thousand_tokens(scale: float) -> None:
-    """Whether the state hardly decays or is gone, exp(-1e5) = 0, after every chunk."""
+    """The scales give decays of almost 1, and of exp(-1e5) = 0, which clear the state after every chunk."""
     exact = with_gradients(naive, tokens(1000, scale=scale))
     single = [value.detach().float().requires_grad_() for value in tokens(1000, scale=scale)]
     assert_all_close(with_gradients(selective_scan, single, 30), exact, 1e-5)

@@ -86,7 +86,7 @@ def test_gates_start_by_keeping_up_to_the_times_asked_for(cls: type[GatedLayer[A
 
 
 def sum_of_biases(layer: GatedLayer[Any]) -> Tensor:
-    """What feeds the new value (third gate in both) without input and with zero weights."""
+    """Return the source of the new value (the third gate in both) without input and with zero weights."""
     own, of_state = (layer.rnn.get_parameter(name).view(-1, 500) for name in ("bias_ih_l0", "bias_hh_l0"))
     if isinstance(layer, LSTMLayer):
         return own[2] + of_state[2]

@@ -58,7 +58,7 @@ def turned(x_E: Tensor, place: int) -> Tensor:
 
 
 def attended(layer: Any, x_D: Tensor, place: int, others: list[tuple[Tensor, int]]) -> Tensor:
-    """What the token at a place reads of the persistent tokens and others, whose places are given."""
+    """Return the value that the token at a place reads of the persistent tokens and of others at given places."""
     norm, width = layer.attention_norm, D // HEADS
     to_q, to_k = layer.to_queries_keys.weight.chunk(2)
     heads = []

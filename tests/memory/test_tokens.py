@@ -66,7 +66,7 @@ def test_what_was_written_is_where_the_next_writing_begins() -> None:
 
 
 def test_learned_write_tokens_know_the_old_memory_by_attention_only() -> None:
-    """Where nothing attends to the read tokens, the next memory has no gradient by the old one."""
+    """The next memory has no gradient by the old one if nothing attends to the read tokens."""
 
     def gradient(writes: Writes, attends: bool) -> Tensor:
         core = core_around(DecoderLayer(CONFIG), writes)

@@ -172,7 +172,7 @@ def test_let_through_the_gradient_is_the_same_for_both_caches(recurrence: Any) -
 
 @torch.no_grad()
 def moved(core: Any, x_BLD: Tensor, token: int = 0) -> list[bool]:
-    """Which segments' outputs change with one token."""
+    """Return the segments whose outputs change with one token."""
     other = x_BLD.clone()
     other[:, token] += 1
     return [not torch.equal(a, b) for a, b in zip(run(core, x_BLD)[0], run(core, other)[0], strict=True)]
@@ -219,7 +219,7 @@ def by_hand(name: GateName, gate: Any, x: Tensor, y: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", GATES)
 @torch.no_grad()
 def test_each_gate_is_its_formula(name: GateName) -> None:
-    """Of the stream and the submodule's output behind a ReLU."""
+    """Each gate joins the stream and the output of the submodule behind a ReLU."""
     gate, x, y = GATES[name](D).double(), torch.randn(D).double(), torch.randn(D).double()
     for parameter in gate.parameters():
         torch.nn.init.normal_(parameter)
@@ -227,7 +227,7 @@ def test_each_gate_is_its_formula(name: GateName) -> None:
 
 
 def distance(core: Any, x_BLD: Tensor) -> float:
-    """How far the layer moves its tokens, as a share of their length."""
+    """Return the distance by which the layer moves its tokens, as a share of their length."""
     y_BLD, _ = core(x_BLD, core.initial_state(B))
     return float((y_BLD - x_BLD).norm() / x_BLD.norm())
 

@@ -35,7 +35,7 @@ def seed() -> None:
 
 
 def memories() -> tuple[Tensor, Tensor]:
-    """What was read and what was written."""
+    """Return the memory that was read and the memory that was written."""
     return torch.randn(B, M, D, dtype=torch.float64), torch.randn(B, M, D, dtype=torch.float64)
 
 

@@ -101,7 +101,7 @@ def test_weights_survive_save_and_load(tmp_path: Path) -> None:
 
 
 def test_autocast_leaves_the_streams_exact() -> None:
-    """Where layers add nothing, tokens come out as they went in."""
+    """Tokens come out as they went in if layers add nothing."""
     still = Pointwise(nn.Identity(), 8)
     core = Stack([HyperConnection(still, 2, index) for index in range(3)])
     x = torch.randn(2, 5, 16)
