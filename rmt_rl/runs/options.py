@@ -384,9 +384,10 @@ def check_origin(run: Path, before: Mapping[str, JsonValue] | None, now: Mapping
         raise UsageError(f"{run} can't be resumed: its last checkpoint holds weights alone, as a best one does")
     for name, value in before.items():
         if now[name] != value:
+            keep = ", or write this dataset below [data] there," if name == "dataset" else ""
             raise UsageError(
                 f"{run} was started with {name}={value}, but would go on with {now[name]}; undo what was changed in "
-                f"{run / CONFIG} or in the environment, or start a new run"
+                f"{run / CONFIG}{keep} or in the environment or its packages, or start a new run"
             )
 
 
