@@ -196,7 +196,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "env option": ({"env_options": {"length": 5}}, r"unknown option env_options.length=5 .*mean 'oracle_length'"),
     "value": ({"updates": 0}, r"training.updates=0: .*greater than or equal to 1; expected optimiser steps"),
     "seed": ({"seed": -1}, r"seed=-1: "),
-    "together": ({"depth": 2}, r"depth=2 is that of a truncated gradient"),
+    "together": ({"depth": 2}, r"depth=2 is for a truncated gradient"),
     "feed": ({"feed": "stream"}, r"unknown feed 'stream' .*did you mean 'streams'"),
     "logger": ({"logger": "tensorbord"}, r"unknown logger 'tensorbord' .*did you mean 'tensorboard'"),
     "no logger": ({"logger": None}, r"logger=None: "),
