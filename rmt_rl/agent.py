@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from operator import itemgetter
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-import gymnasium
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium import Space, spaces
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -22,8 +24,19 @@ from rmt_rl.data.segment import Segment
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.heads import head
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
-from rmt_rl.tokens import TOKENS, Acting, TokenName
-from rmt_rl.trees import leaves, map_leaves, part_at
+from rmt_rl.tokens import (
+    Acting,
+    TokenName,
+    batch_size_of,
+    encode_acting,
+    encode_segment,
+    make_encoders,
+    to_tensors,
+)
+from rmt_rl.trees import map_leaves
+
+Array: TypeAlias = NDArray[Any]
+Counts: TypeAlias = NDArray[np.int64]
 
 
 class AgentConfig(Frozen):
@@ -36,8 +49,8 @@ class AgentConfig(Frozen):
 class AgentSpec(NamedTuple):
     """Facts of an agent's data that it is made for: spaces, and undiscounted returns to aim at and to scale by."""
 
-    observation_space: gymnasium.Space[Any]
-    action_space: gymnasium.Space[Any]
+    observation_space: Space[Any]
+    action_space: Space[Any]
     target_return: float = 0.0
     return_scale: float = 1.0
     hindsight_classes: int = 0  # of its auxiliary loss (see `rmt_rl.task`); 0: it has none
@@ -60,15 +73,18 @@ class BaseAgent(nn.Module, ABC):
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
         super().__init__()
-        self.config, self.spec = config, spec
+        self.config = config
+        self.spec = spec
 
     def unwrap(self, observation: Any) -> tuple[Any, Any]:
         """Return the observation, and the return-to-go (B, 1) that `rmt_rl.wrappers` put beside it, if they did."""
         space = self.spec.observation_space
         inner = observation
-        if isinstance(space, gymnasium.spaces.Dict) and "return_to_go" in space.spaces:  # it has one itself
+        space_has_one = isinstance(space, spaces.Dict) and "return_to_go" in space.spaces
+        if space_has_one:
             inner = observation.get("observation")
-        if not (isinstance(inner, dict) and "return_to_go" in inner):
+        is_wrapped = isinstance(inner, dict) and "return_to_go" in inner
+        if not is_wrapped:
             return observation, None
         return observation["observation"], observation["return_to_go"]
 
@@ -93,7 +109,7 @@ class BaseAgent(nn.Module, ABC):
         self,
         observation: Any,
         state: Any = None,
-        episode_start: np.ndarray[Any, Any] | None = None,
+        episode_start: Array | None = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
         """Choose actions, as Stable-Baselines3's policies do; unlike theirs, the default is the likeliest action.
@@ -121,7 +137,7 @@ class ActingState:
     """
 
     cache: Any
-    steps: np.ndarray[Any, np.dtype[np.int64]]  # (B,) steps that each environment has in its open segment
+    steps: Counts  # (B,) steps that each environment has in its open segment
     actions: Any  # (B, ...) the last actions, which aren't in the cache yet
 
 
@@ -139,14 +155,15 @@ class Agent(BaseAgent):
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
-        makers = {name: TOKENS[name].encoder for name in self.tokens}
-        self.encoders = nn.ModuleDict({name: maker(spec, config.width) for name, maker in makers.items()})
+        self.encoders = make_encoders(self.tokens, spec, config.width)
         self.core = self.build_core(config)
         self.head = head(spec.action_space)
-        self.to_action = nn.Linear(config.width, self.head.size + spec.hindsight_classes)
+        logits = self.head.size + spec.hindsight_classes
+        self.to_action = nn.Linear(config.width, logits)
         self.at_observation = self.tokens.index("observation")
-        self.known = self.tokens[: self.at_observation + 1]  # before acting
-        self.late = self.tokens[self.at_observation + 1 :]  # known once the agent has acted: fed with the next step
+        behind = self.at_observation + 1
+        self.known = self.tokens[:behind]  # before acting
+        self.late = self.tokens[behind:]  # known once the agent has acted: fed with the next step
         self.generator: torch.Generator | None = None  # of sampled actions, made where the first of them is drawn
         self.random_seed: int | None = None
 
@@ -173,12 +190,14 @@ class Agent(BaseAgent):
 
     def forward(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
         """Run one segment; return the logits (B, K, P) and the next state."""
-        values = [TOKENS[name].in_segment(segment, self.spec) for name in self.tokens]
-        encoded = [self.encoders[name](value) for name, value in zip(self.tokens, values, strict=True)]
-        x_BLD = torch.stack(encoded, 2).flatten(1, 2)
-        lengths = None if segment.full else segment.lengths * len(self.tokens)
+        tokens = encode_segment(self.encoders, self.tokens, segment, self.spec)
+        x_BKTD = torch.stack(tokens, 2)
+        x_BLD = x_BKTD.flatten(1, 2)
+        step = len(self.tokens)
+        lengths = None if segment.full else segment.lengths * step
         y_BLD, state = self.core(x_BLD, state, lengths)
-        return self.to_action(y_BLD[:, self.at_observation :: len(self.tokens)]), state
+        y_BKD = y_BLD[:, self.at_observation :: step]
+        return self.to_action(y_BKD), state
 
     def losses(self, logits_BKP: Tensor, segment: Segment, hindsight: float = 0.0) -> tuple[Tensor, Tensor]:
         """Return negative log-likelihood (nats) and accuracy of the actions, (B, K) each, zero at padding.
@@ -186,31 +205,41 @@ class Agent(BaseAgent):
         The negative log-likelihood of the segment's hindsight classes is added with the weight `hindsight`.
         """
         sizes = [self.head.size, self.spec.hindsight_classes]
-        for_action, for_hindsight = logits_BKP.float().split(sizes, -1)
-        loss = self.head.loss(for_action, segment.actions)
+        logits_BKP = logits_BKP.float()
+        for_action, for_hindsight = logits_BKP.split(sizes, -1)
+        actions = segment.actions
+        padding = ~segment.mask
+        loss = self.head.loss(for_action, actions)
         if hindsight and segment.hindsight is not None:
-            missing = F.cross_entropy(for_hindsight.mT, segment.hindsight, ignore_index=-1, reduction="none")
+            missing = F.cross_entropy(
+                for_hindsight.mT,
+                segment.hindsight,
+                ignore_index=-1,
+                reduction="none",
+            )
             loss = loss + hindsight * missing
         with torch.no_grad():
-            correct = self.head.correct(for_action, segment.actions).masked_fill(~segment.mask, 0)
-        return loss.masked_fill(~segment.mask, 0), correct
+            correct = self.head.correct(for_action, actions)
+        return loss.masked_fill(padding, 0), correct.masked_fill(padding, 0)
 
     # Acting (Stable-Baselines3's interface)
 
     def set_random_seed(self, seed: int | None) -> None:
-        self.random_seed, self.generator = seed, None
+        self.random_seed = seed
+        self.generator = None
 
     @torch.inference_mode()
     def predict(
         self,
         observation: Any,
         state: Any = None,
-        episode_start: np.ndarray[Any, Any] | None = None,
+        episode_start: Array | None = None,
         deterministic: bool = True,
     ) -> tuple[Any, Any]:
         if self.training:
             self.eval()
-        acting, single = self._acting(observation)
+        original, returns = self.unwrap(observation)
+        acting, single = _acting(original, returns, self.spec, self.device)
         batch_size = len(acting.return_to_go)
         if state is None:
             state = self._fresh(batch_size)
@@ -221,58 +250,37 @@ class Agent(BaseAgent):
             state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
         logits, cache = self._advance(acting, state)
-        actions = self.head.act(logits[:, : self.head.size], None if deterministic else self._generator())
-        following = ActingState(cache, state.steps + 1, map_leaves(np.copy, actions))  # callers may change theirs
-        return map_leaves(lambda part: part[0], actions) if single else actions, following
+        generator = None if deterministic else self._generator()
+        actions = self.head.act(logits[:, : self.head.size], generator)
+        own_actions = map_leaves(np.copy, actions)  # callers may change theirs
+        following = ActingState(cache, state.steps + 1, own_actions)
+        if single:
+            actions = map_leaves(itemgetter(0), actions)
+        return actions, following
 
     def _generator(self) -> torch.Generator:
         if self.generator is None or self.generator.device != self.device:
-            self.generator = torch.Generator(self.device)
-            self.generator.seed() if self.random_seed is None else self.generator.manual_seed(self.random_seed)
+            self.generator = _new_generator(self.device, self.random_seed)
         return self.generator
 
-    def _acting(self, observation: Any) -> tuple[Acting, bool]:
-        """Return the observation and return-to-go, batched, and whether they came without the batch dimension."""
-        observation, returns = self.unwrap(observation)
-        batch_size, single = self._batch_size(observation)
-        if single:
-            observation = map_leaves(lambda part: np.asarray(part)[None], observation)
-        if returns is None:
-            returns = np.full(batch_size, self.spec.target_return)
-        scaled = np.asarray(returns, np.float32).reshape(batch_size) / self.spec.return_scale
-        return Acting(map_leaves(self._tensor, observation), self._tensor(scaled)), single
-
-    def _batch_size(self, observation: Any) -> tuple[int, bool]:
-        """Return the batch size of an observation, and whether it is single: without the batch dimension.
-
-        Raises:
-            UsageError: its shape isn't the space's.
-        """
-        place, leaf = next(leaves(observation))
-        shape, expected = np.shape(leaf), part_at(self.spec.observation_space, place).shape or ()
-        if shape == expected:
-            return 1, True
-        if len(shape) != len(expected) + 1 or shape[1:] != expected:
-            raise UsageError(f"observation has shape {shape}; give one of shape {expected}, or a batch of them")
-        return shape[0], False
-
-    def _tensor(self, value: Any) -> Tensor:
-        tensor = torch.as_tensor(np.asarray(value), device=self.device)
-        return tensor.float() if tensor.dtype == torch.float64 else tensor
-
     def _fresh(self, batch_size: int) -> ActingState:
-        cache = self.core.begin(self.initial_state(batch_size), batch_size, self.capacity)
-        return ActingState(cache, np.zeros(batch_size, np.int64), None)
+        state = self.initial_state(batch_size)
+        cache = self.core.begin(state, batch_size, self.capacity)
+        steps = np.zeros(batch_size, np.int64)
+        return ActingState(cache, steps, None)
 
-    def _restart(self, state: ActingState, starting: np.ndarray[Any, Any]) -> ActingState:
+    def _restart(self, state: ActingState, starting: Array) -> ActingState:
         """Return the state with fresh ones in the environments with these indices."""
-        if not len(starting) or not state.steps.any():  # a fresh state needs no restart
+        count = len(starting)
+        steps = state.steps
+        if not count or not steps.any():  # a fresh state needs no restart
             return state
-        fresh = self._fresh(len(starting))
-        if len(starting) == len(state.steps):
+        fresh = self._fresh(count)
+        if count == len(steps):
             return fresh
-        put_lanes_(state.cache, torch.as_tensor(starting, device=self.device), fresh.cache)
-        steps = state.steps.copy()
+        indices = torch.as_tensor(starting, device=self.device)
+        put_lanes_(state.cache, indices, fresh.cache)
+        steps = steps.copy()
         steps[starting] = 0
         return ActingState(state.cache, steps, state.actions)
 
@@ -281,42 +289,63 @@ class Agent(BaseAgent):
         full = state.steps == self.config.segment_length
         if not full.any():
             return state
-        indices = torch.as_tensor(np.flatnonzero(full), device=self.device)
-        every = len(indices) == len(full)
+        places = np.flatnonzero(full)
+        indices = torch.as_tensor(places, device=self.device)
+        every = full.all()
         cache = state.cache if every else select_lanes(state.cache, indices)
         if self.late:
-            actions = map_leaves(lambda part: part[full], state.actions)
-            _, cache = self.core.step(torch.stack(self._late_tokens(actions), 1), cache)
-        cache = self.core.begin(self.core.end(cache), len(indices), self.capacity)
-        cache = cache if every else put_lanes_(state.cache, indices, cache)
-        return ActingState(cache, np.where(full, 0, state.steps), state.actions)
+            actions = map_leaves(itemgetter(full), state.actions)
+            late = self._late_tokens(actions)
+            _, cache = self.core.step(torch.stack(late, 1), cache)
+        memory = self.core.end(cache)
+        cache = self.core.begin(memory, len(indices), self.capacity)
+        if not every:
+            cache = put_lanes_(state.cache, indices, cache)
+        steps = np.where(full, 0, state.steps)
+        return ActingState(cache, steps, state.actions)
 
     def _late_tokens(self, actions: Any) -> list[Tensor]:
         """Return the tokens (B, D) that are known once the agent has acted."""
-        acting = Acting(None, torch.empty(0), map_leaves(self._tensor, actions))
-        return [self.encoders[name](TOKENS[name].in_acting(acting)) for name in self.late]
+        no_returns = torch.empty(0)
+        acting = Acting(None, no_returns, to_tensors(actions, self.device))
+        return encode_acting(self.encoders, self.late, acting)
 
     def _advance(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tree]:
-        """Feed [last action, return-to-go, observation]; return the logits (B, P) and the next cache.
+        """Feed [last action, return-to-go, observation]; return the logits (B, P) and the next cache."""
+        x_BTD, lengths_B = self._next_tokens(acting, state)
+        y_BTD, cache = self.core.step(x_BTD, state.cache, lengths_B)
+        if lengths_B is None:
+            return self.to_action(y_BTD[:, -1]), cache
+        last_B = lengths_B - 1
+        y_B1D = y_BTD.take_along_dim(last_B[:, None, None], 1)
+        return self.to_action(y_B1D[:, 0]), cache
+
+    def _next_tokens(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens (B, T, D) of a step and how many of them are real, int64 (B,); None if all are.
 
         Environments at their segment's start have no last action there.
         """
-        known = [self.encoders[name](TOKENS[name].in_acting(acting)) for name in self.known]
+        known = encode_acting(self.encoders, self.known, acting)
         inside = state.steps > 0
         if not self.late or not inside.any():
-            y, cache = self.core.step(torch.stack(known, 1), state.cache)
-            return self.to_action(y[:, -1]), cache
+            return torch.stack(known, 1), None
         late = self._late_tokens(state.actions)
-        x_BTD = torch.stack([*late, *known], 1)
         if inside.all():
-            y, cache = self.core.step(x_BTD, state.cache)
-            return self.to_action(y[:, -1]), cache
+            return torch.stack([*late, *known], 1), None
         inside_B = torch.as_tensor(inside, device=self.device)
-        # Without a last action the real tokens come first, then padding.
-        x_BTD = torch.where(inside_B[:, None, None], x_BTD, x_BTD.roll(-len(late), 1))
-        lengths = len(known) + len(late) * inside_B.long()
-        y, cache = self.core.step(x_BTD, state.cache, lengths)
-        return self.to_action(y.take_along_dim((lengths - 1)[:, None, None], 1)[:, 0]), cache
+        return _late_tokens_inside(late, known, inside_B)
+
+
+def _late_tokens_inside(late: list[Tensor], known: list[Tensor], inside_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens (B, T, D) and how many are real, int64 (B,): only batch elements `inside_B` have the late tokens.
+
+    Real tokens come first, padding behind them.
+    """
+    all_BTD = torch.stack([*late, *known], 1)
+    known_first_BTD = all_BTD.roll(-len(late), 1)
+    x_BTD = torch.where(inside_B[:, None, None], all_BTD, known_first_BTD)
+    lengths_B = len(known) + len(late) * inside_B.long()
+    return x_BTD, lengths_B
 
 
 def check_batch_size(name: str, given: int, batch_size: int) -> None:
@@ -325,3 +354,32 @@ def check_batch_size(name: str, given: int, batch_size: int) -> None:
         raise UsageError(
             f"{name} is of {given} environments, the observation of {batch_size}; begin anew with state=None"
         )
+
+
+def _acting(observation: Any, returns: Any, spec: AgentSpec, device: torch.device) -> tuple[Acting, bool]:
+    """Return the observation and return-to-go, batched, and whether they came without the batch dimension."""
+    batch_size, single = batch_size_of(observation, spec.observation_space)
+    if single:
+        observation = map_leaves(_with_batch_dimension, observation)
+    if returns is None:
+        returns = np.full(batch_size, spec.target_return)
+    returns = np.asarray(returns, np.float32)
+    scaled = returns.reshape(batch_size) / spec.return_scale
+    observations = to_tensors(observation, device)
+    returns_to_go = to_tensors(scaled, device)
+    return Acting(observations, returns_to_go), single
+
+
+def _with_batch_dimension(part: Any) -> Array:
+    """Return one value as a batch (1, ...)."""
+    return np.asarray(part)[None]
+
+
+def _new_generator(device: torch.device, seed: int | None) -> torch.Generator:
+    """Return a generator of random numbers with this seed, or with a fresh one."""
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator

@@ -5,14 +5,19 @@ Dimensions: B batch elements, K steps of a segment, D width of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
+import torch
+from gymnasium import Space
 from torch import Tensor, nn
 
 from rmt_rl.data.segment import Segment, Tensors
+from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
+from rmt_rl.trees import leaves, map_leaves, part_at
 
 if TYPE_CHECKING:
     from rmt_rl.agent import AgentSpec
@@ -60,3 +65,64 @@ TOKENS: dict[TokenName, TokenKind] = {
         in_acting=lambda acting: acting.action,
     ),
 }
+
+
+def make_encoders(names: Sequence[TokenName], spec: AgentSpec, width: int) -> nn.ModuleDict:
+    """Return the encoders of the tokens with these names, by name."""
+    encoders = nn.ModuleDict()
+    for name in names:
+        encoders[name] = TOKENS[name].encoder(spec, width)
+    return encoders
+
+
+def encode_segment(
+    encoders: nn.ModuleDict,
+    names: Sequence[TokenName],
+    segment: Segment,
+    spec: AgentSpec,
+) -> list[Tensor]:
+    """Return the tokens (B, K, D) of a segment for each of these names."""
+    tokens = []
+    for name in names:
+        value = TOKENS[name].in_segment(segment, spec)
+        encode = encoders[name]
+        tokens.append(encode(value))
+    return tokens
+
+
+def encode_acting(encoders: nn.ModuleDict, names: Sequence[TokenName], acting: Acting) -> list[Tensor]:
+    """Return the tokens (B, D) of a step for each of these names."""
+    tokens = []
+    for name in names:
+        value = TOKENS[name].in_acting(acting)
+        encode = encoders[name]
+        tokens.append(encode(value))
+    return tokens
+
+
+def to_tensors(value: Any, device: torch.device) -> Any:
+    """Return the value with its arrays as tensors on the device, float64 as float32."""
+
+    def to_tensor(leaf: Any) -> Tensor:
+        array = np.asarray(leaf)
+        tensor = torch.as_tensor(array, device=device)
+        return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+    return map_leaves(to_tensor, value)
+
+
+def batch_size_of(observation: Any, space: Space[Any]) -> tuple[int, bool]:
+    """Return the batch size of an observation, and whether it is single: without the batch dimension.
+
+    Raises:
+        UsageError: its shape isn't the space's.
+    """
+    place, leaf = next(leaves(observation))
+    shape = np.shape(leaf)
+    expected = part_at(space, place).shape or ()
+    if shape == expected:
+        return 1, True
+    is_batch = len(shape) == len(expected) + 1 and shape[1:] == expected
+    if not is_batch:
+        raise UsageError(f"observation has shape {shape}; give one of shape {expected}, or a batch of them")
+    return shape[0], False

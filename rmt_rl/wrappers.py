@@ -19,6 +19,9 @@ from rmt_rl.errors import UsageError
 
 Observation: TypeAlias = dict[str, Any]
 Info: TypeAlias = dict[str, Any]
+Begun: TypeAlias = tuple[Observation, Info]
+Step: TypeAlias = tuple[Observation, Any, bool, bool, Info]
+VectorStep: TypeAlias = tuple[Observation, Any, Any, Any, Info]
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 AnyVectorEnv: TypeAlias = VectorEnv[Any, Any, Any]
 
@@ -37,7 +40,11 @@ def require_next_step(env: AnyVectorEnv) -> None:
 def return_to_go_space(observation_space: spaces.Space[Any]) -> spaces.Dict:
     """Return the space of `{"observation": ..., "return_to_go": float32 (1,)}`."""
     return_to_go = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-    return spaces.Dict({"observation": observation_space, "return_to_go": return_to_go})
+    parts = {
+        "observation": observation_space,
+        "return_to_go": return_to_go,
+    }
+    return spaces.Dict(parts)
 
 
 class ReturnToGo(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructorArgs):
@@ -51,21 +58,31 @@ class ReturnToGo(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructo
         self._target = target_return
         self._to_go = target_return
 
-    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
+    def reset(
+        self,
+        *,
+        seed: int | None = None,
+        options: Info | None = None,
+    ) -> Begun:
         """Begin an episode with the whole return still to come."""
-        observation, info = self.env.reset(seed=seed, options=options)
+        original, info = self.env.reset(seed=seed, options=options)
         self._to_go = self._target
-        return self._observe(observation), info
+        observation = self._observe(original)
+        return observation, info
 
-    def step(self, action: Any) -> tuple[Observation, Any, bool, bool, Info]:
+    def step(self, action: Any) -> Step:
         """Act, and take the reward off the return still to come."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        original, reward, terminated, truncated, info = self.env.step(action)
         self._to_go -= float(reward)
-        return self._observe(observation), reward, terminated, truncated, info
+        observation = self._observe(original)
+        return observation, reward, terminated, truncated, info
 
     def _observe(self, observation: Any) -> Observation:
         return_to_go = np.array([self._to_go], np.float32)
-        return {"observation": observation, "return_to_go": return_to_go}
+        return {
+            "observation": observation,
+            "return_to_go": return_to_go,
+        }
 
 
 class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
@@ -79,27 +96,39 @@ class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
         """
         super().__init__(env)
         require_next_step(env)
-        self.single_observation_space = return_to_go_space(env.single_observation_space)
-        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        lanes = env.num_envs
+        space = return_to_go_space(env.single_observation_space)
+        self.single_observation_space = space
+        self.observation_space = batch_space(space, lanes)
         self._target = target_return
-        self._to_go = np.full(env.num_envs, target_return, np.float64)
-        self._resets = np.zeros(env.num_envs, bool)
+        self._to_go = np.full(lanes, target_return, np.float64)
+        self._resets = np.zeros(lanes, bool)
 
-    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
+    def reset(
+        self,
+        *,
+        seed: int | None = None,
+        options: Info | None = None,
+    ) -> Begun:
         """Begin an episode in every environment with the whole return still to come."""
-        observations, infos = self.env.reset(seed=seed, options=options)
+        originals, infos = self.env.reset(seed=seed, options=options)
         self._to_go[:] = self._target
         self._resets[:] = False
-        return self._observe(observations), infos
+        observations = self._observe(originals)
+        return observations, infos
 
-    def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, Info]:
+    def step(self, actions: Any) -> VectorStep:
         """Act, and take each reward off the return still to come; environments that are reset start anew."""
-        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        originals, rewards, terminations, truncations, infos = self.env.step(actions)
         self._to_go -= rewards
         self._to_go[self._resets] = self._target
         self._resets = terminations | truncations
-        return self._observe(observations), rewards, terminations, truncations, infos
+        observations = self._observe(originals)
+        return observations, rewards, terminations, truncations, infos
 
     def _observe(self, observations: Any) -> Observation:
-        column = self._to_go[:, None]
-        return {"observation": observations, "return_to_go": column.astype(np.float32)}
+        returns_to_go = self._to_go.astype(np.float32)
+        return {
+            "observation": observations,
+            "return_to_go": returns_to_go[:, None],
+        }

@@ -33,8 +33,8 @@ from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.options import OfflineRun, TrainingConfig, make_config, write_config
 from rmt_rl.training.datasets import large_actions
 from rmt_rl.training.loop import Loop, resume, train
+from rmt_rl.training.measures import mean_square
 from rmt_rl.training.optimization import decay_groups, learning_rate
-from rmt_rl.training.segments import _mean_square
 from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, started, tensors, tiny, weights
 
@@ -173,8 +173,8 @@ def test_episodes_that_are_cut_are_told_at_the_start(tmp_path: Path, recwarn: py
 
 
 def test_the_norm_of_no_memory_is_on_the_device_of_the_others() -> None:
-    assert _mean_square((), torch.device("meta")).device.type == "meta"
-    assert _mean_square((torch.tensor([3.0, 1.0]),), torch.device("cpu")) == 5
+    assert mean_square((), torch.device("meta")).device.type == "meta"
+    assert mean_square((torch.tensor([3.0, 1.0]),), torch.device("cpu")) == 5
 
 
 def test_what_has_no_state_does_not_age(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from rmt_rl import backprop
 from rmt_rl.agent import Agent
+from rmt_rl.config import SavedState
 from rmt_rl.data.feed import Episodes, SegmentFeed
 from rmt_rl.data.fillers import Fillers
 from rmt_rl.data.segment import Batch, Segment
@@ -22,7 +23,8 @@ from rmt_rl.recurrence import Tree, clone, detach, tree_leaves
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.training.parallel import FabricProcesses
 
-RunSegments = Callable[[Tree, tuple[Segment, ...]], Tree]
+Segments = tuple[Segment, ...]
+RunSegments = Callable[[Tree, Segments], Tree]
 """Return the state after these segments, without gradient."""
 
 
@@ -42,6 +44,14 @@ class Kept(NamedTuple):
     state: Tree
 
 
+class SavedKept(SavedState):
+    """The facts of a checkpoint by which the kept batch is drawn again."""
+
+    update: int
+    segments: int
+    age: int
+
+
 class Ageing:
     """The filler segments of each update, and the kept batch.
 
@@ -55,59 +65,77 @@ class Ageing:
         self.processes = processes
         self.kept: Kept | None = None
         self._source = Fillers(episodes, config.agent_options.segment_length, config.seed)
-        if not self.options.ageing:
+        most = self.options.ageing
+        if not most:
             return
-        if not tree_leaves(agent.initial_state(1)):
-            raise UsageError(
-                f"ageing={self.options.ageing}: agent {config.agent!r} carries no state that could age; give 0"
-            )
+        state = agent.initial_state(1)
+        if not tree_leaves(state):
+            raise UsageError(f"ageing={most}: agent {config.agent!r} carries no state that could age; give 0")
         self._source.draw(0, count=1, batch_size=1)  # fails now, and not when ageing begins
 
-    def fillers(self, update: int, segments: int) -> tuple[Segment, ...] | None:
+    def fillers(self, update: int, segments: int) -> Segments | None:
         """Return the filler segments of an update on `segments` segments; None if its memories don't age."""
-        options = self.options
-        if not options.ageing or update < options.ageing_from or segments < 2:
+        most = self.options.ageing
+        has_begun = update >= self.options.ageing_from
+        if not most or not has_begun or segments < 2:
             return None
         generator = np.random.default_rng([self.seed, update])
-        count = int(generator.integers(0, options.ageing + 1))
-        fillers = self._source.draw(update, count, self.processes.batch_size)
-        device = self.processes.device
-        share = self.processes.share()
-        return tuple(filler.to(device).select(share) for filler in fillers)
+        count = int(generator.integers(0, most + 1))
+        processes = self.processes
+        fillers = self._source.draw(update, count, processes.batch_size)
+        share = processes.share()
+        chosen = []
+        for filler in fillers:
+            on_device = filler.to(processes.device)
+            chosen.append(on_device.select(share))
+        return tuple(chosen)
 
-    def aged(self, state: Tree, fillers: tuple[Segment, ...], run: RunSegments) -> Tree:
+    def aged(self, state: Tree, fillers: Segments, run: RunSegments) -> Tree:
         """Return the state after the filler segments, with the gradient of the state before them."""
-        return backprop.straight_through(state, run(state, fillers))
+        aged = run(state, fillers)
+        return backprop.straight_through(state, aged)
 
-    def age_kept(self, fillers: tuple[Segment, ...], run: RunSegments) -> Kept | None:
+    def age_kept(self, fillers: Segments, run: RunSegments) -> Kept | None:
         """Age the kept memories further; return the batch with them, if one is kept."""
         kept = self.kept
-        if kept is not None:
-            age = kept.age + len(fillers)
-            state = run(kept.state, fillers)
-            self.kept = kept._replace(age=age, state=clone(state))
+        if kept is None:
+            return None
+        age = kept.age + len(fillers)
+        state = run(kept.state, fillers)
+        self.kept = kept._replace(age=age, state=clone(state))
         return self.kept
 
     def keep(self, update: int, batch: Batch, age: int, state: Tree) -> None:
         """Keep this update's batch instead of the kept one, now and then, at random."""
         if self._replaces_kept(update):
-            self.kept = Kept(update, batch, age, clone(detach(state)))
+            memories = clone(detach(state))
+            self.kept = Kept(update, batch, age, memories)
 
     def _replaces_kept(self, update: int) -> bool:
         """Return True, at random, once in `ageing_updates` updates; also if no batch is kept yet."""
         mean_updates = self.options.ageing_updates
         if mean_updates == 0:
             return False
+        if self.kept is None:
+            return True
         generator = np.random.default_rng([self.seed, update, 1])
-        return self.kept is None or generator.random() * mean_updates < 1
+        return generator.random() * mean_updates < 1
 
-    def restore(self, feed: SegmentFeed, update: int, segments: int, age: int, state: Tree) -> None:
+    def restore(self, feed: SegmentFeed, saved: SavedKept, state: Tree) -> None:
         """Keep the batch that was kept when the run was saved; the feed draws it again."""
-        whole = feed.batch(update).first(segments)
-        batch = self.processes.own(whole)
-        self.kept = Kept(update, batch, age, self.processes.own_state(state))
+        whole = feed.batch(saved.update)
+        batch = self.processes.own(whole.first(saved.segments))
+        own_state = self.processes.own_state(state)
+        self.kept = Kept(saved.update, batch, saved.age, own_state)
 
+    def kept_facts(self) -> SavedKept | None:
+        """Return the facts to save of the kept batch; None if no batch is kept."""
+        kept = self.kept
+        if kept is None:
+            return None
+        segments = len(kept.batch.segments)
+        return SavedKept(update=kept.update, segments=segments, age=kept.age)
 
-def kept_state(kept: Kept | None) -> Tree:
-    """Return the memories to save; an empty tree if no batch is kept."""
-    return kept.state if kept else ()
+    def kept_state(self) -> Tree:
+        """Return the memories to save; an empty tree if no batch is kept."""
+        return self.kept.state if self.kept else ()

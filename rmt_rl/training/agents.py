@@ -1,0 +1,59 @@
+"""The agent of an offline run: a new one, or the one of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+
+from rmt_rl.agent import Agent, AgentSpec
+from rmt_rl.data.store import EpisodeStore
+from rmt_rl.errors import UsageError
+from rmt_rl.registry import agent_class, load_task
+from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, restore_agent
+from rmt_rl.runs.options import CONFIG, OfflineRun
+from rmt_rl.training.datasets import check_spaces
+
+
+def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
+    """Return the agent of a run before its first update, for the spaces and the best return of its data."""
+    torch.manual_seed(config.seed)
+    spec = AgentSpec(
+        store.observation_space,
+        store.action_space,
+        target_return=store.best_return,
+        return_scale=store.max_return or 1.0,
+        hindsight_classes=_hindsight_classes(config),
+    )
+    make = agent_class(config.agent)
+    return cast("Agent", make(config.agent_options, spec))
+
+
+def restored_agent(config: OfflineRun, saved: Checkpoint[AgentHeader], store: EpisodeStore) -> Agent:
+    """Return the agent of a checkpoint.
+
+    Raises:
+        UsageError: it isn't the agent that the config describes, or the data have other spaces.
+    """
+    agent = cast("Agent", restore_agent(saved))
+    checkpoint = f"checkpoint {saved.path}"
+    described_in = saved.path.parent / CONFIG
+    if agent.config != config.agent_options:
+        raise UsageError(f"{checkpoint} is of another agent than {described_in} says; undo what was changed there")
+    hindsight = config.training.hindsight
+    classes = agent.spec.hindsight_classes
+    if bool(classes) != bool(hindsight):
+        raise UsageError(
+            f"hindsight={hindsight}, but {checkpoint} has {classes} classes of it; "
+            f"undo what was changed in {described_in}"
+        )
+    check_spaces(checkpoint, agent.spec, store, "resume with the data that it was trained on")
+    return agent
+
+
+def _hindsight_classes(config: OfflineRun) -> int:
+    """Return the number of the task's hindsight classes; 0 if the run doesn't learn them or there are none."""
+    if not config.training.hindsight:
+        return 0
+    task = load_task(config.env)
+    return getattr(task, "HINDSIGHT_CLASSES", 0)

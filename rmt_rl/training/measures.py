@@ -1,0 +1,84 @@
+"""Measures of an update of the segment learner: accuracy, the size of the state, padding, finite or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rmt_rl.data.segment import Segment
+from rmt_rl.recurrence import Tree, tree_leaves
+from rmt_rl.runs.metrics import Metrics
+from rmt_rl.training.learner import Diverged
+from rmt_rl.training.parallel import FabricProcesses
+
+
+class Sums(NamedTuple):
+    """Numbers of actions, over all processes."""
+
+    right: float
+    right_decisive: float
+    decisive: float
+
+    @property
+    def decisive_accuracy(self) -> float | None:
+        """The share of right actions at decisive steps; None without a decisive step."""
+        return self.right_decisive / self.decisive if self.decisive else None
+
+    def decisive_accuracy_as(self, name: str) -> Metrics:
+        """Return the accuracy at decisive steps under this name; no metric without a decisive step."""
+        accuracy = self.decisive_accuracy
+        return {} if accuracy is None else {name: accuracy}
+
+
+class Counts:
+    """Counts of right actions, of right actions at decisive steps, and of decisive steps: float32 (3,)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.values = torch.zeros(3, device=device)
+
+    def add(self, segment: Segment, right: Tensor) -> None:
+        """Count a segment; `right` is (B, K), 0 to 1, zero at padding."""
+        self.values[0] += right.sum()
+        if segment.decisive is None:
+            return
+        decisive = segment.decisive & segment.mask
+        right_decisive = right * decisive
+        counts = [right_decisive.sum(), decisive.sum()]
+        self.values[1:] += torch.stack(counts)
+
+    def sums(self, processes: FabricProcesses) -> Sums:
+        """Return the counts of all processes; every process must call it."""
+        whole = processes.sum(self.values)
+        return Sums(*whole.tolist())
+
+
+def check_finite(update: int, loss: Tensor, norm: Tensor, more: Metrics) -> None:
+    """Raise an error if the loss or the gradient is NaN or infinite."""
+    if torch.isfinite(loss) and torch.isfinite(norm):
+        return
+    facts = [f"gradient norm {float(norm)}"]
+    for name, value in more.items():
+        facts.append(f"{name} {value:g}")
+    shown = ", ".join(facts)
+    raise Diverged(f"the loss is {float(loss)} ({shown}) at update {update}")
+
+
+def mean_square(state: Tree, device: torch.device) -> Tensor:
+    """Return the mean square of all floats of a state; 0 for an empty state."""
+    floats = []
+    for leaf in tree_leaves(state):
+        if leaf.is_floating_point() and leaf.numel():
+            values = leaf.flatten()
+            floats.append(values.float())
+    if not floats:
+        return torch.zeros((), device=device)
+    return torch.cat(floats).square().mean()
+
+
+def padding(segments: Sequence[Segment], real_steps: int) -> float:
+    """Return the share of computed steps that are padding."""
+    computed_steps = sum(segment.returns_to_go.numel() for segment in segments)
+    return 1 - real_steps / computed_steps

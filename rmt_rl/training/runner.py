@@ -1,0 +1,60 @@
+"""Run an agent on segments, in the number format of the run, with or without gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rmt_rl.agent import Agent
+from rmt_rl.data.segment import Batch, Segment
+from rmt_rl.recurrence import Tree, detach, where_lanes
+from rmt_rl.training.ageing import Segments
+from rmt_rl.training.measures import Counts
+from rmt_rl.training.parallel import FabricProcesses
+
+
+class SegmentRunner:
+    """Runs an agent on segments.
+
+    Args:
+        model: the agent.
+        processes: the run's processes, which know the number format.
+        hindsight: weight of the auxiliary loss on hindsight classes.
+    """
+
+    def __init__(self, model: Agent, processes: FabricProcesses, hindsight: float) -> None:
+        self.model = model
+        self.processes = processes
+        self.hindsight = hindsight
+
+    def forward(self, segment: Segment, state: Tree) -> tuple[Tensor, Tree]:
+        """Run a segment in the run's number format; return the logits and the next state."""
+        # The context is left after each segment, since it keeps weights that it cast without gradient.
+        with self.processes.fabric.autocast():
+            logits, state = self.model(segment, state)
+        return logits, state
+
+    def loss(self, batch: Batch, counts: Counts, index: int, state: Tree) -> tuple[Tensor, Tree]:
+        """Return a segment's share of the batch's mean loss per real step, and the next state."""
+        segment = batch.segments[index]
+        logits, state = self.forward(segment, state)
+        loss, right = self.model.losses(logits, segment, self.hindsight)
+        if torch.is_grad_enabled():  # replay runs each segment a first time without gradients
+            counts.add(segment, right)
+        return loss.sum() / batch.steps, state
+
+    @torch.no_grad()
+    def run(self, state: Tree, segments: Segments) -> Tree:
+        """Return the state after these segments, which no gradient crosses."""
+        state = detach(state)
+        for segment in segments:
+            _, state = self.forward(segment, state)
+        return state
+
+    def burn_in(self, state: Tree, segments: Segments) -> Tree:
+        """Return the state after these segments; sequences without a step in a segment keep their state."""
+        for segment in segments:
+            following = self.run(state, (segment,))
+            has_steps = segment.lengths > 0
+            state = where_lanes(has_steps, following, state)
+        return state
