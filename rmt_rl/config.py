@@ -34,7 +34,8 @@ class SavedState(Frozen, extra="ignore"):
 
 Model = TypeVar("Model", bound=BaseModel)
 ConfigClass: TypeAlias = type[BaseModel]
-OptionPath: TypeAlias = tuple[int | str, ...]
+Key: TypeAlias = int | str
+OptionPath: TypeAlias = tuple[Key, ...]
 """Names and indices that lead from a config to one of its parts."""
 
 
@@ -47,7 +48,8 @@ def validated(model: type[Model], options: Mapping[str, object]) -> Model:
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        raise UsageError(_explain(error.errors(), model, options)) from None
+        message = _explain(error.errors(), model, options)
+        raise UsageError(message) from None
 
 
 class _Fault(NamedTuple):
@@ -70,28 +72,32 @@ def _explain(errors: Sequence[ErrorDetails], model: ConfigClass, options: object
     """Return one line about the first error: the field, its value, the reason and the expected value."""
     first = errors[0]
     fault = _find_fault(first["loc"], model, options)
-    name = ".".join(map(str, fault.path))
+    keys = [str(key) for key in fault.path]
+    name = ".".join(keys)
     reasons = _reasons(errors, fault.path)
     if not fault.is_field:
         return f"{name}: {reasons}" if name else reasons
+    value = repr(fault.value)
     fields = fault.section.model_fields
-    field_name = str(fault.path[-1])
+    field_name = keys[-1]
     field = fields.get(field_name)
     if field is None:
         known = ", ".join(fields)
-        return f"unknown option {name}={fault.value!r} (known: {known}){nearest(field_name, fields)}"
+        similar = nearest(field_name, fields)
+        return f"unknown option {name}={value} (known: {known}){similar}"
     is_missing = first["type"] == "missing"
-    problem = f"{name} is missing" if is_missing else f"{name}={fault.value!r}: {reasons}"
-    return f"{problem}; expected {field.description}" if field.description else problem
+    problem = f"{name} is missing" if is_missing else f"{name}={value}: {reasons}"
+    expected = field.description
+    return f"{problem}; expected {expected}" if expected else problem
 
 
 def _reasons(errors: Sequence[ErrorDetails], path: OptionPath) -> str:
     """Return the messages about one part, joined: each alternative of a union reports an error about its field."""
     reasons = []
     for error in errors:
-        is_about_part = error["loc"][: len(path)] == path
+        start = error["loc"][: len(path)]
         reason = error["msg"].removeprefix("Value error, ")
-        if is_about_part and reason not in reasons:
+        if start == path and reason not in reasons:
             reasons.append(reason)
     return " or ".join(reasons)
 
@@ -109,7 +115,7 @@ def _find_fault(location: OptionPath, section: ConfigClass, value: object) -> _F
     return _Fault(path, value, section, is_field=False)
 
 
-def _value_at(options: object, key: int | str) -> object:
+def _value_at(options: object, key: Key) -> object:
     """Return an option of a dictionary or of a config; None if there is no such option."""
     if isinstance(options, Mapping):
         return options.get(key)

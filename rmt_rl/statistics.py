@@ -29,11 +29,12 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     count = len(values)
     if count < 2:
         return None
+    degrees_of_freedom = count - 1
     centre = mean(values)
-    squares = ((value - centre) ** 2 for value in values)
-    variance = math.fsum(squares) / (count - 1)
+    squares = [(value - centre) ** 2 for value in values]
+    variance = math.fsum(squares) / degrees_of_freedom
     standard_error = math.sqrt(variance / count)
-    half_width = student_quantile(count - 1) * standard_error
+    half_width = student_quantile(degrees_of_freedom) * standard_error
     return centre - half_width, centre + half_width
 
 
@@ -42,11 +43,14 @@ def success_interval(successes: int, trials: int) -> Interval:
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    quantile = (1 + CONFIDENCE) / 2
+    z = NormalDist().inv_cdf(quantile)
     rate = successes / trials
+    twice = 2 * trials
     denominator = 1 + z * z / trials
-    centre = (rate + z * z / (2 * trials)) / denominator
-    variance = rate * (1 - rate) / trials + (z / (2 * trials)) ** 2
+    centre = (rate + z * z / twice) / denominator
+    variance_of_rate = rate * (1 - rate) / trials
+    variance = variance_of_rate + (z / twice) ** 2
     half_width = z * math.sqrt(variance) / denominator
     lower = max(0.0, centre - half_width)
     upper = min(1.0, centre + half_width)
@@ -63,7 +67,8 @@ def student_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) ->
     high = math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
-        if _central_probability(middle, degrees_of_freedom) < confidence:
+        probability = _central_probability(middle, degrees_of_freedom)
+        if probability < confidence:
             low = middle
         else:
             high = middle
@@ -76,17 +81,21 @@ def _central_probability(theta: float, degrees_of_freedom: int) -> float:
     Source: Abramowitz and Stegun, 26.7.3 and 26.7.4, a finite sum of powers of cos(theta).
     """
     powers, coefficients = _cosine_series(degrees_of_freedom)
-    terms = float(coefficients @ math.cos(theta) ** powers) * math.sin(theta)
-    is_odd = degrees_of_freedom % 2 == 1
-    return 2 / math.pi * (theta + terms) if is_odd else terms
+    cosines = math.cos(theta) ** powers
+    terms = float(coefficients @ cosines) * math.sin(theta)
+    is_even = degrees_of_freedom % 2 == 0
+    if is_even:
+        return terms
+    return 2 / math.pi * (theta + terms)
 
 
 @lru_cache(maxsize=1)  # the bisection asks for the same series 60 times
 def _cosine_series(degrees_of_freedom: int) -> tuple[Floats, Floats]:
     """Return the powers of cos(theta) in the sum, and their coefficients."""
     is_odd = degrees_of_freedom % 2
-    powers = np.arange(is_odd, degrees_of_freedom - 1, 2, dtype=np.float64)
-    factors = np.arange(1 + is_odd, degrees_of_freedom - 1, 2, dtype=np.float64)
+    end = degrees_of_freedom - 1
+    powers = np.arange(is_odd, end, 2, dtype=np.float64)
+    factors = np.arange(1 + is_odd, end, 2, dtype=np.float64)
     ratios = factors / (factors + 1)
-    coefficients: Floats = np.cumprod(np.append(1.0, ratios))
-    return powers, coefficients[: len(powers)]
+    products = np.append(1.0, ratios).cumprod()
+    return powers, products[: len(powers)]

@@ -6,7 +6,7 @@ States of cores are another kind of tree, tuples of tensors alone: see `rmt_rl.r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from gymnasium import Space, spaces
 
@@ -14,7 +14,16 @@ Key = str | int
 Place = tuple[Key, ...]
 """The keys and indices that lead from a value to one of its parts."""
 
+Keyed: TypeAlias = list[tuple[Key, Any]]
+"""Parts with their keys or indices."""
+Placed: TypeAlias = Iterator[tuple[Place, Any]]
+"""Parts with their places."""
+
 LeafT = TypeVar("LeafT")
+
+_MAPPINGS = (dict, spaces.Dict)
+_SEQUENCES = (tuple, spaces.Tuple)
+_BRANCHES = (*_MAPPINGS, *_SEQUENCES)
 
 
 def map_leaves(function: Callable[..., Any], value: Any, *others: Any) -> Any:
@@ -31,32 +40,32 @@ def map_leaves(function: Callable[..., Any], value: Any, *others: Any) -> Any:
     return function(value, *others)
 
 
-def nodes(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+def nodes(value: Any, place: Place = ()) -> Placed:
     """Yield a value or a space, and all its parts down to the leaves, each with its place and before its own parts."""
     yield place, value
-    for key, part in _parts(value) or ():
+    for key, part in _parts(value):
         yield from nodes(part, (*place, key))
 
 
-def leaves(value: Any) -> Iterator[tuple[Place, Any]]:
+def leaves(value: Any) -> Placed:
     """Yield every leaf of a value or of a space with its place, in order."""
     for place, node in nodes(value):
-        if _parts(node) is None:
+        if not isinstance(node, _BRANCHES):
             yield place, node
 
 
 def keys_of(value: Any) -> list[Key]:
     """Return the keys of the direct parts of a value or of a space; a leaf has none."""
-    return [key for key, _ in _parts(value) or ()]
+    return [key for key, _ in _parts(value)]
 
 
-def _parts(value: Any) -> list[tuple[Key, Any]] | None:
-    """Return the direct parts of a value or of a space with their keys; None for a leaf."""
-    if isinstance(value, dict | spaces.Dict):
+def _parts(value: Any) -> Keyed:
+    """Return the direct parts of a value or of a space with their keys; a leaf has none."""
+    if isinstance(value, _MAPPINGS):
         return list(value.items())
-    if isinstance(value, tuple | spaces.Tuple):
+    if isinstance(value, _SEQUENCES):
         return list(enumerate(value))
-    return None
+    return []
 
 
 def part_at(value: Any, place: Place) -> Any:
@@ -72,15 +81,17 @@ def map_space(
     place: Place = (),
 ) -> Any:
     """Return a value of the space with `function(place, leaf space)` as leaves, keys in the space's order."""
-    if not isinstance(space, spaces.Dict | spaces.Tuple):
+    if not isinstance(space, _BRANCHES):
         return function(place, space)
     mapped = {}
-    for key, part in _parts(space) or ():
-        mapped[key] = map_space(function, part, (*place, key))
+    for key, part in _parts(space):
+        inner = (*place, key)
+        mapped[key] = map_space(function, part, inner)
     return mapped if isinstance(space, spaces.Dict) else tuple(mapped.values())
 
 
 def place_name(name: str, place: Place) -> str:
     """Return the words for a part in error messages, such as `observations.image` or `actions[1]`."""
-    steps = [f"[{key}]" if isinstance(key, int) else f".{key}" for key in place]
-    return name + "".join(steps)
+    for key in place:
+        name += f"[{key}]" if isinstance(key, int) else f".{key}"
+    return name

@@ -7,6 +7,9 @@ import io
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
+
+Tokens: TypeAlias = list[tokenize.TokenInfo]
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -37,21 +40,24 @@ def without_prose(source: str, tree: ast.Module) -> str:
     """
     lines = source.split("\n")
     tokens = _tokens(source)
-    prose = [*_comments(tokens), *_docstrings(tree, lines)]
+    comments = _of_type(tokenize.COMMENT, tokens)
+    prose = [*comments, *_docstrings(tree, lines)]
     prose_rows = _rows(prose)
-    string_rows = _rows([*_strings(tokens), *_f_strings(tree)])  # blank lines mean something here
+    strings = _of_type(tokenize.STRING, tokens)
+    string_rows = _rows([*strings, *_f_strings(tree)])  # blank lines mean something here
     kept = []
     for row, line in enumerate(_cut(lines, prose)):
-        if row in prose_rows:
+        has_prose = row in prose_rows
+        if has_prose:
             line = line.rstrip()
-        may_drop = row in prose_rows or row not in string_rows
+        may_drop = has_prose or row not in string_rows
         is_blank = not line.strip()
         if not (is_blank and may_drop):
             kept.append(line)
     return "\n".join(kept)
 
 
-def _tokens(source: str) -> list[tokenize.TokenInfo]:
+def _tokens(source: str) -> Tokens:
     readline = io.StringIO(source).readline
     return list(tokenize.generate_tokens(readline))
 
@@ -72,48 +78,48 @@ def _cut(lines: list[str], ranges: Iterable[_Range]) -> list[str]:
             first = each.column if row == each.row else 0
             last = each.last_column if row == each.last_row else len(line)
             line[first:last] = [""] * (last - first)
-    return ["".join(line) for line in characters]
+    return list(map("".join, characters))
 
 
-def _comments(tokens: Iterable[tokenize.TokenInfo]) -> Iterator[_Range]:
+def _of_type(kind: int, tokens: Tokens) -> Iterator[_Range]:
+    """Yield the ranges of the tokens of a type, such as `tokenize.COMMENT`."""
     for token in tokens:
-        if token.type == tokenize.COMMENT:
-            yield _range_of_token(token)
-
-
-def _strings(tokens: Iterable[tokenize.TokenInfo]) -> Iterator[_Range]:
-    for token in tokens:
-        if token.type == tokenize.STRING:
-            yield _range_of_token(token)
+        if token.type == kind:
+            line, column = token.start
+            last_line, last_column = token.end
+            yield _Range(line - 1, column, last_line - 1, last_column)
 
 
 def _f_strings(tree: ast.Module) -> Iterator[_Range]:
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
-            last_line = node.end_lineno or node.lineno
-            yield _Range(node.lineno - 1, 0, last_line - 1, 0)
+            row, last_row = _rows_of(node)
+            yield _Range(row, 0, last_row, 0)
 
 
 def _docstrings(tree: ast.Module, lines: list[str]) -> Iterator[_Range]:
     for node in ast.walk(tree):
-        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        if not isinstance(node, _DOCUMENTED):
+            continue
+        docstring = ast.get_docstring(node, clean=False)
+        if docstring is not None:
             yield _range_of_statement(node.body[0], lines)
 
 
-def _range_of_token(token: tokenize.TokenInfo) -> _Range:
-    line, column = token.start
-    last_line, last_column = token.end
-    return _Range(line - 1, column, last_line - 1, last_column)
-
-
 def _range_of_statement(statement: ast.stmt, lines: list[str]) -> _Range:
-    row = statement.lineno - 1
-    last_row = (statement.end_lineno or statement.lineno) - 1
+    row, last_row = _rows_of(statement)
     column = _characters(lines[row], statement.col_offset)
     last_column = _characters(lines[last_row], statement.end_col_offset or 0)
     return _Range(row, column, last_row, last_column)
 
 
+def _rows_of(node: ast.stmt | ast.expr) -> tuple[int, int]:
+    """Return the first and the last row of a node."""
+    last_line = node.end_lineno or node.lineno
+    return node.lineno - 1, last_line - 1
+
+
 def _characters(line: str, size: int) -> int:
     """Return how many characters the first `size` bytes of a line are; a syntax tree counts bytes."""
-    return len(line.encode()[:size].decode())
+    start = line.encode()[:size]
+    return len(start.decode())

@@ -57,8 +57,9 @@ def origin_of(task: Task) -> Origin:
     root = _module_of(task)
     modules, imported = _follow(root)
     digest = hashlib.sha256()
-    for name in sorted(modules):
-        digest.update(f"{name}\n{modules[name].code}\n".encode())
+    for name, module in sorted(modules.items()):
+        text = f"{name}\n{module.code}\n"
+        digest.update(text.encode())
     extra = outline(root).string("EXTRA")
     distributions = _distributions(imported) | _required(extra)
     return Origin(digest.hexdigest(), _versions(distributions))
@@ -68,7 +69,10 @@ def _module_of(task: Task) -> str:
     """Return the name of the module that defines the environment."""
     if isinstance(task, GymnasiumTask):
         entry_point = task.registered.entry_point
-        return entry_point.partition(":")[0] if isinstance(entry_point, str) else entry_point.__module__
+        if isinstance(entry_point, str):
+            module, _, _ = entry_point.partition(":")
+            return module
+        return entry_point.__module__
     return task.__name__ if isinstance(task, ModuleType) else task.__module__
 
 
@@ -94,8 +98,10 @@ def _follow(root: str) -> tuple[dict[str, _Module], set[str]]:
         path = source_path(name)
         if path is None:  # a name in a module, or a compiled module, which its package's version stands for
             continue
-        modules[name] = _read(name, path)
-        due |= (modules[name].imports | _parents(name)) - seen
+        module = _read(name, path)
+        modules[name] = module
+        found = module.imports | _parents(name)
+        due |= found - seen
     return modules, others
 
 
@@ -117,7 +123,9 @@ def _top(name: str) -> str:
 def _parents(name: str) -> set[str]:
     """Return the packages that hold a module, whose `__init__.py` runs before it."""
     parent = _parent(name)
-    return _parents(parent) | {parent} if parent else set()
+    if not parent:
+        return set()
+    return {parent} | _parents(parent)
 
 
 def _parent(name: str) -> str:
@@ -134,7 +142,9 @@ def _read(name: str, path: Path) -> _Module:
     source = decode_source(path.read_bytes())
     tree = ast.parse(source)
     package = name if path.stem == "__init__" else _parent(name)
-    return _Module(without_prose(source, tree), frozenset(_absolute(_imports(tree), package)))
+    code = without_prose(source, tree)
+    imports = _absolute(_imports(tree), package)
+    return _Module(code, frozenset(imports))
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
@@ -171,7 +181,12 @@ def _installed() -> dict[str, list[str]]:
 
 
 def _distributions(modules: Iterable[str]) -> set[str]:
-    return {_normalised(distribution) for module in modules for distribution in _installed().get(module, ())}
+    installed = _installed()
+    distributions: set[str] = set()
+    for module in modules:
+        names = installed.get(module, ())
+        distributions.update(map(_normalised, names))
+    return distributions
 
 
 def _required(extra: str | None) -> set[str]:
@@ -179,12 +194,14 @@ def _required(extra: str | None) -> set[str]:
     if extra is None:
         return set()
     pattern = re.compile(rf"""([\w.-]+).*;.*\bextra\s*==\s*["']{re.escape(extra)}["']""")
-    matches = map(pattern.match, requires("rmt-rl") or ())
+    requirements = requires("rmt-rl") or ()
+    matches = map(pattern.match, requirements)
     return {_normalised(match[1]) for match in matches if match}
 
 
 def _normalised(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
+    hyphenated = re.sub(r"[-_.]+", "-", distribution)
+    return hyphenated.lower()
 
 
 def _versions(distributions: Iterable[str]) -> dict[str, str]:

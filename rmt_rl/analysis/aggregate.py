@@ -45,7 +45,10 @@ class Estimate:
     count: int
 
 
-Cells: TypeAlias = Mapping[str, Mapping[Value, Estimate]]
+Row: TypeAlias = dict[Value, Estimate]
+"""Estimates by the varied option's value."""
+
+Cells: TypeAlias = Mapping[str, Row]
 """Estimates by label, then by the varied option's value."""
 
 
@@ -55,10 +58,13 @@ def read_groups(folders: Iterable[Path]) -> list[Group]:
     Raises:
         UsageError: there is no run, a folder holds none, or two are of the same config and seed.
     """
-    different = {folder.resolve(): folder for folder in folders}
+    different: dict[Path, Path] = {}
+    for folder in folders:
+        different[folder.resolve()] = folder
     if not different:
         raise UsageError("no runs were given; name folders that `rmt-rl train` made")
-    groups = group_runs(map(read_run, different.values()))
+    runs = map(read_run, different.values())
+    groups = group_runs(runs)
     for group in groups:
         _warn_of_differences(group)
     return groups
@@ -76,21 +82,23 @@ def group_runs(runs: Iterable[RunRecord]) -> list[Group]:
     for run in runs:
         key = json.dumps(run.settings, sort_keys=True, default=str)
         members.setdefault(key, []).append(run)
-    groups = list(members.values())
-    for group in groups:
-        _check_seeds_differ(group)
-    settings = [group[0].settings for group in groups]
-    return list(map(Group, _labels(settings), groups))
+    settings = []
+    for same in members.values():
+        _check_seeds_differ(same)
+        settings.append(same[0].settings)
+    labels = _labels(settings)
+    return list(map(Group, labels, members.values()))
 
 
 def _check_seeds_differ(runs: Iterable[RunRecord]) -> None:
     """Raise an error if a seed occurs twice, which would make an interval over seeds too narrow."""
     seen: dict[int, Path] = {}
     for run in runs:
-        if run.seed in seen:
-            both = f"{seen[run.seed]} and {run.path}"
-            raise UsageError(f"{both} are of the same config and the same seed, {run.seed}; leave one out")
-        seen[run.seed] = run.path
+        seed = run.seed
+        if seed in seen:
+            both = f"{seen[seed]} and {run.path}"
+            raise UsageError(f"{both} are of the same config and the same seed, {seed}; leave one out")
+        seen[seed] = run.path
 
 
 # Warnings
@@ -101,10 +109,13 @@ def _warn_of_differences(group: Group) -> None:
     first_with: dict[str, Path] = {}
     for run in group.runs:
         if run.checkpoint is not None and run.evaluations:
-            first_with.setdefault(_way_of_evaluation(run), run.path)
+            way = _way_of_evaluation(run)
+            first_with.setdefault(way, run.path)
             _warn_of_later_training(run)
     if len(first_with) > 1:
-        (way, path), (other_way, other_path), *_ = first_with.items()
+        way, other_way, *_ = first_with
+        path = first_with[way]
+        other_path = first_with[other_way]
         _warn(
             f"{group.label}: {path} was evaluated with {way}, but {other_path} with {other_way}; evaluate them alike",
         )
@@ -116,16 +127,20 @@ def _way_of_evaluation(run: RunRecord) -> str:
     The target return may differ, since it follows from each run's own data.
     """
     checkpoint, _ = _evaluated(run)
-    made_with = {"checkpoint": checkpoint, **run.evaluations[0].made_with}
-    made_with.pop("target_return", None)
-    return ", ".join(f"{name}={value}" for name, value in made_with.items())
+    first = run.evaluations[0]
+    settings = [f"checkpoint={checkpoint}"]
+    for name, value in first.made_with.items():
+        if name != "target_return":
+            settings.append(f"{name}={value}")
+    return ", ".join(settings)
 
 
 def _warn_of_later_training(run: RunRecord) -> None:
     checkpoint, update = _evaluated(run)
     if checkpoint != "last" or not update.isdigit():
         return
-    newest = max(map(max, run.metrics.values()), default=0)
+    curves = run.metrics.values()
+    newest = max(map(max, curves), default=0)
     if int(update) < newest:
         _warn(
             f"{run.path} was evaluated at {run.unit} {update} "
@@ -139,7 +154,8 @@ def _warn(message: str) -> None:
 
 def _evaluated(run: RunRecord) -> tuple[str, str]:
     """Split `last, update 500` into the checkpoint's name and its update."""
-    checkpoint, _, update = (run.checkpoint or "").partition(", update ")
+    text = run.checkpoint or ""
+    checkpoint, _, update = text.partition(", update ")
     return checkpoint, update
 
 
@@ -150,16 +166,19 @@ def _labels(settings: Sequence[Settings]) -> list[str]:
     """Name each group by its agent, and by the settings in which groups of that agent differ, its env if any do."""
     labels = []
     for own in settings:
-        names = _names_in_label(own, settings)
-        named = {name: own[name] for name in sorted(names) if name in own}
-        label = _label(str(own.get("agent")), named)
-        labels.append(label)
+        named = {}
+        for name in sorted(_names_in_label(own, settings)):
+            if name in own:
+                named[name] = own[name]
+        agent = str(own.get("agent"))
+        labels.append(_label(agent, named))
     return labels
 
 
 def _names_in_label(own: Settings, settings: Sequence[Settings]) -> set[str]:
     """Return the names of the settings that stand in a group's label."""
-    of_agent = [each for each in settings if each.get("agent") == own.get("agent")]
+    agent = own.get("agent")
+    of_agent = [each for each in settings if each.get("agent") == agent]
     names = _differing(of_agent)
     if "env" in _differing(settings):
         names.add("env")
@@ -193,11 +212,13 @@ def _label(agent: str, settings: Settings) -> str:
 
 def metric_curve(group: Group, metric: str) -> dict[int, Estimate]:
     """Return a metric at the updates (or environment steps) that all runs of the group share which logged it."""
-    curves = [run.metrics[metric] for run in group.runs if metric in run.metrics]
+    curves = []
+    for run in group.runs:
+        if metric in run.metrics:
+            curves.append(run.metrics[metric])
     if not curves:
         return {}
-    first, *others = map(set, curves)
-    shared = first.intersection(*others)
+    shared = set.intersection(*map(set, curves))
     estimates = {}
     for at in sorted(shared):
         scores = [Score(curve[at], None) for curve in curves]
@@ -212,9 +233,8 @@ def varied_option(groups: Sequence[Group]) -> str | None:
         for name, value in result.options.items():
             texts = values.setdefault(name, set())
             texts.add(json.dumps(value))
-    if not values:
-        return None
-    return max(values, key=lambda name: len(values[name]))
+    counts = {name: len(texts) for name, texts in values.items()}
+    return max(counts, key=counts.__getitem__, default=None)
 
 
 def compared_score(groups: Sequence[Group], option: str | None) -> str:
@@ -254,24 +274,26 @@ def evaluation_cells(
     return {label: _estimates(row) for label, row in rows.items()}
 
 
-def _estimates(row: Mapping[Value, Sequence[Score]]) -> dict[Value, Estimate]:
-    return {value: _estimate(row[value]) for value in in_order(row)}
+def _estimates(row: Mapping[Value, Sequence[Score]]) -> Row:
+    estimates = {}
+    for value in in_order(row):
+        estimates[value] = _estimate(row[value])
+    return estimates
 
 
 def _estimate(scores: Sequence[Score]) -> Estimate:
     """Return the mean over seeds; the interval of a single seed is that of its episodes."""
-    if len(scores) == 1:
-        return Estimate(mean([scores[0].mean]), scores[0].interval, 1)
     means = [score.mean for score in scores]
-    return Estimate(mean(means), mean_interval(means), len(means))
+    interval = scores[0].interval if len(scores) == 1 else mean_interval(means)
+    return Estimate(mean(means), interval, len(means))
 
 
 def in_order(values: Iterable[Value]) -> list[Value]:
     """Return the different values: numbers by size, then texts by the alphabet."""
     different = set(values)
-    numbers = sorted(value for value in different if is_number(value))
-    texts = sorted(value for value in different if isinstance(value, str))
-    return [*numbers, *texts]
+    numbers = filter(is_number, different)
+    texts = [value for value in different if isinstance(value, str)]
+    return [*sorted(numbers), *sorted(texts)]
 
 
 def _value(value: object) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from rmt_rl.analysis.aggregate import (
@@ -47,17 +48,19 @@ def comparison_of_groups(groups: Sequence[Group]) -> str:
     if not cells:
         raise UsageError("none of these runs was evaluated; do so with `rmt-rl evaluate RUN --vary ...`")
     values = values_of(cells)
-    title, columns = SCORE_NAMES[score], [""]
+    title = SCORE_NAMES[score]
+    columns = [""]
     if option is not None:
         title = f"{title} at {option}"
-        columns = list(map(value_text, values))
+        columns = [value_text(value) for value in values]
     rows = [_row(label, row, values) for label, row in cells.items()]
     return markdown_table([title, *columns, "seeds"], rows)
 
 
 def values_of(cells: Cells) -> list[Value]:
     """Return the varied option's values, in order."""
-    return in_order(value for row in cells.values() for value in row)
+    rows = cells.values()
+    return in_order(chain.from_iterable(rows))
 
 
 def value_text(value: Value) -> str:
@@ -67,7 +70,10 @@ def value_text(value: Value) -> str:
 
 def _row(label: str, row: Mapping[Value, Estimate], values: Sequence[Value]) -> list[str]:
     seeds = max(estimate.count for estimate in row.values())
-    texts = [_cell(row[value], seeds) if value in row else "" for value in values]
+    texts = []
+    for value in values:
+        estimate = row.get(value)
+        texts.append(_cell(estimate, seeds) if estimate else "")
     return [label, *texts, str(seeds)]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from rmt_rl.statistics import Interval
 
-LEFT, RIGHT = "---", "---:"  # Markdown's marks of a column's alignment
+LEFT = "---"  # Markdown's marks of a column's alignment
+RIGHT = "---:"
 
 
 def markdown_table(
@@ -25,24 +26,27 @@ def markdown_table(
     """
     rows = list(rows)
     numbers = len(head) - left
-    rule = [LEFT] * left + [RIGHT] * numbers
-    columns = zip(head, rule, *rows, strict=True)  # all rows have as many cells
-    widths = [_widest(column) if padded else 0 for column in columns]
-    rule = [mark.rjust(width, "-") for mark, width in zip(rule, widths, strict=True)]
-    lines = [head, rule, *rows]
-    return "\n".join(_line(cells, widths, left) for cells in lines)
-
-
-def _widest(column: Iterable[str]) -> int:
-    return max(map(len, column))
+    marks = [LEFT] * left + [RIGHT] * numbers
+    widths = []
+    rule = []
+    for mark, *cells in zip(marks, head, *rows, strict=True):  # all rows have as many cells
+        width = max(map(len, [mark, *cells])) if padded else 0
+        widths.append(width)
+        rule.append(mark.rjust(width, "-"))
+    lines = []
+    for cells in (head, rule, *rows):
+        lines.append(_line(cells, widths, left))
+    return "\n".join(lines)
 
 
 def _line(cells: Iterable[str], widths: Sequence[int], left: int) -> str:
     filled = []
     for column, cell in enumerate(cells):
         width = widths[column]
-        filled.append(cell.ljust(width) if column < left else cell.rjust(width))
-    return f"| {' | '.join(filled)} |"
+        is_left = column < left
+        filled.append(cell.ljust(width) if is_left else cell.rjust(width))
+    joined = " | ".join(filled)
+    return f"| {joined} |"
 
 
 def half_width(interval: Interval | None, digits: int = 2) -> str:

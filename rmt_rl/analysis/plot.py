@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from rmt_rl.analysis.aggregate import (
     INTERVALS_OVER,
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 CURVES = {"eval/success_rate": "success rate", "eval/mean_return": "mean return"}
 Panel = Literal["learning", "evaluation"]
+Looks: TypeAlias = dict[str, Style]
+"""Styles by label."""
+
 LOG_SPAN = 20  # values whose ratio is larger are drawn on a logarithmic axis
 MANY_POINTS = 25  # a curve with more has no markers
 CHARACTER = 0.018  # width of a tick label's character, as a share of the axis
@@ -65,8 +68,10 @@ def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> 
     count = len(curves) + (evaluation is not None)
     if count == 0:
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
-    figure = new_figure(1 + 4.6 * count, 4.4)
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
+    width = 1 + 4.6 * count
+    figure = new_figure(width, 4.4)
+    (row,) = figure.subplots(1, count, squeeze=False)
+    axes = list(row)
     looks = _looks(groups, evaluation)
     for panel, learning in zip(axes, curves, strict=False):
         _draw_learning(panel, learning, looks)
@@ -103,7 +108,8 @@ def _learning_panels(groups: Sequence[Group]) -> list[LearningPanel]:
     panels: dict[str, LearningPanel] = {}
     for group in groups:
         if group.has(metric):
-            panel = panels.setdefault(group.unit, LearningPanel(metric, group.unit, []))
+            unit = group.unit
+            panel = panels.setdefault(unit, LearningPanel(metric, unit, []))
             panel.groups.append(group)
         else:
             message = f"{group.label} logged no {CURVES[metric]}; it has no learning curve"
@@ -127,7 +133,7 @@ def _evaluation_panel(groups: Sequence[Group]) -> EvaluationPanel | None:
     return EvaluationPanel(option, score, cells) if cells else None
 
 
-def _looks(groups: Iterable[Group], evaluation: EvaluationPanel | None) -> dict[str, Style]:
+def _looks(groups: Iterable[Group], evaluation: EvaluationPanel | None) -> Looks:
     """Return a style for each label, the same in all panels."""
     labels = [group.label for group in groups]
     if evaluation is not None:
@@ -138,7 +144,7 @@ def _looks(groups: Iterable[Group], evaluation: EvaluationPanel | None) -> dict[
 # Learning curves
 
 
-def _draw_learning(axes: Axes, panel: LearningPanel, looks: Mapping[str, Style]) -> None:
+def _draw_learning(axes: Axes, panel: LearningPanel, looks: Looks) -> None:
     quantity = CURVES[panel.metric]
     for group in panel.groups:
         curve = metric_curve(group, panel.metric)
@@ -159,7 +165,9 @@ def _draw_learning(axes: Axes, panel: LearningPanel, looks: Mapping[str, Style])
 
 def _draw_band(axes: Axes, curve: Mapping[int, Estimate], quantity: str, color: str) -> None:
     """Draw the intervals of a curve as a band."""
-    places, lows, highs = [], [], []
+    places = []
+    lows = []
+    highs = []
     for at, estimate in curve.items():
         if estimate.interval:
             low, high = _within(estimate.interval, quantity)
@@ -179,36 +187,49 @@ def _draw_band(axes: Axes, curve: Mapping[int, Estimate], quantity: str, color: 
 # Evaluations by the varied option
 
 
-def _draw_evaluation(axes: Axes, panel: EvaluationPanel, looks: Mapping[str, Style]) -> None:
+def _draw_evaluation(axes: Axes, panel: EvaluationPanel, looks: Looks) -> None:
     quantity = SCORE_NAMES[panel.score]
     across = Axis.of(values_of(panel.cells))
     rows = len(panel.cells)
-    for index, (label, row) in enumerate(panel.cells.items()):
-        apart = min(0.012, 0.08 / rows)  # so that bars of equal results lie side by side, near their tick
-        shift = apart * (index - (rows - 1) / 2)
-        look = looks[label]
-        places = [across.shifted(value, shift) for value in row]
-        axes.plot(
-            places,
-            [estimate.mean for estimate in row.values()],
-            color=look.color,
-            linestyle=look.linestyle,
-            marker=look.marker,
-            markersize=7,
-            markeredgecolor="white",
-            label=label,
-            clip_on=False,
-        )
-        for place, estimate in zip(places, row.values(), strict=True):
-            if estimate.interval:
-                low, high = _within(estimate.interval, quantity)
-                axes.vlines(place, low, high, color=look.color, linewidth=1.5, alpha=0.7)
+    apart = min(0.012, 0.08 / rows)  # so that bars of equal results lie side by side, near their tick
+    middle = (rows - 1) / 2
+    for index, label in enumerate(panel.cells):
+        shift = apart * (index - middle)
+        row = panel.cells[label]
+        estimates = {across.shifted(value, shift): estimate for value, estimate in row.items()}
+        _draw_row(axes, estimates, quantity, looks[label], label)
     if across.logarithmic:
         axes.set_xscale("log")
     axes.minorticks_off()
     ticks = across.ticks()
     axes.set_xticks(list(ticks.values()), list(ticks), fontsize=8)
-    _finish(axes, "After training", panel.option.replace("_", " "), quantity)
+    option = panel.option.replace("_", " ")
+    _finish(axes, "After training", option, quantity)
+
+
+def _draw_row(
+    axes: Axes,
+    estimates: Mapping[float, Estimate],
+    quantity: str,
+    look: Style,
+    label: str,
+) -> None:
+    """Draw the estimates of one label by their places, each with its interval as a bar."""
+    axes.plot(
+        list(estimates),
+        [estimate.mean for estimate in estimates.values()],
+        color=look.color,
+        linestyle=look.linestyle,
+        marker=look.marker,
+        markersize=7,
+        markeredgecolor="white",
+        label=label,
+        clip_on=False,
+    )
+    for place, estimate in estimates.items():
+        if estimate.interval:
+            low, high = _within(estimate.interval, quantity)
+            axes.vlines(place, low, high, color=look.color, linewidth=1.5, alpha=0.7)
 
 
 @dataclass(frozen=True)
@@ -221,18 +242,21 @@ class Axis:
     @classmethod
     def of(cls, values: Sequence[Value]) -> Axis:
         """Place numbers by size, and other values at 0, 1, 2, ..."""
-        numbers = [float(value) for value in values if is_number(value)]
-        if len(numbers) < len(values):
-            numbers = [float(index) for index in range(len(values))]
-            return cls(dict(zip(values, numbers, strict=True)), logarithmic=False)
-        first, last = numbers[0], numbers[-1]
+        if not all(map(is_number, values)):
+            places = {value: float(index) for index, value in enumerate(values)}
+            return cls(places, logarithmic=False)
+        places = {value: float(value) for value in values}
+        first = places[values[0]]
+        last = places[values[-1]]
         logarithmic = first > 0 and last / first > LOG_SPAN
-        return cls(dict(zip(values, numbers, strict=True)), logarithmic)
+        return cls(places, logarithmic)
 
     def shifted(self, value: Value, share: float) -> float:
         """Return the place of a value, moved by a share of the axis."""
         place = self.places[value]
-        low, high = min(self.places.values()), max(self.places.values())
+        places = self.places.values()
+        low = min(places)
+        high = max(places)
         if self.logarithmic:
             return float(place * (high / low) ** share)
         return place + (high - low) * share
@@ -242,18 +266,20 @@ class Axis:
         places = {value_text(value): place for value, place in self.places.items()}
         scale = log10 if self.logarithmic else float
         marks = {label: scale(place) for label, place in places.items()}
-        span = max(marks.values()) - min(marks.values())
-        last = max(marks, key=lambda label: marks[label])
+        last = max(marks, key=marks.__getitem__)
+        span = marks[last] - min(marks.values())
 
         def touch(one: str, other: str) -> bool:
-            room = CHARACTER * span * (len(one) + len(other)) / 2
+            characters = len(one) + len(other)
+            room = CHARACTER * span * characters / 2
             return abs(marks[one] - marks[other]) <= room
 
         kept: list[str] = []
         for label in marks:
-            if label != last and not any(touch(label, other) for other in [last, *kept]):
+            touched = [other for other in (last, *kept) if touch(label, other)]
+            if label != last and not touched:
                 kept.append(label)
-        return {label: places[label] for label in [*kept, last]}
+        return {label: places[label] for label in (*kept, last)}
 
 
 # Both
@@ -277,14 +303,17 @@ def _draw_legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]
     """Put one legend for all panels below them, where it covers nothing."""
     handles: dict[str, Artist] = {}
     for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        drawn = axes.get_legend_handles_labels()
+        for handle, label in zip(*drawn, strict=True):
             handles.setdefault(str(label), handle)
     seeds = {group.label: f" (n = {len(group.runs)})" for group in groups}
     labels = [label + seeds.get(label, "") for label in handles]
-    longest = 0.8 + 0.08 * max(map(len, labels))  # inches, the line sample included
-    fitting = int(figure.get_figwidth() / longest)
+    longest = max(map(len, labels))
+    width = 0.8 + 0.08 * longest  # inches, the line sample included
+    fitting = int(figure.get_figwidth() / width)
     columns = max(1, min(len(labels), fitting))
-    figure.set_figheight(4.2 + 0.22 * ceil(len(labels) / columns))
+    lines = ceil(len(labels) / columns)
+    figure.set_figheight(4.2 + 0.22 * lines)
     figure.legend(
         list(handles.values()),
         labels,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-KIB, MB = 1024, 1_000_000  # bytes
-PROCESS, MACHINE = Path("/proc/self/status"), Path("/proc/meminfo")
+KIB = 1024  # bytes
+MB = 1_000_000  # bytes
+PROCESS = Path("/proc/self/status")
+MACHINE = Path("/proc/meminfo")
 
 
 def resident_mib() -> float:
@@ -31,5 +33,6 @@ def _kib(path: Path, name: str) -> int:
     for line in path.read_text().splitlines():
         key, _, figure = line.partition(":")
         if key == name:
-            return int(figure.split()[0])
+            number, _ = figure.split()
+            return int(number)
     raise LookupError(f"{path} has no {name}")

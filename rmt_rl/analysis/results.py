@@ -100,7 +100,9 @@ def _curve(values: Mapping[str, float]) -> dict[int, float]:
 def _result(evaluation: EvaluatedSetting) -> dict[str, Any]:
     """Return an evaluation without its single episodes."""
     values: dict[str, Any] = {"count": evaluation.episodes}
-    return values | {name: getattr(evaluation, name) for name in READ}
+    for name in READ:
+        values[name] = getattr(evaluation, name)
+    return values
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,14 @@ class Experiment:
         for name, count in (("seeds", len(seeds)), ("jobs", jobs)):
             if count < 1:
                 raise UsageError(f"{name}={count}: give 1 or more")
-        made = {file: plans for file, plans in self.configs.items() if not only or file.stem in only}
-        stored = self.stored([file for file in self.configs if file not in made])  # fails before anything is trained
+        made = {}
+        others = []
+        for file, plans in self.configs.items():
+            if not only or file.stem in only:
+                made[file] = plans
+            else:
+                others.append(file)
+        stored = self.stored(others)  # fails before anything is trained
         finished = Sweep(made, seeds, runs, jobs).run()
         return self.write([*stored, *map(RunResult.of, finished)])
 
@@ -164,9 +172,14 @@ class Experiment:
     def write(self, results: Iterable[RunResult]) -> str:
         """Write `results.jsonl`, table and pictures; return the table."""
         names = self.names
-        results = sorted(results, key=lambda result: (names.index(result.config), result.seed))
+
+        def place(result: RunResult) -> tuple[int, int]:
+            return names.index(result.config), result.seed
+
+        results = sorted(results, key=place)
         lines = [json.dumps(result.to_json()) + "\n" for result in results]
-        write_atomically(self.folder / FILE, "".join(lines).encode())
+        text = "".join(lines)
+        write_atomically(self.folder / FILE, text.encode())
         configs = {file.stem: read_config(file) for file in self.configs}
         records = [_record(result, configs[result.config]) for result in results]
         return write_comparison(group_runs(records), self.folder)
@@ -174,7 +187,8 @@ class Experiment:
 
 def _read_results(path: Path) -> list[RunResult]:
     results = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             results.append(_read_result(line))
         except (KeyError, TypeError, ValueError) as error:
@@ -197,7 +211,8 @@ def _check_current(result: RunResult, config: Path, path: Path) -> None:
     now = _settings(read_config(config))
     changed = [name for name, value in result.settings.items() if now.get(name) != value]
     if changed:
-        what = f"results of {config.stem} with {', '.join(changed)} other than in {config.name}"
+        options = ", ".join(changed)
+        what = f"results of {config.stem} with {options} other than in {config.name}"
         raise UsageError(f"{path} has {what}: make it again too")
 
 

@@ -25,9 +25,16 @@ class TrainingProgress:
     """A bar with loss, accuracy and the like, and a line for each evaluation; called with (updates made, metrics)."""
 
     def __init__(self, title: str, updates: int) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self.progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
-        self.title, self.updates = title, updates
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+        )
+        self.title = title
+        self.updates = updates
         self.task: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -41,16 +48,37 @@ class TrainingProgress:
 
     def __call__(self, update: int, metrics: dict[str, float]) -> None:
         """Show how far the run is; the bar appears with the first update."""
+        progress = self.progress
         if self.task is None:
-            self.progress.start()
-            self.task = self.progress.add_task(self.title, total=self.updates, completed=update, note="")
-        self.progress.update(self.task, completed=update)
-        if note := "  ".join(f"{name} {metrics[key]:.4g}" for key, name in _NOTED.items() if key in metrics):
-            self.progress.update(self.task, note=note)
-        shown = {key.removeprefix("eval/"): value for key, value in metrics.items() if key.startswith("eval/")}
-        if shown:
-            text = "  ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in shown.items())
-            self.progress.console.print(f"at {update}: {text}", highlight=False)
+            progress.start()
+            self.task = progress.add_task(self.title, total=self.updates, completed=update, note="")
+        progress.update(self.task, completed=update)
+        note = _note(metrics)
+        if note:
+            progress.update(self.task, note=note)
+        scores = _scores(metrics)
+        if scores:
+            progress.console.print(f"at {update}: {scores}", highlight=False)
+
+
+def _note(metrics: dict[str, float]) -> str:
+    """Return the figures beside the bar, such as `loss 0.1234  accuracy 0.9`."""
+    parts = []
+    for key, name in _NOTED.items():
+        if key in metrics:
+            parts.append(f"{name} {metrics[key]:.4g}")
+    return "  ".join(parts)
+
+
+def _scores(metrics: dict[str, float]) -> str:
+    """Return the results of an evaluation, such as `success rate 0.950`; an empty text without one."""
+    parts = []
+    for key, value in metrics.items():
+        group, _, name = key.partition("/")
+        if group == "eval":
+            words = name.replace("_", " ")
+            parts.append(f"{words} {value:.3f}")
+    return "  ".join(parts)
 
 
 class EvaluationProgress:
@@ -101,12 +129,15 @@ class EvaluationProgress:
 
 def evaluation_line(evaluation: Evaluation) -> str:
     """Return one line: the varied options, success or return with its interval, length, time."""
-    what = " ".join(f"{name}={value}" for name, value in evaluation.options.items()) or "the training task"
-    if evaluation.success_rate is not None:
-        score = f"success {evaluation.success_rate:.2f}" + bracketed(evaluation.success_interval)
+    options = [f"{name}={value}" for name, value in evaluation.options.items()]
+    what = " ".join(options) or "the training task"
+    rate = evaluation.success_rate
+    if rate is not None:
+        score = f"success {rate:.2f}" + bracketed(evaluation.success_interval)
     else:
         score = f"return {evaluation.mean_return:.2f}"
-    if evaluation.normalised_return is not None:
-        score += f", normalised {evaluation.normalised_return:.2f}"
+    normalised = evaluation.normalised_return
+    if normalised is not None:
+        score += f", normalised {normalised:.2f}"
     count = len(evaluation.episodes)
     return f"{what}: {score}, {count} episodes of {evaluation.mean_length:.0f} steps, {evaluation.seconds:.1f} s"

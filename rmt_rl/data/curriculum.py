@@ -49,7 +49,10 @@ class Curriculum(Frozen):
     def draw(self, progress: CurriculumProgress, rng: np.random.Generator) -> int:
         """Return the length of the next sequences: the present one, or for review any length up to the present one."""
         is_review = rng.random() < self.review
-        return int(rng.integers(1, progress.length + 1)) if is_review else progress.length
+        if not is_review:
+            return progress.length
+        drawn = rng.integers(1, progress.length + 1)
+        return int(drawn)
 
     def after(self, progress: CurriculumProgress, length: int, accuracy: float) -> CurriculumProgress:
         """Return the progress after an update on sequences of this length, with this share (0 to 1) of right answers.
@@ -57,16 +60,19 @@ class Curriculum(Frozen):
         Updates on sequences shorter than the present length aren't counted. The running mean starts at 0, so each
         length takes at least a few updates, and more with more smoothing.
         """
-        if length < progress.length:
+        present = progress.length
+        if length < present:
             return progress
-        mean = self.smoothing * progress.accuracy + (1 - self.smoothing) * accuracy
-        if mean >= self.threshold and progress.length < self.last:
-            return CurriculumProgress(length=progress.length + 1)
-        return CurriculumProgress(length=progress.length, accuracy=min(1.0, mean))
+        weight = 1 - self.smoothing
+        mean = self.smoothing * progress.accuracy + weight * accuracy
+        if mean >= self.threshold and present < self.last:
+            return CurriculumProgress(length=present + 1)
+        return CurriculumProgress(length=present, accuracy=min(1.0, mean))
 
     def finished(self, progress: CurriculumProgress) -> bool:
         """Return True once the last length is learnt."""
-        return progress.length >= self.last and progress.accuracy >= self.threshold
+        is_last = progress.length >= self.last
+        return is_last and progress.accuracy >= self.threshold
 
 
 class CurriculumFeed(SegmentFeed):
@@ -86,7 +92,9 @@ class CurriculumFeed(SegmentFeed):
 
     def batch(self, update: int) -> Batch:
         batch = self._feed.batch(update)
-        return batch if self._is_streaming else first_segments(batch, self.progress.length)
+        if self._is_streaming:
+            return batch
+        return first_segments(batch, self.progress.length)
 
     def learn(self, update: int, outcome: Outcome) -> None:
         self._feed.learn(update, outcome)
@@ -105,7 +113,8 @@ class CurriculumFeed(SegmentFeed):
         return {"curriculum": self.progress.model_dump()} | self._feed.state()
 
     def restore(self, state: Mapping[str, JsonValue], update: int) -> None:
-        self.progress = validated(_Saved, state).curriculum or self.progress
+        saved = validated(_Saved, state)
+        self.progress = saved.curriculum or self.progress
         self._feed.restore(state, update)
 
     def measures(self) -> dict[str, float]:
@@ -117,8 +126,9 @@ class CurriculumFeed(SegmentFeed):
     def unreached(self) -> str | None:
         if self._streams is None or self._is_streaming:
             return self._feed.unreached()
+        curriculum = self._curriculum
         return (
-            f"curriculum={self._curriculum.threshold}: the last length, segments={self._curriculum.last}, wasn't "
+            f"curriculum={curriculum.threshold}: the last length, segments={curriculum.last}, wasn't "
             "learnt, so streams never began: give more --updates, or a lower --curriculum"
         )
 
@@ -143,4 +153,5 @@ def _can_be_judged(segment: Segment) -> bool:
     """Return True if a segment holds a real decisive step, or if the task declares no decisive steps."""
     if segment.decisive is None:
         return True
-    return bool((segment.decisive & segment.mask).any())
+    real = segment.decisive & segment.mask
+    return bool(real.any())

@@ -41,8 +41,9 @@ class Fillers:
         """
         starts = self._idle_starts
         if not starts:
+            longest = self._lengths.max()
             raise UsageError(
-                f"segment_length is {self._segment_length}, but no episode (the longest has {self._lengths.max()} "
+                f"segment_length is {self._segment_length}, but no episode (the longest has {longest} "
                 "steps) has as many idle steps in a row (those that the task declares, else all but the first and the "
                 "last); shorten the segments or turn memory ageing off"
             )
@@ -50,16 +51,18 @@ class Fillers:
             return ()
         generator = np.random.default_rng([self._seed, FILLERS, update])
         episodes = generator.choice(list(starts), (count, batch_size)).tolist()
-        choices = [[len(starts[episode]) for episode in row] for row in episodes]
+        choices = []
+        for row in episodes:
+            choices.append([len(starts[episode]) for episode in row])
         picks = generator.integers(0, choices).tolist()
-        rows = zip(episodes, picks, strict=True)
-        return tuple(self._segment(*row) for row in rows)
+        return tuple(map(self._segment, episodes, picks))
 
     def _segment(self, episodes: list[int], picks: list[int]) -> Segment:
         """Return the segment that begins at the idle start of number `pick` of each episode."""
         spans = []
         for episode, pick in zip(episodes, picks, strict=True):
-            start = int(self._idle_starts[episode][pick])
+            starts = self._idle_starts[episode]
+            start = int(starts[pick])
             stop = start + self._segment_length
             spans.append(self._episodes.span(episode, start, stop))
         return collate(spans)
@@ -69,7 +72,8 @@ class Fillers:
         """The steps at which a full segment of idle steps begins, by episode; episodes without any are left out."""
         found = {}
         for index in range(len(self._lengths)):
-            starts = self._starts(self._idle(index))
+            idle = self._idle(index)
+            starts = self._starts(idle)
             if len(starts):
                 found[index] = starts
         return found
@@ -88,7 +92,8 @@ class Fillers:
             span = self._episodes.span(index, 0, length)
             return np.asarray(span.trajectory.idle)
         steps = np.arange(length)
-        return (steps > 0) & (steps < length - 1)
+        last = length - 1
+        return (steps > 0) & (steps < last)
 
     @cached_property
     def _task_declares_idle(self) -> bool:

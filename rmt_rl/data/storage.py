@@ -55,15 +55,18 @@ def read_columns(
         ValueError: a column is of another length.
         Exception: any other error that Minari and h5py raise on damaged files.
     """
-    rows = {"observations": slice(start, stop + 1), "actions": slice(start, stop)}
-    rows |= dict.fromkeys(OUTCOMES, slice(None))
+    rows = dict.fromkeys(OUTCOMES, slice(None))
+    rows["observations"] = slice(start, stop + 1)
+    rows["actions"] = slice(start, stop)
     columns: dict[str, Any] = {}
     if not reads_parts(storage):
         (whole,) = storage.get_episodes([episode])
         for name in names:
-            columns[name] = map_leaves(itemgetter(rows[name]), whole[name])
+            cut = itemgetter(rows[name])
+            columns[name] = map_leaves(cut, whole[name])
         return columns
-    with h5py.File(storage.data_path / _FILE, "r") as file:
+    path = storage.data_path / _FILE
+    with h5py.File(path, "r") as file:
         group = file[f"episode_{episode}"]
         for name in names:
             stored = group[name]
@@ -95,12 +98,14 @@ def _read_column(stored: Stored, name: str, rows: slice, storage: MinariStorage)
     space = spaces_of_steps[name]
     for place, part in nodes(space):
         if isinstance(part, spaces.Dict | spaces.Tuple):
-            _check_keys(_stored_at(stored, place), part, place_name(name, place))
+            group = _stored_at(stored, place)
+            _check_keys(group, part, place_name(name, place))
 
     def read(place: Place, leaf: Space[Any]) -> Array:
         stored_rows = _stored_at(stored, place)[rows]
-        is_jpeg = storage.jpeg_encoding and is_image_space(leaf)
-        return _decoded(stored_rows) if is_jpeg else np.asarray(stored_rows)
+        if storage.jpeg_encoding and is_image_space(leaf):
+            return _decoded(stored_rows)
+        return np.asarray(stored_rows)
 
     values: Arrays = map_space(read, space)
     return values
@@ -108,16 +113,20 @@ def _read_column(stored: Stored, name: str, rows: slice, storage: MinariStorage)
 
 def _decoded(jpegs: Iterable[Array]) -> Array:
     """Return images that are stored as JPEG files, uint8 (T, H, W, C)."""
-    files = [io.BytesIO(jpeg.tobytes()) for jpeg in jpegs]
-    images = [np.asarray(Image.open(file)) for file in files]
+    images = []
+    for jpeg in jpegs:
+        file = io.BytesIO(jpeg.tobytes())
+        image = np.asarray(Image.open(file))
+        images.append(image)
     return np.array(images, np.uint8)
 
 
 def _check_keys(group: h5py.Group, space: Space[Any], name: str) -> None:
     """Raise a ValueError if a group holds other parts than its space."""
-    known = {_stored_key(key) for key in keys_of(space)}
-    if set(group) != known:
-        raise ValueError(f"{name} holds {sorted(group)}; its space asks for {sorted(known)}")
+    known = sorted(map(_stored_key, keys_of(space)))
+    found = sorted(group)
+    if found != known:
+        raise ValueError(f"{name} holds {found}; its space asks for {known}")
 
 
 def write_episodes(storage: MinariStorage, episodes: Iterable[Trajectory]) -> None:
@@ -132,25 +141,39 @@ def write_episodes(storage: MinariStorage, episodes: Iterable[Trajectory]) -> No
     """
     count = 0
     steps = 0
-    with h5py.File(storage.data_path / _FILE, "a", track_order=True) as file:
+    path = storage.data_path / _FILE
+    with h5py.File(path, "a", track_order=True) as file:
         for episode in episodes:
             group = file.create_group(f"episode_{count}")
-            group.attrs.update({"id": count, "total_steps": len(episode)})
-            if episode.seed is not None:
-                group.attrs["seed"] = episode.seed
-            for name in (*STEPS, *OUTCOMES):
-                _write_column(group, name, getattr(episode, name))
+            _write_episode(group, count, episode)
             count += 1
             steps += len(episode)
-    totals = {"total_episodes": count, "total_steps": steps, "dataset_size": storage.get_size()}
+    totals = {
+        "total_episodes": count,
+        "total_steps": steps,
+        "dataset_size": storage.get_size(),
+    }
     storage.update_metadata(totals)
+
+
+def _write_episode(group: h5py.Group, number: int, episode: Trajectory) -> None:
+    """Write one episode into its empty group."""
+    attributes = group.attrs
+    attributes["id"] = number
+    attributes["total_steps"] = len(episode)
+    if episode.seed is not None:
+        attributes["seed"] = episode.seed
+    for name in (*STEPS, *OUTCOMES):
+        values = getattr(episode, name)
+        _write_column(group, name, values)
 
 
 def _write_column(group: h5py.Group, name: str, values: Arrays) -> None:
     """Write a column of an episode, in chunks of whole steps."""
     for place, leaf in leaves(values):
         bytes_of_step = leaf[0].nbytes
-        steps_of_chunk = min(len(leaf), 1 + _CHUNK_BYTES // bytes_of_step)
+        fitting = 1 + _CHUNK_BYTES // bytes_of_step
+        steps_of_chunk = min(len(leaf), fitting)
         shape = leaf.shape[1:]
         group.create_dataset(
             _path(name, place),
@@ -162,14 +185,14 @@ def _write_column(group: h5py.Group, name: str, values: Arrays) -> None:
 
 def _path(name: str, place: Place) -> str:
     """Return the path of an array below its episode."""
-    keys = [_stored_key(key) for key in place]
+    keys = map(_stored_key, place)
     return "/".join([name, *keys])
 
 
 def _stored_at(stored: Stored, place: Place) -> Any:
     """Return the group or array at a place."""
-    keys = tuple(_stored_key(key) for key in place)
-    return part_at(stored, keys)
+    keys = map(_stored_key, place)
+    return part_at(stored, tuple(keys))
 
 
 def _stored_key(key: Key) -> str:

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import gymnasium
 import minari
@@ -33,6 +32,9 @@ RETURNS_KEY = "rmt_rl_returns"  # metadata of ours, which spare reading every ep
 _BYTES_OF_EPISODE = 1024  # of Python objects around its arrays (measured)
 _BYTES_OF_ARRAY = 256  # of Python objects around it (measured)
 _SMALL_EPISODE = 1 << 20  # bytes; reading such an episode takes about as long as finding a few of its steps
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Lengths: TypeAlias = npt.NDArray[np.int64]
 
 
 class EpisodeStore:
@@ -57,40 +59,41 @@ class EpisodeStore:
         cache_bytes: int = 1 << 30,
         annotate: Callable[[Trajectory], Trajectory] | None = None,
     ) -> None:
-        dataset_ids = [dataset_id] if isinstance(dataset_id, str) else dataset_id
-        self.ids = tuple(dataset_ids)
+        self.ids = (dataset_id,) if isinstance(dataset_id, str) else tuple(dataset_id)
         if not self.ids:
             raise UsageError("dataset: no id was given; name at least one Minari data set")
         self._datasets = [open_dataset(each) for each in self.ids]
         first, *others = self._datasets
+        for other in others:
+            _check_alike(first, other)
         self.observation_space: Space[Any] = first.observation_space
         self.action_space: Space[Any] = first.action_space
         self.env_spec: EnvSpec | None = first.env_spec
-        for other in others:
-            check_same_spaces(f"data set {first.id!r}", first, f"data set {other.id!r}", other, "train on each alone")
-        index: list[_IndexEntry] = []
+        self._firsts = [0]  # first episode of each data set; then how many there are
+        lengths: list[int] = []
+        self._seeds: list[int | None] = []
         for dataset in self._datasets:
-            index += _read_index(dataset)
-        lengths = [entry.steps for entry in index]
-        self.lengths: npt.NDArray[np.int64] = np.array(lengths, dtype=np.int64)  # (N,) steps
-        self._seeds = [entry.seed for entry in index]
-        counts = [len(dataset) for dataset in self._datasets]
-        self._firsts = list(accumulate(counts, initial=0))  # first episode of each data set; then how many there are
+            for entry in _read_index(dataset):
+                lengths.append(entry.steps)
+                self._seeds.append(entry.seed)
+            self._firsts.append(len(lengths))
+        self.lengths: Lengths = np.array(lengths, dtype=np.int64)  # (N,) steps
         self._cache = _Cache(cache_bytes)
         self._annotate = annotate
         # A space that can't be learnt from, or unreadable data, shows here and not mid-run.
         self._reads_whole = self._episodes_to_read_whole(cache_bytes)  # (N,) bool
         self.span(0, 0, 1)
 
-    def _episodes_to_read_whole(self, cache_bytes: int) -> npt.NDArray[np.bool_]:
+    def _episodes_to_read_whole(self, cache_bytes: int) -> Bools:
         """Return True for the episodes that are always read whole, bool (N,)."""
         bytes_of_step = self._read_part(0, 0, 1).nbytes  # or more: there are two observations in it
         sizes = self.lengths * bytes_of_step
         all_fit = sizes.sum() <= cache_bytes
-        parts_can_be_read = all(reads_parts(dataset.storage) for dataset in self._datasets)
+        storages = [dataset.storage for dataset in self._datasets]
+        parts_can_be_read = all(map(reads_parts, storages))
         if all_fit or self._annotate or not parts_can_be_read:
             return np.ones(len(self), np.bool_)
-        is_small: npt.NDArray[np.bool_] = sizes <= _SMALL_EPISODE
+        is_small: Bools = sizes <= _SMALL_EPISODE
         return is_small
 
     def __len__(self) -> int:
@@ -102,7 +105,8 @@ class EpisodeStore:
         Raises:
             UsageError: its data are damaged or don't fit the data set's spaces.
         """
-        return self._cache.get(_Key(index, is_outline=False), self._read)
+        key = _Key(index, is_outline=False)
+        return self._cache.get(key, self._read)
 
     def span(self, index: int, start: int, stop: int) -> Span:
         """Return the steps `start <= step < stop` of an episode, at least one.
@@ -112,7 +116,8 @@ class EpisodeStore:
         Raises:
             UsageError: their data are damaged or don't fit the data set's spaces.
         """
-        if self._reads_whole[index] or _Key(index, is_outline=False) in self._cache:
+        key = _Key(index, is_outline=False)
+        if self._reads_whole[index] or key in self._cache:
             return Span(self.episode(index), start, stop)
         part = self._read_part(index, start, stop)
         return Span(part, 0, stop - start)
@@ -147,7 +152,8 @@ class EpisodeStore:
         if noted and noted["episodes"] == len(dataset):  # else episodes were added since
             return ReturnSummary(noted["episodes"], noted["largest"], noted["best"])
         summary = ReturnSummary()
-        for index in range(self._firsts[number], self._firsts[number + 1]):
+        first, end = self._firsts[number : number + 2]
+        for index in range(first, end):
             summary.add(self._outline(index))
         return summary
 
@@ -163,7 +169,8 @@ class EpisodeStore:
 
     def _outline(self, index: int) -> Trajectory:
         """Return the outline of an episode: all its outcomes, with observations and actions of no size."""
-        return self._cache.get(_Key(index, is_outline=True), self._read_outline)
+        key = _Key(index, is_outline=True)
+        return self._cache.get(key, self._read_outline)
 
     def _read_outline(self, index: int) -> Trajectory:
         length = int(self.lengths[index])
@@ -176,7 +183,10 @@ class EpisodeStore:
     def _read_part(self, index: int, start: int, stop: int) -> Trajectory:
         """Read some steps of an episode; the outcomes of the whole episode are checked."""
         outline = self._outline(index)
-        outcomes = {name: getattr(outline, name)[start:stop] for name in OUTCOMES}
+        outcomes = {}
+        for name in OUTCOMES:
+            whole = getattr(outline, name)
+            outcomes[name] = whole[start:stop]
         later = _sum_from(outline.rewards, stop)
         with self._explained(index, start):
             steps = self._columns(index, STEPS, start, stop)
@@ -184,26 +194,25 @@ class EpisodeStore:
 
     def _columns(self, index: int, names: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         """Read columns of an episode, and check them against the spaces."""
-        number = self._dataset_of(index)
-        storage = self._datasets[number].storage
-        episode = index - self._firsts[number]
-        columns = read_columns(storage, episode, names, start, stop, int(self.lengths[index]))
+        dataset, episode = self._source_of(index)
+        length = int(self.lengths[index])
+        columns = read_columns(dataset.storage, episode, names, start, stop, length)
         spaces_of_steps = {"observations": self.observation_space, "actions": self.action_space}
         for name, space in spaces_of_steps.items():
             if name in columns:
                 columns[name] = conform(columns[name], space, name)
         return columns
 
-    def _dataset_of(self, index: int) -> int:
-        """Return the number of the data set that an episode is from."""
-        return bisect_right(self._firsts, index) - 1
+    def _source_of(self, index: int) -> tuple[minari.MinariDataset, int]:
+        """Return the data set that an episode is from, and the episode's number in this data set."""
+        number = bisect_right(self._firsts, index) - 1
+        return self._datasets[number], index - self._firsts[number]
 
     def _explained(self, index: int, start: int = 0) -> AbstractContextManager[None]:
         """Name the data set and the episode in errors about damaged files."""
-        number = self._dataset_of(index)
-        episode = index - self._firsts[number]
+        dataset, episode = self._source_of(index)
         first_step = f" from step {start}" if start else ""
-        return _damage_explained(self._datasets[number].id, f", episode {episode}{first_step}")
+        return _damage_explained(dataset.id, f", episode {episode}{first_step}")
 
 
 class _Key(NamedTuple):
@@ -230,22 +239,24 @@ class _Cache:
 
     def get(self, key: _Key, read: Callable[[int], Trajectory]) -> Trajectory:
         """Return an entry; if it is missing, `read(episode)`, and drop the least recently used entries for it."""
-        if key in self._entries:
-            self._entries.move_to_end(key)
-            return self._entries[key]
+        entries = self._entries
+        if key in entries:
+            entries.move_to_end(key)
+            return entries[key]
         trajectory = read(key.episode)
-        self._entries[key] = trajectory
+        entries[key] = trajectory
         self.bytes += _cost(trajectory)
         while self.bytes > self._limit:
-            _, dropped = self._entries.popitem(last=False)
+            _, dropped = entries.popitem(last=False)
             self.bytes -= _cost(dropped)
         return trajectory
 
 
 def _cost(trajectory: Trajectory) -> int:
     """Return the bytes of memory that a trajectory takes up."""
-    arrays = sum(1 for _ in leaves((trajectory.observations, trajectory.actions)))
-    return trajectory.nbytes + _BYTES_OF_EPISODE + _BYTES_OF_ARRAY * arrays
+    steps = (trajectory.observations, trajectory.actions)
+    arrays = list(leaves(steps))
+    return trajectory.nbytes + _BYTES_OF_EPISODE + _BYTES_OF_ARRAY * len(arrays)
 
 
 @dataclass
@@ -265,8 +276,9 @@ class ReturnSummary:
     def add(self, trajectory: Trajectory) -> None:
         """Count a whole episode."""
         returns_to_go = trajectory.returns_to_go
-        largest = float(np.abs(returns_to_go).max())
-        self.join(ReturnSummary(1, largest, best=float(returns_to_go[0])))
+        largest = np.abs(returns_to_go).max()
+        whole = returns_to_go[0]
+        self.join(ReturnSummary(1, float(largest), float(whole)))
 
     def join(self, other: ReturnSummary) -> None:
         """Count all episodes of another summary."""
@@ -278,7 +290,8 @@ class ReturnSummary:
 def _sum_from(rewards: Array, step: int) -> float:
     """Return the sum of the rewards from a step on, added from the last to the first as in `returns_to_go`."""
     from_the_end = rewards[: step - 1 : -1]
-    return float(np.append(0.0, from_the_end).cumsum()[-1])
+    sums = np.append(0.0, from_the_end).cumsum()
+    return float(sums[-1])
 
 
 def data_root() -> Path:
@@ -296,6 +309,9 @@ def data_root() -> Path:
         ) from error
 
 
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error)
+
+
 @contextmanager
 def _damage_explained(dataset_id: str, place: str = "") -> Iterator[None]:
     """Turn the errors that Minari and HDF5 raise on damaged files into a UsageError."""
@@ -305,7 +321,7 @@ def _damage_explained(dataset_id: str, place: str = "") -> Iterator[None]:
         raise UsageError(f"data set {dataset_id!r}{place}: {error}") from error
     except ImportError as error:  # its storage format needs another package
         raise UsageError(f"data set {dataset_id!r}{place} can't be read: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error) as error:
+    except _DAMAGE as error:
         raise UsageError(
             f"data set {dataset_id!r}{place} is damaged ({error}); remove it with `minari delete {dataset_id}` and "
             "collect or download it again"
@@ -319,9 +335,11 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
         UsageError: it is missing, damaged or empty.
     """
     root = data_root()
-    if not (root / dataset_id / "data").exists():
+    data = root / dataset_id / "data"
+    if not data.exists():
+        similar = nearest(dataset_id, _local_ids(root))
         raise UsageError(
-            f"data set {dataset_id!r} is not below {root}{nearest(dataset_id, _local_ids(root))}; make it "
+            f"data set {dataset_id!r} is not below {root}{similar}; make it "
             f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
         )
     with _damage_explained(dataset_id):
@@ -329,6 +347,13 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
     if len(dataset) == 0:
         raise UsageError(f"data set {dataset_id!r} is empty; collect or download it again")
     return dataset
+
+
+def _check_alike(first: minari.MinariDataset, other: minari.MinariDataset) -> None:
+    """Raise a UsageError unless two data sets have the same spaces."""
+    name = f"data set {first.id!r}"
+    other_name = f"data set {other.id!r}"
+    check_same_spaces(name, first, other_name, other, "train on each alone")
 
 
 class _IndexEntry(NamedTuple):
@@ -341,12 +366,18 @@ class _IndexEntry(NamedTuple):
 def _read_index(dataset: minari.MinariDataset) -> list[_IndexEntry]:
     """Return the index entry of every episode of a data set."""
     with _damage_explained(dataset.id):
-        episodes = dataset.storage.get_episode_metadata(range(len(dataset)))
-        return [_IndexEntry(int(episode["total_steps"]), episode.get("seed")) for episode in episodes]
+        numbers = range(len(dataset))
+        entries = []
+        for episode in dataset.storage.get_episode_metadata(numbers):
+            steps = int(episode["total_steps"])
+            entries.append(_IndexEntry(steps, episode.get("seed")))
+    return entries
 
 
 def _local_ids(root: Path) -> list[str]:
     """Return the ids of the data sets below Minari's root; Minari's own list stops at the first unfitting folder."""
-    files = root.glob(f"**/data/{METADATA_FILE_NAME}")
-    folders = [file.parents[1] for file in files]
-    return [folder.relative_to(root).as_posix() for folder in folders]
+    ids = []
+    for file in root.glob(f"**/data/{METADATA_FILE_NAME}"):
+        folder = file.parents[1].relative_to(root)
+        ids.append(folder.as_posix())
+    return ids

@@ -25,8 +25,9 @@ def check_tokens(x: Tensor, width: int, vocabulary: int) -> None:
     is_ids = x.dim() == 2 and x.dtype == torch.int64
     is_embeddings = x.dim() == 3 and x.is_floating_point() and x.shape[2] == width
     if not (is_ids or is_embeddings):
+        shape = tuple(x.shape)
         raise UsageError(
-            f"x is {x.dtype} of shape {tuple(x.shape)}: ids are int64 (B, L), embeddings floats (B, L, dim={width})"
+            f"x is {x.dtype} of shape {shape}: ids are int64 (B, L), embeddings floats (B, L, dim={width})"
         )
     if is_ids:
         check_ids("x", x, vocabulary)
@@ -36,26 +37,29 @@ def check_ids(name: str, ids: Tensor, vocabulary: int) -> None:
     """Raise UsageError unless all ids are from 0 to `vocabulary` - 1; in a graph, which can't branch on them, pass."""
     if torch.compiler.is_compiling():
         return
-    if bool(((ids < 0) | (ids >= vocabulary)).any()):
+    wrong = (ids < 0) | (ids >= vocabulary)
+    if bool(wrong.any()):
+        least = int(ids.min())
+        most = int(ids.max())
+        last = vocabulary - 1
         raise UsageError(
-            f"{name} has ids from {int(ids.min())} to {int(ids.max())}: they must be from 0 to {vocabulary - 1}, as "
-            f"num_tokens={vocabulary}"
+            f"{name} has ids from {least} to {most}: they must be from 0 to {last}, as num_tokens={vocabulary}"
         )
 
 
 def check_mask(mask: Tensor, x: Tensor) -> None:
     """Raise UsageError unless the mask has a bool for each token of x."""
     if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-        raise UsageError(
-            f"mask is {mask.dtype} of shape {tuple(mask.shape)}, x has shape {tuple(x.shape)}: give each token a bool"
-        )
+        shape = tuple(mask.shape)
+        raise UsageError(f"mask is {mask.dtype} of shape {shape}, x has shape {tuple(x.shape)}: give each token a bool")
 
 
 def check_labels(labels: Tensor, x: Tensor) -> None:
     """Raise UsageError unless there is one label, int64, for each token of x, and a token at least."""
     if labels.shape != x.shape[:2] or not labels.numel() or labels.dtype != torch.int64:
+        shape = tuple(labels.shape)
         raise UsageError(
-            f"labels have shape {tuple(labels.shape)} and are {labels.dtype}, x has shape {tuple(x.shape)}: give each "
+            f"labels have shape {shape} and are {labels.dtype}, x has shape {tuple(x.shape)}: give each "
             "token a label of int64, and a token at least"
         )
 

@@ -44,15 +44,17 @@ def generate(
     """Go on with sequences: the body of `RecurrentMemoryTransformerWrapper.generate`, see there."""
     _check(model, prime, length, temperature, top_k)
     draw = partial(drawn_token, temperature=temperature, top_k=top_k, generator=generator)
+    batch_size = len(prime)
     with evaluating(model):
-        state = model.state(len(prime), memories, xl_memories)
-        stepping = Stepping(model, state, len(prime))
+        state = model.state(batch_size, memories, xl_memories)
+        stepping = Stepping(model, state, batch_size)
         stepping.feed(prime[:, :-1])
         last = prime[:, -1:]
-        new = [prime.new_zeros(len(prime), 0, dtype=torch.long)]
+        new = [prime.new_zeros(batch_size, 0, dtype=torch.long)]
         for _ in range(length - prime.shape[1]):
             y_BTD = stepping.feed(last)
-            last = draw(model.head(y_BTD[:, -1]))
+            logits_BV = model.head(y_BTD[:, -1])
+            last = draw(logits_BV)
             new.append(last)
         tokens = torch.cat(new, 1)
         return model.output(tokens, stepping.state()) if return_state else tokens
@@ -95,13 +97,16 @@ class Stepping:
     """
 
     def __init__(self, model: RecurrentMemoryTransformer, state: Tree, batch_size: int) -> None:
-        self.model, self.batch_size = model, batch_size
+        self.model = model
+        self.batch_size = batch_size
         self._begin(state)
 
     def _begin(self, state: Tree) -> None:
         """Open a segment."""
-        self.begun, self.place = state, 0
-        self.cache = self.model.core.begin(state, self.batch_size, self.model.seq_len)
+        model = self.model
+        self.begun = state
+        self.place = 0
+        self.cache = model.core.begin(state, self.batch_size, model.seq_len)
 
     def feed(self, tokens: Tensor) -> Tensor:
         """Feed ids (B, T) or embeddings (B, T, D).
@@ -109,12 +114,15 @@ class Stepping:
         Returns:
             The core's outputs of those tokens that are in the last segment; without tokens, an empty tensor.
         """
-        model, y_BTD = self.model, torch.empty(0)
+        model = self.model
+        y_BTD = torch.empty(0)
         while tokens.shape[1]:
             if self.place == model.seq_len:
                 self._begin(self.state())
-            part, tokens = tokens.tensor_split([model.seq_len - self.place], 1)
-            y_BTD, self.cache = model.core.step(model.embedded(part, self.place), self.cache)
+            room = model.seq_len - self.place
+            part, tokens = tokens.tensor_split([room], 1)
+            x_BTD = model.embedded(part, self.place)
+            y_BTD, self.cache = model.core.step(x_BTD, self.cache)
             self.place += part.shape[1]
         return y_BTD
 
@@ -135,6 +143,8 @@ def drawn_token(
     if temperature == 0:
         return logits_BV.argmax(1, keepdim=True)
     if top_k is not None:
-        least_B1 = logits_BV.topk(min(top_k, logits_BV.shape[1])).values[:, -1:]
+        count = min(top_k, logits_BV.shape[1])
+        least_B1 = logits_BV.topk(count).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
-    return (logits_BV / temperature).softmax(1).multinomial(1, generator=generator)
+    probabilities_BV = (logits_BV / temperature).softmax(1)
+    return probabilities_BV.multinomial(1, generator=generator)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 from rmt_rl import registry
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.nn.token_core import WITHOUT_MEMORY, TokenCore
+
+CoresByName: TypeAlias = Mapping[str, TokenCore]
 
 
 class TokenCores(NamedTuple):
@@ -18,13 +20,13 @@ class TokenCores(NamedTuple):
         errors: for each file that can't be imported the reason. Such a file doesn't keep others from use.
     """
 
-    declared: Mapping[str, Mapping[str, TokenCore]]
+    declared: Mapping[str, CoresByName]
     errors: Mapping[str, Exception]
 
     @classmethod
     def find(cls) -> Self:
         """Import all memory mechanisms."""
-        declared: dict[str, Mapping[str, TokenCore]] = {}
+        declared: dict[str, CoresByName] = {}
         errors: dict[str, Exception] = {}
         for mechanism in registry.names("memory"):
             try:
@@ -40,26 +42,35 @@ class TokenCores(NamedTuple):
         Raises:
             UsageError: no file declares the name, or several do.
         """
-        files = [mechanism for mechanism, cores in self.declared.items() if name in cores]
-        if not files:
+        declaring = []
+        for mechanism, cores in self.declared.items():
+            if name in cores:
+                declaring.append(mechanism)
+        if not declaring:
             first_error = next(iter(self.errors.values()), None)
             raise self._unknown(name) from first_error
-        if len(files) > 1:
-            sources = " and by ".join(files)
+        if len(declaring) > 1:
+            sources = " and by ".join(declaring)
             raise UsageError(f"memory={name!r} is declared by {sources}: rename one, or uninstall it")
-        return self.declared[files[0]][name]
+        cores = self.declared[declaring[0]]
+        return cores[name]
 
     def choice(self, option: str) -> str:
         """Return the cores that go with an option, a field of `TokenCore`, e.g. as `memory='tokens' or 'none'`."""
-        names = [repr(name) for name, core in self._all() if getattr(core, option)]
+        names = []
+        for name, core in self._all():
+            if getattr(core, option):
+                names.append(repr(name))
         *others, last = names
         if not others:
             return f"memory={last}"
-        return f"memory={', '.join(others)} or {last}"
+        listed = ", ".join(others)
+        return f"memory={listed} or {last}"
 
     def _unknown(self, name: str) -> UsageError:
         names = [known for known, _ in self._all()]
-        message = f"memory={name!r} is none of {', '.join(names)}{nearest(name, names)}"
+        listed = ", ".join(names)
+        message = f"memory={name!r} is none of {listed}{nearest(name, names)}"
         for mechanism, error in self.errors.items():
             message += f"; {mechanism} can't be imported: {error!r}"
         return UsageError(message)
@@ -69,7 +80,8 @@ class TokenCores(NamedTuple):
             yield from cores.items()
 
 
-def _declared_by(mechanism: str) -> Mapping[str, TokenCore]:
+def _declared_by(mechanism: str) -> CoresByName:
     """Import a mechanism and return the cores that it declares."""
-    cores: Mapping[str, TokenCore] = getattr(registry.load("memory", mechanism), "TOKEN_CORES", {})
+    module = registry.load("memory", mechanism)
+    cores: CoresByName = getattr(module, "TOKEN_CORES", {})
     return cores

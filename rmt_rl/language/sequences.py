@@ -6,7 +6,7 @@ Dimensions: B batch elements, N tokens of a sequence, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Unpack, overload
+from typing import Literal, NamedTuple, TypeAlias, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from rmt_rl.language.generation import GenerationOptions, generate
 from rmt_rl.language.model import Output, RecurrentMemoryTransformer
 from rmt_rl.language.state import Memories
 from rmt_rl.recurrence import Tree, detach, tree_leaves, tree_map
+
+Segments: TypeAlias = tuple[Tensor, ...]
+Masks: TypeAlias = Sequence[Tensor | None]
 
 
 class Labelled(NamedTuple):
@@ -39,7 +42,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
     def __init__(self, transformer: RecurrentMemoryTransformer, truncate_at_step: int | None = None) -> None:
         super().__init__()
         check_depth(truncate_at_step)
-        self.transformer, self.truncate_at_step = transformer, truncate_at_step
+        self.transformer = transformer
+        self.truncate_at_step = truncate_at_step
 
     def forward(
         self,
@@ -88,7 +92,8 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             raise UsageError("memory_replay_backprop=True backpropagates, but gradients are off: give return_loss=True")
         if mask is not None:
             check_mask(mask, x)
-        if labels is None and not (return_loss or memory_replay_backprop):
+        wants_loss = return_loss or memory_replay_backprop or labels is not None
+        if not wants_loss:
             return self._outputs(x, mask, state, depth, return_embeddings)
         data = self._labelled(x, labels, mask)
         if memory_replay_backprop:
@@ -105,22 +110,15 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         """Return the logits or embeddings of all segments."""
         model = self.transformer
         outputs = []
-        parts, masks = self._segments(x, mask)
-        for start, stop in backprop.blocks(len(parts), depth or len(parts)):
+        parts, masks = _segments(x, mask, model.seq_len)
+        count = len(parts)
+        for start, stop in backprop.blocks(count, depth or count):
             state = detach(state) if start else state
             for index in range(start, stop):
                 y_BLD, state = model.run(parts[index], state, masks[index])
                 outputs.append(y_BLD if embeddings else model.head(y_BLD))
-        return model.output(torch.cat(outputs, 1), state)
-
-    def _segments(self, x: Tensor, mask: Tensor | None) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Return the segments of x, and the mask of each."""
-        length = self.transformer.seq_len
-        parts = list(x.split(length, 1))
-        masks: list[Tensor | None] = [None] * len(parts)
-        if mask is not None:
-            masks = [*mask.split(length, 1)]
-        return parts, masks
+        whole = torch.cat(outputs, 1)
+        return model.output(whole, state)
 
     def _labelled(self, x: Tensor, labels: Tensor | None, mask: Tensor | None) -> Labelled:
         """Return the tokens with these labels, or with the next tokens as labels."""
@@ -132,41 +130,44 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
                 "labels are needed where they can't be the next tokens: of embeddings, of an encoder (causal=False), "
                 "of a sequence of one token"
             )
-        tokens, following = x[:, :-1], x[:, 1:]
+        tokens = x[:, :-1]
+        following = x[:, 1:]
         if mask is None:
             return Labelled(tokens, following, None)
-        both_real = mask[:, 1:] & mask[:, :-1]  # nothing is predicted from a masked token, nor is one predicted
-        return Labelled(tokens, model.masked_labels(tokens, following, both_real), mask[:, :-1])
+        mask_of_tokens = mask[:, :-1]
+        both_real = mask[:, 1:] & mask_of_tokens  # nothing is predicted from a masked token, nor is one predicted
+        following = model.masked_labels(tokens, following, both_real)
+        return Labelled(tokens, following, mask_of_tokens)
 
     def _loss(self, data: Labelled, state: Tree, depth: int | None) -> tuple[Tensor, Tree]:
         """Return the loss with its graph, and the next state."""
         step, segments = self._step(data, weight=1.0)
-        blocks: list[Tensor] = []
-        _, state = backprop.truncated(step, segments, state, blocks.append, depth or segments)
-        return torch.stack(blocks).sum(), state
+        losses: list[Tensor] = []
+        _, state = backprop.truncated(step, segments, state, losses.append, depth or segments)
+        loss = torch.stack(losses).sum()
+        return loss, state
 
     def _replay(self, data: Labelled, state: Tree, depth: int | None, weight: float) -> tuple[Tensor, Tree]:
         """Backpropagate by replay, as far as the graphs that made x and the state; return the loss and next state."""
         given = data.x, state
-        x, state = cut = tree_map(lambda leaf: leaf.detach().requires_grad_(leaf.requires_grad), given)
+        cut = tree_map(_cut, given)
+        x, state = cut
         step, segments = self._step(data._replace(x=x), weight)
         loss, state = backprop.replay(step, segments, state, Tensor.backward, depth)
-        pairs = zip(tree_leaves(given), tree_leaves(cut), strict=True)
-        reached = [(leaf, copy.grad) for leaf, copy in pairs if copy.grad is not None]
-        if reached:  # all at once, since one graph may have made tokens and memories
-            leaves, gradients = zip(*reached, strict=True)
-            torch.autograd.backward(leaves, gradients)
+        _backward(given, cut)
         return loss, state
 
     def _step(self, data: Labelled, weight: float) -> tuple[backprop.Step[Tree], int]:
         """Return a function for `rmt_rl.backprop`, each segment's share of the mean loss x weight; and how many."""
         model = self.transformer
-        parts, masks = self._segments(data.x, data.mask)
-        labels, counted = data.labels.split(model.seq_len, 1), model.counted(data.labels)
+        parts, masks = _segments(data.x, data.mask, model.seq_len)
+        labels = data.labels.split(model.seq_len, 1)
+        counted = model.counted(data.labels)
 
         def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
             y_BLD, state = model.run(parts[index], state, masks[index])
-            return model.loss(y_BLD, labels[index]) * weight / counted, state
+            loss = model.loss(y_BLD, labels[index])
+            return loss * weight / counted, state
 
         return step, len(parts)
 
@@ -223,3 +224,28 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             generator=generator,
             return_state=return_state,
         )
+
+
+def _segments(x: Tensor, mask: Tensor | None, length: int) -> tuple[Segments, Masks]:
+    """Return the segments of x, and the mask of each."""
+    parts = x.split(length, 1)
+    if mask is None:
+        return parts, [None] * len(parts)
+    return parts, mask.split(length, 1)
+
+
+def _cut(leaf: Tensor) -> Tensor:
+    """Return a leaf detached from its graph, which takes a gradient if the leaf does."""
+    return leaf.detach().requires_grad_(leaf.requires_grad)
+
+
+def _backward(given: Tree, cut: Tree) -> None:
+    """Backpropagate through the graphs that made a tree, from the gradients of its copies by `_cut`."""
+    leaves = []
+    gradients = []
+    for leaf, copy in zip(tree_leaves(given), tree_leaves(cut), strict=True):
+        if copy.grad is not None:
+            leaves.append(leaf)
+            gradients.append(copy.grad)
+    if leaves:  # all at once, since one graph may have made tokens and memories
+        torch.autograd.backward(leaves, gradients)

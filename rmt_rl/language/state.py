@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from rmt_rl.errors import UsageError
 from rmt_rl.memory.transformer_xl import Hidden
 from rmt_rl.recurrence import Tree
 
-Memories = Tensor | tuple[Tensor, ...]
+Tensors: TypeAlias = tuple[Tensor, ...]
+Memories = Tensor | Tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +37,16 @@ class XLMemories(Sequence[Tensor]):
         lengths: int64 (B,), how many places of each batch element hold tokens, the same in all layers.
     """
 
-    layers: tuple[Tensor, ...]
+    layers: Tensors
     lengths: Tensor
 
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
 
     @overload
-    def __getitem__(self, index: slice) -> tuple[Tensor, ...]: ...
+    def __getitem__(self, index: slice) -> Tensors: ...
 
-    def __getitem__(self, index: int | slice) -> Tensor | tuple[Tensor, ...]:
+    def __getitem__(self, index: int | slice) -> Tensor | Tensors:
         return self.layers[index]
 
     def __len__(self) -> int:
@@ -63,9 +64,9 @@ def caller_state(state: Tree, has_caches: bool) -> tuple[Memories, XLMemories | 
         has_caches: True if each `Hidden` in the state is the Transformer-XL cache of a layer. Without them, XL memories
             are None.
     """
-    parts = _parts(state, has_caches)
-    memories = parts.kept[0] if len(parts.kept) == 1 else tuple(parts.kept)
-    return memories, _xl_memories(parts.caches)
+    kept, caches = _parts(state, has_caches)
+    memories = kept[0] if len(kept) == 1 else tuple(kept)
+    return memories, _xl_memories(caches)
 
 
 def core_state(
@@ -85,14 +86,12 @@ def core_state(
     Raises:
         UsageError: memories or caches have other types or shapes than such a model's for as many batch elements.
     """
-    parts = _parts(begun, has_caches)
+    kept, caches = _parts(begun, has_caches)
     if memories is not None:
-        kept = _copies("memories", memories, parts.kept)
-        parts = parts._replace(kept=kept)
+        kept = _copies("memories", memories, kept)
     if isinstance(xl_memories, Tensor) or xl_memories:  # a tensor alone is refused as no sequence
-        caches = _caches(xl_memories, parts.caches)
-        parts = parts._replace(caches=caches)
-    return _filled(begun, has_caches, iter(parts.kept), iter(parts.caches))
+        caches = _caches(xl_memories, caches)
+    return _filled(begun, has_caches, iter(kept), iter(caches))
 
 
 class _Parts(NamedTuple):
@@ -138,21 +137,28 @@ def _xl_memories(caches: list[Hidden]) -> XLMemories | None:
     layers = []
     for cache in caches:
         keys_values = cache.hidden_BND.unflatten(2, (2, -1))
-        layers.append(keys_values.permute(2, 0, 1, 3))
-    return XLMemories(tuple(layers), caches[0].count_B)
+        layer = keys_values.permute(2, 0, 1, 3)
+        layers.append(layer)
+    lengths_B = caches[0].count_B
+    return XLMemories(tuple(layers), lengths_B)
 
 
 def _caches(xl_memories: Sequence[Tensor], begun: list[Hidden]) -> list[Hidden]:
     """Return the caches of these XL memories: the inverse of `_xl_memories`. `begun` are a model's first caches."""
     expected = _xl_memories(begun) or ()
     layers = _copies("xl_memories", xl_memories, list(expected))
-    _, batch_size, places, _ = layers[0].shape
+    first = layers[0]
+    _, batch_size, places, _ = first.shape
     if isinstance(xl_memories, XLMemories):
         lengths_B = _checked_lengths(xl_memories.lengths, batch_size, places)
     else:
-        lengths_B = torch.full((batch_size,), places, device=layers[0].device)
-    rows = [layer.permute(1, 2, 0, 3).flatten(2) for layer in layers]
-    return [Hidden(row, lengths_B) for row in rows]
+        lengths_B = torch.full((batch_size,), places, device=first.device)
+    caches = []
+    for layer in layers:
+        keys_values = layer.permute(1, 2, 0, 3)
+        cache = Hidden(keys_values.flatten(2), lengths_B)
+        caches.append(cache)
+    return caches
 
 
 def _checked_lengths(lengths: Tensor, batch_size: int, places: int) -> Tensor:
@@ -161,8 +167,10 @@ def _checked_lengths(lengths: Tensor, batch_size: int, places: int) -> Tensor:
     is_tensor = isinstance(lengths, Tensor)
     if not (is_tensor and lengths.shape == (batch_size,) and lengths.dtype == torch.int64):
         raise UsageError(f"xl_memories have lengths {lengths}: {needed}")
+    if torch.compiler.is_compiling():  # a graph can't branch on values
+        return lengths.clone()
     wrong_B = (lengths < 0) | (lengths > places)
-    if not torch.compiler.is_compiling() and bool(wrong_B.any()):  # a graph can't branch on values
+    if bool(wrong_B.any()):
         raise UsageError(f"xl_memories have lengths {lengths.tolist()}: {needed}")
     return lengths.clone()
 
@@ -174,14 +182,22 @@ def _copies(name: str, given: Tensor | Sequence[Tensor], expected: list[Tensor])
         UsageError: they don't have the shapes of the expected tensors, or aren't tensors.
     """
     parts = list(given) if isinstance(given, Sequence) else [given]
-    strangers = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
+    strangers = []
+    for part in parts:
+        if not isinstance(part, Tensor):
+            strangers.append(type(part).__name__)
     if strangers:
-        raise UsageError(f"{name} has {', '.join(strangers)} in it: give what a call returned as its {name}, tensors")
-    shapes = [tuple(part.shape) for part in parts]
-    needed = [tuple(part.shape) for part in expected]
+        others = ", ".join(strangers)
+        raise UsageError(f"{name} has {others} in it: give what a call returned as its {name}, tensors")
+    shapes = _shapes(parts)
+    needed = _shapes(expected)
     if shapes != needed:
         raise UsageError(
             f"{name} of shapes {shapes} given, {needed} needed: give what a call of this model returned for as many "
             "sequences"
         )
     return [part.clone() for part in parts]
+
+
+def _shapes(tensors: list[Tensor]) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in tensors]

@@ -23,10 +23,11 @@ def named_tensors(model: nn.Module, optimizer: Optimizer | None, state: Tree) ->
     named = {}
     for name, value in model.state_dict().items():
         named[f"model/{name}"] = value
-    states = {} if optimizer is None else optimizer.state_dict()["state"]
-    for parameter, values in states.items():
-        for name, value in values.items():
-            named[f"optimizer/{parameter}/{name}"] = as_tensor(value)
+    if optimizer is not None:
+        states = optimizer.state_dict()["state"]
+        for parameter, values in states.items():
+            for name, value in values.items():
+                named[f"optimizer/{parameter}/{name}"] = as_tensor(value)
     for index, leaf in enumerate(tree_leaves(state)):
         named[f"state/{index}"] = leaf
     return named
@@ -48,20 +49,24 @@ def fill_optimizer(optimizer: Optimizer, tensors: NamedTensors) -> None:
     Raises:
         UsageError: the state of a parameter is incomplete, or has another shape.
     """
-    parameters: list[Tensor] = []
+    shapes: list[Shape] = []
     for group in optimizer.param_groups:
-        parameters += group["params"]
+        shapes += map(_shape, group["params"])
     states: dict[int, NamedTensors] = {}
     for name, tensor in tensors.items():
         number, _, moment = name.partition("/")
         state = states.setdefault(int(number), {})
         state[moment] = tensor
     for index, state in states.items():
-        is_known = index < len(parameters)
-        shape = tuple(parameters[index].shape) if is_known else ()
+        is_known = index < len(shapes)
+        shape = shapes[index] if is_known else ()
         _check_moments(index, shape, state)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _shape(tensor: Tensor) -> Shape:
+    return tuple(tensor.shape)
 
 
 def _check_moments(index: int, shape: Shape, state: NamedTensors) -> None:
@@ -69,7 +74,7 @@ def _check_moments(index: int, shape: Shape, state: NamedTensors) -> None:
     expected = {"exp_avg": shape, "exp_avg_sq": shape, "step": ()}
     shapes: dict[str, Shape] = {}
     for name, tensor in sorted(state.items()):
-        shapes[name] = tuple(tensor.shape)
+        shapes[name] = _shape(tensor)
     if shapes != expected:
         raise UsageError(f"the optimiser's state of parameter {index}, of shape {shape}, is {shapes}")
 
@@ -82,8 +87,10 @@ def write_tensors(path: Path, tensors: NamedTensors, key: str, header: str) -> N
     """
     copies = {}
     for name, tensor in tensors.items():
-        copies[name] = tensor.detach().cpu().contiguous().clone()
-    write_atomically(path, save(copies, {key: header}))
+        whole = tensor.detach().cpu().contiguous()
+        copies[name] = whole.clone()
+    content = save(copies, {key: header})
+    write_atomically(path, content)
 
 
 def read_tensors(path: Path, key: str) -> tuple[str | None, NamedTensors]:

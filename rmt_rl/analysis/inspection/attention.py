@@ -69,14 +69,16 @@ def recorded_attention(core: nn.Module) -> Iterator[list[Inputs]]:
             recorded.append(Inputs(writes, q.detach(), k.detach(), mask))
         return sdpa(q, k, v, mask)
 
-    blocks = [module for module in core.modules() if isinstance(module, Block)]
-    before = [block.attend for block in blocks]
+    attends = {}
+    for module in core.modules():
+        if isinstance(module, Block):
+            attends[module] = module.attend
     try:
-        for block in blocks:
+        for block in attends:
             block.attend = partial(attend_in, block)
         yield recorded
     finally:
-        for block, attend in zip(blocks, before, strict=True):
+        for block, attend in attends.items():
             block.attend = attend
 
 
@@ -97,15 +99,16 @@ def attention_shares(inputs: Inputs, layer: int, segment: Segment, per_step: int
         segment: the segment that was read.
         per_step: tokens of a step.
     """
-    queries, keys = inputs.q_BTHE.shape[1], inputs.k_BSHE.shape[1]
+    _, queries, *_ = inputs.q_BTHE.shape
+    _, keys, *_ = inputs.k_BSHE.shape
     tokens = segment.returns_to_go.shape[1] * per_step
     cached = keys - queries
     reads = queries - tokens - inputs.writes
-    places_BM = _write_places(inputs, reads + segment.lengths * per_step)
+    first_B = reads + segment.lengths * per_step
+    places_BM = _write_places(inputs, first_B)
     weights_BS = _weights(inputs, places_BM)
-    old_BS = weights_BS[:, :cached]
-    read_BS = weights_BS[:, cached : cached + reads]
-    steps_BL = weights_BS[:, cached + reads :][:, :tokens]
+    sizes = (cached, reads, tokens, inputs.writes)
+    old_BS, read_BS, steps_BL, _ = weights_BS.split(sizes, 1)
     steps_BK = steps_BL.unflatten(1, (-1, per_step)).sum(2)
     parts = (
         old_BS.sum(1, keepdim=True),
@@ -113,30 +116,38 @@ def attention_shares(inputs: Inputs, layer: int, segment: Segment, per_step: int
         steps_BK * segment.mask,
     )
     alive_B = segment.lengths > 0
-    shares = torch.cat(parts, 1)[alive_B].mean(0).tolist()
+    whole_B = torch.cat(parts, 1)
+    shares = whole_B[alive_B].mean(0).tolist()
+    cached_share, read_share, *step_shares = shares
     return Attention(
         layer=layer,
-        cached=shares[0],
-        read=shares[1],
-        steps=tuple(shares[2:]),
+        cached=cached_share,
+        read=read_share,
+        steps=tuple(step_shares),
         write=1 - sum(shares),
     )
 
 
 def _write_places(inputs: Inputs, first_B: Tensor) -> Tensor:
     """Return the places (B, M) of the write tokens in their rows."""
-    return first_B[:, None] + torch.arange(inputs.writes, device=first_B.device)
+    offsets_M = torch.arange(inputs.writes, device=first_B.device)
+    return first_B[:, None] + offsets_M
 
 
 def _weights(inputs: Inputs, places_BM: Tensor) -> Tensor:
     """Return the attention weights (B, S) of the tokens at these places, the mean over them and over heads."""
-    q_BTHE, k_BSHE, mask_BTS = inputs.q_BTHE, inputs.k_BSHE, inputs.mask_BTS
+    _, q_BTHE, k_BSHE, mask_BTS = inputs
+    batch_size, keys, _, width = k_BSHE.shape
     if mask_BTS is None:
-        keys_S = torch.arange(k_BSHE.shape[1], device=q_BTHE.device)
+        keys_S = torch.arange(keys, device=k_BSHE.device)
         allowed_BMS = keys_S <= places_BM[:, :, None]
     else:
-        allowed_BMS = take_tokens(mask_BTS.expand(len(q_BTHE), -1, -1), places_BM)
+        mask_BTS = mask_BTS.expand(batch_size, -1, -1)
+        allowed_BMS = take_tokens(mask_BTS, places_BM)
     q_BMHE = take_tokens(q_BTHE, places_BM)
-    scores_BHMS = torch.einsum("bmhe,bshe->bhms", q_BMHE, k_BSHE) / math.sqrt(q_BTHE.shape[-1])
-    scores_BHMS = scores_BHMS.masked_fill(~allowed_BMS[:, None], -torch.inf)
-    return scores_BHMS.softmax(-1).mean((1, 2))
+    products_BHMS = torch.einsum("bmhe,bshe->bhms", q_BMHE, k_BSHE)
+    scores_BHMS = products_BHMS / math.sqrt(width)
+    forbidden_B1MS = ~allowed_BMS[:, None]
+    scores_BHMS = scores_BHMS.masked_fill(forbidden_B1MS, -torch.inf)
+    weights_BHMS = scores_BHMS.softmax(-1)
+    return weights_BHMS.mean((1, 2))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,8 @@ def read_cues(
     Raises:
         UsageError: there are none.
     """
-    longer = random.permutation(np.flatnonzero(store.lengths > length))
+    is_longer = store.lengths > length
+    longer = random.permutation(np.flatnonzero(is_longer))
     if not len(longer):
         raise UsageError(
             f"segment_length={length}, but no episode of its data has more steps, so there is nothing to "
@@ -59,15 +61,21 @@ def read_cues(
     drawn = longer[: DRAWN * lanes].tolist()
     demands = [_demand(store, index, length) for index in drawn]
     demands = _alternating(demands)[:lanes]
-    contents = list(dict.fromkeys(demand.content for demand in demands))
-    groups = [contents.index(demand.content) for demand in demands]
-    first = collate([store.span(demand.episode, 0, length) for demand in demands])
-    if len(contents) < 2:
-        return Cues(first, torch.tensor(groups), (), None)
+    group_of: dict[Hashable, int] = {}
+    groups = []
+    spans = []
+    for episode, _, content in demands:
+        group = group_of.setdefault(content, len(group_of))
+        groups.append(group)
+        spans.append(store.span(episode, 0, length))
+    first = collate(spans)
+    groups_B = torch.tensor(groups)
+    if len(group_of) < 2:
+        return Cues(first, groups_B, (), None)
     questions = []
     for demand, group in zip(demands[:QUESTIONS], groups, strict=False):
         questions.append(_question(store, demand, length, group))
-    return Cues(first, torch.tensor(groups), tuple(questions), _kind_of_content(store))
+    return Cues(first, groups_B, tuple(questions), _kind_of_content(store))
 
 
 def _kind_of_content(store: Episodes) -> str:
@@ -88,7 +96,8 @@ def _demand(store: Episodes, index: int, length: int) -> _Demand:
     at = _first_decisive(trajectory, length, last)
     place = at + start - last  # in a trajectory that may hold the last step alone
     if trajectory.hindsight is not None:
-        return _Demand(index, at, int(trajectory.hindsight[place]))
+        kind = int(trajectory.hindsight[place])
+        return _Demand(index, at, kind)
     actions = trajectory.actions
     if isinstance(actions, np.ndarray) and actions.dtype.kind in "iu":
         action = np.ravel(actions[place])
@@ -109,17 +118,18 @@ def _first_decisive(trajectory: Trajectory, length: int, otherwise: int) -> int:
 def _alternating(demands: Sequence[_Demand]) -> list[_Demand]:
     """Return the first of each content, then the second of each, and so on."""
     seen: Counter[Hashable] = Counter()
-    ranks = []
+    rounds: list[list[_Demand]] = [[] for _ in demands]
     for demand in demands:
-        ranks.append(seen[demand.content])
+        earlier = seen[demand.content]
+        rounds[earlier].append(demand)
         seen[demand.content] += 1
-    order = sorted(range(len(demands)), key=lambda index: ranks[index])
-    return [demands[index] for index in order]
+    return list(chain.from_iterable(rounds))
 
 
 def _question(store: Episodes, demand: _Demand, length: int, group: int) -> Question:
     """Return the steps up to the decisive one, as many as a segment holds, none of the first segment."""
     stop = demand.at + 1
     start = max(length, stop - length)
-    segment = collate([store.span(demand.episode, start, stop)])
+    span = store.span(demand.episode, start, stop)
+    segment = collate([span])
     return Question(segment, demand.at - start, group)

@@ -38,7 +38,9 @@ class Retained:
     def apart(self, leaf: str) -> tuple[float, float]:
         """Return a leaf's distances between and within groups over its norm; 0 where the norm is."""
         norm = self.norm[leaf] or 1.0
-        return self.between[leaf] / norm, self.within[leaf] / norm
+        between = self.between[leaf] / norm
+        within = self.within[leaf] / norm
+        return between, within
 
 
 class Question(NamedTuple):
@@ -73,24 +75,30 @@ def retention(
         at: ascending numbers of filler segments to measure after, 0 for none.
     """
     groups_B = groups_B.to(agent.device)
-    repeated_B = torch.zeros_like(groups_B)  # of a segment of one element, the element that all memories are given
-    questions = [_for_all(question, agent, repeated_B) for question in questions]
+    count = len(groups_B)
+    repeated_questions = []
+    for question in questions:
+        segment = _repeated(question.segment, agent, count)
+        repeated_questions.append(question._replace(segment=segment))
     remaining = iter(fillers)
     passed = 0
     with torch.no_grad():
-        _, state = agent(first.to(agent.device), agent.initial_state(len(groups_B)))
+        state = agent.initial_state(count)
+        _, state = agent(first.to(agent.device), state)
     for number in at:
         with torch.no_grad():
             for filler in islice(remaining, number - passed):
-                _, state = agent(filler.to(agent.device).select(repeated_B), state)
+                segment = _repeated(filler, agent, count)
+                _, state = agent(segment, state)
             passed = number
-            answers = [_answer(agent, question, groups_B, state) for question in questions]
+            answers = [_answer(agent, question, groups_B, state) for question in repeated_questions]
         yield _retained(number, state, groups_B, answers)
 
 
-def _for_all(question: Question, agent: Agent, repeated_B: Tensor) -> Question:
-    segment = question.segment.to(agent.device)
-    return question._replace(segment=segment.select(repeated_B))
+def _repeated(segment: Segment, agent: Agent, count: int) -> Segment:
+    """Return a segment of one element as `count` equal elements, on the agent's device."""
+    element_B = torch.zeros(count, dtype=torch.int64, device=agent.device)
+    return segment.to(agent.device).select(element_B)
 
 
 class _Answer(NamedTuple):
@@ -99,12 +107,16 @@ class _Answer(NamedTuple):
 
 
 def _answer(agent: Agent, question: Question, groups_B: Tensor, state: Any) -> _Answer:
-    numbers_BKP, _ = agent(question.segment, state)
-    losses_BK, correct_BK = agent.losses(numbers_BKP, question.segment)
-    losses_B, correct_B = losses_BK[:, question.at], correct_BK[:, question.at]
-    own_B = groups_B == question.group
-    margin = losses_B[~own_B].mean() - losses_B[own_B].mean()
-    return _Answer(float(margin), float(correct_B[own_B].mean()))
+    segment, at, group = question
+    numbers_BKP, _ = agent(segment, state)
+    losses_BK, correct_BK = agent.losses(numbers_BKP, segment)
+    losses_B = losses_BK[:, at]
+    correct_B = correct_BK[:, at]
+    own_B = groups_B == group
+    own_loss = losses_B[own_B].mean()
+    other_loss = losses_B[~own_B].mean()
+    right = correct_B[own_B].mean()
+    return _Answer(float(other_loss - own_loss), float(right))
 
 
 class _Spread(NamedTuple):
@@ -117,8 +129,10 @@ class _Spread(NamedTuple):
 
 def _spread(leaf_BF: Tensor, groups_B: Tensor) -> _Spread:
     leaf_BF = leaf_BF.double()
-    same_BB = (groups_B[:, None] == groups_B).double()
-    own_mean_BF = same_BB / same_BB.sum(1, keepdim=True) @ leaf_BF
+    is_same_BB = groups_B[:, None] == groups_B
+    same_BB = is_same_BB.double()
+    size_B1 = same_BB.sum(1, keepdim=True)
+    own_mean_BF = same_BB / size_B1 @ leaf_BF
     return _Spread(
         norm=_root_mean_square(leaf_BF),
         between=_root_mean_square(own_mean_BF - leaf_BF.mean(0)),
@@ -127,18 +141,26 @@ def _spread(leaf_BF: Tensor, groups_B: Tensor) -> _Spread:
 
 
 def _root_mean_square(leaf_BF: Tensor) -> float:
-    return float(leaf_BF.square().sum(1).mean().sqrt())
+    squares_B = leaf_BF.square().sum(1)
+    return float(squares_B.mean().sqrt())
 
 
 def _retained(fillers: int, state: Any, groups_B: Tensor, answers: Sequence[_Answer]) -> Retained:
     (leaves,) = with_all(named_leaves(state))
-    spreads = {name: _spread(leaf, groups_B) for name, leaf in leaves.items()}
+    norm = {}
+    between = {}
+    within = {}
+    for name, leaf in leaves.items():
+        spread = _spread(leaf, groups_B)
+        norm[name] = spread.norm
+        between[name] = spread.between
+        within[name] = spread.within
     margin, right = np.mean(answers, 0).tolist() if answers else (None, None)
     return Retained(
         fillers=fillers,
-        norm={name: spread.norm for name, spread in spreads.items()},
-        between={name: spread.between for name, spread in spreads.items()},
-        within={name: spread.within for name, spread in spreads.items()},
+        norm=norm,
+        between=between,
+        within=within,
         margin=margin,
         right=right,
     )

@@ -41,7 +41,8 @@ def _places(tree: Tree, place: Place = ()) -> Iterator[tuple[Place, Tensor]]:
         if tree.is_floating_point():
             yield place, tree
         return
-    fields = getattr(tree, "_fields", range(len(tree)))
+    numbers = range(len(tree))
+    fields = getattr(tree, "_fields", numbers)
     for field, part in zip(fields, tree, strict=True):
         name = re.sub(r"_[A-Z0-9]+$", "", str(field))
         yield from _places(part, (*place, name))
@@ -64,14 +65,17 @@ def with_all(*states: Leaves) -> list[Leaves]:
 
 
 def _concatenated(leaves: Leaves, norms: Mapping[str, Tensor]) -> Tensor:
-    parts = [leaf.float() / norms[name] for name, leaf in leaves.items()]
+    parts = []
+    for name, leaf in leaves.items():
+        parts.append(leaf.float() / norms[name])
     return torch.cat(parts, 1)
 
 
 def root_mean_square(leaf: Tensor) -> Tensor:
     """Return the root mean square over batch elements of a leaf's norm, at least `TINY`, so that it can divide."""
-    squares_B = leaf.flatten(1).square().sum(1)
-    return squares_B.mean().sqrt().clamp(min=TINY)
+    leaf_BF = leaf.flatten(1)
+    norm = leaf_BF.square().sum(1).mean().sqrt()
+    return norm.clamp(min=TINY)
 
 
 def distance(one_BF: Tensor, other_BF: Tensor) -> Tensor:
@@ -81,7 +85,8 @@ def distance(one_BF: Tensor, other_BF: Tensor) -> Tensor:
     """
     one_B = one_BF.square().sum(1)
     other_B = other_BF.square().sum(1)
-    norm_B = ((one_B + other_B) / 2).sqrt()
+    mean_B = (one_B + other_B) / 2
+    norm_B = mean_B.sqrt()
     difference_BF = one_BF - other_BF
     distance_B = difference_BF.square().sum(1).sqrt()
     return distance_B / norm_B.clamp(min=TINY)

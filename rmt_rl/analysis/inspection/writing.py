@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from rmt_rl.data.segment import Segment
 from rmt_rl.recurrence import Tree, detach, tree_leaves
 
 PROBES = 4  # random directions of the state that influence is estimated by, for each batch element
+Arguments: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def writing(agent: Agent, segments: Sequence[Segment], seed: int = 0) -> Iterato
         seed: of the random directions that influence is estimated by.
     """
     generator = torch.Generator(agent.device).manual_seed(seed)
-    state = detach(agent.initial_state(len(segments[0].lengths)))
+    batch_size = len(segments[0].lengths)
+    state = detach(agent.initial_state(batch_size))
     for number, segment in enumerate(segments, start=1):
         segment = segment.to(agent.device)
         # cuDNN's recurrent nets have no gradient outside of training.
@@ -54,14 +56,15 @@ def writing(agent: Agent, segments: Sequence[Segment], seed: int = 0) -> Iterato
         alive_B = segment.lengths > 0
         per_step = len(agent.tokens)
         influence_BK = influence(following, tokens[0], per_step, generator)
+        attention = []
+        for layer, inputs in enumerate(layers, start=1):
+            attention.append(attention_shares(inputs, layer, segment, per_step))
         yield Written(
             segment=number,
             lanes=int(alive_B.sum()),
             change=_change(state, following, alive_B),
             influence=_shares(influence_BK[alive_B]),
-            attention=tuple(
-                attention_shares(inputs, layer, segment, per_step) for layer, inputs in enumerate(layers, start=1)
-            ),
+            attention=tuple(attention),
         )
         state = detach(following)
 
@@ -88,9 +91,14 @@ def influence(state: Tree, tokens_BLD: Tensor, per_step: int, generator: torch.G
     count. Estimated by E |v J|^2 = |J|^2 for standard normal v. (The gradient of the state's own norm says nothing
     where it was normed.)
     """
-    leaves = [leaf for leaf in tree_leaves(state) if leaf.requires_grad and leaf.any()]
-    norms = [root_mean_square(leaf.detach()) for leaf in leaves]
-    total_BK = tokens_BLD.new_zeros(len(tokens_BLD), tokens_BLD.shape[1] // per_step)
+    leaves = []
+    norms = []
+    for leaf in tree_leaves(state):
+        if leaf.requires_grad and leaf.any():
+            leaves.append(leaf)
+            norms.append(root_mean_square(leaf.detach()))
+    batch_size, tokens, _ = tokens_BLD.shape
+    total_BK = tokens_BLD.new_zeros(batch_size, tokens // per_step)
     for _ in range(PROBES if leaves else 0):
         probes = _probes(leaves, norms, generator)
         (gradient_BLD,) = torch.autograd.grad(
@@ -102,7 +110,8 @@ def influence(state: Tree, tokens_BLD: Tensor, per_step: int, generator: torch.G
         )
         if gradient_BLD is not None:
             squares_BL = gradient_BLD.square().sum(2)
-            total_BK = total_BK + squares_BL.unflatten(1, (-1, per_step)).sum(2)
+            squares_BK = squares_BL.unflatten(1, (-1, per_step)).sum(2)
+            total_BK = total_BK + squares_BK
     return (total_BK / PROBES).sqrt()
 
 
@@ -115,7 +124,8 @@ def _probes(
     probes = []
     for leaf, norm in zip(leaves, norms, strict=True):
         direction = torch.randn(leaf.shape, generator=generator, device=leaf.device)
-        probes.append((direction / norm).to(leaf.dtype))
+        probe = direction / norm
+        probes.append(probe.to(leaf.dtype))
     return probes
 
 
@@ -124,10 +134,11 @@ def _recorded_tokens(core: nn.Module) -> Iterator[list[Tensor]]:
     """Record the tokens (B, L, D) that the core is given, as leaves of its graph."""
     recorded: list[Tensor] = []
 
-    def record(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    def record(module: nn.Module, arguments: Arguments) -> Arguments:
         tokens_BLD, *others = arguments
-        recorded.append(tokens_BLD.detach().requires_grad_())
-        return (recorded[-1], *others)
+        leaf_BLD = tokens_BLD.detach().requires_grad_()
+        recorded.append(leaf_BLD)
+        return (leaf_BLD, *others)
 
     handle = core.register_forward_pre_hook(record)
     try:

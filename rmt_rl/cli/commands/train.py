@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rmt_rl import registry
 from rmt_rl.cli.arguments import (
@@ -29,6 +30,9 @@ from rmt_rl.launch import is_first_process
 if TYPE_CHECKING:
     from rmt_rl.runs.metrics import Report
     from rmt_rl.runs.options import RunConfig
+
+
+EnvWithOptions: TypeAlias = tuple[str, dict[str, Any]]
 
 
 def train_agent(arguments: Arguments) -> int:
@@ -73,17 +77,25 @@ def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | No
     count = leading(rest)
     if file is not None:
         default = read_config(file)
-    elif count < 2 and any(argument.partition("=")[0] == "--dataset" for argument in rest):
+    elif count < 2 and any(map(_is_dataset, rest)):
         default, rest = _of_dataset(rest[:count], rest[count:])
     else:
-        names, rest = positionals(rest, ("ENV", "AGENT"), "train", f"{__doc__}\n\n{own_help}")
+        full_help = f"{__doc__}\n\n{own_help}"
+        names, rest = positionals(rest, ("ENV", "AGENT"), "train", full_help)
         if not names:
             return None
         env, agent = names
         default = named_config(env, agent)
     if HELP & set(rest):
         print(own_help)
-    return parse(type(default), rest, f"rmt-rl train {default.env} {default.agent}", "Options of the run:", default)
+    program = f"rmt-rl train {default.env} {default.agent}"
+    return parse(type(default), rest, program, "Options of the run:", default)
+
+
+def _is_dataset(argument: str) -> bool:
+    """Return True for `--dataset` and `--dataset=ID`."""
+    name, _, _ = argument.partition("=")
+    return name == "--dataset"
 
 
 def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Arguments]:
@@ -91,42 +103,47 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
 
     The agent stands first, or behind the ids: `rate --dataset ID`, `--dataset ID rate`.
     """
-    options = [part for option in options for part in _separated(option)]
-    at = options.index("--dataset") + 1
-    end = at + leading(options[at:])
-    given = [*options[at:end], *names]
+    options = list(chain.from_iterable(map(_separated, options)))
+    at = options.index("--dataset")
+    before = options[:at]
+    after = options[at + 1 :]
+    count = leading(after)
+    given = [*after[:count], *names]
     if len(given) < 2:
+        typed = " ".join(given)
         raise UsageError(
-            f"--dataset {' '.join(given)}: give a data set's id and an agent: rmt-rl train --dataset ID AGENT; see "
-            "rmt-rl list"
+            f"--dataset {typed}: give a data set's id and an agent: rmt-rl train --dataset ID AGENT; see rmt-rl list"
         )
     *ids, agent = given
     import_typed([agent])
     from rmt_rl.runs.options import learner_class, named_config
 
-    if "data" not in learner_class(agent).Run.model_fields:
+    run_class = learner_class(agent).Run
+    if "data" not in run_class.model_fields:
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
     env, env_options = _task_of_all(ids, agent)
     default = named_config(env, agent, {"env_options": env_options, "dataset": ids})
-    return default, [*options[: at - 1], *options[end:]]
+    return default, [*before, *after[count:]]
 
 
-def _task_of_all(ids: Sequence[str], agent: str) -> tuple[str, dict[str, Any]]:
+def _task_of_all(ids: Sequence[str], agent: str) -> EnvWithOptions:
     """Return the environment and its options that all of these data sets come from."""
     from rmt_rl.data.store import open_dataset
 
-    tasks: dict[str, tuple[str, dict[str, Any]]] = {}
+    tasks: dict[str, EnvWithOptions] = {}
     for identity in ids:
         spec = open_dataset(identity).env_spec
         if spec is None:
             raise UsageError(f"dataset={identity} doesn't say which environment it is from; give ENV and AGENT")
         tasks[identity] = registry.task_of_spec(spec)
-    first = tasks[ids[0]]
+    first_id = ids[0]
+    first_env, first_options = first = tasks[first_id]
     for identity, (env, options) in tasks.items():
         if (env, options) != first:
+            listed = " ".join(ids)
             raise UsageError(
-                f"dataset={identity} is from {env} with {options}, but {ids[0]} from {first[0]} with {first[1]}; "
-                f"say where to act: rmt-rl train ENV {agent} --dataset {' '.join(ids)}"
+                f"dataset={identity} is from {env} with {options}, but {first_id} from {first_env} with "
+                f"{first_options}; say where to act: rmt-rl train ENV {agent} --dataset {listed}"
             )
     return first
 
@@ -134,7 +151,9 @@ def _task_of_all(ids: Sequence[str], agent: str) -> tuple[str, dict[str, Any]]:
 def _separated(option: str) -> Arguments:
     """Return `--dataset=ID` as two arguments, others as they are."""
     name, equals, value = option.partition("=")
-    return (name, value) if equals and name == "--dataset" else (option,)
+    if equals and name == "--dataset":
+        return name, value
+    return (option,)
 
 
 def _watched(config: RunConfig, run: Path, resumed: bool) -> int:
@@ -149,8 +168,11 @@ def _watched(config: RunConfig, run: Path, resumed: bool) -> int:
     if is_first_process() and done:
         print(run)
     elif is_first_process():
-        hint = f"; go on with: rmt-rl train --resume {quote(str(run))}" if (run / CONFIG).exists() else ""
-        print(f"stopped{f' at {made}' * bool(made)}{hint}", file=sys.stderr)
+        message = f"stopped at {made}" if made else "stopped"
+        config_file = run / CONFIG
+        if config_file.exists():
+            message += f"; go on with: rmt-rl train --resume {quote(str(run))}"
+        print(message, file=sys.stderr)
     return 0 if done else 130
 
 
@@ -158,7 +180,9 @@ def _learn(config: RunConfig, run: Path, resumed: bool, report: Report, should_s
     """Train a run, or go on with one; return how far the run is. PyTorch is imported only now."""
     from rmt_rl.training.loop import resume, train
 
-    return resume(run, report, should_stop) if resumed else train(config, run, report, should_stop)
+    if resumed:
+        return resume(run, report, should_stop)
+    return train(config, run, report, should_stop)
 
 
 COMMAND = train_agent

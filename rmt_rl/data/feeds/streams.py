@@ -49,7 +49,8 @@ class StreamFeed(EpisodeFeed):
             self._advance()
         episodes = self._open.copy()
         start = self._start.copy()
-        stop = np.minimum(start + self._span, self._lengths[episodes])
+        lengths = self._lengths[episodes]
+        stop = np.minimum(start + self._span, lengths)
         return Picks(episodes, start, stop, fresh=start == 0, burn_in=np.zeros_like(stop))
 
     def _rewind(self) -> None:
@@ -64,11 +65,13 @@ class StreamFeed(EpisodeFeed):
         """Go on to the next update."""
         self._update += 1
         self._start += self._span
-        ended = np.flatnonzero(self._start >= self._lengths[self._open])
-        places = self._dealt + np.arange(len(ended))
+        lengths = self._lengths[self._open]
+        ended = np.flatnonzero(self._start >= lengths)
+        count = len(ended)
+        places = self._dealt + np.arange(count)
         self._open[ended] = self._order[places]
         self._start[ended] = 0
-        self._dealt += len(ended)
+        self._dealt += count
 
     def state(self) -> dict[str, JsonValue]:
         return {"streams_from": self.begun}
@@ -80,15 +83,18 @@ class StreamFeed(EpisodeFeed):
         if self.begun is None and not waits:  # the run had a curriculum, and has none from now on
             self.begun = update
         is_under_way = self.begun is not None and self.begun < update
-        if is_under_way and saved.drawn.segments != self._config.segments:
+        segments = self._config.segments
+        segments_before = saved.drawn.segments
+        if is_under_way and segments_before != segments:
             raise UsageError(
-                f"segments={self._config.segments}, but the streams of this run were read with "
-                f"segments={saved.drawn.segments}: they stand elsewhere, and the carried states are of other steps; "
+                f"segments={segments}, but the streams of this run were read with "
+                f"segments={segments_before}: they stand elsewhere, and the carried states are of other steps; "
                 "undo what was changed in the run's config.toml"
             )
 
     def measures(self) -> dict[str, float]:
-        return {"data/streams": float(self.begun is not None)}
+        is_streaming = self.begun is not None
+        return {"data/streams": float(is_streaming)}
 
 
 class _Drawn(SavedState):

@@ -33,9 +33,10 @@ class WindowFeed(EpisodeFeed):
         seed: int,
     ) -> None:
         super().__init__(episodes, config, segment_length, seed)
-        counts = self._window_counts()
-        self._firsts = np.append(0, np.cumsum(counts))  # first window of each episode; then how many there are
-        self._order = Orders(int(self._firsts[-1]), seed)
+        ends = np.cumsum(self._window_counts())
+        self._firsts = np.append(0, ends)  # first window of each episode; then how many there are
+        windows = int(self._firsts[-1])
+        self._order = Orders(windows, seed)
         # A pool larger than the data set would put an episode several times into one batch.
         batches_of_data = self._order.size // config.batch_size
         wanted = min(config.bucket_batches, batches_of_data)
@@ -54,7 +55,8 @@ class WindowFeed(EpisodeFeed):
         batches = by_length.reshape(self._pool_batches, -1)
         generator = np.random.default_rng([self._seed, SHUFFLE, pool_number])
         order = generator.permutation(self._pool_batches)
-        chosen = batches[order[number]]
+        batch = order[number]
+        chosen = batches[batch]
         return Picks(
             episodes=pool.episodes[chosen],
             start=pool.start[chosen],
@@ -71,13 +73,15 @@ class WindowFeed(EpisodeFeed):
         episodes = np.searchsorted(self._firsts, windows, side="right") - 1
         last_step = windows - self._firsts[episodes]
         lengths = self._lengths[episodes]
-        start = last_step - self._span + 1  # before the window is moved into the episode
-        latest_start = np.maximum(lengths - self._span, 0)
+        span = self._span
+        start = last_step - span + 1  # before the window is moved into the episode
+        latest_start = np.maximum(lengths - span, 0)
         start = np.clip(start, 0, latest_start)
+        stop = np.minimum(start + span, lengths)
         return Picks(
             episodes=episodes,
             start=start,
-            stop=np.minimum(start + self._span, lengths),
+            stop=stop,
             fresh=np.ones(size, np.bool_),
             burn_in=np.minimum(start, self._burn_in_steps),
         )
