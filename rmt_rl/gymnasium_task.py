@@ -9,6 +9,7 @@ import copy
 import inspect
 import re
 from collections.abc import Callable
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium
@@ -25,7 +26,8 @@ from rmt_rl.task import is_task
 if TYPE_CHECKING:
     from rmt_rl.task import Task
 
-EnvClass = type[gymnasium.Env[Any, Any]]
+AnyEnv = gymnasium.Env[Any, Any]
+EnvClass = type[AnyEnv]
 _GROUP = "rmt_rl.envs"
 
 _WRAPPER = re.compile(r"(gymnasium|minigrid|rmt_rl)\.wrappers[.\w]*:(?!Record)\w+")
@@ -64,16 +66,18 @@ class GymnasiumTask:
         except (gymnasium.error.Error, ImportError) as error:
             raise UsageError(f"env {env_id!r} is not known to Gymnasium: {error}") from error
 
-    def make(self, render_mode: str | None = None, **options: Any) -> gymnasium.Env[Any, Any]:
+    def make(self, render_mode: str | None = None, **options: Any) -> AnyEnv:
         """Make one environment; `options` are the fields of `Config`.
 
         Raises:
             UsageError: a package that it needs is missing, or the spec is of another environment.
         """
+        drawn: dict[str, Any] = {}
+        if render_mode is not None:  # not every environment takes one
+            drawn["render_mode"] = render_mode
         try:
-            # Not every environment takes a render mode.
-            drawn: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-            return gymnasium.make(self.spec(**options), disable_env_checker=True, **drawn)
+            spec = self.spec(**options)
+            return gymnasium.make(spec, disable_env_checker=True, **drawn)
         except UsageError:
             raise
         except (gymnasium.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
@@ -84,7 +88,8 @@ class GymnasiumTask:
 
     def spec(self, **options: Any) -> EnvSpec:
         """Return Gymnasium's spec of what `make` makes with these options."""
-        text = cast("GymnasiumConfig", validated(self.Config, options)).spec
+        config = cast("GymnasiumConfig", validated(self.Config, options))
+        text = config.spec
         return self.registered if text is None else self._read(text)
 
     def _read(self, text: str) -> EnvSpec:
@@ -93,12 +98,14 @@ class GymnasiumTask:
             spec = EnvSpec.from_json(text)
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
             raise UsageError(f"spec={text[:60]!r}... is no EnvSpec of Gymnasium: {error}") from None
-        if spec.id != self.registered.id or spec.entry_point != self.registered.entry_point:
+        known = self.registered
+        if spec.id != known.id or spec.entry_point != known.entry_point:
             raise UsageError(
-                f"spec names {spec.id} by {spec.entry_point}, but {self.registered.id} is registered by "
-                f"{self.registered.entry_point}; install the package that registers it as the spec says"
+                f"spec names {spec.id} by {spec.entry_point}, but {known.id} is registered by "
+                f"{known.entry_point}; install the package that registers it as the spec says"
             )
-        foreign = [each.entry_point for each in spec.additional_wrappers if not _WRAPPER.fullmatch(each.entry_point)]
+        wrappers = [each.entry_point for each in spec.additional_wrappers]
+        foreign = [wrapper for wrapper in wrappers if not _WRAPPER.fullmatch(wrapper)]
         if foreign:
             raise UsageError(f"spec names the wrappers {foreign}; only Gymnasium's, MiniGrid's and ours are made")
         return spec
@@ -113,14 +120,16 @@ class ClassTask(GymnasiumTask):
 
     def __init__(self, cls: EnvClass, module: str, name: str) -> None:
         self.ID = env_id(module, name)
-        self.Config = _options(cls, f"{module}:{name}")
+        object_path = f"{module}:{name}"
+        self.Config = _options(cls, object_path)
         if self.ID not in gymnasium.registry:
-            gymnasium.register(self.ID, entry_point=f"{module}:{name}")
+            gymnasium.register(self.ID, entry_point=object_path)
         self.registered = gymnasium.spec(self.ID)
 
     def spec(self, **options: Any) -> EnvSpec:
+        config = validated(self.Config, options)
         spec = copy.deepcopy(self.registered)
-        spec.kwargs = validated(self.Config, options).model_dump()
+        spec.kwargs = config.model_dump()
         return spec
 
 
@@ -133,11 +142,14 @@ def as_task(thing: Any, module: str, name: str) -> Task:
         name: its name in the module; `""` if it is the module.
     """
     if not is_task(thing):
-        return cast("Task", ClassTask(thing, module, name))
+        made = ClassTask(thing, module, name)
+        return cast("Task", made)
     task = cast("Task", thing)
     if name and task.ID not in gymnasium.registry:
-        vector = entry_point(module, name, "make_vec") if hasattr(task, "make_vec") else None
-        gymnasium.register(task.ID, entry_point=entry_point(module, name, "make"), vector_entry_point=vector)
+        make = entry_point(module, name, "make")
+        make_vec = entry_point(module, name, "make_vec")
+        vector = make_vec if hasattr(task, "make_vec") else None
+        gymnasium.register(task.ID, entry_point=make, vector_entry_point=vector)
     return task
 
 
@@ -150,8 +162,10 @@ def gymnasium_task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
     options = {"spec": spec.to_json()}
     if spec.id in gymnasium.registry:
         return spec.id, options
-    package = str(spec.entry_point).partition(".")[0]
-    if package not in _REGISTERING | trusted(_GROUP):
+    entry = str(spec.entry_point)
+    package, _, _ = entry.partition(".")
+    registering = _REGISTERING | trusted(_GROUP)
+    if package not in registering:
         name = object_name(spec) or f"{package}:{spec.id}"
         raise UsageError(
             f"env {spec.id!r} isn't registered with Gymnasium; name it with the package that registers it: "
@@ -162,25 +176,40 @@ def gymnasium_task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
 
 def _options(cls: EnvClass, name: str) -> type[Frozen]:
     """Return a config of the parameters of a class's constructor, except those that no file can hold."""
-    parameters = [each for each in _parameters(cls) if each.name != "render_mode" and not each.name.startswith("_")]
+    parameters = [each for each in _parameters(cls) if _is_option(each.name)]
     missing = [each.name for each in parameters if each.default is each.empty]
     if missing:
-        raise UsageError(f"env {name!r} can't be made without {', '.join(missing)}; give these parameters defaults")
-    fields: dict[str, Any] = {each.name: (_hint(each), each.default) for each in parameters if _storable(each)}
-    return create_model(f"{cls.__name__}Config", __base__=Frozen, __doc__=f"Options of {name}.", **fields)
+        listed = ", ".join(missing)
+        raise UsageError(f"env {name!r} can't be made without {listed}; give these parameters defaults")
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        if _storable(parameter):
+            fields[parameter.name] = (_hint(parameter), parameter.default)
+    return create_model(
+        f"{cls.__name__}Config",
+        __base__=Frozen,
+        __doc__=f"Options of {name}.",
+        **fields,
+    )
 
 
-def _parameters(cls: Callable[..., Any]) -> list[inspect.Parameter]:
+def _is_option(parameter: str) -> bool:
+    """Return False for the render mode, which is given apart, and for names with a leading underscore."""
+    return parameter != "render_mode" and not parameter.startswith("_")
+
+
+def _parameters(cls: Callable[..., Any]) -> list[Parameter]:
     """Return the parameters of a constructor that can be given by keyword."""
     try:
         signature = inspect.signature(cls, eval_str=True)
     except (NameError, AttributeError, TypeError, SyntaxError):  # an annotation names what only a type checker imports
         signature = inspect.signature(cls)
-    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [each for each in signature.parameters.values() if each.kind in by_keyword]
+    parameters = signature.parameters.values()
+    by_keyword = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return [each for each in parameters if each.kind in by_keyword]
 
 
-def _hint(parameter: inspect.Parameter) -> Any:
+def _hint(parameter: Parameter) -> Any:
     """Return the type of a parameter; Any if it has no annotation or one that can't be checked."""
     hint = parameter.annotation
     if hint is parameter.empty or isinstance(hint, str):
@@ -192,7 +221,7 @@ def _hint(parameter: inspect.Parameter) -> Any:
     return hint if parameter.default is not None else hint | None
 
 
-def _storable(parameter: inspect.Parameter) -> bool:
+def _storable(parameter: Parameter) -> bool:
     """Return whether JSON can hold the default."""
     try:
         TypeAdapter(Any).dump_json(parameter.default)

@@ -15,31 +15,43 @@ from rmt_rl.plugins import find_object
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
+Maker = Callable[..., Any]
 _PATH = re.compile(r"([\w.]+)\.(\w+)\.(make|make_vec)")
 
 
 def env_id(module: str, name: str) -> str:
     """Return the Gymnasium id of a class of environments: `mylab-maze/Maze-v0` for `mylab.maze:Maze`."""
-    return f"{module.replace('.', '-')}/{name}-v0"
+    namespace = module.replace(".", "-")
+    return f"{namespace}/{name}-v0"
 
 
 def entry_point(module: str, name: str, function: str) -> str:
     """Return by what Gymnasium finds a function of a task: of the class `name`, or of the module if there is none."""
-    return f"{__name__}:{module}.{name}.{function}" if name else f"{module}:{function}"
+    if not name:
+        return f"{module}:{function}"
+    return f"{__name__}:{module}.{name}.{function}"
 
 
 def object_name(spec: EnvSpec) -> str | None:
     """Return the `module:Name` that a Gymnasium spec, possibly from a file, was made of; None if of something else."""
     module, _, name = str(spec.entry_point).partition(":")
-    if module == __name__ and (path := _PATH.fullmatch(name)):
-        return f"{path[1]}:{path[2]}"
-    return f"{module}:{name}" if spec.id == env_id(module, name) else None
+    path = _PATH.fullmatch(name)
+    if module == __name__ and path:
+        return _object_of(path)
+    is_class = spec.id == env_id(module, name)
+    return f"{module}:{name}" if is_class else None
 
 
-def __getattr__(name: str) -> Callable[..., Any]:
+def _object_of(path: re.Match[str]) -> str:
+    module, name, _ = path.groups()
+    return f"{module}:{name}"
+
+
+def __getattr__(name: str) -> Maker:
     """Return `make` or `make_vec` of a task that is a class, by the path `module.Name.make`."""
     path = _PATH.fullmatch(name)
     if path is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    function: Callable[..., Any] = getattr(find_object(f"{path[1]}:{path[2]}", "rmt_rl.envs"), path[3])
+    task = find_object(_object_of(path), "rmt_rl.envs")
+    function: Maker = getattr(task, path[3])
     return function

@@ -63,15 +63,22 @@ class Entry(NamedTuple):
     distribution: str = ""
 
 
-def entries(kind: Kind) -> dict[str, tuple[Entry, ...]]:
+Entries = tuple[Entry, ...]
+
+
+def entries(kind: Kind) -> dict[str, Entries]:
     """Return where everything of a kind is found, by name; a name is ambiguous if it has several entries."""
-    found: dict[str, tuple[Entry, ...]] = {}
+    found: dict[str, Entries] = {}
     for each in declared(f"rmt_rl.{kind}"):
         entry = Entry(each.module, each.attribute, each.distribution)
-        found[each.name] = (*found.get(each.name, ()), entry)
-    for stem in _stems(KINDS[kind].home):
-        found[stem] = (Entry(f"{KINDS[kind].home}.{stem}"),)
-    return dict(sorted(found.items()))
+        others = found.get(each.name, ())
+        found[each.name] = (*others, entry)
+    home = KINDS[kind].home
+    for stem in _stems(home):
+        entry = Entry(f"{home}.{stem}")
+        found[stem] = (entry,)
+    by_name = sorted(found.items())
+    return dict(by_name)
 
 
 def names(kind: Kind) -> list[str]:
@@ -85,7 +92,8 @@ def summary(kind: Kind, name: str) -> str:
     Raises:
         UsageError: nothing has this name, or several distributions declare the name.
     """
-    return _outline(_entry(kind, name)).summary
+    entry = _entry(kind, name)
+    return _outline(entry).summary
 
 
 def constant(kind: Kind, name: str, key: str) -> str | None:
@@ -94,7 +102,8 @@ def constant(kind: Kind, name: str, key: str) -> str | None:
     Raises:
         UsageError: nothing has this name, or several distributions declare the name.
     """
-    return _outline(_entry(kind, name)).string(key)
+    entry = _entry(kind, name)
+    return _outline(entry).string(key)
 
 
 def load(kind: Kind, name: str) -> object:
@@ -109,7 +118,8 @@ def load(kind: Kind, name: str) -> object:
             module isn't imported, or a package that it needs is not installed.
     """
     info = KINDS[kind]
-    if name not in entries(kind) and is_object_name(name):
+    is_known = name in entries(kind)
+    if not is_known and is_object_name(name):
         thing = find_object(name, f"rmt_rl.{kind}", info.strict)
     else:
         thing = _imported(kind, name)
@@ -127,11 +137,12 @@ def load_task(name: str) -> Task:
     """
     from rmt_rl.gymnasium_task import GymnasiumTask, as_task
 
-    known = entries("envs")
-    if name not in known and not is_object_name(name) and _GYMNASIUM_ID.search(name):
-        return cast("Task", GymnasiumTask(name))
+    known = entries("envs").get(name)
+    if known is None and not is_object_name(name) and _GYMNASIUM_ID.search(name):
+        task = GymnasiumTask(name)
+        return cast("Task", task)
     thing = load("envs", name)
-    where = known[name][0] if name in known else Entry(*name.split(":"))
+    where = known[0] if known else Entry(*name.split(":"))
     return as_task(thing, where.module, where.attribute)
 
 
@@ -178,11 +189,14 @@ def task_of_spec(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
         UsageError: the environment isn't registered, and not by a package that is known to do so.
     """
     name = _env_ids().get(spec.id) or object_name(spec)
-    if name is None or spec.additional_wrappers or spec.max_episode_steps is not None:
+    is_limited = spec.max_episode_steps is not None
+    if name is None or spec.additional_wrappers or is_limited:
         from rmt_rl.gymnasium_task import gymnasium_task_of
 
         return gymnasium_task_of(spec)
-    return name, {option: value for option, value in spec.kwargs.items() if option != "render_mode"}
+    options = dict(spec.kwargs)
+    options.pop("render_mode", None)
+    return name, options
 
 
 def slug(name: str) -> str:
@@ -193,29 +207,43 @@ def slug(name: str) -> str:
 def register_envs() -> None:
     """Register every environment with Gymnasium under its `ID`; once is enough, again is harmless."""
     for identity, name in _env_ids().items():
-        if identity not in gymnasium.registry:
-            with suppress(gymnasium.error.Error):  # a malformed id hurts only those who name its file
-                _register(identity, _entry("envs", name))
+        if identity in gymnasium.registry:
+            continue
+        entry = _entry("envs", name)
+        with suppress(gymnasium.error.Error):  # a malformed id hurts only those who name its file
+            _register(identity, entry)
 
 
 def _env_ids() -> dict[str, str]:
     """Return the names of all environments by Gymnasium id; of two with one id, ours stays."""
     ids: dict[str, str] = {}
     for name, (entry, *others) in entries("envs").items():
-        default = env_id(entry.module, entry.attribute) if entry.attribute else None
-        identity = _outline(entry).string("ID") or default
-        if identity and not others and (identity not in ids or not entry.distribution):
+        identity = _env_id(entry)
+        if identity is None or others:
+            continue
+        is_ours = not entry.distribution
+        if is_ours or identity not in ids:
             ids[identity] = name
     return ids
 
 
+def _env_id(entry: Entry) -> str | None:
+    """Return the Gymnasium id of an environment; None for a module without one."""
+    declared_id = _outline(entry).string("ID")
+    if declared_id:
+        return declared_id
+    return env_id(entry.module, entry.attribute) if entry.attribute else None
+
+
 def _register(identity: str, entry: Entry) -> None:
+    module, attribute, _ = entry
     defined = _outline(entry).defined
-    if entry.attribute and "make" not in defined:  # a class of environments
-        gymnasium.register(identity, entry_point=f"{entry.module}:{entry.attribute}")
+    if attribute and "make" not in defined:  # a class of environments
+        gymnasium.register(identity, entry_point=f"{module}:{attribute}")
         return
-    vector = entry_point(entry.module, entry.attribute, "make_vec") if "make_vec" in defined else None
-    make = entry_point(entry.module, entry.attribute, "make")
+    make = entry_point(module, attribute, "make")
+    make_vec = entry_point(module, attribute, "make_vec")
+    vector = make_vec if "make_vec" in defined else None
     gymnasium.register(identity, entry_point=make, vector_entry_point=vector)
 
 
@@ -227,7 +255,8 @@ def _stems(home: str) -> list[str]:
         if not f"{home}.".startswith(f"{error.name}."):
             raise
         return []
-    return [module.name for module in iter_modules(package.__path__) if not module.name.startswith("_")]
+    stems = [module.name for module in iter_modules(package.__path__)]
+    return [stem for stem in stems if not stem.startswith("_")]
 
 
 def _entry(kind: Kind, name: str) -> Entry:
@@ -236,22 +265,31 @@ def _entry(kind: Kind, name: str) -> Entry:
     Raises:
         UsageError: nothing has this name, or several distributions declare the name.
     """
-    known, noun = entries(kind), KINDS[kind].noun
+    known = entries(kind)
+    noun = KINDS[kind].noun
     if name not in known:
-        raise UsageError(f"unknown {noun} {name!r} (known: {', '.join(known)}){nearest(name, known)}")
-    entry, *others = known[name]
-    if others:
-        distributions = ", ".join(each.distribution for each in known[name])
-        objects = " or ".join(_written(each) for each in known[name])
+        shown = ", ".join(known)
+        raise UsageError(f"unknown {noun} {name!r} (known: {shown}){nearest(name, known)}")
+    named = known[name]
+    if len(named) > 1:
+        distributions = ", ".join(each.distribution for each in named)
+        objects = " or ".join(_written(each) for each in named)
         raise UsageError(
             f"{noun} {name!r} is declared by several distributions ({distributions}): name the object itself "
             f"({objects}), or uninstall all but one"
         )
-    return entry
+    return named[0]
 
 
 def _written(entry: Entry) -> str:
-    return f"{entry.module}:{entry.attribute}" if entry.attribute else entry.module
+    if not entry.attribute:
+        return entry.module
+    return f"{entry.module}:{entry.attribute}"
+
+
+def _top(module: str) -> str:
+    """Return the name of the top-level package of a module."""
+    return module.partition(".")[0]
 
 
 def _outline(entry: Entry) -> Outline:
@@ -264,15 +302,17 @@ def _imported(kind: Kind, name: str) -> object:
     Raises:
         UsageError: nothing has this name, a package that it needs is not installed, or its module lacks the object.
     """
-    entry, info = _entry(kind, name), KINDS[kind]
+    entry = _entry(kind, name)
+    info = KINDS[kind]
     try:
         module = import_module(entry.module)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in ("", "rmt_rl", entry.module.partition(".")[0]):
+        missing = _top(error.name or "")
+        if missing in ("", "rmt_rl", _top(entry.module)):
             raise
         extra = constant(kind, name, "EXTRA")
-        requirement = f"'{entry.distribution or 'rmt-rl'}[{extra}]'" if extra else missing
+        distribution = entry.distribution or "rmt-rl"
+        requirement = f"'{distribution}[{extra}]'" if extra else missing
         raise NotInstalled(
             f"{info.noun} {name!r} needs {missing!r}, which is not installed: pip install {requirement}"
         ) from error

@@ -29,6 +29,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
 Array = NDArray[Any]
+AnySpace = Space[Any]
 
 
 class SB3Config(Frozen):
@@ -164,17 +165,21 @@ class View:
         UsageError: the space has a part that is no Box, Discrete, MultiDiscrete or MultiBinary.
     """
 
-    def __init__(self, space: Space[Any]) -> None:
+    def __init__(self, space: AnySpace) -> None:
         self.leaves = _sorted_leaves(space)
-        self.images = [place for place, leaf in self.leaves.items() if _is_large_image(leaf)]
-        self.rest = [place for place in self.leaves if place not in self.images]
+        self.images: dict[Place, AnySpace] = {}
+        self.rest: dict[Place, AnySpace] = {}
+        for place, leaf in self.leaves.items():
+            kind = self.images if _is_large_image(leaf) else self.rest
+            kind[place] = leaf
         boxes: list[spaces.Box] = []
         if self.rest:
-            numbers = sum(flatdim(self.leaves[place]) for place in self.rest)
-            boxes.append(spaces.Box(-np.inf, np.inf, (numbers,), np.float32))
-        for place in self.images:
-            shape = _image_shape(self.leaves[place])
-            boxes.append(spaces.Box(0, 255, shape, np.uint8))
+            numbers = sum(flatdim(leaf) for leaf in self.rest.values())
+            vector = spaces.Box(-np.inf, np.inf, (numbers,), np.float32)
+            boxes.append(vector)
+        for leaf in self.images.values():
+            image = spaces.Box(0, 255, _image_shape(leaf), np.uint8)
+            boxes.append(image)
         self.space = boxes[0] if len(boxes) == 1 else spaces.Dict(_by_name(boxes))
 
     @property
@@ -195,18 +200,24 @@ class View:
         Raises:
             UsageError: the observation's shape isn't the space's.
         """
-        arrays = {place: np.asarray(part_at(observation, place)) for place in self.leaves}
+        arrays: dict[Place, Array] = {}
+        for place in self.leaves:
+            part = part_at(observation, place)
+            arrays[place] = np.asarray(part)
         is_single = self._is_single(arrays)
         if is_single:
             arrays = {place: array[None] for place, array in arrays.items()}
         parts = []
         if self.rest:
-            vectors = [_as_vector(self.leaves[place], arrays[place]) for place in self.rest]
-            parts.append(np.concatenate(vectors, 1))
-        for place in self.images:
-            parts.append(_channels_first(self.leaves[place], arrays[place]))
+            vectors = [_as_vector(leaf, arrays[place]) for place, leaf in self.rest.items()]
+            vector = np.concatenate(vectors, 1)
+            parts.append(vector)
+        for place, leaf in self.images.items():
+            image = _channels_first(leaf, arrays[place])
+            parts.append(image)
         values = parts[0] if len(parts) == 1 else _by_name(parts)
-        size = len(next(iter(arrays.values())))
+        first = next(iter(arrays.values()))
+        size = len(first)
         return ViewedBatch(values, size, is_single)
 
     def _is_single(self, arrays: dict[Place, Array]) -> bool:
@@ -227,18 +238,22 @@ class View:
 
 def _by_name(parts: list[Any]) -> dict[str, Any]:
     """Return the parts as a value of a Dict space, or as the Dict's spaces."""
-    return {f"part{index}": part for index, part in enumerate(parts)}
+    named = {}
+    for index, part in enumerate(parts):
+        named[f"part{index}"] = part
+    return named
 
 
-def _sorted_leaves(space: Space[Any]) -> dict[Place, Space[Any]]:
+def _sorted_leaves(space: AnySpace) -> dict[Place, AnySpace]:
     """Return the leaves of a space by place, sorted, since the order of a Dict's keys isn't part of the space.
 
     Raises:
         UsageError: a leaf is no Box, Discrete, MultiDiscrete or MultiBinary.
     """
+    encoded = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
     found = sorted(leaves(space), key=itemgetter(0))
     for _, leaf in found:
-        if not isinstance(leaf, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        if not isinstance(leaf, encoded):
             raise UsageError(
                 f"space={leaf} has no encoder; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple of these "
                 "(a gymnasium.wrappers.TransformObservation can turn it into one)"
@@ -246,11 +261,11 @@ def _sorted_leaves(space: Space[Any]) -> dict[Place, Space[Any]]:
     return dict(found)
 
 
-def _shape(leaf: Space[Any]) -> tuple[int, ...]:
+def _shape(leaf: AnySpace) -> tuple[int, ...]:
     return leaf.shape or ()
 
 
-def _is_large_image(leaf: Space[Any]) -> bool:
+def _is_large_image(leaf: AnySpace) -> bool:
     """Return True for images that fit Stable-Baselines3's convolutions: 36 pixels a side, channels first or last."""
     if not is_image_space(leaf):
         return False
@@ -260,27 +275,31 @@ def _is_large_image(leaf: Space[Any]) -> bool:
     return smallest_side >= 36 and not channels_in_the_middle
 
 
-def _image_shape(leaf: Space[Any]) -> tuple[int, ...]:
+def _image_shape(leaf: AnySpace) -> tuple[int, ...]:
     """Return the shape (C, H, W) of a space's images."""
-    example = np.zeros((1, *_shape(leaf)), np.uint8)
-    return _channels_first(leaf, example).shape[1:]
+    shape = _shape(leaf)
+    example = np.zeros((1, *shape), np.uint8)
+    images = _channels_first(leaf, example)
+    return images.shape[1:]
 
 
-def _channels_first(leaf: Space[Any], images: Array) -> Array:
+def _channels_first(leaf: AnySpace, images: Array) -> Array:
     """Return images (B, H, W, C) or (B, C, H, W) as (B, C, H, W)."""
     if isinstance(leaf, spaces.Box) and is_image_space_channels_first(leaf):
         return images
     return np.moveaxis(images, -1, 1)
 
 
-def _as_vector(leaf: Space[Any], values: Array) -> Array:
+def _as_vector(leaf: AnySpace, values: Array) -> Array:
     """Return values (B, ...) as float32 (B, N)."""
     flat = values.reshape(len(values), -1)
     match leaf:
         case spaces.Discrete():
-            return _one_hot(flat - leaf.start, np.array([leaf.n]))
+            categories = flat - leaf.start
+            return _one_hot(categories, np.array([leaf.n]))
         case spaces.MultiDiscrete():
-            return _one_hot(flat - leaf.start.ravel(), leaf.nvec.ravel())
+            categories = flat - leaf.start.ravel()
+            return _one_hot(categories, leaf.nvec.ravel())
         case _:
             largest = 255 if is_image_space(leaf) else 1
             return flat.astype(np.float32) / largest
@@ -288,14 +307,15 @@ def _as_vector(leaf: Space[Any], values: Array) -> Array:
 
 def _one_hot(categories: Array, sizes: Array) -> Array:
     """Return M categories (B, M), counted from 0, as (B, N); `sizes` are their numbers of values, and N is the sum."""
-    numbers = np.zeros((len(categories), sizes.sum()), np.float32)
+    shape = (len(categories), sizes.sum())
+    numbers = np.zeros(shape, np.float32)
     offsets = np.cumsum(sizes) - sizes
     places = categories.astype(np.int64) + offsets
     np.put_along_axis(numbers, places, 1, 1)
     return numbers
 
 
-def _check_actions(space: Space[Any]) -> None:
+def _check_actions(space: AnySpace) -> None:
     """Raise a UsageError unless Stable-Baselines3 has a distribution for the action space."""
     match space:
         case spaces.Discrete():

@@ -31,8 +31,11 @@ class Outline(NamedTuple):
 
     def string(self, name: str) -> str | None:
         """Return the literal string that a name stands for; None if the name stands for anything else."""
-        value = self.defined.get(name)
-        return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else None
+        match self.defined.get(name):
+            case ast.Constant(value=str(text)):
+                return text
+            case _:
+                return None
 
 
 NOTHING = Outline("", {})
@@ -44,8 +47,10 @@ def source_path(module: str) -> Path | None:
         spec = _spec(module)
     except (ImportError, ValueError):
         return None
-    path = Path(spec.origin) if spec is not None and spec.origin else None
-    return path if path is not None and path.suffix == ".py" else None
+    if spec is None or not spec.origin:
+        return None
+    path = Path(spec.origin)
+    return path if path.suffix == ".py" else None
 
 
 def outline(module: str, name: str = "") -> Outline:
@@ -55,29 +60,47 @@ def outline(module: str, name: str = "") -> Outline:
     A class gives its own constants and, for names that it doesn't define, those of its module; the module's docstring
     stands in for a missing one.
     """
-    tree = _parsed(source_path(module))
+    path = source_path(module)
+    tree = _parsed(path)
     if tree is None:
         return NOTHING
     whole = _outline(tree)
     if not name:
         return whole
-    inner = next((_outline(each) for each in tree.body if _defines(each, name)), NOTHING)
-    return Outline(inner.docstring or whole.docstring, whole.defined | inner.defined)
+    inner = _outline_of(name, tree)
+    docstring = inner.docstring or whole.docstring
+    defined = whole.defined | inner.defined
+    return Outline(docstring, defined)
+
+
+def _outline_of(name: str, tree: ast.Module) -> Outline:
+    """Return the outline of the first class or function with this name."""
+    for statement in tree.body:
+        if _defines(statement, name):
+            return _outline(statement)
+    return NOTHING
 
 
 def _spec(module: str) -> ModuleSpec | None:
     """Find a module without importing the packages that it is in, which `find_spec` alone would do."""
-    parent = module.rpartition(".")[0]
+    parent, _, _ = module.rpartition(".")
     if not parent or parent in sys.modules:
         return find_spec(module)
     package = _spec(parent)
-    locations = package.submodule_search_locations if package is not None else None
-    return PathFinder.find_spec(module, locations) if locations is not None else None
+    if package is None:
+        return None
+    locations = package.submodule_search_locations
+    if locations is None:
+        return None
+    return PathFinder.find_spec(module, locations)
 
 
 def _parsed(path: Path | None) -> ast.Module | None:
+    if path is None:
+        return None
     try:
-        return None if path is None else ast.parse(path.read_bytes())
+        source = path.read_bytes()
+        return ast.parse(source)
     except (SyntaxError, ValueError, OSError):
         return None
 
@@ -85,8 +108,9 @@ def _parsed(path: Path | None) -> ast.Module | None:
 def _outline(node: ast.stmt | ast.Module) -> Outline:
     if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
         return NOTHING
+    docstring = ast.get_docstring(node) or ""
     body = [] if isinstance(node, ast.FunctionDef) else node.body
-    return Outline(ast.get_docstring(node) or "", _assigned(body))
+    return Outline(docstring, _assigned(body))
 
 
 def _assigned(statements: Iterable[ast.stmt]) -> Assigned:
@@ -96,7 +120,9 @@ def _assigned(statements: Iterable[ast.stmt]) -> Assigned:
             case ast.FunctionDef(name=target) | ast.ClassDef(name=target):
                 defined[target] = None
             case ast.Assign(targets=targets, value=value):
-                defined |= {target.id: value for target in targets if isinstance(target, ast.Name)}
+                for each in targets:
+                    if isinstance(each, ast.Name):
+                        defined[each.id] = value
             case ast.AnnAssign(target=ast.Name(id=target), value=value):
                 defined[target] = value
     return defined

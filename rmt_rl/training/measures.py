@@ -1,4 +1,4 @@
-"""Measures of an update of the segment learner: accuracy, the size of the state, padding, finite or not."""
+"""Measures of an update: accuracy, the size of the state, padding, finite or not."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Counts:
         return Sums(*whole.tolist())
 
 
-def check_finite(update: int, loss: Tensor, norm: Tensor, more: Metrics) -> None:
-    """Raise an error if the loss or the gradient is NaN or infinite."""
+def check_finite(update: int, loss: Tensor, norm: Tensor, more: Metrics | None = None) -> None:
+    """Raise Diverged if the loss or the gradient is NaN or infinite; the message holds the other metrics too."""
     if torch.isfinite(loss) and torch.isfinite(norm):
         return
     facts = [f"gradient norm {float(norm)}"]
-    for name, value in more.items():
+    for name, value in (more or {}).items():
         facts.append(f"{name} {value:g}")
     shown = ", ".join(facts)
     raise Diverged(f"the loss is {float(loss)} ({shown}) at update {update}")

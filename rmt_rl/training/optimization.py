@@ -10,20 +10,28 @@ from torch import nn
 
 from rmt_rl.runs.options import LearningRateConfig
 
+Group = dict[str, Any]
+"""A group of parameters and its options, as PyTorch's optimisers take it."""
+
 
 def learning_rate(options: LearningRateConfig, update: int) -> float:
     """Return the rate of an update, counted from 0: linear warm-up, constant, then cosine decay to `final_rate`."""
-    warm_up = min(1.0, (update + 1) / max(1, options.warmup))
+    warm_up_updates = max(1, options.warmup)
+    warm_up = (update + 1) / warm_up_updates
+    warm_up = min(1.0, warm_up)
     decay_start = options.decay_from * options.updates
     decay_updates = max(1.0, options.updates - decay_start)
     progress = (update - decay_start) / decay_updates
-    progress = min(1.0, max(0.0, progress))
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    decay = options.final_rate + (1 - options.final_rate) * cosine
+    progress = max(0.0, progress)
+    progress = min(1.0, progress)
+    angle = math.pi * progress
+    cosine = 0.5 * (1 + math.cos(angle))
+    final_rate = options.final_rate
+    decay = final_rate + (1 - final_rate) * cosine
     return options.learning_rate * warm_up * decay
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(model: nn.Module, weight_decay: float) -> list[Group]:
     """Return all parameters in order, as groups for AdamW. Parameters named in `undecayed` have no weight decay.
 
     A module's `undecayed` is a ClassVar of dotted names: parameters whose neutral value isn't zero, such as time
@@ -33,7 +41,11 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     groups = []
     for is_undecayed, parameters in groupby(model.parameters(), undecayed.__contains__):
         decay = 0.0 if is_undecayed else weight_decay
-        groups.append({"params": list(parameters), "weight_decay": decay})
+        group = {
+            "params": list(parameters),
+            "weight_decay": decay,
+        }
+        groups.append(group)
     return groups
 
 
@@ -42,5 +54,6 @@ def _undecayed(model: nn.Module) -> set[nn.Parameter]:
     found: set[nn.Parameter] = set()
     for module in model.modules():
         names = getattr(module, "undecayed", ())
-        found.update(module.get_parameter(name) for name in names)
+        for name in names:
+            found.add(module.get_parameter(name))
     return found

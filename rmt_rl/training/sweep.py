@@ -52,11 +52,17 @@ class EvaluationPlan:
         record = read_evaluation(run)
         if record is None:
             return False
-        tested = [result["options"] for result in record["results"] if len(result["episodes"]) == self.episodes]
+        tested = []
+        for result in record["results"]:
+            is_whole = len(result["episodes"]) == self.episodes
+            if is_whole:
+                tested.append(result["options"])
         if self.vary is None:
             return {} in tested
         name, _, values = self.vary.partition("=")
-        return set(values.split(",")) <= {str(options.get(name)) for options in tested}
+        wanted = set(values.split(","))
+        found = {str(options.get(name)) for options in tested}
+        return wanted <= found
 
 
 @dataclass(frozen=True)
@@ -80,16 +86,20 @@ class Sweep:
     def run(self) -> list[Path]:
         """Train and evaluate all that isn't done yet; return the folders of all runs, those of one seed together."""
         self._open_data_sets()
-        seeds, configs = zip(*product(self.seeds, self.configs), strict=True)
+        pairs = product(self.seeds, self.configs)
+        seeds, configs = zip(*pairs, strict=True)
         with ThreadPoolExecutor(self.jobs) as pool:
-            return list(pool.map(self._run, configs, seeds))
+            runs = pool.map(self._run, configs, seeds)
+            return list(runs)
 
     def _run(self, config: Path, seed: int) -> Path:
         run = self.runs / f"{config.stem}-{seed}"
         options = [*self.options, "--seed", str(seed)]
-        if (run / CONFIG).exists() and read_config(run) != _config_with(config, options):
+        has_begun = (run / CONFIG).exists()
+        if has_begun and read_config(run) != _config_with(config, options):
             raise UsageError(f"{run} is of another config than {config}; remove it or choose another folder of runs")
-        train_and_evaluate(run, ["--config", str(config), *options], self.configs[config])
+        training = ["--config", str(config), *options]
+        train_and_evaluate(run, training, self.configs[config])
         return run
 
     def _open_data_sets(self) -> None:
@@ -115,7 +125,8 @@ def train_and_evaluate(run: Path, training: Sequence[str], plans: Sequence[Evalu
         plans: its evaluations.
     """
     due = [plan for plan in plans if not plan.is_done(run)]
-    if not (run / CONFIG).exists():
+    has_begun = (run / CONFIG).exists()
+    if not has_begun:
         run_command(["train", *training, "--out", str(run)], run, "train")
     elif due:  # its training may have been stopped; a finished one makes no more updates
         run_command(["train", "--resume", str(run)], run, "train")
@@ -136,10 +147,12 @@ def run_command(arguments: Sequence[str], run: Path, phase: Phase) -> None:
     """
     text = f"rmt-rl {' '.join(arguments)}"
     began = time.perf_counter()
+    command = [sys.executable, "-m", "rmt_rl", *arguments]
+    one_thread = {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rmt_rl", *arguments],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            command,
+            env=os.environ | one_thread,
             stdout=output,
             stderr=errors,
         )
@@ -147,7 +160,8 @@ def run_command(arguments: Sequence[str], run: Path, phase: Phase) -> None:
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
-        printed, complaint = output.read(), errors.read()
+        printed = output.read()
+        complaint = errors.read()
     seconds = usage.ru_utime + usage.ru_stime
     wall_clock = time.perf_counter() - began
     print(f"$ {text}\n{printed}({wall_clock:.0f} s, CPU {seconds:.0f} s)\n", flush=True)
@@ -161,18 +175,23 @@ def cpu_seconds(run: Path) -> dict[str, float]:
     path = run / CPU_SECONDS
     seconds = {"train": 0.0, "evaluate": 0.0}
     if path.exists():
-        seconds |= json.loads(path.read_text())
+        saved = json.loads(path.read_text())
+        seconds |= saved
     return seconds
 
 
 def _add_cpu_seconds(run: Path, phase: Phase, seconds: float) -> None:
+    path = run / CPU_SECONDS
     total = cpu_seconds(run)
     total[phase] += seconds
-    (run / CPU_SECONDS).write_text(json.dumps(total))
+    text = json.dumps(total)
+    path.write_text(text)
 
 
 def check_named(only: Sequence[str], names: Sequence[str]) -> None:
     """Raise an error if a name of `--only` isn't among the names that there are."""
     unknown = [name for name in only if name not in names]
     if unknown:
-        raise UsageError(f"only={', '.join(unknown)}: nothing is named so; there are {', '.join(names)}")
+        given = ", ".join(unknown)
+        known = ", ".join(names)
+        raise UsageError(f"only={given}: nothing is named so; there are {known}")

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, JsonValue
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from rmt_rl import backprop
 from rmt_rl.config import SEED_LIMIT, SavedState, validated
@@ -30,7 +31,8 @@ from rmt_rl.recurrence import Tree, clone, detach, where_lanes
 from rmt_rl.runs.checkpoint import Checkpoint, Header, about, restore_optimizer, restore_state
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import LearningRateConfig
-from rmt_rl.training.learner import Diverged, Resumable
+from rmt_rl.training.learner import Resumable
+from rmt_rl.training.measures import check_finite
 from rmt_rl.training.optimization import learning_rate
 from rmt_rl.training.parallel import Processes
 
@@ -147,16 +149,19 @@ class TokenLearner:
         """Draw a batch, backpropagate through its segments, and make one step of the optimiser."""
         began = time.process_time()
         config = self.config
-        rate = learning_rate(config, config.updates * self.tokens // config.tokens)
-        torch.manual_seed(_seed(config.seed, self.made))
-        batch = self.feed.batch(self.made)
+        clock = config.updates * self.tokens // config.tokens
+        rate = learning_rate(config, clock)
+        update = self.made
+        torch.manual_seed(_seed(config.seed, update))
+        batch = self.feed.batch(update)
         counted = batch.counted
         last = len(batch.segments) - 1
         right: list[Tensor] = []
 
         def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
-            y_BLD, following = self.model.run(batch.segments[index], state)
-            loss, right_BP = self.loss(y_BLD, batch.labels[index])
+            ids, labels = batch.segments[index], batch.labels[index]
+            y_BLD, following = self.model.run(ids, state)
+            loss, right_BP = self.loss(y_BLD, labels)
             right.append(right_BP)
             on_the_side = batch.aside and index == last
             return loss / counted, state if on_the_side else following
@@ -166,16 +171,11 @@ class TokenLearner:
         state = self.model.initial_state(len(batch.fresh))
         if self.feed.carries:
             state = where_lanes(batch.fresh, state, self.carried)
-        loss, state = backprop.full(step, len(batch.segments), state, Tensor.backward)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise Diverged(f"the loss is {float(loss)} (gradient norm {float(norm)}) at update {self.made + 1}")
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        loss, state = backprop.full(step, last + 1, state, Tensor.backward)
+        norm = self._descend(loss, rate)
         if self.feed.carries:
             self.carried = clone(state)
-        self.feed.learn(self.made, tuple(right))
+        self.feed.learn(update, tuple(right))
         self.made += 1
         self.tokens += batch.tokens
         self.cpu_seconds += time.process_time() - began
@@ -188,33 +188,53 @@ class TokenLearner:
             **self.feed.measures(),
         }
 
+    def _descend(self, loss: Tensor, rate: float) -> Tensor:
+        """Make one step of the optimiser; return the norm of the gradient before clipping."""
+        parameters = self.model.parameters()
+        norm = clip_grad_norm_(parameters, self.config.clip)
+        check_finite(self.made + 1, loss, norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return norm
+
     def loss(self, y_BLD: Tensor, labels_BP: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of the labels' cross entropies, in nats, and which labels were predicted, bool (B, P)."""
         labelled = labels_BP.shape[1]
         if not labelled:
-            return y_BLD.new_zeros(()), torch.zeros_like(labels_BP, dtype=torch.bool)
+            no_loss = y_BLD.new_zeros(())
+            return no_loss, torch.zeros_like(labels_BP, dtype=torch.bool)
         labels = labels_BP.flatten()
         y_BPD = y_BLD[:, -labelled:]
-        logits = self.model.head(y_BPD.flatten(0, 1))
+        y_ND = y_BPD.flatten(0, 1)
+        logits = self.model.head(y_ND)
         if self.answers is not None:
             logits = logits[:, self.answers]
         loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
         right = logits.argmax(1) == labels
-        return loss, right.view_as(labels_BP)
+        right_BP = right.view_as(labels_BP)
+        return loss, right_BP
 
     # Before, between and after updates
 
     def start(self, saved: Checkpoint[TokenHeader] | None = None) -> None:
-        config, parameters = self.config, self.model.parameters()
-        self.optimizer = torch.optim.AdamW(parameters, config.learning_rate, betas=config.betas, fused=True)
+        config = self.config
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            config.learning_rate,
+            betas=config.betas,
+            fused=True,
+        )
         if self.feed.carries:
-            self.carried = detach(self.model.initial_state(self.feed.batch_size))
+            state = self.model.initial_state(self.feed.batch_size)
+            self.carried = detach(state)
         if saved is not None:
             self._restore(saved)
 
     def _restore(self, saved: Checkpoint[TokenHeader]) -> None:
         header = saved.header
-        if header.options != self.options or header.vocabulary != self.vocabulary:
+        same_words = header.vocabulary == self.vocabulary
+        if header.options != self.options or not same_words:
             raise UsageError(f"checkpoint {saved.path} is of another model; resume with the options it was made with")
         progress = validated(TokenProgress, header.progress)
         restore_weights(saved, self.model)
@@ -229,7 +249,12 @@ class TokenLearner:
         return {"data/tokens": self.tokens, "time/cpu_seconds": self.cpu_seconds}
 
     def header(self, progress: dict[str, JsonValue]) -> TokenHeader:
-        return TokenHeader(update=self.made, progress=progress, options=self.options, vocabulary=self.vocabulary)
+        return TokenHeader(
+            update=self.made,
+            progress=progress,
+            options=self.options,
+            vocabulary=self.vocabulary,
+        )
 
     def progress(self) -> dict[str, JsonValue]:
         learner = TokenProgress(tokens=self.tokens, cpu_seconds=self.cpu_seconds)
@@ -239,7 +264,8 @@ class TokenLearner:
         return Resumable(self.optimizer, self.carried)
 
     def remarks(self) -> list[str]:
-        return list(filter(None, [self.feed.unreached()]))
+        remark = self.feed.unreached()
+        return [remark] if remark else []
 
     def close(self) -> None:
         """There is nothing to release."""
@@ -251,8 +277,9 @@ def restore_model(saved: Checkpoint[TokenHeader]) -> RecurrentMemoryTransformer:
     Raises:
         UsageError: the checkpoint's options or weights fit no model.
     """
+    header = saved.header
     with about(saved.path):
-        model = _new_model(saved.header.options, saved.header.vocabulary)
+        model = _new_model(header.options, header.vocabulary)
     restore_weights(saved, model)
     return model.eval()
 
@@ -264,7 +291,8 @@ def restore_weights(saved: Checkpoint[TokenHeader], model: RecurrentMemoryTransf
         UsageError: the weights are of a model of other sizes.
     """
     with about(saved.path):
-        model.load_state_dict(saved.group("model"))
+        weights = saved.group("model")
+        model.load_state_dict(weights)
 
 
 def _new_model(options: Mapping[str, Any], vocabulary: Sequence[str]) -> RecurrentMemoryTransformer:
@@ -272,4 +300,6 @@ def _new_model(options: Mapping[str, Any], vocabulary: Sequence[str]) -> Recurre
 
 
 def _seed(*words: int) -> int:
-    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0])
+    sequence = np.random.SeedSequence(words)
+    (seed,) = sequence.generate_state(1, np.uint64)
+    return int(seed)
