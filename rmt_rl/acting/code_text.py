@@ -41,10 +41,12 @@ def without_prose(source: str, tree: ast.Module) -> str:
     lines = source.split("\n")
     tokens = _tokens(source)
     comments = _of_type(tokenize.COMMENT, tokens)
-    prose = [*comments, *_docstrings(tree, lines)]
+    docstrings = _docstrings(tree, lines)
+    prose = [*comments, *docstrings]
     prose_rows = _rows(prose)
     strings = _of_type(tokenize.STRING, tokens)
-    string_rows = _rows([*strings, *_f_strings(tree)])  # blank lines mean something here
+    f_strings = _f_strings(tree)
+    string_rows = _rows([*strings, *f_strings])  # blank lines mean something here
     kept = []
     for row, line in enumerate(_cut(lines, prose)):
         has_prose = row in prose_rows
@@ -77,7 +79,8 @@ def _cut(lines: list[str], ranges: Iterable[_Range]) -> list[str]:
             line = characters[row]
             first = each.column if row == each.row else 0
             last = each.last_column if row == each.last_row else len(line)
-            line[first:last] = [""] * (last - first)
+            for column in range(first, last):
+                line[column] = ""
     return list(map("".join, characters))
 
 
@@ -87,7 +90,9 @@ def _of_type(kind: int, tokens: Tokens) -> Iterator[_Range]:
         if token.type == kind:
             line, column = token.start
             last_line, last_column = token.end
-            yield _Range(line - 1, column, last_line - 1, last_column)
+            row = line - 1
+            last_row = last_line - 1
+            yield _Range(row, column, last_row, last_column)
 
 
 def _f_strings(tree: ast.Module) -> Iterator[_Range]:

@@ -21,9 +21,11 @@ STEP_BYTES = 1 << 18  # at most; observations of one step, of all lanes together
 
 def recorded_lanes(observation_space: gymnasium.Space[Any]) -> int:
     """Return how many lanes to record at once: fewer for large observations."""
-    sample = observation_space.sample()
-    size = sum(np.asarray(leaf).nbytes for _, leaf in leaves(sample))
-    return max(1, min(LANES, STEP_BYTES // size))
+    size = 0
+    for _, leaf in leaves(observation_space.sample()):
+        size += np.asarray(leaf).nbytes
+    fitting = STEP_BYTES // size
+    return max(1, min(LANES, fitting))
 
 
 def trajectories(steps: Iterable[Step], lanes: int) -> Iterator[Trajectory]:
@@ -81,7 +83,11 @@ def _stacked(values: Sequence[Any]) -> Arrays:
     """Stack T values of a space, trees of arrays (...), to one tree of arrays (T, ...)."""
     first = values[0]
     if isinstance(first, dict):
-        return {key: _stacked([value[key] for value in values]) for key in first}
+        stacked = {}
+        for key in first:
+            parts = [value[key] for value in values]
+            stacked[key] = _stacked(parts)
+        return stacked
     if isinstance(first, tuple):
-        return tuple(_stacked(branch) for branch in zip(*values, strict=True))
+        return tuple(map(_stacked, zip(*values, strict=True)))
     return np.stack(values)

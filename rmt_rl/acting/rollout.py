@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -19,6 +19,7 @@ from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import require_next_step
 
 Bools = NDArray[np.bool_]
+VecEnv: TypeAlias = VectorEnv[Any, Any, Any]
 
 
 class Step(NamedTuple):
@@ -40,14 +41,14 @@ class Step(NamedTuple):
     infos: dict[str, Any]
 
 
-def make_vec_env(task: Task, options: Options, num_envs: int) -> VectorEnv[Any, Any, Any]:
+def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     """Return a vector environment of `num_envs` lanes with next-step autoreset, the task's own where it has one.
 
     Raises:
         UsageError: an option is unknown or its value is out of range.
     """
     fields = dict(task_config(task, options))
-    make_vec: Callable[..., VectorEnv[Any, Any, Any]] | None = getattr(task, "make_vec", None)
+    make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
     if make_vec is not None:
         return make_vec(num_envs, **fields)
     make = partial(task.make, **fields)
@@ -59,12 +60,12 @@ def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
 
     The share is fixed beforehand, since taking the first episodes that end, in whichever lane, favours short ones.
     """
-    return episodes // lanes + (np.arange(lanes) < episodes % lanes)
+    share, remainder = divmod(episodes, lanes)
+    plays_one_more = np.arange(lanes) < remainder
+    return share + plays_one_more
 
 
-def rollout(
-    policy: Policy, env: VectorEnv[Any, Any, Any], episodes: int, seed: int | None, deterministic: bool = True
-) -> Iterator[Step]:
+def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, deterministic: bool = True) -> Iterator[Step]:
     """Play whole episodes, in each lane a number fixed beforehand, and yield every step of the vector environment.
 
     Observations are not copied. A consumer may keep them only if the environment returns new arrays in every step, as
@@ -86,7 +87,8 @@ def rollout(
     if isinstance(policy, Privileged):
         policy.attach(env)
     left = shares(episodes, env.num_envs)
-    starts, resets = np.ones(env.num_envs, bool), np.zeros(env.num_envs, bool)
+    starts = np.ones(env.num_envs, bool)
+    resets = np.zeros(env.num_envs, bool)
     observations, _ = env.reset(seed=seed)
     state = None
     playing = left > 0
@@ -101,7 +103,8 @@ def rollout(
             observations, actions, rewards, terminations, truncations, next_observations, starts, ends, counted, infos
         )
         # Where this step reset the lane, its action and reward were void and the next observation begins an episode.
-        starts, resets = resets, done
+        starts = resets
+        resets = done
         observations = next_observations
         left -= ends
         playing = left > 0

@@ -51,6 +51,9 @@ Row: TypeAlias = dict[Value, Estimate]
 Cells: TypeAlias = Mapping[str, Row]
 """Estimates by label, then by the varied option's value."""
 
+ScoresByValue: TypeAlias = dict[Value, list[Score]]
+"""Scores of all seeds by the varied option's value."""
+
 
 def read_groups(folders: Iterable[Path]) -> list[Group]:
     """Read runs, each folder once, and group them as `group_runs` does.
@@ -82,12 +85,13 @@ def group_runs(runs: Iterable[RunRecord]) -> list[Group]:
     for run in runs:
         key = json.dumps(run.settings, sort_keys=True, default=str)
         members.setdefault(key, []).append(run)
+    groups = list(members.values())
     settings = []
-    for same in members.values():
-        _check_seeds_differ(same)
-        settings.append(same[0].settings)
+    for group in groups:
+        _check_seeds_differ(group)
+        settings.append(group[0].settings)
     labels = _labels(settings)
-    return list(map(Group, labels, members.values()))
+    return list(map(Group, labels, groups))
 
 
 def _check_seeds_differ(runs: Iterable[RunRecord]) -> None:
@@ -262,7 +266,7 @@ def evaluation_cells(
         option: the option whose values are told apart, results without it being left out; None if none was varied.
         score: `success_rate` or `mean_return`.
     """
-    rows: dict[str, dict[Value, list[Score]]] = {}
+    rows: dict[str, ScoresByValue] = {}
     for group in groups:
         for result in _evaluations([group], option):
             others = dict(result.options)
@@ -274,7 +278,7 @@ def evaluation_cells(
     return {label: _estimates(row) for label, row in rows.items()}
 
 
-def _estimates(row: Mapping[Value, Sequence[Score]]) -> Row:
+def _estimates(row: ScoresByValue) -> Row:
     estimates = {}
     for value in in_order(row):
         estimates[value] = _estimate(row[value])
@@ -283,9 +287,10 @@ def _estimates(row: Mapping[Value, Sequence[Score]]) -> Row:
 
 def _estimate(scores: Sequence[Score]) -> Estimate:
     """Return the mean over seeds; the interval of a single seed is that of its episodes."""
+    count = len(scores)
     means = [score.mean for score in scores]
-    interval = scores[0].interval if len(scores) == 1 else mean_interval(means)
-    return Estimate(mean(means), interval, len(means))
+    interval = scores[0].interval if count == 1 else mean_interval(means)
+    return Estimate(mean(means), interval, count)
 
 
 def in_order(values: Iterable[Value]) -> list[Value]:

@@ -29,8 +29,8 @@ def markdown_table(
     marks = [LEFT] * left + [RIGHT] * numbers
     widths = []
     rule = []
-    for mark, *cells in zip(marks, head, *rows, strict=True):  # all rows have as many cells
-        width = max(map(len, [mark, *cells])) if padded else 0
+    for mark, *column in zip(marks, head, *rows, strict=True):  # all rows have as many cells
+        width = max(map(len, [mark, *column])) if padded else 0
         widths.append(width)
         rule.append(mark.rjust(width, "-"))
     lines = []

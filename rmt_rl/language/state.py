@@ -182,7 +182,7 @@ def _copies(name: str, given: Tensor | Sequence[Tensor], expected: list[Tensor])
         UsageError: they don't have the shapes of the expected tensors, or aren't tensors.
     """
     parts = list(given) if isinstance(given, Sequence) else [given]
-    strangers = []
+    strangers: list[str] = []
     for part in parts:
         if not isinstance(part, Tensor):
             strangers.append(type(part).__name__)

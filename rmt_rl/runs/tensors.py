@@ -52,17 +52,24 @@ def fill_optimizer(optimizer: Optimizer, tensors: NamedTensors) -> None:
     shapes: list[Shape] = []
     for group in optimizer.param_groups:
         shapes += map(_shape, group["params"])
+    states = _states_by_parameter(tensors)
+    for index, state in states.items():
+        is_known = index < len(shapes)
+        shape = shapes[index] if is_known else ()
+        _check_moments(index, shape, state)
+    whole = optimizer.state_dict()
+    whole["state"] = states
+    optimizer.load_state_dict(whole)
+
+
+def _states_by_parameter(tensors: NamedTensors) -> dict[int, NamedTensors]:
+    """Return the tensors of each parameter's index, from tensors named `PARAMETER/NAME`."""
     states: dict[int, NamedTensors] = {}
     for name, tensor in tensors.items():
         number, _, moment = name.partition("/")
         state = states.setdefault(int(number), {})
         state[moment] = tensor
-    for index, state in states.items():
-        is_known = index < len(shapes)
-        shape = shapes[index] if is_known else ()
-        _check_moments(index, shape, state)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": states, "param_groups": groups})
+    return states
 
 
 def _shape(tensor: Tensor) -> Shape:

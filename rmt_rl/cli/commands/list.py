@@ -13,7 +13,8 @@ from rmt_rl.registry import Entry, Kind
 
 def list_everything(arguments: Arguments) -> int:
     """Print the names of each kind with their summaries."""
-    argparse.ArgumentParser("rmt-rl list", description=__doc__).parse_args(arguments)
+    parser = argparse.ArgumentParser("rmt-rl list", description=__doc__)
+    parser.parse_args(arguments)
     for kind, info in registry.KINDS.items():
         found = registry.entries(kind)
         if not found:
@@ -22,7 +23,8 @@ def list_everything(arguments: Arguments) -> int:
         print(f"{info.plural}{title}:")
         width = max(map(len, found))
         for name, entries in found.items():
-            print(f"  {name:<{width}} {size(name)}{_described(kind, name, entries)}")
+            described = _described(kind, name, entries)
+            print(f"  {name:<{width}} {size(name)}{described}")
     print("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
     print("Names of your own modules are written module:Name, e.g. rmt-rl train mylab.maze:Maze mylab.agents:Mine.")
     return 0
@@ -30,11 +32,16 @@ def list_everything(arguments: Arguments) -> int:
 
 def _described(kind: Kind, name: str, entries: tuple[Entry, ...]) -> str:
     """Return the summary, the distribution that declares the name if it isn't ours, and the extra that is needed."""
-    if len(entries) > 1:
-        return f"declared by several: {', '.join(entry.distribution for entry in entries)}"
-    distribution, extra = entries[0].distribution, registry.constant(kind, name, "EXTRA")
-    source = f"{distribution or 'rmt-rl'}[{extra}]" if extra else distribution
-    return registry.summary(kind, name) + f" ({source})" * bool(source)
+    distributions = [entry.distribution for entry in entries]
+    if len(distributions) > 1:
+        listed = ", ".join(distributions)
+        return f"declared by several: {listed}"
+    (source,) = distributions
+    extra = registry.constant(kind, name, "EXTRA")
+    if extra:
+        source = f"{source or 'rmt-rl'}[{extra}]"
+    summary = registry.summary(kind, name)
+    return f"{summary} ({source})" if source else summary
 
 
 def _no_size(name: str) -> str:
