@@ -108,7 +108,7 @@ def train(
         >>> agent = rmt_rl.train("CartPole-v1", "ppo", out="runs/ppo-0", total_timesteps=50_000)
     """
     _import_user_names(env=env, agent=agent)
-    from rmt_rl.runs.options import named_config, names_in
+    from rmt_rl.runs.named_options import named_config, names_in
     from rmt_rl.training.loop import train as train_run
 
     for name in names_in(options):
@@ -153,8 +153,8 @@ def evaluate(
         >>> rmt_rl.evaluate("runs/rate-0", corridor_length=900).success_rate
         >>> rmt_rl.evaluate(rmt_rl.load("runs/rate-0", "best"), "tmaze", corridor_length=900).success_interval
     """
-    from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_elsewhere, sweep_run
-    from rmt_rl.runs.options import read_config
+    from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_elsewhere, evaluate_run_grid
+    from rmt_rl.runs.folder import read_config
 
     given = {"episodes": episodes, "seed": seed, "num_envs": num_envs, "target_return": target_return}
     settings = validated(EvaluationSettings, {**given, "sample": not deterministic})
@@ -166,7 +166,7 @@ def evaluate(
     if run is None:
         raise UsageError("env=None: an agent doesn't know its environment; name it, e.g. evaluate(agent, 'tmaze')")
     vary = {name: [value] for name, value in env_options.items()}
-    return next(sweep_run(read_config(run), agent, vary, settings))
+    return next(evaluate_run_grid(read_config(run), agent, vary, settings))
 
 
 def _agent(value: object) -> BaseAgent:

@@ -145,8 +145,13 @@ def as_task(thing: Any, module: str, name: str) -> Task:
         made = ClassTask(thing, module, name)
         return cast("Task", made)
     task = cast("Task", thing)
-    if name and task.ID not in gymnasium.registry:
-        make = entry_point(module, name, "make")
+    make = entry_point(module, name, "make")
+    registered = gymnasium.registry.get(task.ID)
+    if name and registered is not None and registered.entry_point != make:
+        raise UsageError(
+            f"env {module}:{name} has the ID {task.ID!r}, which belongs to {registered.entry_point}; choose another ID"
+        )
+    if name and registered is None:
         make_vec = entry_point(module, name, "make_vec")
         vector = make_vec if hasattr(task, "make_vec") else None
         gymnasium.register(task.ID, entry_point=make, vector_entry_point=vector)

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
 from typing import NamedTuple
 
 from rmt_rl.errors import UsageError
 
 _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
-_NAME = re.compile(rf"({_MODULE}):([\w./-]+)")
+NAME = re.compile(rf"({_MODULE}):([\w./-]+)")
 _OBJECT = re.compile(rf"({_MODULE}):([A-Za-z_]\w*)")
 _named: set[str] = set()  # modules that the user named to `import_user_module` in this process
 
@@ -42,11 +43,17 @@ class Declared(NamedTuple):
 def declared(group: str) -> list[Declared]:
     """Return the entry points of a group that installed distributions declare. Imports none of them."""
     found = []
-    for point in _entry_points(group, tuple(sys.path)):
+    for point in _entry_points(group, _installed_path()):
         module, _, attribute = point.value.partition("[")[0].partition(":")
         distribution = str(point.dist.name) if point.dist is not None else "an unknown distribution"
         found.append(Declared(point.name, module.strip(), attribute.strip(), distribution))
     return found
+
+
+def _installed_path() -> tuple[str, ...]:
+    """Return Python's path without the current folder: a folder's files declare nothing by being there."""
+    here = Path.cwd()
+    return tuple(folder for folder in sys.path if folder and Path(folder) != here)
 
 
 def is_object_name(name: str) -> bool:
@@ -60,7 +67,7 @@ def import_named(name: str) -> None:
     Raises:
         UsageError: the module can't be imported.
     """
-    if match := _NAME.fullmatch(name):
+    if match := NAME.fullmatch(name):
         import_user_module(match[1])
 
 
@@ -73,9 +80,10 @@ def import_user_module(module: str) -> None:
     try:
         import_module(module)
     except ImportError as error:
-        raise UsageError(
-            f"module {module!r} can't be imported ({error}); name an installed module or one in the current folder"
-        ) from error
+        missing = getattr(error, "name", None) or module
+        is_found = not f"{module}.".startswith(f"{missing}.")
+        remedy = f"install {missing!r}" if is_found else "name an installed module or one in the current folder"
+        raise UsageError(f"module {module!r} can't be imported ({error}); {remedy}") from error
     _named.add(module)
 
 
@@ -131,5 +139,9 @@ def _not_named(module: str, in_python: str) -> UsageError:
 
 @cache
 def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Read the entry points of a group, once while `sys.path` stays the same."""
-    return tuple(entry_points(group=group))
+    """Read the entry points of a group, of the first distribution of each name on a path."""
+    found: dict[str, list[EntryPoint]] = {}
+    for distribution in distributions(path=list(path)):
+        points = distribution.entry_points.select(group=group)
+        found.setdefault(distribution.name, list(points))
+    return tuple(point for points in found.values() for point in points)

@@ -269,7 +269,8 @@ def _entry(kind: Kind, name: str) -> Entry:
     noun = KINDS[kind].noun
     if name not in known:
         shown = ", ".join(known)
-        raise UsageError(f"unknown {noun} {name!r} (known: {shown}){nearest(name, known)}")
+        own = "; your own are named module:Name" if "." in name else ""
+        raise UsageError(f"unknown {noun} {name!r} (known: {shown}){nearest(name, known)}{own}")
     named = known[name]
     if len(named) > 1:
         distributions = ", ".join(each.distribution for each in named)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
+from pydantic import BaseModel
+
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 
@@ -99,7 +101,9 @@ class HasSpaces(Protocol):
 def is_task(thing: object) -> bool:
     """Return True if an object has the attributes of a task."""
     has_id = isinstance(getattr(thing, "ID", None), str)
-    return has_id and hasattr(thing, "Config") and hasattr(thing, "make")
+    config = getattr(thing, "Config", None)
+    has_config = isinstance(config, type) and issubclass(config, BaseModel)
+    return has_id and has_config and hasattr(thing, "make")
 
 
 def task_config(task: Task, options: Options) -> Frozen:

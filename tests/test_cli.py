@@ -24,7 +24,7 @@ from rmt_rl.agent import AgentSpec
 from rmt_rl.cli import main
 from rmt_rl.cli.progress import EvaluationProgress
 from rmt_rl.registry import KINDS, agent_class, names
-from rmt_rl.runs.options import read_config
+from rmt_rl.runs.folder import read_config
 from tests.tiny import assert_same_run, header, metrics, work_folder
 
 TINY = [

@@ -23,7 +23,8 @@ from rmt_rl.acting.rollout import Step, rollout
 from rmt_rl.data.references import read_references
 from rmt_rl.data.store import EpisodeStore, data_root
 from rmt_rl.errors import UsageError
-from rmt_rl.runs.options import OfflineRun, read_config, write_config
+from rmt_rl.runs.folder import read_config, write_config
+from rmt_rl.runs.options import OfflineRun
 from rmt_rl.training.loop import resume, train
 from tests.recall import Config, Expert, Recall
 from tests.tiny import tiny

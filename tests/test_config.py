@@ -10,7 +10,8 @@ from tyro.conf import Positional
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse, with_options
-from rmt_rl.runs.options import OfflineRun, make_config, read_config, write_config
+from rmt_rl.runs.folder import read_config, write_config
+from rmt_rl.runs.options import OfflineRun, make_config
 from tests.tiny import Values, tiny
 
 

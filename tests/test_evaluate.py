@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rmt_rl.acting.evaluate import evaluate, parse_vary, sweep
+from rmt_rl.acting.evaluate import evaluate, evaluate_grid, parse_vary
 from rmt_rl.agent import AgentSpec
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import agent_class, load_task
@@ -110,18 +110,18 @@ def test_nothing_to_play_is_refused(episodes: int, max_lanes: int) -> None:
 
 
 def test_a_sweep_evaluates_every_combination_when_asked() -> None:
-    results = sweep(expert(), TASK, {"length": 2}, {"length": [3, 9], "cues": [2, 5]}, 2, seed=1)
+    results = evaluate_grid(expert(), TASK, {"length": 2}, {"length": [3, 9], "cues": [2, 5]}, 2, seed=1)
     first = next(results)
     assert first.options == {"length": 3, "cues": 2}
     assert [(one.options["length"], one.mean_length) for one in results] == [(3, 3), (9, 9), (9, 9)]
-    assert [one.options for one in sweep(expert(), TASK, {}, {}, 1, seed=1)] == [{}]
+    assert [one.options for one in evaluate_grid(expert(), TASK, {}, {}, 1, seed=1)] == [{}]
 
 
 def test_a_sweep_checks_every_value_before_it_plays() -> None:
     with pytest.raises(UsageError, match="did you mean 'length'"):
-        sweep(expert(), TASK, {}, {"lengths": [3]}, 2, seed=1)
+        evaluate_grid(expert(), TASK, {}, {"lengths": [3]}, 2, seed=1)
     with pytest.raises(UsageError, match="length=0"):
-        sweep(expert(), TASK, {}, {"length": [3, 0]}, 2, seed=1)
+        evaluate_grid(expert(), TASK, {}, {"length": [3, 0]}, 2, seed=1)
 
 
 def test_varied_values_are_read_as_json() -> None:
@@ -142,7 +142,7 @@ def test_malformed_varied_values_are_refused(text: str) -> None:
 
 def test_a_sweep_says_what_it_begins() -> None:
     begun: list[Any] = []
-    results = sweep(expert(), TASK, {}, {"length": [3, 9]}, 1, seed=1, begin=begun.append)
+    results = evaluate_grid(expert(), TASK, {}, {"length": [3, 9]}, 1, seed=1, begin=begun.append)
     next(results)
     assert begun == [{"length": 3}]
     assert len(list(results)) == 1
@@ -150,7 +150,7 @@ def test_a_sweep_says_what_it_begins() -> None:
 
 
 def evaluated(vary: dict[str, list[Any]], seed: int = 0, **options: Any) -> list[Evaluation]:
-    return list(sweep(expert(), TASK, {}, vary, 3, seed, **options))
+    return list(evaluate_grid(expert(), TASK, {}, vary, 3, seed, **options))
 
 
 def test_the_file_holds_every_result(tmp_path: Path) -> None:
@@ -188,7 +188,9 @@ def test_results_made_in_another_way_are_dropped(tmp_path: Path, change: dict[st
 
     def write(length: int, **options: Any) -> list[Any]:
         wanted: dict[str, Any] = {"seed": 0} | options
-        write_evaluation(tmp_path, sweep(Conditioned(Config()), TASK, {}, {"length": [length]}, 3, **wanted), "one")
+        write_evaluation(
+            tmp_path, evaluate_grid(Conditioned(Config()), TASK, {}, {"length": [length]}, 3, **wanted), "one"
+        )
         return [result["options"]["length"] for result in read_results(tmp_path)]
 
     assert [write(3), write(4)] == [[3], [3, 4]]
@@ -272,4 +274,4 @@ def test_what_is_varied_must_leave_an_agent_its_spaces() -> None:
     with closing(task.make()) as env:
         agent = cls(cls.Config(), AgentSpec(env.observation_space, env.action_space))
     with pytest.raises(UsageError, match=r"with hide='positions', .* has observation_space .*; vary another option"):
-        sweep(agent, task, {}, {"hide": ["velocities", "positions"]}, 1, seed=0)
+        evaluate_grid(agent, task, {}, {"hide": ["velocities", "positions"]}, 1, seed=0)

@@ -15,7 +15,7 @@ from rmt_rl.analysis.results import FILE, Experiment, RunResult
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
 from rmt_rl.runs.evaluation import read_evaluation, read_results
-from rmt_rl.runs.options import read_config
+from rmt_rl.runs.folder import read_config
 from rmt_rl.training.sweep import EvaluationPlan, Sweep
 
 ROOT = Path(__file__).parent.parent / "experiments"

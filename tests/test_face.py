@@ -18,7 +18,7 @@ from rmt_rl.acting.collect import collect
 from rmt_rl.cli import main
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
-from rmt_rl.runs.options import read_config
+from rmt_rl.runs.folder import read_config
 from tests.test_cli import TINY
 from tests.tiny import assert_same_run, tensors, work_folder
 

@@ -22,7 +22,7 @@ from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.runs.evaluation import read_evaluation
-from rmt_rl.runs.options import read_config
+from rmt_rl.runs.folder import read_config
 
 SMALL = [
     "--agent.segment-length",

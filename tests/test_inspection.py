@@ -33,7 +33,8 @@ from rmt_rl.errors import UsageError
 from rmt_rl.nn.decoder import Block
 from rmt_rl.recurrence import SegmentRecurrent
 from rmt_rl.registry import agent_class
-from rmt_rl.runs.options import make_config, write_config
+from rmt_rl.runs.folder import write_config
+from rmt_rl.runs.options import make_config
 from rmt_rl.training.loop import train
 from tests.agents import examples
 from tests.data.episodes import InMemory, episode, segment_of

@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import rmt_rl
 from rmt_rl.cli import main
 from rmt_rl.errors import UsageError
-from rmt_rl.runs.options import OnlineRun, make_config, read_config, write_config
+from rmt_rl.runs.folder import read_config, write_config
+from rmt_rl.runs.options import OnlineRun, make_config
 from rmt_rl.training.loop import resume, train
 from tests.recall import Recall
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, weights

@@ -18,7 +18,7 @@ from rmt_rl.acting.collect import collect
 from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.policies import Behaviour, Share
 from rmt_rl.cli import main
-from rmt_rl.data.feed import EpisodeFeed
+from rmt_rl.data.feed import PickedFeed
 from rmt_rl.data.segment import Span, cut
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.data.writing import write_dataset
@@ -154,7 +154,7 @@ def through(learner: SegmentLearner, span: Span, state: Any) -> tuple[Tensor, An
 def test_burn_in_makes_the_state_of_an_episode_that_goes_on(tmp_path: Path) -> None:
     learner = started(tiny(data={"feed": "windows", "segments": 1, "burn_in": 5}), tmp_path)
     feed, store = learner.feed, learner.store
-    assert isinstance(feed, EpisodeFeed)
+    assert isinstance(feed, PickedFeed)
     picks, batch = feed.picks(0), feed.batch(0)
     assert not (picks.start - picks.burn_in).any(), "no episode has more than 12 steps"
     assert len({0, *picks.start.tolist()}) > 3, "else this tests little"
@@ -206,7 +206,7 @@ def test_streams_carry_the_state_through_a_long_episode(tmp_path: Path) -> None:
     config = tiles("tiles/long-v0", data=data, training=frozen)
     learner = started(config, tmp_path)
     feed, store = learner.feed, learner.store
-    assert isinstance(feed, EpisodeFeed)
+    assert isinstance(feed, PickedFeed)
     read = store.span(0, 900, 909).trajectory
     assert len(read) == 9, "of 2000, so that memory never holds an episode"
     Loop(learner, tmp_path, config.schedule, {}).run()

@@ -30,7 +30,8 @@ from rmt_rl.data.feed import make_feed
 from rmt_rl.data.segment import Batch
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import agent_class, load_task
-from rmt_rl.runs.options import OfflineRun, TrainingConfig, make_config, write_config
+from rmt_rl.runs.folder import write_config
+from rmt_rl.runs.options import OfflineRun, TrainingConfig, make_config
 from rmt_rl.training.datasets import large_actions
 from rmt_rl.training.loop import Loop, resume, train
 from rmt_rl.training.measures import mean_square
@@ -501,7 +502,7 @@ def test_a_curriculum_leads_to_streams(tmp_path: Path) -> None:
     begun = feed.state()["streams_from"]
     assert isinstance(begun, int)
     assert (feed.progress.length, feed.progress.accuracy >= 0.5) == (2, True)
-    assert header(tmp_path / "last.safetensors")["progress"]["streams_from"] == begun < 55
+    assert header(tmp_path / "last.safetensors")["progress"]["feed"]["streams_from"] == begun < 55
     episodes = make_feed(store, config.data.model_copy(update={"feed": "episodes"}), 4, config.seed)
     streams = make_feed(store, config.data, 4, config.seed)
     for update in range(60):
@@ -525,7 +526,7 @@ def test_streams_go_on_where_their_curriculum_changes(
     """States are of the steps before those that lanes read, and kept memories of the batch that they are asked for."""
     every = {"data": {"feed": "streams", "segments": 2}, "ageing": 3, "ageing_from": 1, "ageing_updates": 10**9}
     train(tiny(**every, curriculum=curriculum), tmp_path)
-    begun = begun if begun is not None else header(tmp_path / "last.safetensors")["progress"]["streams_from"]
+    begun = begun if begun is not None else header(tmp_path / "last.safetensors")["progress"]["feed"]["streams_from"]
     config = tiny(**every, curriculum=later, updates=12)
     learner = started(config, tmp_path)
     store = learner.store
@@ -569,3 +570,54 @@ def test_a_curriculum_reads_more_segments_when_the_present_ones_are_learnt(tmp_p
     assert [line["data/segments"] for line in metrics(tmp_path / "strict") if "data/segments" in line] == [1, 1]
     train(tiny(**every | {"updates": 1}), tmp_path / "without")
     assert metrics(tmp_path / "without")[0]["data/segments"] == 3
+
+
+def test_a_leftover_rank_of_one_device_leaves_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    train(tiny("bc", updates=2), tmp_path / "run")
+    assert (tmp_path / "run" / "config.toml").exists()
+    with pytest.raises(UsageError, match="holds a run already"):
+        train(tiny("bc", updates=2), tmp_path / "run")
+
+
+def test_a_kept_batch_is_found_again_whole_if_a_curriculum_is_switched_on(tmp_path: Path) -> None:
+    every = {"data": {"segments": 3}, "ageing": 2, "ageing_from": 1, "ageing_updates": 10**9}
+    train(tiny(**every, updates=4), tmp_path)
+    kept = header(tmp_path / "last.safetensors")["progress"]["kept"]
+    learner = started(tiny(**every, updates=6, curriculum=0.5), tmp_path)
+    assert learner.ageing.kept is not None
+    assert len(learner.ageing.kept.batch.segments) == kept["segments"] > 1
+
+
+def test_a_run_may_go_on_with_another_feed(tmp_path: Path) -> None:
+    train(tiny("bc", updates=4), tmp_path)
+    write_config(tiny("bc", updates=6, data={"feed": "streams"}), tmp_path)
+    assert resume(tmp_path) == 6
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_a_failed_evaluation_loses_no_line(log_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("bc", updates=4, log_every=log_every, evaluation={"eval_every": 4})
+    train(config, tmp_path / "whole")
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("the simulator crashed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rmt_rl.training.loop.evaluate", fail)
+        with pytest.raises(RuntimeError):
+            train(config, tmp_path / "run")
+    assert resume(tmp_path / "run") == 4
+    whole = [
+        {name: line[name] for name in line if not name.startswith("eval/")} for line in metrics(tmp_path / "whole")
+    ]
+    assert metrics(tmp_path / "run") == whole
+
+
+def test_a_checkpoint_with_impossible_progress_is_named(tmp_path: Path) -> None:
+    train(tiny(updates=4, ageing=2, ageing_from=1, ageing_updates=2), tmp_path)
+    path = tmp_path / "last.safetensors"
+    progress = header(path)["progress"]
+    edit(path, progress=progress | {"kept": progress["kept"] | {"update": -5}})
+    with pytest.raises(UsageError, match=r"checkpoint .*last\.safetensors can't be used: kept.update=-5"):
+        resume(tmp_path)

@@ -18,7 +18,7 @@ from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.analysis.run_records import read_single_evaluation
 from rmt_rl.data.references import References, read_references
 from rmt_rl.errors import explained
-from rmt_rl.runs.options import read_config
+from rmt_rl.runs.folder import read_config
 from rmt_rl.training.sweep import EvaluationPlan, check_named, cpu_seconds, train_and_evaluate
 
 FOLDER = Path(__file__).parent

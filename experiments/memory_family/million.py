@@ -25,7 +25,7 @@ from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import load_agent
-from rmt_rl.runs.options import read_config
+from rmt_rl.runs.folder import read_config
 from rmt_rl.statistics import success_interval
 
 FOLDER = Path(__file__).parent

@@ -11,7 +11,7 @@ from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.analysis.run_records import read_single_evaluation
 from rmt_rl.data.references import read_references
 from rmt_rl.errors import explained
-from rmt_rl.runs.options import read_config
+from rmt_rl.runs.folder import read_config
 from rmt_rl.training.sweep import EvaluationPlan, Sweep, check_named, cpu_seconds
 
 FOLDER = Path(__file__).parent

@@ -68,7 +68,7 @@ def evaluate(
     return Evaluation({}, seed, deterministic, target_return, max_lanes, seconds, results)
 
 
-def sweep(
+def evaluate_grid(
     policy: Policy,
     task: Task,
     options: Options,

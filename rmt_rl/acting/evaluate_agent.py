@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from rmt_rl.acting.evaluate import sweep
+from rmt_rl.acting.evaluate import evaluate_grid
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.registry import load_task
 from rmt_rl.task import check_same_spaces
@@ -33,7 +33,7 @@ class EvaluationSettings(Frozen):
     sample: bool = Field(False, description="sample actions; otherwise the likeliest is taken")
 
 
-def sweep_run(
+def evaluate_run_grid(
     config: RunConfig,
     agent: BaseAgent,
     vary: Mapping[str, Sequence[Any]],
@@ -53,10 +53,10 @@ def sweep_run(
         progress: called after every step.
 
     Raises:
-        UsageError: as in `sweep`; or a target return is given, but the agent isn't conditioned on returns.
+        UsageError: as in `evaluate_grid`; or a target return is given, but the agent isn't conditioned on returns.
     """
     task = load_task(config.env)
-    evaluations = _sweep_agent(agent, task, config.env_options, vary, settings, progress)
+    evaluations = _evaluate_agent_grid(agent, task, config.env_options, vary, settings, progress)
     return (one if one.options else replace(one, references=_references(config)) for one in evaluations)
 
 
@@ -72,16 +72,16 @@ def evaluate_elsewhere(
         settings: how to evaluate.
 
     Raises:
-        UsageError: as in `sweep_run`; or the environment is unknown or has other spaces than the agent.
+        UsageError: as in `evaluate_run_grid`; or the environment is unknown or has other spaces than the agent.
     """
     task = load_task(env)
     with closing(task.make(**env_options)) as made:
         check_same_spaces(f"env {env!r}", made, "the agent", agent.spec, "choose an env with the agent's spaces")
     vary = {name: [value] for name, value in env_options.items()}
-    return next(_sweep_agent(agent, task, {}, vary, settings, None))
+    return next(_evaluate_agent_grid(agent, task, {}, vary, settings, None))
 
 
-def _sweep_agent(
+def _evaluate_agent_grid(
     agent: BaseAgent,
     task: Task,
     options: Options,
@@ -89,7 +89,7 @@ def _sweep_agent(
     settings: EvaluationSettings,
     progress: ProgressReport | None,
 ) -> Iterator[Evaluation]:
-    return sweep(
+    return evaluate_grid(
         agent,
         task,
         options,

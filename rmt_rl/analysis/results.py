@@ -28,7 +28,8 @@ from rmt_rl.analysis.run_records import (
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.runs.evaluation import READ
-from rmt_rl.runs.options import RunConfig, read_config
+from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.options import RunConfig
 from rmt_rl.training.sweep import EvaluationPlan, Sweep, check_named, cpu_seconds
 
 FILE = "results.jsonl"

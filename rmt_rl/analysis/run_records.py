@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeGuard
 
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.evaluation import SETTINGS, read_evaluation
+from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.loggers.jsonl import METRICS
-from rmt_rl.runs.options import CONFIG, RunConfig, learner_class
+from rmt_rl.runs.options import RunConfig, learner_class
 from rmt_rl.statistics import Interval
 
 SEEDS_OF_A_RUN = ("seed", "data.collect_seed")  # options in which runs of one group may differ

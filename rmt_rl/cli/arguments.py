@@ -12,11 +12,12 @@ from pydantic import Field
 
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
+from rmt_rl.plugins import NAME
 from rmt_rl.registry import import_named, import_user_module
 
 Arguments = Sequence[str]
 HELP = {"-h", "--help"}
-IMPORT = "modules to import first: those of a run's agent and environment if these are `module:Name`"
+IMPORT = "modules to import first: those of a run's agent, environment, feed and loggers named as `module:Name`"
 
 
 class ReadsRuns(Frozen):
@@ -49,9 +50,12 @@ def import_typed(names: Iterable[str]) -> None:
         UsageError: a module can't be imported.
     """
     for name in names:
-        if ":" in name:
-            _find_in_current_folder()
-            import_named(name)
+        if ":" not in name:
+            continue
+        if not NAME.fullmatch(name):
+            raise UsageError(f"{name!r} is no name; write module:Name with dots in the module, e.g. mylab.maze:Maze")
+        _find_in_current_folder()
+        import_named(name)
 
 
 def leading(arguments: Arguments) -> int:

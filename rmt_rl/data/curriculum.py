@@ -16,6 +16,7 @@ from rmt_rl.config import Frozen, SavedState, validated
 from rmt_rl.data.feed import Outcome, SegmentFeed
 from rmt_rl.data.feeds.streams import StreamFeed
 from rmt_rl.data.segment import Batch, Segment
+from rmt_rl.errors import UsageError
 
 
 class CurriculumProgress(Frozen):
@@ -88,6 +89,11 @@ class CurriculumFeed(SegmentFeed):
         self._streams = feed if isinstance(feed, StreamFeed) else None
         if self._streams:
             self._streams.wait()
+        elif feed.carries:
+            raise UsageError(
+                f"curriculum={curriculum.threshold} cuts batches to their first segments, but this feed carries states "
+                "from update to update: choose curriculum=0, or feed='streams', which waits for the curriculum"
+            )
         self.carries = feed.carries
 
     def batch(self, update: int) -> Batch:
@@ -95,6 +101,9 @@ class CurriculumFeed(SegmentFeed):
         if self._is_streaming:
             return batch
         return first_segments(batch, self.progress.length)
+
+    def uncut(self, update: int) -> Batch:
+        return self._feed.batch(update)
 
     def learn(self, update: int, outcome: Outcome) -> None:
         self._feed.learn(update, outcome)
@@ -114,7 +123,9 @@ class CurriculumFeed(SegmentFeed):
 
     def restore(self, state: Mapping[str, JsonValue], update: int) -> None:
         saved = validated(_Saved, state)
-        self.progress = saved.curriculum or self.progress
+        progress = saved.curriculum or self.progress
+        length = min(progress.length, self._curriculum.last)
+        self.progress = progress.model_copy(update={"length": length})
         self._feed.restore(state, update)
 
     def measures(self) -> dict[str, float]:

@@ -42,6 +42,10 @@ class Feed(ABC, Generic[BatchT, OutcomeT]):
     def batch(self, update: int) -> BatchT:
         """Return the batch of an update, counted from 0."""
 
+    def uncut(self, update: int) -> BatchT:
+        """Return the batch of an update as it was before a curriculum cut it."""
+        return self.batch(update)
+
     def learn(self, update: int, outcome: OutcomeT) -> None:
         """Take note of the outcome of an update on its batch."""
 
@@ -90,8 +94,8 @@ class Episodes(Protocol):
         """Return the steps `start <= step < stop` of an episode; the span's trajectory may hold more than these."""
 
 
-class FeedConfig(Frozen):
-    """Options for drawing training batches from the data."""
+class DrawOptions(Frozen):
+    """Options for drawing training batches from the data; a checkpoint keeps them."""
 
     feed: str = Field(
         "episodes",
@@ -108,6 +112,10 @@ class FeedConfig(Frozen):
     bucket_batches: int = Field(
         8, ge=1, description="batches drawn together and sorted by length, for less padding; 1: no sorting"
     )
+
+
+class FeedConfig(DrawOptions):
+    """Options for drawing training batches from the data, by a feed that exists."""
 
     @field_validator("feed")
     @classmethod
@@ -136,7 +144,7 @@ class Picks(NamedTuple):
 
 
 class FeedClass(Protocol):
-    """A class of segment feeds; see `EpisodeFeed` for the arguments and errors.
+    """A class of segment feeds; see `PickedFeed` for the arguments and errors.
 
     Attributes:
         burns_in: batches heed `burn_in`.
@@ -147,7 +155,7 @@ class FeedClass(Protocol):
     def __call__(self, episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> SegmentFeed: ...
 
 
-class EpisodeFeed(SegmentFeed):
+class PickedFeed(SegmentFeed):
     """Base of feeds that pick consecutive steps of episodes.
 
     Args:
@@ -222,5 +230,5 @@ class Orders:
 
 
 def make_feed(episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> SegmentFeed:
-    """Return the feed that `config.feed` names; see `EpisodeFeed` for the arguments and errors."""
+    """Return the feed that `config.feed` names; see `PickedFeed` for the arguments and errors."""
     return feed_class(config.feed)(episodes, config, segment_length, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from bisect import bisect_right
 from collections import OrderedDict
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
+from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.storage import get_dataset_path
 
@@ -328,6 +330,14 @@ def _damage_explained(dataset_id: str, place: str = "") -> Iterator[None]:
         ) from error
 
 
+def _check_spaces_are_stored(data: Path) -> None:
+    """Raise a ValueError unless the metadata hold both spaces: without one, Minari makes the environment they name."""
+    metadata = json.loads((data / METADATA_FILE_NAME).read_text(encoding="utf-8"))
+    for name in ("observation_space", "action_space"):
+        if not isinstance(metadata[name], str):
+            raise ValueError(f"{name} is no string")
+
+
 def open_dataset(dataset_id: str) -> minari.MinariDataset:
     """Open a local Minari data set that has episodes.
 
@@ -335,6 +345,8 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
         UsageError: it is missing, damaged or empty.
     """
     root = data_root()
+    if not DATASET_ID_RE.fullmatch(dataset_id):  # which also could lead out of the folder of data sets
+        raise UsageError(f"data set id {dataset_id!r} is malformed; give namespace/name-v0")
     data = root / dataset_id / "data"
     if not data.exists():
         similar = nearest(dataset_id, _local_ids(root))
@@ -343,6 +355,7 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
             f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
         )
     with _damage_explained(dataset_id):
+        _check_spaces_are_stored(data)
         dataset = minari.load_dataset(dataset_id)
     if len(dataset) == 0:
         raise UsageError(f"data set {dataset_id!r} is empty; collect or download it again")

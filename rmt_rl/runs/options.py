@@ -1,43 +1,26 @@
-"""A run's options, the content of its `config.toml`: reading, checking, writing.
-
-A run's folder holds:
-
-config.toml           all options of the run, enough to repeat it
-metrics.jsonl         the logged metrics, one JSON object a line
-events.out.tfevents*  the same metrics for TensorBoard
-last.safetensors      the newest checkpoint, to resume from
-best.safetensors      the checkpoint with the best evaluation during training
-evaluation.json       results of `rmt-rl evaluate`
-"""
+"""Options of a run, the content of its `config.toml`, and their checks; see `rmt_rl.runs.folder` for the file."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
 
-import tomli_w
 import tyro
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rmt_rl.agent import AgentConfig
 from rmt_rl.backprop import Gradient
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen, Strings, validated
 from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError, nearest
-from rmt_rl.files import write_atomically
 from rmt_rl.flags import with_options
 from rmt_rl.registry import agent_class, load_task, names
 
 if TYPE_CHECKING:
     from rmt_rl.training.learner import AgentLearner
-
-CONFIG = "config.toml"
-NAMED = ("feed", "logger")  # options of a run that name what the registry finds
-OPTIONS = ("env_options", "agent_options")  # sections whose options aren't the run's own
 
 
 class DataConfig(FeedConfig):
@@ -163,6 +146,11 @@ class RunConfig(Frozen):
         return None
 
     @property
+    def devices(self) -> int:
+        """Number of devices, each with a process of its own."""
+        return 1
+
+    @property
     def length(self) -> int:
         """Length of the run, in its unit."""
         raise NotImplementedError
@@ -203,6 +191,10 @@ class OfflineRun(RunConfig):
     @property
     def data_options(self) -> DataConfig:
         return self.data
+
+    @property
+    def devices(self) -> int:
+        return self.training.devices
 
     @property
     def length(self) -> int:
@@ -250,9 +242,17 @@ def learner_class(agent: str) -> type[AgentLearner]:
     """Return the class of learners that an agent's class names.
 
     Raises:
-        UsageError: no agent has this name, or a package that it needs is not installed.
+        UsageError: no agent has this name, a package that it needs is not installed, or its class names no learner.
     """
-    learner: type[AgentLearner] = resolve_name(agent_class(agent).learner)
+    named = getattr(agent_class(agent), "learner", None)
+    try:
+        learner: type[AgentLearner] = resolve_name(named or "")
+        _ = learner.Run
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"agent {agent!r}: learner={named!r} is no learner ({error}); name a class with the interface of "
+            "rmt_rl.training.learner.AgentLearner as module:Name"
+        ) from error
     return learner
 
 
@@ -283,115 +283,3 @@ def _required_name(values: Mapping[str, object], kind: str, source: str) -> str:
     if not isinstance(name, str):
         raise UsageError(f'{source} names no {kind}: add {kind} = "..." (rmt-rl list shows them)')
     return name
-
-
-def named_config(env: str, agent: str, options: Mapping[str, Any] | None = None) -> RunConfig:
-    """Return the config of a run from options by the names that they have on the command line.
-
-    Args:
-        env: the environment's name.
-        agent: the agent's name.
-        options: values of the run's options, e.g. `{"updates": 500, "logger": "wandb"}`, whichever section they are
-            in; `env_options` and `agent_options` are mappings.
-
-    Raises:
-        UsageError: a name or an option is unknown, or a value is out of range.
-    """
-    cls = run_config_class(env, agent)
-    sections = _sections(cls)
-    values: dict[str, Any] = {"env": env, "agent": agent}
-    for name, value in (options or {}).items():
-        if name not in sections:
-            raise _unknown(name, value, cls)
-        section = sections[name]
-        place = values.setdefault(section, {}) if section else values
-        place[name] = value
-    return validated(cls, values)
-
-
-def names_in(options: Mapping[str, Any]) -> list[str]:
-    """Return the names of feeds and loggers among a run's options by name, each possibly `module:Name`."""
-    names = []
-    for option in NAMED:
-        value = options.get(option, ())
-        values = value if isinstance(value, list | tuple) else [value]
-        names += [each for each in values if isinstance(each, str)]
-    return names
-
-
-def _sections(cls: type[RunConfig]) -> dict[str, str]:
-    """Return the section that each option of a run is in, `""` for those in none."""
-    sections: dict[str, str] = {}
-    for name, field in cls.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Frozen) and name not in OPTIONS:
-            sections |= dict.fromkeys(kind.model_fields, name)
-        else:
-            sections[name] = ""
-    del sections["env"], sections["agent"]
-    return sections
-
-
-def _unknown(name: str, value: object, cls: type[RunConfig]) -> UsageError:
-    for section in OPTIONS:
-        options: Any = cls.model_fields[section].annotation
-        if name in options.model_fields:
-            return UsageError(f"{name}={value!r} is one of {section}: give {section}={{{name!r}: {value!r}}}")
-    known = _sections(cls)
-    return UsageError(f"unknown option {name}={value!r} (known: {', '.join(known)}){nearest(name, known)}")
-
-
-def read_config(path: Path) -> RunConfig:
-    """Read a `config.toml`, or the one in a run's folder.
-
-    Raises:
-        UsageError: the file is missing or isn't valid.
-    """
-    path = path / CONFIG if path.is_dir() else path
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(
-            f"config {path} can't be read ({error.strerror}); name a config.toml or a run's folder"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"config {path} isn't valid TOML: {error}") from None
-    return make_config(values, str(path))
-
-
-def check_new(run: Path) -> None:
-    """Check that a folder holds no run.
-
-    Raises:
-        UsageError: the folder holds a run.
-    """
-    if (run / CONFIG).exists():
-        raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
-
-
-def check_origin(run: Path, before: Mapping[str, JsonValue] | None, now: Mapping[str, JsonValue]) -> None:
-    """Check that a run is resumed with the seed, agent, environment and data that it was started with.
-
-    Args:
-        run: the run's folder.
-        before: these facts in the run's checkpoint; None if the checkpoint holds none.
-        now: the facts at present.
-
-    Raises:
-        UsageError: one of them differs, or the checkpoint holds none.
-    """
-    if before is None:
-        raise UsageError(f"{run} can't be resumed: its last checkpoint holds weights alone, as a best one does")
-    for name, value in before.items():
-        if now[name] != value:
-            keep = ", or write this dataset below [data] there," if name == "dataset" else ""
-            raise UsageError(
-                f"{run} was started with {name}={value}, but would go on with {now[name]}; undo what was changed in "
-                f"{run / CONFIG}{keep} or in the environment or its packages, or start a new run"
-            )
-
-
-def write_config(config: RunConfig, run: Path) -> None:
-    """Write `config.toml` into a run's folder. Unset options are left out, since TOML has no null."""
-    values = config.model_dump(mode="json", exclude_none=True)
-    write_atomically(run / CONFIG, tomli_w.dumps(values).encode())

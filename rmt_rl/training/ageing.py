@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from rmt_rl import backprop
 from rmt_rl.agent import Agent
@@ -47,9 +48,9 @@ class Kept(NamedTuple):
 class SavedKept(SavedState):
     """The facts of a checkpoint by which the kept batch is drawn again."""
 
-    update: int
-    segments: int
-    age: int
+    update: int = Field(ge=0)
+    segments: int = Field(ge=1)
+    age: int = Field(ge=0)
 
 
 class Ageing:
@@ -123,7 +124,7 @@ class Ageing:
 
     def restore(self, feed: SegmentFeed, saved: SavedKept, state: Tree) -> None:
         """Keep the batch that was kept when the run was saved; the feed draws it again."""
-        whole = feed.batch(saved.update)
+        whole = feed.uncut(saved.update)
         batch = self.processes.own(whole.first(saved.segments))
         own_state = self.processes.own_state(state)
         self.kept = Kept(saved.update, batch, saved.age, own_state)

@@ -11,7 +11,8 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, restore_agent
-from rmt_rl.runs.options import CONFIG, OfflineRun
+from rmt_rl.runs.folder import CONFIG
+from rmt_rl.runs.options import OfflineRun
 from rmt_rl.training.datasets import check_spaces
 
 

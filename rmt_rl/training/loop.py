@@ -25,16 +25,9 @@ from rmt_rl.launch import is_first_process
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
 from rmt_rl.runs.evaluation import Evaluation
+from rmt_rl.runs.folder import check_new, check_origin, read_config, write_config
 from rmt_rl.runs.metrics import Log, Metrics, Report, Settings, check_loggers
-from rmt_rl.runs.options import (
-    RunConfig,
-    Schedule,
-    check_new,
-    check_origin,
-    learner_class,
-    read_config,
-    write_config,
-)
+from rmt_rl.runs.options import RunConfig, Schedule, learner_class
 from rmt_rl.training.learner import AgentLearner, Diverged, Learner
 
 ShouldStop = Callable[[], bool]
@@ -67,18 +60,19 @@ def train(config: RunConfig, run: Path, report: Report = no_report, should_stop:
         UsageError: the data or the environment don't fit, the device can't do what an option asks for, the folder
             can't be written to, or training diverged.
     """
-    first = is_first_process()  # the other processes find the folder made
+    first = config.devices == 1 or is_first_process()  # further processes find the folder made
     if first:
         check_new(run)
     check_loggers(config.logger)
     cls: type[AgentLearner] = learner_class(config.agent)
+    origin = cls.origin(config)  # before anything else, as the environment's files may change meanwhile
     with closing(cls(config)) as learner:
         if first:
             remarks = learner.rehearse()
             write_config(config, run)
             _warn(remarks)
         learner.start()
-        return _loop(config, run, learner, cls.origin(config)).run(report, should_stop)
+        return _loop(config, run, learner, origin).run(report, should_stop)
 
 
 def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = never) -> int:
@@ -179,18 +173,20 @@ class Loop:
             while not learner.done and not learner.processes.any(should_stop()):
                 before = learner.made
                 self.unlogged.append(_finite(self._advance()))
-                evaluated = self._evaluate() if self._due(self.schedule.evaluate_every, before) else {}
                 metrics = self._means() | learner.totals() if self._due(self.schedule.log_every, before) else {}
-                metrics |= evaluated
-                if log and metrics:
-                    log.write(learner.made, metrics)
+                try:
+                    if self.evaluate and self._due(self.schedule.evaluate_every, before):
+                        metrics |= self._evaluate(self.evaluate)
+                finally:  # a failed evaluation loses no line
+                    if log and metrics:
+                        log.write(learner.made, metrics)
                 if self._due(self.schedule.save_every, before):
                     self.save()
                 if learner.processes.first:
                     report(learner.made, metrics)
             if self.saved != learner.made:
                 self.save()
-        if learner.done:
+        if learner.done and learner.processes.first:
             _warn(learner.remarks())
         return learner.made
 
@@ -220,15 +216,13 @@ class Loop:
         keys = dict.fromkeys(key for entry in entries for key in entry)
         return {key: float(np.mean([entry[key] for entry in entries if key in entry])) for key in keys}
 
-    def _evaluate(self) -> Metrics:
+    def _evaluate(self, evaluate: Callable[[], Evaluation]) -> Metrics:
         """Evaluate and keep the best model. Every process does, so that none waits for another.
 
         If the evaluation fails, what was learnt is saved first. A resumed run goes on without this evaluation.
         """
-        if self.evaluate is None:
-            return {}
         try:
-            result = self.evaluate()
+            result = evaluate()
             if self.best is None or result.score >= self.best:
                 self.best = result.score
                 self._write("best", {})

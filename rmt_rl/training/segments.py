@@ -15,20 +15,21 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
 from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
-from rmt_rl.data.feed import FeedConfig, Outcome, SegmentFeed, make_feed
+from rmt_rl.data.feed import DrawOptions, Outcome, SegmentFeed, make_feed
 from rmt_rl.data.segment import Batch
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.recurrence import Tree, clone, detach, where_lanes
 from rmt_rl.runs.checkpoint import (
     AgentHeader,
     Checkpoint,
+    about,
     agent_header,
     restore_optimizer,
     restore_state,
@@ -219,11 +220,11 @@ class SegmentLearner:
         self.carried = self.processes.own_state(self.carried)
 
     def _restore(self, saved: Checkpoint[AgentHeader]) -> None:
-        header = saved.header
-        progress = validated(_Progress, header.progress)
+        self.made = saved.header.update
+        with about(saved.path):
+            progress = validated(_Progress, saved.header.progress)
+            self.feed.restore(progress.feed, self.made)
         restore_optimizer(saved, self.optimizer)
-        self.made = header.update
-        self.feed.restore(header.progress, self.made)
         kept, drawn = progress.kept, progress.drawn
         kept_like: Tree = ()
         if kept and drawn:
@@ -239,8 +240,8 @@ class SegmentLearner:
         return agent_header(self.model, self.config.agent, self.made, progress)
 
     def progress(self) -> dict[str, JsonValue]:
-        own = _Progress(drawn=_drawn(self.config), kept=self.ageing.kept_facts())
-        return own.model_dump(mode="json") | self.feed.state()
+        own = _Progress(drawn=_drawn(self.config), kept=self.ageing.kept_facts(), feed=self.feed.state())
+        return own.model_dump(mode="json")
 
     def resumable(self) -> Resumable:
         own_state = (self.carried, self.ageing.kept_state())
@@ -271,19 +272,20 @@ def _backpropagation(options: TrainingConfig, processes: FabricProcesses) -> Bac
     return partial(chosen, backward=backward)
 
 
-def _drawn(config: OfflineRun) -> FeedConfig:
+def _drawn(config: OfflineRun) -> DrawOptions:
     """Return the options that decide which steps an update draws."""
     options = {}
-    for name in FeedConfig.model_fields:
+    for name in DrawOptions.model_fields:
         options[name] = getattr(config.data, name)
-    return FeedConfig.model_construct(**options)
+    return DrawOptions(**options)
 
 
 class _Progress(SavedState):
     """The learner's part of a checkpoint, besides tensors and the feed's own state."""
 
-    drawn: FeedConfig | None = None
+    drawn: DrawOptions | None = None
     kept: SavedKept | None = None
+    feed: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 def _feed(config: OfflineRun, store: EpisodeStore) -> SegmentFeed:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.runs.evaluation import read_evaluation
-from rmt_rl.runs.options import CONFIG, read_config
+from rmt_rl.runs.folder import CONFIG, read_config
 from rmt_rl.training.datasets import open_data
 
 CPU_SECONDS = "cpu.json"  # in the folder of each run of a sweep

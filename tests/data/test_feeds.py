@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmt_rl.data.feed import EpisodeFeed, FeedConfig, make_feed
+from rmt_rl.data.feed import FeedConfig, PickedFeed, make_feed
 from rmt_rl.data.fillers import Fillers
 from rmt_rl.data.segment import Batch, Segment
 from rmt_rl.data.trajectory import Trajectory
@@ -24,10 +24,10 @@ many_lengths = st.lists(st.integers(1, 20), min_size=1, max_size=12)
 
 def feed_of(
     lengths: list[int], feed: str = "episodes", seed: int = 0, segment_length: int = 4, **options: Any
-) -> EpisodeFeed:
+) -> PickedFeed:
     config = FeedConfig.model_validate({"feed": feed, "batch_size": 4} | options)
     made = make_feed(InMemory(lengths), config, segment_length, seed)
-    assert isinstance(made, EpisodeFeed)
+    assert isinstance(made, PickedFeed)
     return made
 
 

@@ -23,7 +23,8 @@ from rmt_rl.data.segment import Segment, Span, cut
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
-from rmt_rl.runs.options import RunConfig, offline_run, read_config
+from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.options import RunConfig, offline_run
 from rmt_rl.training.datasets import open_data
 
 FORMAT, FILE = 1, "inspection.json"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from rmt_rl import registry
-from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, positionals
+from rmt_rl.cli.arguments import Arguments, ReadsRuns, positionals
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.flags import parse, with_options
 from rmt_rl.task import default_episodes
@@ -37,7 +36,6 @@ def collect_dataset(arguments: Arguments) -> int:
     task = registry.load_task(names[0])
     given = parse(with_options(Collection, env=task.Config), rest, f"rmt-rl collect {names[0]}", description)
     given.import_modules()
-    import_typed(policy for policy in given.policy if not Path(policy).exists())
     from rmt_rl.acting.collect import collect
     from rmt_rl.acting.policies import EXPERT_ALONE, Behaviour, parse_share
     from rmt_rl.cli.progress import EvaluationProgress

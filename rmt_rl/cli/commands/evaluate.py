@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
-from rmt_rl.acting.evaluate_agent import EvaluationSettings, sweep_run
+from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_run_grid
 from rmt_rl.cli.arguments import Arguments, ReadsRuns
 from rmt_rl.flags import parse
 
@@ -35,14 +35,14 @@ def evaluate_run(arguments: Arguments) -> int:
     from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
     from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
     from rmt_rl.runs.evaluation import write_evaluation
-    from rmt_rl.runs.options import read_config
+    from rmt_rl.runs.folder import read_config
 
     config = read_config(given.run)
     saved = read_checkpoint(path_of(given.run, given.checkpoint))
     agent = restore_agent(saved, given.device)
     done: list[Evaluation] = []
     with EvaluationProgress(given.episodes) as progress:
-        for evaluation in sweep_run(config, agent, parse_vary(given.vary), given, progress):
+        for evaluation in evaluate_run_grid(config, agent, parse_vary(given.vary), given, progress):
             progress.hide()
             print(evaluation_line(evaluation), flush=True)
             done.append(evaluation)

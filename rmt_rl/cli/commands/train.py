@@ -40,7 +40,7 @@ def train_agent(arguments: Arguments) -> int:
     parser = _parser()
     own, rest = parser.parse_known_args(arguments)
     import_modules(own.modules)
-    from rmt_rl.runs.options import read_config
+    from rmt_rl.runs.folder import read_config
 
     if own.resume is not None:
         if rest or own.config or own.out:
@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | None:
     """Return the config that the command line asks for; None if the user only asked for help."""
-    from rmt_rl.runs.options import NAMED, named_config, read_config
+    from rmt_rl.runs.folder import read_config
+    from rmt_rl.runs.named_options import NAMED, named_config
 
     for option in NAMED:
         import_typed(option_values(f"--{option}", rest))
@@ -116,7 +117,8 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
         )
     *ids, agent = given
     import_typed([agent])
-    from rmt_rl.runs.options import learner_class, named_config
+    from rmt_rl.runs.named_options import named_config
+    from rmt_rl.runs.options import learner_class
 
     run_class = learner_class(agent).Run
     if "data" not in run_class.model_fields:
@@ -159,7 +161,7 @@ def _separated(option: str) -> Arguments:
 def _watched(config: RunConfig, run: Path, resumed: bool) -> int:
     """Train with a progress bar; Ctrl-C ends after the update under way, its checkpoint saved."""
     from rmt_rl.cli.progress import TrainingProgress
-    from rmt_rl.runs.options import CONFIG
+    from rmt_rl.runs.folder import CONFIG
 
     made = 0
     with suppress(KeyboardInterrupt), StopRequest() as stop, TrainingProgress(str(run), config.length) as progress:

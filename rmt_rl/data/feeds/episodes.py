@@ -10,7 +10,7 @@ from rmt_rl.data.feed import Ints
 from rmt_rl.data.feeds.windows import WindowFeed
 
 
-class BeginningFeed(WindowFeed):
+class EpisodeFeed(WindowFeed):
     """The first `segments * segment_length` steps of every episode, with a fresh state."""
 
     burns_in = False
@@ -31,4 +31,4 @@ class BeginningFeed(WindowFeed):
         )
 
 
-FEED = BeginningFeed
+FEED = EpisodeFeed

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from rmt_rl.config import SavedState, validated
-from rmt_rl.data.feed import EpisodeFeed, Episodes, FeedConfig, Orders, Picks
-from rmt_rl.data.feeds.episodes import BeginningFeed
+from rmt_rl.data.feed import Episodes, FeedConfig, Orders, PickedFeed, Picks
+from rmt_rl.data.feeds.episodes import EpisodeFeed
 from rmt_rl.errors import UsageError
 
 
-class StreamFeed(EpisodeFeed):
+class StreamFeed(PickedFeed):
     """Batch elements read whole episodes, a few segments an update.
 
     A batch element that reached the end of its episode begins the next one. Episodes are dealt out in a random order,
@@ -30,7 +30,7 @@ class StreamFeed(EpisodeFeed):
     def __init__(self, episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> None:
         super().__init__(episodes, config, segment_length, seed)
         self.begun: int | None = 0
-        self._beginnings = BeginningFeed(episodes, config, segment_length, seed)
+        self._beginnings = EpisodeFeed(episodes, config, segment_length, seed)
         self._order = Orders(len(self._lengths), seed)
         self._rewind()
 
@@ -74,7 +74,7 @@ class StreamFeed(EpisodeFeed):
         self._dealt += count
 
     def state(self) -> dict[str, JsonValue]:
-        return {"streams_from": self.begun}
+        return {"streams_from": self.begun, "segments": self._config.segments}
 
     def restore(self, state: Mapping[str, JsonValue], update: int) -> None:
         saved = validated(_Saved, state)
@@ -84,7 +84,7 @@ class StreamFeed(EpisodeFeed):
             self.begun = update
         is_under_way = self.begun is not None and self.begun < update
         segments = self._config.segments
-        segments_before = saved.drawn.segments
+        segments_before = saved.segments or segments
         if is_under_way and segments_before != segments:
             raise UsageError(
                 f"segments={segments}, but the streams of this run were read with "
@@ -97,13 +97,9 @@ class StreamFeed(EpisodeFeed):
         return {"data/streams": float(is_streaming)}
 
 
-class _Drawn(SavedState):
-    segments: int
-
-
 class _Saved(SavedState):
-    streams_from: int | None
-    drawn: _Drawn  # options of the feed; the learner saves them
+    streams_from: int | None = Field(None, ge=0)  # None if the run had another feed until now, or streams wait
+    segments: int | None = Field(None, ge=1)
 
 
 FEED = StreamFeed

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmt_rl.data.feed import SHUFFLE, EpisodeFeed, Episodes, FeedConfig, Ints, Orders, Picks
+from rmt_rl.data.feed import SHUFFLE, Episodes, FeedConfig, Ints, Orders, PickedFeed, Picks
 
 
-class WindowFeed(EpisodeFeed):
+class WindowFeed(PickedFeed):
     """Windows of `segments * segment_length` steps, or of whole episodes that are shorter.
 
     Some windows begin before an episode's start or end behind its end, and are then moved into the episode. Every step

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from rmt_rl.data.feed import EpisodeFeed, Orders, Picks
+from rmt_rl.data.feed import Orders, PickedFeed, Picks
 
 
-class EndingFeed(EpisodeFeed):
+class EndingFeed(PickedFeed):
     """The last `segments * segment_length` steps of every episode, in a random order."""
 
     def picks(self, update: int) -> Picks:

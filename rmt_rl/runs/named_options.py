@@ -1,0 +1,69 @@
+"""A run's options by the names that they have on the command line, whichever section of the config they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rmt_rl.config import Frozen, validated
+from rmt_rl.errors import UsageError, nearest
+from rmt_rl.runs.options import RunConfig, run_config_class
+
+NAMED = ("feed", "logger")  # options of a run that name what the registry finds
+OPTIONS = ("env_options", "agent_options")  # sections whose options aren't the run's own
+
+
+def named_config(env: str, agent: str, options: Mapping[str, Any] | None = None) -> RunConfig:
+    """Return the config of a run from options by the names that they have on the command line.
+
+    Args:
+        env: the environment's name.
+        agent: the agent's name.
+        options: values of the run's options, e.g. `{"updates": 500, "logger": "wandb"}`, whichever section they are
+            in; `env_options` and `agent_options` are mappings.
+
+    Raises:
+        UsageError: a name or an option is unknown, or a value is out of range.
+    """
+    cls = run_config_class(env, agent)
+    sections = _sections(cls)
+    values: dict[str, Any] = {"env": env, "agent": agent}
+    for name, value in (options or {}).items():
+        if name not in sections:
+            raise _unknown(name, value, cls)
+        section = sections[name]
+        place = values.setdefault(section, {}) if section else values
+        place[name] = value
+    return validated(cls, values)
+
+
+def names_in(options: Mapping[str, Any]) -> list[str]:
+    """Return the names of feeds and loggers among a run's options by name, each possibly `module:Name`."""
+    names = []
+    for option in NAMED:
+        value = options.get(option, ())
+        values = value if isinstance(value, list | tuple) else [value]
+        names += [each for each in values if isinstance(each, str)]
+    return names
+
+
+def _sections(cls: type[RunConfig]) -> dict[str, str]:
+    """Return the section that each option of a run is in, `""` for those in none."""
+    sections: dict[str, str] = {}
+    for name, field in cls.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Frozen) and name not in OPTIONS:
+            sections |= dict.fromkeys(kind.model_fields, name)
+        else:
+            sections[name] = ""
+    del sections["env"], sections["agent"]
+    return sections
+
+
+def _unknown(name: str, value: object, cls: type[RunConfig]) -> UsageError:
+    for section in OPTIONS:
+        options: Any = cls.model_fields[section].annotation
+        if name in options.model_fields:
+            return UsageError(f"{name}={value!r} is one of {section}: give {section}={{{name!r}: {value!r}}}")
+    known = _sections(cls)
+    return UsageError(f"unknown option {name}={value!r} (known: {', '.join(known)}){nearest(name, known)}")
