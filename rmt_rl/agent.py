@@ -7,7 +7,7 @@ step call, D width, P logits: parameters of the action's distribution, then hind
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -27,10 +27,11 @@ from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.tokens import (
     Acting,
     TokenName,
-    batch_size_of,
+    acting_input,
     encode_acting,
     encode_segment,
     make_encoders,
+    put_late_first,
     to_tensors,
 )
 from rmt_rl.trees import map_leaves
@@ -193,10 +194,10 @@ class Agent(BaseAgent):
         tokens = encode_segment(self.encoders, self.tokens, segment, self.spec)
         x_BKTD = torch.stack(tokens, 2)
         x_BLD = x_BKTD.flatten(1, 2)
-        step = len(self.tokens)
-        lengths = None if segment.full else segment.lengths * step
-        y_BLD, state = self.core(x_BLD, state, lengths)
-        y_BKD = y_BLD[:, self.at_observation :: step]
+        per_step = len(self.tokens)
+        lengths_B = None if segment.full else segment.lengths * per_step
+        y_BLD, state = self.core(x_BLD, state, lengths_B)
+        y_BKD = y_BLD[:, self.at_observation :: per_step]
         return self.to_action(y_BKD), state
 
     def losses(self, logits_BKP: Tensor, segment: Segment, hindsight: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -239,7 +240,7 @@ class Agent(BaseAgent):
         if self.training:
             self.eval()
         original, returns = self.unwrap(observation)
-        acting, single = _acting(original, returns, self.spec, self.device)
+        acting, single = acting_input(original, returns, self.spec, self.device)
         batch_size = len(acting.return_to_go)
         if state is None:
             state = self._fresh(batch_size)
@@ -253,7 +254,8 @@ class Agent(BaseAgent):
         generator = None if deterministic else self._generator()
         actions = self.head.act(logits[:, : self.head.size], generator)
         own_actions = map_leaves(np.copy, actions)  # callers may change theirs
-        following = ActingState(cache, state.steps + 1, own_actions)
+        steps = state.steps + 1
+        following = ActingState(cache, steps, own_actions)
         if single:
             actions = map_leaves(itemgetter(0), actions)
         return actions, following
@@ -282,7 +284,7 @@ class Agent(BaseAgent):
         put_lanes_(state.cache, indices, fresh.cache)
         steps = steps.copy()
         steps[starting] = 0
-        return ActingState(state.cache, steps, state.actions)
+        return replace(state, steps=steps)
 
     def _close_full_segments(self, state: ActingState) -> ActingState:
         """Feed the last action of every full segment, write its memory, and open the next segment."""
@@ -296,18 +298,20 @@ class Agent(BaseAgent):
         if self.late:
             actions = map_leaves(itemgetter(full), state.actions)
             late = self._late_tokens(actions)
-            _, cache = self.core.step(torch.stack(late, 1), cache)
+            late_BTD = torch.stack(late, 1)
+            _, cache = self.core.step(late_BTD, cache)
         memory = self.core.end(cache)
         cache = self.core.begin(memory, len(indices), self.capacity)
         if not every:
             cache = put_lanes_(state.cache, indices, cache)
         steps = np.where(full, 0, state.steps)
-        return ActingState(cache, steps, state.actions)
+        return replace(state, cache=cache, steps=steps)
 
     def _late_tokens(self, actions: Any) -> list[Tensor]:
         """Return the tokens (B, D) that are known once the agent has acted."""
         no_returns = torch.empty(0)
-        acting = Acting(None, no_returns, to_tensors(actions, self.device))
+        tensors = to_tensors(actions, self.device)
+        acting = Acting(None, no_returns, tensors)
         return encode_acting(self.encoders, self.late, acting)
 
     def _advance(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tree]:
@@ -315,10 +319,12 @@ class Agent(BaseAgent):
         x_BTD, lengths_B = self._next_tokens(acting, state)
         y_BTD, cache = self.core.step(x_BTD, state.cache, lengths_B)
         if lengths_B is None:
-            return self.to_action(y_BTD[:, -1]), cache
-        last_B = lengths_B - 1
-        y_B1D = y_BTD.take_along_dim(last_B[:, None, None], 1)
-        return self.to_action(y_B1D[:, 0]), cache
+            y_BD = y_BTD[:, -1]
+        else:
+            last_B = lengths_B - 1
+            last_B11 = last_B[:, None, None]
+            y_BD = y_BTD.take_along_dim(last_B11, 1)[:, 0]
+        return self.to_action(y_BD), cache
 
     def _next_tokens(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tensor | None]:
         """Return the tokens (B, T, D) of a step and how many of them are real, int64 (B,); None if all are.
@@ -328,24 +334,14 @@ class Agent(BaseAgent):
         known = encode_acting(self.encoders, self.known, acting)
         inside = state.steps > 0
         if not self.late or not inside.any():
-            return torch.stack(known, 1), None
+            x_BTD = torch.stack(known, 1)
+            return x_BTD, None
         late = self._late_tokens(state.actions)
         if inside.all():
-            return torch.stack([*late, *known], 1), None
+            x_BTD = torch.stack([*late, *known], 1)
+            return x_BTD, None
         inside_B = torch.as_tensor(inside, device=self.device)
-        return _late_tokens_inside(late, known, inside_B)
-
-
-def _late_tokens_inside(late: list[Tensor], known: list[Tensor], inside_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return tokens (B, T, D) and how many are real, int64 (B,): only batch elements `inside_B` have the late tokens.
-
-    Real tokens come first, padding behind them.
-    """
-    all_BTD = torch.stack([*late, *known], 1)
-    known_first_BTD = all_BTD.roll(-len(late), 1)
-    x_BTD = torch.where(inside_B[:, None, None], all_BTD, known_first_BTD)
-    lengths_B = len(known) + len(late) * inside_B.long()
-    return x_BTD, lengths_B
+        return put_late_first(late, known, inside_B)
 
 
 def check_batch_size(name: str, given: int, batch_size: int) -> None:
@@ -354,25 +350,6 @@ def check_batch_size(name: str, given: int, batch_size: int) -> None:
         raise UsageError(
             f"{name} is of {given} environments, the observation of {batch_size}; begin anew with state=None"
         )
-
-
-def _acting(observation: Any, returns: Any, spec: AgentSpec, device: torch.device) -> tuple[Acting, bool]:
-    """Return the observation and return-to-go, batched, and whether they came without the batch dimension."""
-    batch_size, single = batch_size_of(observation, spec.observation_space)
-    if single:
-        observation = map_leaves(_with_batch_dimension, observation)
-    if returns is None:
-        returns = np.full(batch_size, spec.target_return)
-    returns = np.asarray(returns, np.float32)
-    scaled = returns.reshape(batch_size) / spec.return_scale
-    observations = to_tensors(observation, device)
-    returns_to_go = to_tensors(scaled, device)
-    return Acting(observations, returns_to_go), single
-
-
-def _with_batch_dimension(part: Any) -> Array:
-    """Return one value as a batch (1, ...)."""
-    return np.asarray(part)[None]
 
 
 def _new_generator(device: torch.device, seed: int | None) -> torch.Generator:

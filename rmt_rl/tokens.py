@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from gymnasium import Space
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmt_rl.data.segment import Segment, Tensors
@@ -111,7 +112,35 @@ def to_tensors(value: Any, device: torch.device) -> Any:
     return map_leaves(to_tensor, value)
 
 
-def batch_size_of(observation: Any, space: Space[Any]) -> tuple[int, bool]:
+def acting_input(
+    observation: Any,
+    returns: Any,
+    spec: AgentSpec,
+    device: torch.device,
+) -> tuple[Acting, bool]:
+    """Return the observation and return-to-go, batched, and whether they came without the batch dimension.
+
+    Raises:
+        UsageError: the observation's shape isn't the space's.
+    """
+    batch_size, single = _batch_size(observation, spec.observation_space)
+    if single:
+        observation = map_leaves(_with_batch_dimension, observation)
+    if returns is None:
+        returns = np.full(batch_size, spec.target_return)
+    returns = np.asarray(returns, np.float32)
+    scaled = returns.reshape(batch_size) / spec.return_scale
+    observations = to_tensors(observation, device)
+    returns_to_go = to_tensors(scaled, device)
+    return Acting(observations, returns_to_go), single
+
+
+def _with_batch_dimension(part: Any) -> NDArray[Any]:
+    """Return one value as a batch (1, ...)."""
+    return np.asarray(part)[None]
+
+
+def _batch_size(observation: Any, space: Space[Any]) -> tuple[int, bool]:
     """Return the batch size of an observation, and whether it is single: without the batch dimension.
 
     Raises:
@@ -126,3 +155,21 @@ def batch_size_of(observation: Any, space: Space[Any]) -> tuple[int, bool]:
     if not is_batch:
         raise UsageError(f"observation has shape {shape}; give one of shape {expected}, or a batch of them")
     return shape[0], False
+
+
+def put_late_first(
+    late: list[Tensor],
+    known: list[Tensor],
+    inside_B: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return tokens (B, T, D) and how many are real, int64 (B,): only batch elements `inside_B` have the late tokens.
+
+    Real tokens come first, padding behind them.
+    """
+    all_BTD = torch.stack([*late, *known], 1)
+    known_first_BTD = all_BTD.roll(-len(late), 1)
+    inside_B11 = inside_B[:, None, None]
+    x_BTD = torch.where(inside_B11, all_BTD, known_first_BTD)
+    late_B = len(late) * inside_B.long()
+    lengths_B = len(known) + late_B
+    return x_BTD, lengths_B

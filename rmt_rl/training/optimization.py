@@ -1,4 +1,4 @@
-"""The course of the learning rate, and the parameters that weight decay spares."""
+"""The course of the learning rate, the optimiser's step, and the parameters that weight decay spares."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from rmt_rl.runs.options import LearningRateConfig
 
@@ -29,6 +30,13 @@ def learning_rate(options: LearningRateConfig, update: int) -> float:
     final_rate = options.final_rate
     decay = final_rate + (1 - final_rate) * cosine
     return options.learning_rate * warm_up * decay
+
+
+def make_step(optimizer: Optimizer, rate: float) -> None:
+    """Make a step of the optimiser at this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[Group]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rmt_rl import backprop
 from rmt_rl.acting.provenance import dataset_ids
+from rmt_rl.agent import Agent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
 from rmt_rl.data.feed import DrawOptions, Outcome, SegmentFeed, make_feed
@@ -41,7 +42,7 @@ from rmt_rl.training.agents import new_agent, restored_agent
 from rmt_rl.training.datasets import large_actions, open_data
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, mean_square, padding
-from rmt_rl.training.optimization import decay_groups, learning_rate
+from rmt_rl.training.optimization import decay_groups, learning_rate, make_step
 from rmt_rl.training.parallel import FabricProcesses
 from rmt_rl.training.runner import SegmentRunner
 
@@ -74,11 +75,12 @@ class SegmentLearner:
         store = open_data(config)
         self.store = store
         self.model = restored_agent(config, saved, store) if saved else new_agent(config, store)
-        self.processes = FabricProcesses(config.training, config.data.batch_size)
-        self.runner = SegmentRunner(self.model, self.processes, config.training.hindsight)
+        options = config.training
+        self.processes = FabricProcesses(options, config.data.batch_size)
+        self.runner = SegmentRunner(self.model, self.processes, options.hindsight)
         self.feed = _feed(config, store)
         self.ageing = Ageing(config, store, self.model, self.processes)
-        self.backpropagate = _backpropagation(config.training, self.processes)
+        self.backpropagate = _backpropagation(options, self.processes)
         self.carried: Tree = ()  # states of batch elements that go on in the next update
         self.made = 0
 
@@ -100,8 +102,10 @@ class SegmentLearner:
     def advance(self) -> Metrics:
         """Draw a batch, backpropagate through its segments, and make one step of the optimiser."""
         began = time.perf_counter()
-        update, processes = self.made, self.processes
-        torch.manual_seed(_seed(self.config.seed, update, processes.rank))
+        update = self.made
+        processes = self.processes
+        seed = _seed(self.config.seed, update, processes.rank)
+        torch.manual_seed(seed)
         whole = self.feed.batch(update)
         fed = self.feed.measures()
         batch = processes.own(whole)
@@ -153,9 +157,7 @@ class SegmentLearner:
         parameters = self.model.parameters()
         norm = self.processes.clip_gradient(parameters, self.config.training.clip)
         check_finite(self.made + 1, loss, norm, of_kept)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        make_step(self.optimizer, rate)
         return norm
 
     def learn_from_kept(self, fillers: Segments) -> Metrics:
@@ -180,24 +182,22 @@ class SegmentLearner:
 
     def initial_state(self, batch: Batch) -> Tree:
         """Return the state before a batch: fresh, carried from the last update, or computed by burn-in."""
-        fresh: Tree = self.model.initial_state(len(batch.fresh))
-        state = where_lanes(batch.fresh, fresh, self.carried) if self.feed.carries else fresh
+        batch_size = len(batch.fresh)
+        state: Tree = self.model.initial_state(batch_size)
+        if self.feed.carries:
+            state = where_lanes(batch.fresh, state, self.carried)
         return self.runner.burn_in(state, batch.burn_in)
 
     def rehearse(self) -> list[str]:
         """Run one segment, so that what the device can't do fails before anything is written; return warnings."""
-        self.model.to(self.processes.device)
+        device = self.processes.device
+        self.model.to(device)
         batch = self.feed.batch(self.made).first(1)
         one = batch.select(torch.tensor([0]))
-        segment = one.to(self.processes.device).segments[0]
+        segment = one.to(device).segments[0]
         state = self.model.initial_state(1)
         self.runner.forward(segment, state)
-        warnings = [
-            self.feed.unread(),
-            _too_late(self.config.training),
-            large_actions(self.store.action_space),
-        ]
-        return list(filter(None, warnings))
+        return _warnings(self.config.training, self.feed, self.store)
 
     def totals(self) -> Metrics:
         return {}
@@ -209,9 +209,7 @@ class SegmentLearner:
     def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.processes.launch()
         self.model.to(self.processes.device)
-        options = self.config.training
-        groups = decay_groups(self.model, options.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, options.learning_rate, betas=(0.9, 0.95), fused=True)
+        self.optimizer = _optimizer(self.config.training, self.model)
         if self.feed.carries:
             fresh = self.model.initial_state(self.config.data.batch_size)
             self.carried = detach(fresh)
@@ -228,7 +226,8 @@ class SegmentLearner:
         kept, drawn = progress.kept, progress.drawn
         kept_like: Tree = ()
         if kept and drawn:
-            kept_like = detach(self.model.initial_state(drawn.batch_size))
+            fresh = self.model.initial_state(drawn.batch_size)
+            kept_like = detach(fresh)
         like = (self.carried, kept_like)
         self.carried, memories = restore_state(saved, like)
         # With other options, the kept update's batch would be drawn from other episodes than its memories.
@@ -254,9 +253,21 @@ class SegmentLearner:
 
 def _outcome(batch: Batch, sums: Sums) -> Outcome | None:
     """Return the accuracy on a batch, of decisive actions if the environment declares them; None if it has none."""
-    declared = batch.segments[0].decisive is not None
+    segments = batch.segments
+    declared = segments[0].decisive is not None
     accuracy = sums.decisive_accuracy if declared else sums.right / batch.steps
-    return None if accuracy is None else Outcome(len(batch.segments), accuracy)
+    if accuracy is None:
+        return None
+    return Outcome(len(segments), accuracy)
+
+
+def _optimizer(options: TrainingConfig, model: Agent) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        decay_groups(model, options.weight_decay),
+        options.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
 
 
 def _backpropagation(options: TrainingConfig, processes: FabricProcesses) -> Backpropagate:
@@ -296,6 +307,16 @@ def _feed(config: OfflineRun, store: EpisodeStore) -> SegmentFeed:
         return feed
     curriculum = Curriculum(last=config.data.segments, threshold=threshold)
     return CurriculumFeed(feed, curriculum)
+
+
+def _warnings(options: TrainingConfig, feed: SegmentFeed, store: EpisodeStore) -> list[str]:
+    """Return what the user should know before the run begins."""
+    warnings = [
+        feed.unread(),
+        _too_late(options),
+        large_actions(store.action_space),
+    ]
+    return list(filter(None, warnings))
 
 
 def _too_late(options: TrainingConfig) -> str | None:

@@ -33,7 +33,7 @@ from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import LearningRateConfig
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import check_finite
-from rmt_rl.training.optimization import learning_rate
+from rmt_rl.training.optimization import learning_rate, make_step
 from rmt_rl.training.parallel import Processes
 
 IGNORED = -1  # a label that counts nothing
@@ -193,9 +193,7 @@ class TokenLearner:
         parameters = self.model.parameters()
         norm = clip_grad_norm_(parameters, self.config.clip)
         check_finite(self.made + 1, loss, norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        make_step(self.optimizer, rate)
         return norm
 
     def loss(self, y_BLD: Tensor, labels_BP: Tensor) -> tuple[Tensor, Tensor]:
