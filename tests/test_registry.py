@@ -16,7 +16,7 @@ from rmt_rl import registry
 from rmt_rl.cli import main
 from rmt_rl.errors import UsageError, nearest
 
-TASK = "class Config: ...\ndef make(**options): ...\n"
+TASK = "from rmt_rl.config import Frozen\nclass Config(Frozen): ...\ndef make(**options): ...\n"
 AddFile = Callable[[registry.Kind, str, str], None]
 
 

@@ -619,5 +619,5 @@ def test_a_checkpoint_with_impossible_progress_is_named(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     progress = header(path)["progress"]
     edit(path, progress=progress | {"kept": progress["kept"] | {"update": -5}})
-    with pytest.raises(UsageError, match=r"checkpoint .*last\.safetensors can't be used: kept.update=-5"):
+    with pytest.raises(UsageError, match=r"checkpoint .*last\.safetensors can't be used: kept=.*'update': -5"):
         resume(tmp_path)
