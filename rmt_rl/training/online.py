@@ -57,7 +57,11 @@ class OnlineLearner:
         _check_device(config.online.device)
         made = saved.header.update if saved else 0
         self.env = _make_env(config, self.model, _seed(config, made))
-        self.algorithm = self.model.make_algorithm(self.env, config.online.device)
+        try:
+            self.algorithm = self.model.make_algorithm(self.env, config.online.device)
+        except BaseException:
+            self.env.close()
+            raise
         self.algorithm.num_timesteps = made
         self.recorder = _Recorder()
         self.algorithm.set_logger(Logger(folder=None, output_formats=[self.recorder]))

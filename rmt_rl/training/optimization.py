@@ -6,6 +6,7 @@ import math
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
@@ -65,3 +66,10 @@ def _undecayed(model: nn.Module) -> set[nn.Parameter]:
         for name in names:
             found.add(module.get_parameter(name))
     return found
+
+
+def seed_of(*words: int) -> int:
+    """Return the seed of PyTorch's generator that follows from these words, e.g. a run's seed and an update."""
+    sequence = np.random.SeedSequence(words)
+    (seed,) = sequence.generate_state(1, np.uint64)
+    return int(seed)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field, JsonValue
 from torch import Tensor
@@ -42,7 +41,7 @@ from rmt_rl.training.agents import new_agent, restored_agent
 from rmt_rl.training.datasets import large_actions, open_data
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, mean_square, padding
-from rmt_rl.training.optimization import decay_groups, learning_rate, make_step
+from rmt_rl.training.optimization import decay_groups, learning_rate, make_step, seed_of
 from rmt_rl.training.parallel import FabricProcesses
 from rmt_rl.training.runner import SegmentRunner
 
@@ -104,7 +103,7 @@ class SegmentLearner:
         began = time.perf_counter()
         update = self.made
         processes = self.processes
-        seed = _seed(self.config.seed, update, processes.rank)
+        seed = seed_of(self.config.seed, update, processes.rank)
         torch.manual_seed(seed)
         whole = self.feed.batch(update)
         fed = self.feed.measures()
@@ -328,9 +327,3 @@ def _too_late(options: TrainingConfig) -> str | None:
         f"ageing={options.ageing} begins at update ageing_from={options.ageing_from} and so never in "
         f"updates={options.updates}: give a lower --ageing-from"
     )
-
-
-def _seed(*words: int) -> int:
-    sequence = np.random.SeedSequence(words)
-    (seed,) = sequence.generate_state(1, np.uint64)
-    return int(seed)

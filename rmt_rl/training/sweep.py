@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.runs.evaluation import read_evaluation
@@ -59,10 +60,8 @@ class EvaluationPlan:
                 tested.append(result["options"])
         if self.vary is None:
             return {} in tested
-        name, _, values = self.vary.partition("=")
-        wanted = set(values.split(","))
-        found = {str(options.get(name)) for options in tested}
-        return wanted <= found
+        ((name, values),) = parse_vary([self.vary]).items()
+        return all({name: value} in tested for value in values)
 
 
 @dataclass(frozen=True)

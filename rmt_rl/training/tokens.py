@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, JsonValue
@@ -33,7 +32,7 @@ from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import LearningRateConfig
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import check_finite
-from rmt_rl.training.optimization import learning_rate, make_step
+from rmt_rl.training.optimization import learning_rate, make_step, seed_of
 from rmt_rl.training.parallel import Processes
 
 IGNORED = -1  # a label that counts nothing
@@ -152,7 +151,7 @@ class TokenLearner:
         clock = config.updates * self.tokens // config.tokens
         rate = learning_rate(config, clock)
         update = self.made
-        torch.manual_seed(_seed(config.seed, update))
+        torch.manual_seed(seed_of(config.seed, update))
         batch = self.feed.batch(update)
         counted = batch.counted
         last = len(batch.segments) - 1
@@ -295,9 +294,3 @@ def restore_weights(saved: Checkpoint[TokenHeader], model: RecurrentMemoryTransf
 
 def _new_model(options: Mapping[str, Any], vocabulary: Sequence[str]) -> RecurrentMemoryTransformer:
     return RecurrentMemoryTransformer(num_tokens=len(vocabulary), **options)
-
-
-def _seed(*words: int) -> int:
-    sequence = np.random.SeedSequence(words)
-    (seed,) = sequence.generate_state(1, np.uint64)
-    return int(seed)
