@@ -87,7 +87,8 @@ def _explain(errors: Sequence[ErrorDetails], model: ConfigClass, options: object
         return f"unknown option {name}={value} (known: {known}){similar}"
     is_missing = first["type"] == "missing"
     problem = f"{name} is missing" if is_missing else f"{name}={value}: {reasons}"
-    if first["type"] == "value_error":  # one of our own checks, which says what is expected
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UsageError):  # which says what is expected
         return problem
     expected = field.description
     return f"{problem}; expected {expected}" if expected else problem

@@ -38,11 +38,13 @@ def page_commands() -> list[str]:
     return [f"{line} {SMALL.get(line.split()[0], '')}" for line in lines]
 
 
-def run(folder: Path, code: str, *lines: str) -> str:
-    """Run Python code with arguments in a folder; return what the code prints."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def run(folder: Path, code: str, *lines: str, installed: Path | None = None) -> str:
+    """Run Python code with arguments in a folder, with what another folder has installed; return what it prints."""
+    path = [str(each) for each in (ROOT, installed) if each]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
     environment["MINARI_DATASETS_PATH"] = str(folder / "data")
     command = [sys.executable, "-c", code, *lines]
+    folder.mkdir(exist_ok=True)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -85,14 +87,15 @@ def test_entry_points_give_names(laboratory: Path) -> None:
     declare_entry_points(laboratory)
     commands = [line for line in page_commands() if "mylab." not in line]
     assert [line.split()[0] for line in commands] == ["list", "train"]
-    shown = run(laboratory, RUN_EACH, *commands, "hello you", "evaluate runs/maze-mine-0 --episodes 2")
+    commands += ["hello you", "evaluate runs/maze-mine-0 --episodes 2"]
+    shown = run(laboratory / "elsewhere", RUN_EACH, *commands, installed=laboratory)
     assert len(re.findall(r"\(mylab\)$", shown, re.MULTILINE)) == 6
     assert "hello you" in shown
 
 
 def test_the_memory_mechanism_passes_the_contract_tests(laboratory: Path) -> None:
     declare_entry_points(laboratory)
-    run(laboratory, MECHANISM)
+    run(laboratory / "elsewhere", MECHANISM, installed=laboratory)
 
 
 @pytest.mark.slow

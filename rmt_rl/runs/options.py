@@ -137,7 +137,7 @@ class RunConfig(Frozen):
         known = names("loggers")
         for name in loggers:
             if name not in known and ":" not in name:  # `module:Name` is looked up when the run begins
-                raise ValueError(f"unknown logger {name!r} (known: {', '.join(known)}){nearest(name, known)}")
+                raise UsageError(f"unknown logger {name!r} (known: {', '.join(known)}){nearest(name, known)}")
         return loggers
 
     @property
