@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from rmt_rl.analysis.run_records import EvaluatedSetting, RunRecord, Score, Settings, is_number, read_run
+from rmt_rl.analysis.run_records import EvaluatedSetting, OptionValues, RunRecord, Score, is_number, read_run
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import Interval, mean, mean_interval
 
@@ -166,7 +166,7 @@ def _evaluated(run: RunRecord) -> tuple[str, str]:
 # Labels
 
 
-def _labels(settings: Sequence[Settings]) -> list[str]:
+def _labels(settings: Sequence[OptionValues]) -> list[str]:
     """Name each group by its agent, and by the settings in which groups of that agent differ, its env if any do."""
     labels = []
     for own in settings:
@@ -179,7 +179,7 @@ def _labels(settings: Sequence[Settings]) -> list[str]:
     return labels
 
 
-def _names_in_label(own: Settings, settings: Sequence[Settings]) -> set[str]:
+def _names_in_label(own: OptionValues, settings: Sequence[OptionValues]) -> set[str]:
     """Return the names of the settings that stand in a group's label."""
     agent = own.get("agent")
     of_agent = [each for each in settings if each.get("agent") == agent]
@@ -191,7 +191,7 @@ def _names_in_label(own: Settings, settings: Sequence[Settings]) -> set[str]:
     return names
 
 
-def _differing(settings: Sequence[Settings]) -> set[str]:
+def _differing(settings: Sequence[OptionValues]) -> set[str]:
     """Return the names of the settings that have different values somewhere."""
     first, *others = settings
     differing = set()
@@ -202,7 +202,7 @@ def _differing(settings: Sequence[Settings]) -> set[str]:
     return differing
 
 
-def _label(agent: str, settings: Settings) -> str:
+def _label(agent: str, settings: OptionValues) -> str:
     """Return e.g. `rate, valve=none`: of a nested name its last part says enough."""
     parts = [agent]
     for name, value in settings.items():

@@ -19,8 +19,8 @@ from rmt_rl.analysis.plot import CURVES, plot_groups
 from rmt_rl.analysis.run_records import (
     Curve,
     EvaluatedSetting,
+    OptionValues,
     RunRecord,
-    Settings,
     evaluation_record,
     read_run,
     settings_without_seeds,
@@ -51,7 +51,7 @@ class RunResult:
 
     config: str
     seed: int
-    settings: Settings
+    settings: OptionValues
     metrics: Mapping[str, Curve]
     evaluations: Sequence[EvaluatedSetting]
     cpu_seconds: Mapping[str, float]
@@ -229,7 +229,7 @@ def _record(result: RunResult, config: RunConfig) -> RunRecord:
     )
 
 
-def _settings(config: RunConfig) -> Settings:
+def _settings(config: RunConfig) -> OptionValues:
     return settings_without_seeds(config.model_dump(mode="json", exclude_none=True))
 
 

@@ -19,7 +19,7 @@ from rmt_rl.statistics import Interval
 SEEDS_OF_A_RUN = ("seed", "data.collect_seed")  # options in which runs of one group may differ
 UNKNOWN_UNIT = "update or environment step"
 
-Settings = Mapping[str, object]
+OptionValues = Mapping[str, object]
 """Options of a run, an evaluation or an environment by name, as TOML or JSON holds them."""
 Curve = Mapping[int, float]
 """A metric by the update, or the environment step, at which it was logged."""
@@ -36,7 +36,7 @@ class Score(NamedTuple):
 class EvaluatedSetting:
     """Success and return of an agent at one setting of its environment: a result of `evaluation.json`."""
 
-    options: Settings
+    options: OptionValues
     """The varied options of the environment; empty if none was varied."""
     episodes: int
     success_rate: float | None
@@ -45,7 +45,7 @@ class EvaluatedSetting:
     mean_return: float
     """Undiscounted."""
     return_interval: Interval | None
-    made_with: Settings
+    made_with: OptionValues
     """Seed, target return and so on, which results must share to be compared; empty where not recorded."""
 
     @property
@@ -64,7 +64,7 @@ class RunRecord:
     path: Path
     seed: int
     """The seed of the training."""
-    settings: Settings
+    settings: OptionValues
     """The run's options, nested names joined by dots, without seeds."""
     unit: str
     """Unit of the run's length and of its metrics' places, see `RunConfig.unit`."""
