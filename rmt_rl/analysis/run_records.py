@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from rmt_rl.errors import UsageError
-from rmt_rl.runs.evaluation import SETTINGS, read_evaluation
+from rmt_rl.runs.evaluation import SETTINGS, read_evaluation, read_results
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.loggers.jsonl import METRICS
 from rmt_rl.runs.options import RunConfig, learner_class
@@ -102,7 +102,7 @@ def read_single_evaluation(folder: Path) -> EvaluatedSetting:
     Raises:
         UsageError: the run has no evaluation or several, or a file is damaged.
     """
-    results = (read_evaluation(folder) or {"results": []})["results"]
+    results = read_results(folder)
     if len(results) != 1:
         raise UsageError(f"{folder} has {len(results)} evaluations, but exactly 1 is needed; evaluate the run again")
     return evaluation_record(results[0])

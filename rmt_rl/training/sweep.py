@@ -22,7 +22,7 @@ from typing import Any, Literal
 from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
-from rmt_rl.runs.evaluation import read_evaluation
+from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.folder import CONFIG, read_config
 from rmt_rl.training.datasets import open_data
 
@@ -50,11 +50,8 @@ class EvaluationPlan:
 
     def is_done(self, run: Path) -> bool:
         """Tell whether the run's `evaluation.json` has the results of all values."""
-        record = read_evaluation(run)
-        if record is None:
-            return False
         tested = []
-        for result in record["results"]:
+        for result in read_results(run):
             is_whole = len(result["episodes"]) == self.episodes
             if is_whole:
                 tested.append(result["options"])
