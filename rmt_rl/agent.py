@@ -91,8 +91,8 @@ class BaseAgent(nn.Module, ABC):
         if not is_wrapped:
             return observation, None
         if observation.keys() != {"observation", "return_to_go"}:
-            raise UsageError(f"observation holds the keys {sorted(map(str, observation))}; a return-to-go stands beside "
-            "'observation' alone (rmt_rl.wrappers)")
+            keys = sorted(map(str, observation))
+            raise UsageError(f"observation holds the keys {keys}; beside return_to_go only 'observation' is expected")
         return observation["observation"], observation["return_to_go"]
 
     def target_return(self, wanted: float | None) -> float | None:

@@ -17,7 +17,6 @@ import gymnasium
 import minari
 import numpy as np
 import numpy.typing as npt
-from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
@@ -68,8 +67,6 @@ class EpisodeStore:
         first, *others = self._datasets
         for other in others:
             _check_alike(first, other)
-        self.observation_space: Space[Any]
-        self.action_space: Space[Any]
         self.observation_space, self.action_space = _spaces_of(first)
         self.env_spec: EnvSpec | None = first.env_spec
         self._firsts = [0]  # first episode of each data set; then how many there are

@@ -158,7 +158,7 @@ def check_values(leaf: Array, space: LeafSpace, name: str) -> None:
         lowest: Array = known.starts.reshape(space.shape)
         highest: Array = known.last.reshape(space.shape)
     elif space.dtype.kind in "iu" and not np.can_cast(leaf.dtype, space.dtype):
-        limits = np.iinfo(space.dtype)
+        limits = np.iinfo(str(space.dtype))
         lowest, highest = np.array(limits.min), np.array(limits.max)
     else:
         return

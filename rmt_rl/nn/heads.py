@@ -123,7 +123,7 @@ class Gaussian(Head):
         action = mean.double().cpu().numpy().reshape(-1, *self.space.shape)
         if np.issubdtype(self.space.dtype, np.integer):
             return _whole(action, self.space)
-        limits = np.finfo(self.space.dtype)
+        limits = np.finfo(str(self.space.dtype))
         bounded = np.clip(action, self.space.low, self.space.high)
         return np.clip(bounded, limits.min, limits.max).astype(self.space.dtype)
 
@@ -189,7 +189,7 @@ class Joint(Head):
 @head.register(spaces.MultiBinary)
 @head.register(spaces.MultiDiscrete)
 def _(space: spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete[Any]) -> Head:
-    if np.prod(space.shape) == 0:
+    if np.prod(space.shape or ()) == 0:
         return Nothing(space)
     variables = categories(space)
     if variables is not None:

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from gymnasium.wrappers import TransformObservation
 from pydantic import JsonValue
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -166,7 +165,7 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
     Raises:
         UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
     """
-    task, options, view = load_task(config.env), dict(config.env_options), agent.view
+    task, options = load_task(config.env), dict(config.env_options)
     steps = config.online.n_envs * agent.config.n_steps
     batch_size = getattr(agent.config, "batch_size", steps)
     if steps % batch_size == 1:
@@ -174,9 +173,7 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
             f"batch_size={batch_size} leaves one step of the {steps} of a round (n_envs times n_steps) for a minibatch "
             "of its own; choose a divisor"
         )
-    return make_vec_env(
-        lambda: TransformObservation(task.make(**options), view.single, view.space), config.online.n_envs, seed
-    )
+    return make_vec_env(lambda: agent.viewed(task.make(**options)), config.online.n_envs, seed)
 
 
 def _check_device(name: str) -> None:
