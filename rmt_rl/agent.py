@@ -362,9 +362,9 @@ def only_value(batch: Any, space: Space[Any]) -> Any:
     """Return the first value of a batch (B, ...), of the types that a sample of the space has."""
 
     def row(place: Place, leaf: Space[Any]) -> Any:
-        first = part_at(batch, place)[0]
-        # A row of a Box () is a number, but its space asks for an array.
-        return first if isinstance(leaf, spaces.Discrete) else np.asarray(first)
+        part = part_at(batch, place)
+        # A Discrete's sample is a number. That of a Box () is an array.
+        return part[0] if isinstance(leaf, spaces.Discrete) else part[0, ...]
 
     return map_space(row, space)
 
