@@ -24,7 +24,7 @@ from rmt_rl.data.segment import Segment
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.heads import head
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
-from rmt_rl.space_checks import check_action_space, check_space
+from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
     Acting,
     TokenName,
@@ -75,8 +75,7 @@ class BaseAgent(nn.Module, ABC):
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
         super().__init__()
-        check_space("observation_space", spec.observation_space)
-        check_action_space(spec.action_space)
+        check_spaces(spec.observation_space, spec.action_space)
         self.config = config
         self.spec = spec
 

@@ -71,7 +71,7 @@ _COMMON: dict[str, Any] = {
     "deadline": None,
     "database": None,
     "suppress_health_check": list(HealthCheck),
-    "phases": (Phase.explicit, Phase.generate, Phase.shrink),
+    "phases": (Phase.explicit, Phase.generate),  # shrinking takes minutes
 }
 
 
@@ -178,7 +178,6 @@ def check_online(observations: Space, actions: Space) -> None:
 
 def check_whole_way(observations: Space, actions: Space) -> None:
     """Collect data, train an agent on them, train another by acting, and evaluate both, by the commands."""
-    Random.observations, Random.actions = observations, actions
     with data_folder(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Random, "observations", observations)
         patch.setattr(Random, "actions", actions)
@@ -196,21 +195,61 @@ def check_whole_way(observations: Space, actions: Space) -> None:
 
 
 ENV = "tests.random_spaces:random_spaces/Random-v0"
+of_parts = given(observations=observation_spaces(), actions=action_spaces())
+of_whole_ways = given(
+    observations=observation_spaces(1000), actions=action_spaces(1000)
+)  # larger ones let runs diverge
 
 
-@given(observations=observation_spaces, actions=action_spaces)
+@of_parts
 @few(100)
 def test_values_are_of_their_space(observations: Space, actions: Space) -> None:
     check_parts(observations, actions)
 
 
-@given(observations=observation_spaces, actions=action_spaces)
-@few(60)
+@of_parts
+@few(50)
 def test_online_agents_act_in_their_space(observations: Space, actions: Space) -> None:
     check_online(observations, actions)
 
 
-@given(observations=observation_spaces, actions=action_spaces)
-@few(10)
+@of_whole_ways
+@few(8)
 def test_the_commands_take_values_of_any_space(observations: Space, actions: Space) -> None:
     check_whole_way(observations, actions)
+
+
+@pytest.mark.slow
+@of_parts
+@many(2000)
+def test_values_are_of_their_space_long(observations: Space, actions: Space) -> None:
+    check_parts(observations, actions)
+    check_online(observations, actions)
+
+
+@pytest.mark.slow
+@of_whole_ways
+@many(300)
+def test_the_commands_take_values_of_any_space_long(observations: Space, actions: Space) -> None:
+    check_whole_way(observations, actions)
+
+
+@pytest.mark.parametrize("space", UNUSABLE, ids=str)
+@pytest.mark.parametrize("of_actions", [False, True], ids=["observations", "actions"])
+def test_what_cannot_be_used_is_refused_at_the_first_door(
+    space: Space, of_actions: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    observations, actions = (VECTOR, space) if of_actions else (space, PLAIN)
+    for name in ("bc", "ppo"):
+        with pytest.raises(UsageError):
+            make(name, observations, actions)
+    with data_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        with pytest.raises(UsageError):
+            written(observations, actions, [])
+        patch.setattr(Random, "observations", observations)
+        patch.setattr(Random, "actions", actions)
+        assert main(["collect", ENV, "--policy", "random", "--episodes", "3"]) == 2
+        assert not list((folder / "data").rglob("*"))
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1

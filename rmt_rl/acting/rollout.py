@@ -5,20 +5,24 @@ Shape suffix: N lanes. A lane is one environment of the vector environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from gymnasium import Env as GymnasiumEnv
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TransformAction
 from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
 from rmt_rl.task import Options, Policy, Privileged, Task, task_config
-from rmt_rl.trees import map_leaves
+from rmt_rl.trees import leaves, map_leaves, map_space, part_at
 from rmt_rl.wrappers import require_next_step
 
 Bools = NDArray[np.bool_]
+Env: TypeAlias = GymnasiumEnv[Any, Any]
 VecEnv: TypeAlias = VectorEnv[Any, Any, Any]
 
 
@@ -51,8 +55,29 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
     if make_vec is not None:
         return make_vec(num_envs, **fields)
-    make = partial(task.make, **fields)
+    make = partial(_made, task, fields)
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def _made(task: Task, fields: Mapping[str, Any]) -> Env:
+    """Return an environment that gets arrays as actions, also those without a dimension.
+
+    Gymnasium's vector environments hand out the rows of a batch, which are numbers if the batch is (N,). A Box () or
+    MultiDiscrete () asks for arrays.
+    """
+    env: Env = task.make(**fields)
+    space = env.action_space
+
+    def as_arrays(action: Any) -> Any:
+        return map_space(lambda place, leaf: _as_sample(part_at(action, place), leaf), space)
+
+    has_numbers = any(leaf.shape == () and not isinstance(leaf, spaces.Discrete) for _, leaf in leaves(space))
+    return TransformAction(env, as_arrays, space) if has_numbers else env
+
+
+def _as_sample(value: Any, space: spaces.Space[Any]) -> Any:
+    """Return a value of a leaf of the action space in the type of its samples: a number, else an array."""
+    return value if isinstance(space, spaces.Discrete) else np.asarray(value)
 
 
 def shares(episodes: int, lanes: int) -> NDArray[np.int64]:

@@ -77,7 +77,7 @@ def large_actions(action_space: Space[Any]) -> str | None:
     box = flatten_space(action_space)  # discrete actions become zeros and ones
     if not isinstance(box, Box):
         return None
-    bounds = np.abs([box.low, box.high])
+    bounds = np.abs(np.array([box.low, box.high], np.float64))
     is_bound = np.isfinite(bounds) & (bounds < UNBOUNDED)
     largest = np.max(bounds, where=is_bound, initial=0)
     if largest <= LARGE_ACTION:
