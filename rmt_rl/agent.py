@@ -33,6 +33,7 @@ from rmt_rl.tokens import (
     make_encoders,
     make_scales,
     put_late_first,
+    scales_of,
     to_tensors,
 )
 from rmt_rl.trees import map_leaves
@@ -162,7 +163,7 @@ class Agent(BaseAgent):
         self.scales = make_scales(spec)
         self.encoding = Encoding(self.encoders, self.scales)
         self.core = self.build_core(config)
-        self.head = head(spec.action_space, self.scales["action"].tree())
+        self.head = head(spec.action_space, scales_of(self.scales, "action").tree())
         logits = self.head.size + spec.hindsight_classes
         self.to_action = nn.Linear(config.width, logits)
         self.at_observation = self.tokens.index("observation")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -92,6 +92,11 @@ def make_scales(spec: AgentSpec) -> nn.ModuleDict:
             "action": Scales(spec.action_space, active=active),
         }
     )
+
+
+def scales_of(scales: nn.ModuleDict, name: TokenName) -> Scales:
+    """Return the scales of a token's values."""
+    return cast("Scales", scales[name])
 
 
 class Encoding(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from gymnasium import Space, spaces
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from rmt_rl.agent import Agent
 from rmt_rl.data.moments import Moments, moments
 from rmt_rl.data.store import EpisodeStore
-from rmt_rl.nn.scaling import Scales, holds_numbers
+from rmt_rl.nn.scaling import holds_numbers
 from rmt_rl.training.datasets import UNBOUNDED
+from rmt_rl.tokens import scales_of
 from rmt_rl.trees import part_at
 
 Floats = NDArray[np.float64]
@@ -26,10 +27,10 @@ def standardise(agent: Agent, store: EpisodeStore) -> None:
     """
     if not agent.spec.standardised:
         return
-    observations = cast("Scales", agent.scales["observation"])
+    observations = scales_of(agent.scales, "observation")
     for place, found in moments(store, "observations", holds_numbers).items():
         observations.at(place).set(found.mean, found.deviation)
-    actions = cast("Scales", agent.scales["action"])
+    actions = scales_of(agent.scales, "action")
     measured = moments(store, "actions", _lacks_bounds)
     for place in actions.places:
         space = part_at(store.action_space, place)
