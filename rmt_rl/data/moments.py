@@ -19,6 +19,8 @@ STEPS = 1000
 """Steps to read of an episode at most, in `PIECES`."""
 PIECES = 4
 """Pieces, evenly spaced over a long episode."""
+BYTES = 1 << 28
+"""Data to read at most, if steps are large."""
 
 Floats = NDArray[np.float64]
 
@@ -74,12 +76,17 @@ def moments(store: EpisodeStore, name: str, wanted: Callable[[Space[Any]], bool]
 
 def _spread(store: EpisodeStore) -> Iterator[Span]:
     """Yield spans spread evenly over the episodes, and over the steps of long ones."""
-    episodes = np.linspace(0, len(store) - 1, min(EPISODES, len(store))).round()
-    for index in episodes.astype(int).tolist():
+    count = min(EPISODES, len(store))
+    indices = np.linspace(0, len(store) - 1, count).round()
+    first = store.span(0, 0, 1).trajectory
+    bytes_of_step = first.nbytes / len(first)
+    most = min(STEPS, int(BYTES / count / bytes_of_step))
+    piece = max(most // PIECES, 1)
+    for index in indices.astype(int).tolist():
         length = int(store.lengths[index])
-        if length <= STEPS:
+        if length <= max(most, piece):
             yield store.span(index, 0, length)
             continue
-        piece = STEPS // PIECES
-        for start in np.linspace(0, length - piece, PIECES).astype(int).tolist():
+        last = length - piece
+        for start in np.linspace(0, last, PIECES).astype(int).tolist():
             yield store.span(index, start, start + piece)

@@ -124,6 +124,14 @@ def test_pieces_of_long_episodes_are_read(monkeypatch: pytest.MonkeyPatch) -> No
     assert 40 < found.mean[0] < 60
 
 
+def test_few_steps_of_large_ones_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments_module, "BYTES", 100)
+    space = spaces.Box(-np.inf, np.inf, (100,), np.float64)
+    values = np.random.default_rng(0).normal(size=(31, 100))
+    store = store_of([episode(values, values[:-1])], space, space)
+    assert moments(store, "observations", holds_numbers)[()].count == moments_module.PIECES
+
+
 def agent_of(store: EpisodeStore, name: str = "bc", standardised: bool = True) -> Agent:
     torch.manual_seed(0)
     cls: Any = agent_class(name)
