@@ -34,6 +34,7 @@ from rmt_rl.registry import agent_class
 from rmt_rl.runs.checkpoint import load_agent, path_of, save_agent
 from rmt_rl.sb3_agent import ActionView
 from rmt_rl.space_json import space_from_json, space_to_json
+from rmt_rl.training.standards import standardise
 from rmt_rl.trees import leaves, part_at
 from tests.random_spaces import (
     UNUSABLE,
@@ -88,7 +89,10 @@ def make(name: str, observations: Space, actions: Space) -> BaseAgent:
     options = {"n_steps": 4, "batch_size": 4} if name == "ppo" else {"width": 8, "segment_length": 2}
     cls = agent_class(name)
     torch.manual_seed(0)
-    return cast("BaseAgent", cls(cls.Config.model_validate(options), AgentSpec(observations, actions)))
+    return cast(
+        "BaseAgent",
+        cls(cls.Config.model_validate(options), AgentSpec(observations, actions, standardised=name == "bc")),
+    )
 
 
 def episode(observations: Space, actions: Space, steps: int) -> Trajectory:
@@ -147,6 +151,7 @@ def check_parts(observations: Space, actions: Space) -> None:
 
         agent = make("bc", store.observation_space, store.action_space)
         assert isinstance(agent, Agent)
+        standardise(agent, store)
         spans = [Span(store.episode(index), 0, len(store.episode(index))) for index in range(2)]
         state: Any = agent.initial_state(2)
         for segment in cut(spans, 2):
