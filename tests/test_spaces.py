@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import minari
 import numpy as np
@@ -89,10 +89,9 @@ def make(name: str, observations: Space, actions: Space) -> BaseAgent:
     options = {"n_steps": 4, "batch_size": 4} if name == "ppo" else {"width": 8, "segment_length": 2}
     cls = agent_class(name)
     torch.manual_seed(0)
-    return cast(
-        "BaseAgent",
-        cls(cls.Config.model_validate(options), AgentSpec(observations, actions, standardised=name == "bc")),
-    )
+    spec = AgentSpec(observations, actions, standardised=name == "bc")
+    agent: BaseAgent = cls(cls.Config.model_validate(options), spec)
+    return agent
 
 
 def episode(observations: Space, actions: Space, steps: int) -> Trajectory:

@@ -197,4 +197,4 @@ def _kind(values: Any) -> str:
         return f"a list of {len(values)}"
     if hasattr(values, "shape"):
         return f"an array {tuple(values.shape)}"
-    return f"a {type(values).__name__}"
+    return f"a value of type {type(values).__name__}"
