@@ -6,6 +6,7 @@ step call, D width, P logits: parameters of the action's distribution, then hind
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -251,8 +252,10 @@ class Agent(BaseAgent):
             state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
         logits, cache = self._advance(acting, state)
+        logits = logits[:, : self.head.size]
+        check_finite(logits)
         generator = None if deterministic else self._generator()
-        actions = self.head.act(logits[:, : self.head.size], generator)
+        actions = self.head.act(logits, generator)
         own_actions = map_leaves(np.copy, actions)  # callers may change theirs
         steps = state.steps + 1
         following = ActingState(cache, steps, own_actions)
@@ -350,6 +353,21 @@ def check_batch_size(name: str, given: int, batch_size: int) -> None:
         raise UsageError(
             f"{name} is of {given} environments, the observation of {batch_size}; begin anew with state=None"
         )
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise a UsageError if a number that an agent computed is NaN or infinite."""
+    largest = logits.abs().max()
+    if not math.isfinite(largest):
+        raise not_finite()
+
+
+def not_finite() -> UsageError:
+    """Return the error for an agent whose outputs are NaN or infinite."""
+    return UsageError(
+        "the agent's outputs are NaN or infinite: its weights, or numbers of the observation, are too large; scale the "
+        "observation (gymnasium.wrappers.TransformObservation), or train the agent again"
+    )
 
 
 def _new_generator(device: torch.device, seed: int | None) -> torch.Generator:

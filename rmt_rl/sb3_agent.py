@@ -23,9 +23,10 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size
+from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size, not_finite
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
+from rmt_rl.numbers import check_numbers
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
 Array = NDArray[Any]
@@ -124,7 +125,10 @@ class SB3Agent(BaseAgent):
             hidden = state[0]
             check_batch_size("state", hidden.shape[1], batch.size)
         with self._seeded(deterministic):
-            actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
+            try:
+                actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
+            except ValueError as error:  # PyTorch's distributions refuse parameters that aren't finite
+                raise not_finite() from error
         actions = actions.astype(self.spec.action_space.dtype, copy=False)
         return actions[0] if batch.is_single else actions, state
 
@@ -166,6 +170,7 @@ class View:
     """
 
     def __init__(self, space: AnySpace) -> None:
+        self.original = space
         self.leaves = _sorted_leaves(space)
         self.images: dict[Place, AnySpace] = {}
         self.rest: dict[Place, AnySpace] = {}
@@ -198,7 +203,7 @@ class View:
         """Return the values of `View.space` for one value of the original space, or for a batch (B, ...) of them.
 
         Raises:
-            UsageError: the observation's shape isn't the space's.
+            UsageError: the observation's shape isn't the space's, or a number breaks the rule of `rmt_rl.numbers`.
         """
         arrays: dict[Place, Array] = {}
         for place in self.leaves:
@@ -207,6 +212,8 @@ class View:
         is_single = self._is_single(arrays)
         if is_single:
             arrays = {place: array[None] for place, array in arrays.items()}
+        row = "" if is_single else "in environment"
+        check_numbers(observation, self.original, "observation", row)
         parts = []
         if self.rest:
             vectors = [_as_vector(leaf, arrays[place]) for place, leaf in self.rest.items()]

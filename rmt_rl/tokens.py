@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rmt_rl.data.segment import Segment, Tensors
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
+from rmt_rl.numbers import check_numbers, check_rewards
 from rmt_rl.trees import leaves, map_leaves, part_at
 
 if TYPE_CHECKING:
@@ -121,15 +122,18 @@ def acting_input(
     """Return the observation and return-to-go, batched, and whether they came without the batch dimension.
 
     Raises:
-        UsageError: the observation's shape isn't the space's.
+        UsageError: the observation's shape isn't the space's, or a number breaks the rule of `rmt_rl.numbers`.
     """
     batch_size, single = _batch_size(observation, spec.observation_space)
     if single:
         observation = map_leaves(_with_batch_dimension, observation)
     if returns is None:
         returns = np.full(batch_size, spec.target_return)
-    returns = np.asarray(returns, np.float32)
-    scaled = returns.reshape(batch_size) / spec.return_scale
+    row = "" if single else "in environment"
+    check_numbers(observation, spec.observation_space, "observation", row)
+    returns = np.asarray(returns, np.float64).reshape(batch_size)
+    check_rewards(returns, "return_to_go", row)
+    scaled = returns.astype(np.float32) / spec.return_scale
     observations = to_tensors(observation, device)
     returns_to_go = to_tensors(scaled, device)
     return Acting(observations, returns_to_go), single
