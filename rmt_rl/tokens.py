@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rmt_rl.data.segment import Segment, Tensors
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
-from rmt_rl.numbers import check_numbers, check_rewards
+from rmt_rl.numbers import acting_words, check_numbers, check_plain_numbers
 from rmt_rl.trees import leaves, map_leaves, part_at
 
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ def acting_input(
         observation = map_leaves(_with_batch_dimension, observation)
     if returns is None:
         returns = np.full(batch_size, spec.target_return)
-    row = "" if single else "in environment"
-    check_numbers(observation, spec.observation_space, "observation", row)
+    words = acting_words(single)
+    check_numbers(observation, spec.observation_space, "observation", words)
     returns = np.asarray(returns, np.float64).reshape(batch_size)
-    check_rewards(returns, "return_to_go", row)
+    check_plain_numbers(returns, "return_to_go", words)
     scaled = returns.astype(np.float32) / spec.return_scale
     observations = to_tensors(observation, device)
     returns_to_go = to_tensors(scaled, device)

@@ -5,21 +5,27 @@ Shape suffix: N lanes. A lane is one environment of the vector environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from rmt_rl.acting.success import SuccessAtEnd
 from rmt_rl.errors import UsageError
+from rmt_rl.numbers import Words, check_numbers, check_plain_numbers
 from rmt_rl.task import Options, Policy, Privileged, Task, task_config
 from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import require_next_step
 
 Bools = NDArray[np.bool_]
 VecEnv: TypeAlias = VectorEnv[Any, Any, Any]
+_FROM_ENV = Words("mend the environment", row="in environment")
+_FROM_POLICY = Words("mend the policy", row="in environment")
 
 
 class Step(NamedTuple):
@@ -51,8 +57,13 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
     if make_vec is not None:
         return make_vec(num_envs, **fields)
-    make = partial(task.make, **fields)
+    make = partial(make_env, task, fields)
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def make_env(task: Task, fields: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
+    """Return one environment with these options, which reports success as `SuccessAtEnd` does."""
+    return SuccessAtEnd(task.make(**fields))
 
 
 def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
@@ -63,6 +74,35 @@ def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
     share, remainder = divmod(episodes, lanes)
     plays_one_more = np.arange(lanes) < remainder
     return share + plays_one_more
+
+
+def _check_actions(env: VecEnv, step: int, actions: Any) -> None:
+    """Raise a UsageError if an action breaks the rule of `rmt_rl.numbers`."""
+    with _explained(env, step):
+        check_numbers(actions, env.single_action_space, "actions", _FROM_POLICY)
+
+
+def _check_observations(env: VecEnv, step: int, observations: Any) -> None:
+    """Raise a UsageError if an observation breaks the rule of `rmt_rl.numbers`."""
+    with _explained(env, step):
+        check_numbers(observations, env.single_observation_space, "observations", _FROM_ENV)
+
+
+def _check_rewards(env: VecEnv, step: int, rewards: NDArray[Any], counted: Bools) -> None:
+    """Raise a UsageError if a reward that counts breaks the rule of `rmt_rl.numbers`."""
+    of_episodes = np.where(counted, rewards, 0)
+    with _explained(env, step):
+        check_plain_numbers(of_episodes, "rewards", _FROM_ENV)
+
+
+@contextmanager
+def _explained(env: VecEnv, step: int) -> Iterator[None]:
+    """Name the environment and the step in errors about numbers."""
+    try:
+        yield
+    except UsageError as error:
+        name = type(env.unwrapped).__name__ if env.spec is None else env.spec.id
+        raise UsageError(f"env {name!r}, step {step} of a rollout: {error}") from None
 
 
 def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, deterministic: bool = True) -> Iterator[Step]:
@@ -79,7 +119,8 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
         deterministic: passed to the policy.
 
     Raises:
-        UsageError: `episodes` is less than 1, or the environment's autoreset mode is another one.
+        UsageError: `episodes` is less than 1, the environment's autoreset mode is another one, or an observation, a
+            reward or an action breaks the rule of `rmt_rl.numbers`.
     """
     require_next_step(env)
     if episodes < 1:
@@ -90,15 +131,21 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     starts = np.ones(env.num_envs, bool)
     resets = np.zeros(env.num_envs, bool)
     observations, _ = env.reset(seed=seed)
+    _check_observations(env, 0, observations)
     state = None
+    step = 0
     playing = left > 0
     while playing.any():
         actions, state = policy.predict(observations, state, starts, deterministic)
+        _check_actions(env, step, actions)
         played = map_leaves(np.copy, actions)  # an environment may change what it is given
         next_observations, rewards, terminations, truncations, infos = env.step(played)
         counted = playing & ~resets
         done = terminations | truncations
         ends = done & counted
+        step += 1
+        _check_observations(env, step, next_observations)
+        _check_rewards(env, step, rewards, counted)
         yield Step(
             observations, actions, rewards, terminations, truncations, next_observations, starts, ends, counted, infos
         )
