@@ -5,7 +5,6 @@
 - A number more than `FACTOR` times as large as the largest bound of its Box (or as 1, if the bounds are smaller) is
   refused. Numbers slightly outside their Box are common in real environments and data sets, and are accepted. Where a
   Box has no bound on a side, every number that float32 can hold is accepted.
-- A category outside its Discrete, MultiDiscrete or MultiBinary space is refused.
 
 The checks look at the extremes of a whole batch first, which takes microseconds.
 """
@@ -16,15 +15,12 @@ import json
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
-from gymnasium import Space, spaces
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
-from rmt_rl.trees import leaves, part_at, place_name
 
 Array: TypeAlias = NDArray[Any]
-Index: TypeAlias = tuple[int, ...]
-Categories: TypeAlias = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 FACTOR = 1000.0
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -43,39 +39,32 @@ class Words(NamedTuple):
 
 
 STEPS = Words("drop this episode or mend the environment", row="at step")
+ACTING = Words("give numbers of the observation space, or mend the environment", row="in environment")
 
 
-def acting_words(is_single: bool) -> Words:
-    """Return the words for an observation to act on: of one environment, or of several."""
-    row = "" if is_single else "in environment"
-    return Words("give numbers of the observation space, or mend the environment", row)
-
-
-def check_numbers(values: Any, space: Space[Any], name: str, words: Words) -> None:
-    """Check a value of a space, or a batch of values, by the rule of this module.
+def check_box(array: Array, space: spaces.Box, name: str, words: Words) -> None:
+    """Check numbers of a Box by the rule of this module.
 
     Args:
-        values: a tree of arrays (*shape) or (N, *shape), in the space's structure.
-        space: parts other than Box, Discrete, MultiDiscrete and MultiBinary aren't looked at.
-        name: the name of the values in error messages.
-        words: further words of error messages.
+        array: (*shape) or (N, *shape).
+        space: the Box.
+        name: the name of the numbers in error messages.
+        words: further words of error messages; the row is left out for a single value of the Box.
 
     Raises:
         UsageError: a number breaks the rule; names the part, the row and the number.
     """
-    for place, leaf in leaves(space):
-        if isinstance(leaf, spaces.Box):
-            array = np.asarray(part_at(values, place))
-            if not _is_small(array):
-                beyond = f"far outside Box({leaf.low.min():g}, {leaf.high.max():g})"
-                _check_limits(array, _limits(leaf), beyond, place_name(name, place), words)
-        elif isinstance(leaf, Categories):
-            array = np.asarray(part_at(values, place))
-            _check_categories(array, leaf, place_name(name, place), words)
+    if _is_small(array):
+        return
+    is_single = array.ndim == len(space.shape)
+    if is_single:
+        words = words._replace(row="")
+    beyond = f"far outside Box({space.low.min():g}, {space.high.max():g})"
+    _check_limits(array, _limits(space), beyond, name, words)
 
 
 def check_plain_numbers(numbers: Array, name: str, words: Words) -> None:
-    """Check numbers that have no space, such as rewards; see `check_numbers`.
+    """Check numbers that have no space, such as rewards, by the rule of this module.
 
     Raises:
         UsageError: a number is NaN, infinite or too large for float32.
@@ -107,42 +96,13 @@ def _check_limits(array: Array, limits: Array | np.float64, beyond: str, name: s
     is_fine = sizes <= limits
     if is_fine.all():
         return
-    index = _first(~is_fine)
+    index = tuple(np.argwhere(~is_fine)[0].tolist())
     number = array[index]
-    at = _at(index, words)
+    at = f" {words.row} {index[0]}" if words.row and index else ""
     if not np.isfinite(number):
         raise UsageError(f"{name} is not finite{at}: {number}; {words.remedy}")
     reason = "more than float32 can hold" if sizes[index] > FLOAT32_MAX else beyond
     raise UsageError(f"{name}{at} holds {number:g}, {reason}; {words.remedy}")
-
-
-def _check_categories(array: Array, space: Categories, name: str, words: Words) -> None:
-    """Raise a UsageError if a number is no category of its space."""
-    start: Any
-    count: Any
-    match space:
-        case spaces.Discrete():
-            start, count = space.start, space.n
-        case spaces.MultiDiscrete():
-            start, count = space.start, space.nvec
-        case _:
-            start, count = 0, 2
-    is_category = (array >= start) & (array < start + count)
-    if is_category.all():
-        return
-    index = _first(~is_category)
-    at = _at(index, words)
-    raise UsageError(f"{name}{at} holds {array[index]}, which is not in {space}; {words.remedy}")
-
-
-def _first(mask: Array) -> Index:
-    """Return the index of the first True."""
-    return tuple(np.argwhere(mask)[0].tolist())
-
-
-def _at(index: Index, words: Words) -> str:
-    """Return the words for a place, such as " at step 3"."""
-    return f" {words.row} {index[0]}" if words.row and index else ""
 
 
 def finite_json(text: str | bytes) -> Any:

@@ -25,8 +25,9 @@ from torch import nn
 
 from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size, not_finite
 from rmt_rl.config import Frozen
+from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.errors import UsageError
-from rmt_rl.numbers import acting_words, check_numbers
+from rmt_rl.numbers import ACTING
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
 Array = NDArray[Any]
@@ -212,7 +213,7 @@ class View:
         is_single = self._is_single(arrays)
         if is_single:
             arrays = {place: array[None] for place, array in arrays.items()}
-        check_numbers(observation, self.original, "observation", acting_words(is_single))
+        check_all_values(observation, self.original, "observation", ACTING)
         parts = []
         if self.rest:
             vectors = [_as_vector(leaf, arrays[place]) for place, leaf in self.rest.items()]

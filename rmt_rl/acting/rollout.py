@@ -16,8 +16,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from rmt_rl.acting.success import SuccessAtEnd
+from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.errors import UsageError
-from rmt_rl.numbers import Words, check_numbers, check_plain_numbers
+from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.task import Options, Policy, Privileged, Task, task_config
 from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import require_next_step
@@ -79,13 +80,13 @@ def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
 def _check_actions(env: VecEnv, step: int, actions: Any) -> None:
     """Raise a UsageError if an action breaks the rule of `rmt_rl.numbers`."""
     with _explained(env, step):
-        check_numbers(actions, env.single_action_space, "actions", _FROM_POLICY)
+        check_all_values(actions, env.single_action_space, "actions", _FROM_POLICY)
 
 
 def _check_observations(env: VecEnv, step: int, observations: Any) -> None:
     """Raise a UsageError if an observation breaks the rule of `rmt_rl.numbers`."""
     with _explained(env, step):
-        check_numbers(observations, env.single_observation_space, "observations", _FROM_ENV)
+        check_all_values(observations, env.single_observation_space, "observations", _FROM_ENV)
 
 
 def _check_rewards(env: VecEnv, step: int, rewards: NDArray[Any], counted: Bools) -> None:

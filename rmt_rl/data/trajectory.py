@@ -5,6 +5,7 @@ Observations and actions may be dictionaries and tuples of arrays, like values o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -13,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import Space, spaces
 
+from rmt_rl.categories import categories
 from rmt_rl.errors import UsageError
-from rmt_rl.numbers import STEPS, check_numbers, check_plain_numbers
+from rmt_rl.numbers import STEPS, Words, check_box, check_plain_numbers
 from rmt_rl.trees import Place, leaves, map_leaves, map_space, nodes, part_at, place_name
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -105,8 +107,7 @@ def conform(values: Arrays, space: Space[Any], name: str) -> Arrays:
     Raises:
         UsageError: the values don't fit the space, or the space is of another kind.
     """
-    for place, part in nodes(space):
-        _check_kind(part_at(values, place), part, place_name(name, place))
+    check_parts(values, space, name)
 
     def conformed(place: Place, leaf: Any) -> Array:
         return _conform_leaf(part_at(values, place), leaf, place_name(name, place))
@@ -115,15 +116,21 @@ def conform(values: Arrays, space: Space[Any], name: str) -> Arrays:
     return fitting
 
 
-def _check_kind(values: Arrays, space: Space[Any], name: str) -> None:
+def check_parts(values: Any, space: Space[Any], name: str) -> None:
+    """Raise a UsageError if a Dict's keys or a Tuple's length differ, or if a leaf's space is of an unknown kind."""
+    for place, part in nodes(space):
+        _check_kind(part_at(values, place), part, place_name(name, place))
+
+
+def _check_kind(values: Any, space: Space[Any], name: str) -> None:
     """Raise a UsageError if a Dict's keys or a Tuple's length differ, or if a leaf is of an unknown kind."""
     match space:
         case spaces.Dict():
-            if not isinstance(values, dict) or values.keys() != space.keys():
-                raise UsageError(f"{name} holds {_kind(values)}; its space asks for the keys {sorted(space.keys())}")
+            if not isinstance(values, Mapping) or values.keys() != space.keys():
+                raise UsageError(f"{name} holds {_kind(values)}; its space asks for {_kind(space)}")
         case spaces.Tuple():
-            if not isinstance(values, tuple) or len(values) != len(space):
-                raise UsageError(f"{name} holds {_kind(values)}; its space asks for a tuple of {len(space)}")
+            if not isinstance(values, tuple | list) or len(values) != len(space):
+                raise UsageError(f"{name} holds {_kind(values)}; its space asks for {_kind(space)}")
         case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
             pass
         case _:
@@ -142,10 +149,47 @@ def _conform_leaf(leaf: Arrays, space: LeafSpace, name: str) -> Array:
     if not isinstance(leaf, np.ndarray) or leaf.shape[1:] != space.shape:
         raise UsageError(f"{name} holds {_kind(leaf)}; its space asks for the shape {space.shape} a step")
     dtype = np.dtype(space.dtype)
-    if not np.can_cast(leaf.dtype, dtype, "same_kind"):
+    are_integers = leaf.dtype.kind in "biu" and dtype.kind in "biu"
+    if not are_integers and not np.can_cast(leaf.dtype, dtype, "same_kind"):
         raise UsageError(f"{name} has dtype {leaf.dtype}; its space asks for {dtype}")
-    check_numbers(leaf, space, name, STEPS)
+    check_values(leaf, space, name, STEPS)
     return leaf.astype(dtype, copy=False)
+
+
+def check_all_values(values: Any, space: Space[Any], name: str, words: Words) -> None:
+    """Raise a UsageError if a part of a value, or of a batch of values, is one that `check_values` refuses.
+
+    Parts of spaces that aren't learnt from, such as texts, aren't looked at.
+    """
+    for place, leaf in leaves(space):
+        if isinstance(leaf, LeafSpace):
+            array = np.asarray(part_at(values, place))
+            check_values(array, leaf, place_name(name, place), words)
+
+
+def check_values(leaf: Array, space: LeafSpace, name: str, words: Words) -> None:
+    """Raise a UsageError if an array holds numbers that its space can't hold, by the rule of `rmt_rl.numbers`.
+
+    Args:
+        leaf: an array (*shape) or (T, *shape).
+        space: its space.
+        name: its name in error messages.
+        words: further words of error messages.
+    """
+    if isinstance(space, spaces.Box):
+        check_box(leaf, space, name, words)
+    known = categories(space)
+    if known is not None:
+        lowest: Array = known.starts.reshape(space.shape)
+        highest: Array = known.last.reshape(space.shape)
+    elif space.dtype.kind in "iu" and not np.can_cast(leaf.dtype, space.dtype):
+        limits = np.iinfo(space.dtype)
+        lowest, highest = np.array(limits.min), np.array(limits.max)
+    else:
+        return
+    outside = leaf[(leaf < lowest) | (leaf > highest)]
+    if len(outside):
+        raise UsageError(f"{name} holds {outside[0]}, which is not in {space}; {words.remedy}")
 
 
 def _check_leaf(name: str, leaf: Array, length: int) -> None:
@@ -163,10 +207,14 @@ def _read_only(array: Array) -> Array:
     return view
 
 
-def _kind(values: Arrays) -> str:
-    """Return words for a value that doesn't fit its space."""
-    if isinstance(values, dict):
-        return f"the keys {sorted(values)}"
-    if isinstance(values, tuple):
+def _kind(values: Any) -> str:
+    """Return words for the form of a value or of a space."""
+    if isinstance(values, Mapping):
+        return f"the keys {sorted(map(str, values))}"
+    if isinstance(values, tuple | spaces.Tuple):
         return f"a tuple of {len(values)}"
-    return f"an array {np.shape(values)}"
+    if isinstance(values, list):
+        return f"a list of {len(values)}"
+    if hasattr(values, "shape"):
+        return f"an array {tuple(values.shape)}"
+    return f"a {type(values).__name__}"

@@ -240,7 +240,8 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"{path} is damaged (results are missing, incomplete or out of range): {place}: {first['msg']}; evaluate the run again"
+            f"{path} is damaged (results are missing, incomplete or out of range): {place}: {first['msg']}; evaluate "
+            "the run again"
         ) from None
     return cast("EvaluationFile", record)
 
