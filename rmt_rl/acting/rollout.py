@@ -13,7 +13,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
+from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
+from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Privileged, Task, task_config
 from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import require_next_step
@@ -47,12 +50,16 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     Raises:
         UsageError: an option is unknown or its value is out of range.
     """
-    fields = dict(task_config(task, options))
+    config = task_config(task, options)
     make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
-    if make_vec is not None:
-        return make_vec(num_envs, **fields)
-    make = partial(task.make, **fields)
-    return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+    if make_vec is None:
+        make = partial(make_env, task, config)
+        return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+    env = make_vec(num_envs, **dict(config))
+    if not texts_of(env.single_observation_space):
+        return env
+    warn_of_text(env.single_observation_space)
+    return VectorWithoutText(env)
 
 
 def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
@@ -94,6 +101,7 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     playing = left > 0
     while playing.any():
         actions, state = policy.predict(observations, state, starts, deterministic)
+        actions = fit_actions(actions, env.single_action_space)
         played = map_leaves(np.copy, actions)  # an environment may change what it is given
         next_observations, rewards, terminations, truncations, infos = env.step(played)
         counted = playing & ~resets

@@ -26,12 +26,14 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from rmt_rl.agent import AgentSpec
+from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restore_agent, restore_optimizer
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OnlineRun
 from rmt_rl.sb3_agent import SB3Agent
+from rmt_rl.task import check_same_spaces
 from rmt_rl.training.learner import Diverged, Resumable
 from rmt_rl.training.parallel import Processes
 
@@ -150,13 +152,12 @@ def _new_agent(config: OnlineRun) -> SB3Agent:
 
 def _restored(config: OnlineRun, saved: Checkpoint[AgentHeader]) -> SB3Agent:
     agent = cast("SB3Agent", restore_agent(saved))
-    if agent.spec != _spec(config):
-        raise UsageError(f"checkpoint {saved.path} is of other spaces than env {config.env!r} has now; start a new run")
+    check_same_spaces(f"checkpoint {saved.path}", agent.spec, f"env {config.env!r}", _spec(config), "start a new run")
     return agent
 
 
 def _spec(config: OnlineRun) -> AgentSpec:
-    with closing(load_task(config.env).make(**dict(config.env_options))) as env:
+    with closing(make_env(load_task(config.env), config.env_options)) as env:
         return AgentSpec(env.observation_space, env.action_space)
 
 
@@ -166,7 +167,7 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
     Raises:
         UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
     """
-    task, options, view = load_task(config.env), dict(config.env_options), agent.view
+    task, view = load_task(config.env), agent.view
     steps = config.online.n_envs * agent.config.n_steps
     batch_size = getattr(agent.config, "batch_size", steps)
     if steps % batch_size == 1:
@@ -175,7 +176,9 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
             "of its own; choose a divisor"
         )
     return make_vec_env(
-        lambda: TransformObservation(task.make(**options), view.single, view.space), config.online.n_envs, seed
+        lambda: TransformObservation(make_env(task, config.env_options), view.single, view.space),
+        config.online.n_envs,
+        seed,
     )
 
 
