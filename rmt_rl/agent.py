@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Segment
 from rmt_rl.errors import UsageError
+from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.space_checks import check_action_space, check_space
@@ -90,11 +91,13 @@ class BaseAgent(nn.Module, ABC):
             inner = observation.get("observation")
         is_wrapped = isinstance(inner, dict) and "return_to_go" in inner
         if not is_wrapped:
-            return observation, None
+            return drop_texts(observation, space), None
         if observation.keys() != {"observation", "return_to_go"}:
-            raise UsageError(f"observation holds the keys {sorted(map(str, observation))}; a return-to-go stands beside "
-            "'observation' alone (rmt_rl.wrappers)")
-        return observation["observation"], observation["return_to_go"]
+            raise UsageError(
+                f"observation holds the keys {sorted(map(str, observation))}; a return-to-go stands beside "
+                "'observation' alone (rmt_rl.wrappers)"
+            )
+        return drop_texts(observation["observation"], space), observation["return_to_go"]
 
     def target_return(self, wanted: float | None) -> float | None:
         """Return the return to aim at: `wanted`, else the spec's; None if the agent isn't conditioned on returns.

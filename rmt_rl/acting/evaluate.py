@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rmt_rl.acting.rollout import Step, make_vec_env, rollout
-from rmt_rl.acting.success import success_of
 from rmt_rl.config import Frozen, validated
+from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.evaluation import EpisodeResult, Evaluation
+from rmt_rl.success import success_of
 from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -149,7 +150,7 @@ def _check_spaces(policy: Policy, task: Task, settings: Iterable[_Setting]) -> N
     for setting in settings:
         if setting.varied:
             words = ", ".join(f"{option}={value!r}" for option, value in setting.varied.items())
-            with closing(task.make(**dict(setting.config))) as env:
+            with closing(make_env(task, setting.config)) as env:
                 check_same_spaces(f"with {words}, {task.ID}", env, "the agent", spec, "vary another option")
 
 

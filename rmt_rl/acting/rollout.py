@@ -5,20 +5,21 @@ Shape suffix: N lanes. A lane is one environment of the vector environment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from rmt_rl.acting.success import SuccessAtEnd
 from rmt_rl.data.trajectory import check_all_values
+from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
+from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
 from rmt_rl.numbers import Words, check_plain_numbers
+from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Privileged, Task, task_config
 from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import require_next_step
@@ -54,17 +55,16 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     Raises:
         UsageError: an option is unknown or its value is out of range.
     """
-    fields = dict(task_config(task, options))
+    config = task_config(task, options)
     make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
-    if make_vec is not None:
-        return make_vec(num_envs, **fields)
-    make = partial(make_env, task, fields)
-    return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
-
-
-def make_env(task: Task, fields: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
-    """Return one environment with these options, which reports success as `SuccessAtEnd` does."""
-    return SuccessAtEnd(task.make(**fields))
+    if make_vec is None:
+        make = partial(make_env, task, config)
+        return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+    env = make_vec(num_envs, **dict(config))
+    if not texts_of(env.single_observation_space):
+        return env
+    warn_of_text(env.single_observation_space)
+    return VectorWithoutText(env)
 
 
 def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
@@ -139,6 +139,7 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     while playing.any():
         actions, state = policy.predict(observations, state, starts, deterministic)
         _check_actions(env, step, actions)
+        actions = fit_actions(actions, env.single_action_space)
         played = map_leaves(np.copy, actions)  # an environment may change what it is given
         next_observations, rewards, terminations, truncations, infos = env.step(played)
         counted = playing & ~resets

@@ -26,8 +26,8 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from rmt_rl.acting.rollout import make_env
 from rmt_rl.agent import AgentSpec
+from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.registry import agent_class, load_task
@@ -35,6 +35,7 @@ from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restor
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OnlineRun
 from rmt_rl.sb3_agent import SB3Agent
+from rmt_rl.task import check_same_spaces
 from rmt_rl.training.learner import Diverged, Resumable
 from rmt_rl.training.parallel import Processes
 
@@ -158,13 +159,12 @@ def _new_agent(config: OnlineRun) -> SB3Agent:
 
 def _restored(config: OnlineRun, saved: Checkpoint[AgentHeader]) -> SB3Agent:
     agent = cast("SB3Agent", restore_agent(saved))
-    if agent.spec != _spec(config):
-        raise UsageError(f"checkpoint {saved.path} is of other spaces than env {config.env!r} has now; start a new run")
+    check_same_spaces(f"checkpoint {saved.path}", agent.spec, f"env {config.env!r}", _spec(config), "start a new run")
     return agent
 
 
 def _spec(config: OnlineRun) -> AgentSpec:
-    with closing(load_task(config.env).make(**dict(config.env_options))) as env:
+    with closing(make_env(load_task(config.env), config.env_options)) as env:
         return AgentSpec(env.observation_space, env.action_space)
 
 
@@ -174,7 +174,7 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
     Raises:
         UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
     """
-    task, options, view = load_task(config.env), dict(config.env_options), agent.view
+    task, view = load_task(config.env), agent.view
     steps = config.online.n_envs * agent.config.n_steps
     batch_size = getattr(agent.config, "batch_size", steps)
     if steps % batch_size == 1:
@@ -184,7 +184,7 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
         )
 
     def make() -> AnyEnv:
-        checked = TransformReward(make_env(task, options), _checked_reward)
+        checked = TransformReward(make_env(task, config.env_options), _checked_reward)
         return TransformObservation(checked, view.single, view.space)
 
     return make_vec_env(make, config.online.n_envs, seed)

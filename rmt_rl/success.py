@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from rmt_rl.errors import UsageError
 
-KEY = "is_success"
-MASK = "_is_success"  # Gymnasium's mask of the environments that reported one
+SUCCESS = "is_success"
+_MASK = "_is_success"  # Gymnasium's mask of the environments that reported one
 
 
 def as_success(value: object) -> bool | None:
@@ -43,32 +42,7 @@ def success_of(infos: Mapping[str, Any], index: int) -> bool | None:
     Raises:
         UsageError: as in `as_success`.
     """
-    reported = infos.get(MASK)
-    values = infos.get(KEY)
+    reported = infos.get(_MASK)
+    values = infos.get(SUCCESS)
     is_missing = values is None or (reported is not None and not reported[index])
     return None if is_missing else as_success(values[index])
-
-
-class SuccessAtEnd(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Reports `is_success` at an episode's end alone, as True or False, or not at all.
-
-    A vector environment of Gymnasium puts the reports of its environments into one array of the type of the first one.
-    Without this wrapper, None beside True would become False there.
-    """
-
-    def step(self, action: Any) -> Any:
-        """Make a step; the info is copied if it is changed.
-
-        Raises:
-            UsageError: as in `as_success`.
-        """
-        result = self.env.step(action)
-        info = result[-1]
-        if KEY not in info:
-            return result
-        observation, reward, terminated, truncated, _ = result
-        success = as_success(info[KEY]) if terminated or truncated else None
-        others = {key: value for key, value in info.items() if key != KEY}
-        if success is not None:
-            others[KEY] = success
-        return observation, reward, terminated, truncated, others
