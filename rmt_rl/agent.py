@@ -6,7 +6,6 @@ step call, D width, P logits: parameters of the action's distribution, then hind
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -25,6 +24,7 @@ from rmt_rl.data.segment import Segment
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
+from rmt_rl.nn.outputs import check_finite
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.space_checks import check_action_space, check_space
 from rmt_rl.tokens import (
@@ -362,21 +362,6 @@ def check_batch_size(name: str, given: int, batch_size: int) -> None:
         raise UsageError(
             f"{name} is of {given} environments, the observation of {batch_size}; begin anew with state=None"
         )
-
-
-def check_finite(logits: Tensor) -> None:
-    """Raise a UsageError if a number that an agent computed is NaN or infinite."""
-    largest = logits.abs().max()
-    if not math.isfinite(largest):
-        raise not_finite()
-
-
-def not_finite() -> UsageError:
-    """Return the error for an agent whose outputs are NaN or infinite."""
-    return UsageError(
-        "the agent's outputs are NaN or infinite: its weights, or numbers of the observation, are too large; scale the "
-        "observation (gymnasium.wrappers.TransformObservation), or train the agent again"
-    )
 
 
 def only_value(batch: Any, space: Space[Any]) -> Any:

@@ -23,10 +23,11 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size, not_finite
+from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size
 from rmt_rl.config import Frozen
 from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.errors import UsageError
+from rmt_rl.nn.outputs import not_finite
 from rmt_rl.numbers import ACTING
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
@@ -130,6 +131,8 @@ class SB3Agent(BaseAgent):
                 actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
             except ValueError as error:  # PyTorch's distributions refuse parameters that aren't finite
                 raise not_finite() from error
+        if not np.isfinite(actions).all():  # of a deviation that is infinite
+            raise not_finite()
         actions = actions.astype(self.spec.action_space.dtype, copy=False)
         return actions[0] if batch.is_single else actions, state
 

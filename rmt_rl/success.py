@@ -23,13 +23,13 @@ def as_success(value: object) -> bool | None:
     Raises:
         UsageError: the value is neither a truth value nor 0, 1 or None.
     """
-    array = np.asarray(value)
-    if array.size == 1:
-        (number,) = array.ravel().tolist()
-        if number is None:
-            return None
-        if array.dtype.kind in "biuf" and number in (0, 1):
-            return bool(number)
+    if value is None:
+        return None
+    number = value.item() if isinstance(value, np.ndarray | np.generic) and value.size == 1 else value
+    if number is None:
+        return None
+    if isinstance(number, bool | int | float) and number in (0, 1):
+        return bool(number)
     raise UsageError(
         f"is_success={value!r} at an episode's end says neither success nor failure; report True or False, or None "
         "where it isn't known"

@@ -102,8 +102,14 @@ def _explained(env: VecEnv, step: int) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        name = type(env.unwrapped).__name__ if env.spec is None else env.spec.id
-        raise UsageError(f"env {name!r}, step {step} of a rollout: {error}") from None
+        raise UsageError(f"env {_name(env)!r}, step {step} of a rollout: {error}") from None
+
+
+def _name(env: VecEnv) -> str:
+    """Return the id of the environments, or the name of their class."""
+    vector = env.unwrapped
+    one = vector.envs[0].unwrapped if isinstance(vector, SyncVectorEnv) else vector
+    return type(one).__name__ if one.spec is None else one.spec.id
 
 
 def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, deterministic: bool = True) -> Iterator[Step]:

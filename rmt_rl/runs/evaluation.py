@@ -81,6 +81,21 @@ class EvaluationFile(TypedDict):
 
 
 _RECORD = TypeAdapter(EvaluationFile)
+_FIGURES = TypeAdapter(Figures)
+
+
+def check_figures(values: object) -> None:
+    """Check a result that wasn't read from `evaluation.json`.
+
+    Raises:
+        ValueError: a figure is missing or out of range.
+    """
+    try:
+        _FIGURES.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
 @dataclass(frozen=True)

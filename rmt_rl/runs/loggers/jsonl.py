@@ -13,7 +13,7 @@ from rmt_rl.numbers import finite_json
 from rmt_rl.runs.metrics import Metrics, Settings
 
 METRICS = "metrics.jsonl"
-RANGES = {"success_rate": (0, 1), "accuracy": (0, 1), "mean_length": (0, math.inf)}
+RANGES = {"success_rate": (0, 1), "mean_length": (0, math.inf)}
 """The least and the largest value of metrics whose names end so."""
 
 
@@ -34,14 +34,14 @@ def read_line(text: str) -> Line:
     if not isinstance(values, dict) or "update" not in values:
         raise ValueError("no object with an update")
     for name, value in values.items():
-        _check_number(name, value)
+        check_metric(name, value)
     update = values.pop("update")
     if not isinstance(update, int) or update < 0:
         raise ValueError(f"update={update} is no number of updates")
     return Line(update, values)
 
 
-def _check_number(name: str, value: object) -> None:
+def check_metric(name: str, value: object) -> None:
     """Raise a ValueError if a metric is no number, or out of the range that its name implies."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"a value is no number: {name}={value!r}")
