@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Segment
 from rmt_rl.errors import UsageError
+from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
+from rmt_rl.nn.outputs import check_finite
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
@@ -91,11 +93,11 @@ class BaseAgent(nn.Module, ABC):
             inner = observation.get("observation")
         is_wrapped = isinstance(inner, dict) and "return_to_go" in inner
         if not is_wrapped:
-            return observation, None
+            return drop_texts(observation, space), None
         if observation.keys() != {"observation", "return_to_go"}:
             keys = sorted(map(str, observation))
             raise UsageError(f"observation holds the keys {keys}; beside return_to_go only 'observation' is expected")
-        return observation["observation"], observation["return_to_go"]
+        return drop_texts(observation["observation"], space), observation["return_to_go"]
 
     def target_return(self, wanted: float | None) -> float | None:
         """Return the return to aim at: `wanted`, else the spec's; None if the agent isn't conditioned on returns.
@@ -259,8 +261,10 @@ class Agent(BaseAgent):
             state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
         logits, cache = self._advance(acting, state)
+        logits = logits[:, : self.head.size]
+        check_finite(logits)
         generator = None if deterministic else self._generator()
-        actions = self.head.act(logits[:, : self.head.size], generator)
+        actions = self.head.act(logits, generator)
         own_actions = map_leaves(np.copy, actions)  # callers may change theirs
         steps = state.steps + 1
         following = ActingState(cache, steps, own_actions)

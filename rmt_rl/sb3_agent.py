@@ -29,6 +29,7 @@ from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size, only_value
 from rmt_rl.categories import categories
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
+from rmt_rl.nn.outputs import not_finite
 from rmt_rl.observations import ObservedBatch, observed_batch
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
@@ -133,7 +134,12 @@ class SB3Agent(BaseAgent):
             hidden = state[0]
             check_batch_size("state", hidden.shape[1], batch.size)
         with self._seeded(deterministic):
-            actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
+            try:
+                actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
+            except ValueError as error:  # PyTorch's distributions refuse parameters that aren't finite
+                raise not_finite() from error
+        if not np.isfinite(actions).all():  # of a deviation that is infinite
+            raise not_finite()
         originals = self.actions.originals(actions)
         return only_value(originals, self.spec.action_space) if batch.is_single else originals, state
 

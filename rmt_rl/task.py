@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.space_fit import difference
 
 if TYPE_CHECKING:
     import gymnasium
@@ -126,9 +127,13 @@ def most_lanes(task: Task, wanted: int) -> int:
 
 
 def check_same_spaces(name: str, one: HasSpaces, other_name: str, other: HasSpaces, remedy: str) -> None:
-    """Raise a UsageError unless two things, such as an environment and an agent's spec, have the same spaces."""
+    """Raise a UsageError unless two things, such as an environment and an agent's spec, have spaces of the same values.
+
+    Bounds, and the widths of floats and of integers, may differ.
+    """
     for attribute in ("observation_space", "action_space"):
-        space = getattr(one, attribute)
-        other_space = getattr(other, attribute)
-        if space != other_space:
-            raise UsageError(f"{name} has {attribute} {space}, but {other_name} has {other_space}; {remedy}")
+        differing = difference(getattr(one, attribute), getattr(other, attribute), attribute)
+        if differing:
+            raise UsageError(
+                f"{name} has {differing.name} {differing.one}, but {other_name} has {differing.other}; {remedy}"
+            )

@@ -21,6 +21,7 @@ from rmt_rl.config import Frozen
 from rmt_rl.data.store import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
 from rmt_rl.data.writing import check_storable, write_dataset
+from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
 from rmt_rl.registry import load_task
@@ -66,7 +67,7 @@ def collect(
     recipe = Recipe(task_name, task, task_config(task, options), episodes, seed, behaviour)
     identity = recipe.dataset_id()
     if not (data_root() / identity).exists():  # a finished data set is moved there in one piece
-        with closing(task.make(**dict(recipe.config))) as env:
+        with closing(make_env(task, recipe.config)) as env:
             _write(identity, recipe, env, progress)
     return identity
 

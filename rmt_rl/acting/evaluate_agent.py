@@ -11,6 +11,7 @@ from pydantic import Field
 
 from rmt_rl.acting.evaluate import evaluate_grid
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
+from rmt_rl.environments import make_env
 from rmt_rl.registry import load_task
 from rmt_rl.task import check_same_spaces
 
@@ -75,7 +76,7 @@ def evaluate_elsewhere(
         UsageError: as in `evaluate_run_grid`; or the environment is unknown or has other spaces than the agent.
     """
     task = load_task(env)
-    with closing(task.make(**env_options)) as made:
+    with closing(make_env(task, env_options)) as made:
         check_same_spaces(f"env {env!r}", made, "the agent", agent.spec, "choose an env with the agent's spaces")
     vary = {name: [value] for name, value in env_options.items()}
     return next(_evaluate_agent_grid(agent, task, {}, vary, settings, None))

@@ -8,7 +8,6 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -22,6 +21,7 @@ from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.storage import get_dataset_path
 
+from rmt_rl.data.returns import ReturnSummary, noted_returns
 from rmt_rl.data.segment import Span
 from rmt_rl.data.storage import OUTCOMES, STEPS, StoredSpaces, read_columns, read_spaces, reads_parts
 from rmt_rl.data.trajectory import Array, Trajectory, conform
@@ -29,7 +29,6 @@ from rmt_rl.errors import UsageError, nearest
 from rmt_rl.task import check_same_spaces
 from rmt_rl.trees import leaves
 
-RETURNS_KEY = "rmt_rl_returns"  # metadata of ours, which spare reading every episode for its rewards
 _BYTES_OF_EPISODE = 1024  # of Python objects around its arrays (measured)
 _BYTES_OF_ARRAY = 256  # of Python objects around it (measured)
 _SMALL_EPISODE = 1 << 20  # bytes; reading such an episode takes about as long as finding a few of its steps
@@ -148,9 +147,9 @@ class EpisodeStore:
     def _dataset_returns(self, number: int) -> ReturnSummary:
         """Return the extremes of one data set, from its metadata; without such metadata, all its rewards are read."""
         dataset = self._datasets[number]
-        noted = dataset.storage.metadata.get(RETURNS_KEY)
-        if noted and noted["episodes"] == len(dataset):  # else episodes were added since
-            return ReturnSummary(noted["episodes"], noted["largest"], noted["best"])
+        noted = noted_returns(dataset)
+        if noted and noted.episodes == len(dataset):  # else episodes were added since
+            return noted
         summary = ReturnSummary()
         first, end = self._firsts[number : number + 2]
         for index in range(first, end):
@@ -257,34 +256,6 @@ def _cost(trajectory: Trajectory) -> int:
     steps = (trajectory.observations, trajectory.actions)
     arrays = list(leaves(steps))
     return trajectory.nbytes + _BYTES_OF_EPISODE + _BYTES_OF_ARRAY * len(arrays)
-
-
-@dataclass
-class ReturnSummary:
-    """Extremes of the returns of episodes.
-
-    Attributes:
-        episodes: number of episodes.
-        largest: largest absolute return-to-go of any step.
-        best: largest return of an episode.
-    """
-
-    episodes: int = 0
-    largest: float = 0.0
-    best: float = -np.inf
-
-    def add(self, trajectory: Trajectory) -> None:
-        """Count a whole episode."""
-        returns_to_go = trajectory.returns_to_go
-        largest = np.abs(returns_to_go).max()
-        whole = returns_to_go[0]
-        self.join(ReturnSummary(1, float(largest), float(whole)))
-
-    def join(self, other: ReturnSummary) -> None:
-        """Count all episodes of another summary."""
-        self.episodes += other.episodes
-        self.largest = max(self.largest, other.largest)
-        self.best = max(self.best, other.best)
 
 
 def _sum_from(rewards: Array, step: int) -> float:

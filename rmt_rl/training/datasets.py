@@ -16,6 +16,7 @@ from gymnasium.spaces.utils import flatten_space
 from rmt_rl.acting.collect import collect
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
 from rmt_rl.runs.options import OfflineRun
@@ -46,7 +47,7 @@ def open_data(config: OfflineRun) -> EpisodeStore:
     cache_bytes = config.data.cache_mb << 20
     store = EpisodeStore(_named_or_collected(config, task), cache_bytes, annotate)
     remedy = "train in the environment that the data come from, with the same options"
-    with closing(task.make(**dict(config.env_options))) as env:
+    with closing(make_env(task, config.env_options)) as env:
         check_spaces(f"env {config.env!r}", env, store, remedy)
     return store
 
