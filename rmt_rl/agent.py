@@ -25,6 +25,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
+from rmt_rl.space_checks import check_action_space, check_space
 from rmt_rl.tokens import (
     Acting,
     TokenName,
@@ -35,7 +36,7 @@ from rmt_rl.tokens import (
     put_late_first,
     to_tensors,
 )
-from rmt_rl.trees import map_leaves
+from rmt_rl.trees import Place, map_leaves, map_space, part_at
 
 Array: TypeAlias = NDArray[Any]
 Counts: TypeAlias = NDArray[np.int64]
@@ -75,6 +76,8 @@ class BaseAgent(nn.Module, ABC):
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
         super().__init__()
+        check_space("observation_space", spec.observation_space)
+        check_action_space(spec.action_space)
         self.config = config
         self.spec = spec
 
@@ -83,11 +86,16 @@ class BaseAgent(nn.Module, ABC):
         space = self.spec.observation_space
         inner = observation
         space_has_one = isinstance(space, spaces.Dict) and "return_to_go" in space.spaces
-        if space_has_one:
+        if space_has_one and isinstance(observation, dict):
             inner = observation.get("observation")
         is_wrapped = isinstance(inner, dict) and "return_to_go" in inner
         if not is_wrapped:
             return drop_texts(observation, space), None
+        if observation.keys() != {"observation", "return_to_go"}:
+            raise UsageError(
+                f"observation holds the keys {sorted(map(str, observation))}; a return-to-go stands beside "
+                "'observation' alone (rmt_rl.wrappers)"
+            )
         return drop_texts(observation["observation"], space), observation["return_to_go"]
 
     def target_return(self, wanted: float | None) -> float | None:
@@ -258,7 +266,7 @@ class Agent(BaseAgent):
         steps = state.steps + 1
         following = ActingState(cache, steps, own_actions)
         if single:
-            actions = map_leaves(itemgetter(0), actions)
+            actions = only_value(actions, self.spec.action_space)
         return actions, following
 
     def _generator(self) -> torch.Generator:
@@ -351,6 +359,17 @@ def check_batch_size(name: str, given: int, batch_size: int) -> None:
         raise UsageError(
             f"{name} is of {given} environments, the observation of {batch_size}; begin anew with state=None"
         )
+
+
+def only_value(batch: Any, space: Space[Any]) -> Any:
+    """Return the first value of a batch (B, ...), of the types that a sample of the space has."""
+
+    def row(place: Place, leaf: Space[Any]) -> Any:
+        first = part_at(batch, place)[0]
+        # A row of a Box () is a number, but its space asks for an array.
+        return first if isinstance(leaf, spaces.Discrete) else np.asarray(first)
+
+    return map_space(row, space)
 
 
 def _new_generator(device: torch.device, seed: int | None) -> torch.Generator:

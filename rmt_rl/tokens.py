@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import Space
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmt_rl.data.segment import Segment, Tensors
+from rmt_rl.data.segment import Segment, Tensors, tensor_array
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
-from rmt_rl.trees import leaves, map_leaves, part_at
+from rmt_rl.observations import observed_batch, plain_array
+from rmt_rl.trees import map_leaves
 
 if TYPE_CHECKING:
     from rmt_rl.agent import AgentSpec
@@ -102,12 +101,11 @@ def encode_acting(encoders: nn.ModuleDict, names: Sequence[TokenName], acting: A
 
 
 def to_tensors(value: Any, device: torch.device) -> Any:
-    """Return the value with its arrays as tensors on the device, float64 as float32."""
+    """Return the value with its arrays as tensors on the device, in the dtypes of a segment's."""
 
     def to_tensor(leaf: Any) -> Tensor:
-        array = np.asarray(leaf)
-        tensor = torch.as_tensor(array, device=device)
-        return tensor.float() if tensor.dtype == torch.float64 else tensor
+        array = tensor_array(np.asarray(leaf))
+        return torch.as_tensor(array, device=device)
 
     return map_leaves(to_tensor, value)
 
@@ -121,40 +119,26 @@ def acting_input(
     """Return the observation and return-to-go, batched, and whether they came without the batch dimension.
 
     Raises:
-        UsageError: the observation's shape isn't the space's.
+        UsageError: the observation isn't one of the space, or its return-to-go isn't one number each.
     """
-    batch_size, single = _batch_size(observation, spec.observation_space)
-    if single:
-        observation = map_leaves(_with_batch_dimension, observation)
+    batch = observed_batch(observation, spec.observation_space)
     if returns is None:
-        returns = np.full(batch_size, spec.target_return)
-    returns = np.asarray(returns, np.float32)
-    scaled = returns.reshape(batch_size) / spec.return_scale
-    observations = to_tensors(observation, device)
-    returns_to_go = to_tensors(scaled, device)
-    return Acting(observations, returns_to_go), single
+        returns = np.full(batch.size, spec.target_return)
+    array = plain_array(returns, "return_to_go").astype(np.float32)
+    if array.size != batch.size:
+        raise UsageError(f"return_to_go has shape {array.shape}; give one number for each of {batch.size} observations")
+    scaled = array.reshape(batch.size) / spec.return_scale
+    observations = map_leaves(torch.from_numpy, batch.values)
+    return Acting(_moved(observations, device), to_tensors(scaled, device)), batch.is_single
 
 
-def _with_batch_dimension(part: Any) -> NDArray[Any]:
-    """Return one value as a batch (1, ...)."""
-    return np.asarray(part)[None]
+def _moved(tensors: Any, device: torch.device) -> Any:
+    """Return a value's tensors on the device."""
 
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device)
 
-def _batch_size(observation: Any, space: Space[Any]) -> tuple[int, bool]:
-    """Return the batch size of an observation, and whether it is single: without the batch dimension.
-
-    Raises:
-        UsageError: its shape isn't the space's.
-    """
-    place, leaf = next(leaves(observation))
-    shape = np.shape(leaf)
-    expected = part_at(space, place).shape or ()
-    if shape == expected:
-        return 1, True
-    is_batch = len(shape) == len(expected) + 1 and shape[1:] == expected
-    if not is_batch:
-        raise UsageError(f"observation has shape {shape}; give one of shape {expected}, or a batch of them")
-    return shape[0], False
+    return map_leaves(moved, tensors)
 
 
 def put_late_first(

@@ -90,8 +90,28 @@ def map_space(
     return mapped if isinstance(space, spaces.Dict) else tuple(mapped.values())
 
 
+def with_keys(rename: Callable[[str], str], value: Any) -> Any:
+    """Return a value or a space whose Dict keys are renamed, at every depth."""
+    renamed = []
+    for key, part in _parts(value):
+        new_key = key if isinstance(value, _SEQUENCES) else rename(str(key))
+        renamed.append((new_key, with_keys(rename, part)))
+    match value:
+        case dict():
+            return dict(renamed)
+        case spaces.Dict():
+            return spaces.Dict(renamed)
+        case tuple():
+            return tuple(part for _, part in renamed)
+        case spaces.Tuple():
+            return spaces.Tuple([part for _, part in renamed])
+        case _:
+            return value
+
+
 def place_name(name: str, place: Place) -> str:
-    """Return the words for a part in error messages, such as `observations.image` or `actions[1]`."""
+    """Return the words for a part in error messages: `observations.image`, `observations['a/b']` or `actions[1]`."""
     for key in place:
-        name += f"[{key}]" if isinstance(key, int) else f".{key}"
+        is_plain = isinstance(key, str) and key.isidentifier()
+        name += f".{key}" if is_plain else f"[{key!r}]"
     return name

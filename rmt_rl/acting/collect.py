@@ -20,7 +20,7 @@ from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.config import Frozen
 from rmt_rl.data.store import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
-from rmt_rl.data.writing import write_dataset
+from rmt_rl.data.writing import check_storable, write_dataset
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
@@ -82,6 +82,7 @@ def _check_trained(behaviour: Behaviour) -> None:
 
 def _write(identity: str, recipe: Recipe, env: Env, progress: ProgressReport | None) -> None:
     task, shares = recipe.task, recipe.behaviour.shares
+    check_storable(env)
     players = [_player(share, recipe, env) for share in shares]
     best = (Share(EXPERT),) if has_expert(task, recipe.config) else shares
     write_dataset(

@@ -24,7 +24,7 @@ def recorded_lanes(observation_space: gymnasium.Space[Any]) -> int:
     size = 0
     for _, leaf in leaves(observation_space.sample()):
         size += np.asarray(leaf).nbytes
-    fitting = STEP_BYTES // size
+    fitting = STEP_BYTES // max(1, size)
     return max(1, min(LANES, fitting))
 
 

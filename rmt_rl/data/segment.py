@@ -170,11 +170,21 @@ def _pad(values: Sequence[Arrays], spans: Sequence[Span], length: int) -> Tensor
         shape = (len(arrays), length, *first.shape[1:])
         padded = np.zeros(shape, _tensor_dtype(first.dtype))
         for row, array, (_, start, stop) in zip(padded, arrays, spans, strict=True):
-            row[: stop - start] = array[start:stop]
+            row[: stop - start] = _within_int64(array[start:stop])
         return torch.from_numpy(padded)
 
     padded: Tensors = map_leaves(pad_leaf, *values)
     return padded
+
+
+def tensor_array(array: Array) -> Array:
+    """Return a copy of an array that `torch.from_numpy` takes, in C order and in one of a segment's dtypes."""
+    return np.array(_within_int64(array), _tensor_dtype(array.dtype), order="C")
+
+
+def _within_int64(array: Array) -> Array:
+    """Return the array, with the largest int64 in place of what is above it (uint64 alone)."""
+    return np.minimum(array, np.iinfo(np.int64).max) if array.dtype == np.uint64 else array
 
 
 def _tensor_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

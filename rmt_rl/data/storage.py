@@ -8,24 +8,58 @@ files remain valid Minari files.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
 from gymnasium import Space, spaces
-from minari.dataset.minari_storage import MinariStorage, is_image_space
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage, is_image_space
 from PIL import Image
 
+from rmt_rl.data.keys import escaped, unescaped
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
-from rmt_rl.trees import Key, Place, keys_of, leaves, map_leaves, map_space, nodes, part_at, place_name
+from rmt_rl.space_json import space_from_json, space_to_json
+from rmt_rl.trees import Key, Place, keys_of, map_leaves, map_space, nodes, part_at, place_name, with_keys
 
 Stored: TypeAlias = h5py.Group | h5py.Dataset
 STEPS = ("observations", "actions")
 OUTCOMES = ("rewards", "terminations", "truncations")
 _FILE = "main_data.hdf5"
 _CHUNK_BYTES = 1 << 16  # about
+
+
+class StoredSpaces(NamedTuple):
+    """The spaces of a data set's observations and actions."""
+
+    observation_space: Space[Any]
+    action_space: Space[Any]
+
+
+def read_spaces(storage: MinariStorage) -> StoredSpaces:
+    """Return the spaces of a data set, whose own attributes have escaped keys and lack dtypes of Discrete.
+
+    Raises:
+        Exception: any error that `space_from_json` raises on damaged metadata.
+    """
+    metadata = MinariStorage.read_raw_metadata(storage.data_path)
+    found = [space_from_json(metadata[name]) for name in StoredSpaces._fields]
+    observation_space, action_space = [with_keys(unescaped, space) for space in found]
+    return StoredSpaces(observation_space, action_space)
+
+
+def write_spaces(storage: MinariStorage, stored: StoredSpaces) -> None:
+    """Write the spaces of a data set into its metadata, with escaped keys, in place of Minari's lossy ones.
+
+    Minari reads them too.
+    """
+    metadata = MinariStorage.read_raw_metadata(storage.data_path)
+    for name, space in stored._asdict().items():
+        metadata[name] = space_to_json(with_keys(escaped, space))
+    path = storage.data_path / METADATA_FILE_NAME
+    path.write_text(json.dumps(metadata), encoding="utf-8")
 
 
 def reads_parts(storage: MinariStorage) -> bool:
@@ -63,7 +97,7 @@ def read_columns(
         (whole,) = storage.get_episodes([episode])
         for name in names:
             cut = itemgetter(rows[name])
-            columns[name] = map_leaves(cut, whole[name])
+            columns[name] = with_keys(unescaped, map_leaves(cut, whole[name]))
         return columns
     path = storage.data_path / _FILE
     with h5py.File(path, "r") as file:
@@ -72,7 +106,8 @@ def read_columns(
             stored = group[name]
             entries = length + 1 if name == "observations" else length
             _check_lengths(stored, entries)
-            columns[name] = _read_column(stored, name, rows[name], storage)
+            values = _read_column(stored, name, rows[name], storage)
+            columns[name] = with_keys(unescaped, values)
     return columns
 
 
@@ -123,7 +158,9 @@ def _decoded(jpegs: Iterable[Array]) -> Array:
 
 def _check_keys(group: h5py.Group, space: Space[Any], name: str) -> None:
     """Raise a ValueError if a group holds other parts than its space."""
-    known = sorted(map(_stored_key, keys_of(space)))
+    stored_keys = map(_stored_key, keys_of(space))
+    # HDF5 takes a slash for a path. Minari doesn't escape it.
+    known = sorted({key.partition("/")[0] for key in stored_keys})
     found = sorted(group)
     if found != known:
         raise ValueError(f"{name} holds {found}; its space asks for {known}")
@@ -134,7 +171,7 @@ def write_episodes(storage: MinariStorage, episodes: Iterable[Trajectory]) -> No
 
     Args:
         storage: a new, empty storage.
-        episodes: trees as the storage's spaces are.
+        episodes: trees as the storage's spaces are, but with the keys not escaped.
 
     Raises:
         OSError: the file can't be written.
@@ -165,22 +202,34 @@ def _write_episode(group: h5py.Group, number: int, episode: Trajectory) -> None:
         attributes["seed"] = episode.seed
     for name in (*STEPS, *OUTCOMES):
         values = getattr(episode, name)
-        _write_column(group, name, values)
+        _write_column(group, name, with_keys(escaped, values))
 
 
 def _write_column(group: h5py.Group, name: str, values: Arrays) -> None:
     """Write a column of an episode, in chunks of whole steps."""
-    for place, leaf in leaves(values):
-        bytes_of_step = leaf[0].nbytes
-        fitting = 1 + _CHUNK_BYTES // bytes_of_step
-        steps_of_chunk = min(len(leaf), fitting)
-        shape = leaf.shape[1:]
-        group.create_dataset(
-            _path(name, place),
-            data=leaf,
-            chunks=(steps_of_chunk, *shape),
-            maxshape=(None, *shape),
-        )
+    for place, node in nodes(values):
+        path = _path(name, place)
+        if isinstance(node, dict | tuple):  # which may have no part
+            group.create_group(path)
+        else:
+            _write_array(group, path, node)
+
+
+def _write_array(group: h5py.Group, path: str, array: Array) -> None:
+    """Write an array (T, ...)."""
+    if array.size == 0:  # HDF5 has no chunks without size
+        group.create_dataset(path, data=array)
+        return
+    bytes_of_step = array[0].nbytes
+    fitting = 1 + _CHUNK_BYTES // bytes_of_step
+    steps_of_chunk = min(len(array), fitting)
+    shape = array.shape[1:]
+    group.create_dataset(
+        path,
+        data=array,
+        chunks=(steps_of_chunk, *shape),
+        maxshape=(None, *shape),
+    )
 
 
 def _path(name: str, place: Place) -> str:

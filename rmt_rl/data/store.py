@@ -24,7 +24,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.storage import get_dataset_path
 
 from rmt_rl.data.segment import Span
-from rmt_rl.data.storage import OUTCOMES, STEPS, read_columns, reads_parts
+from rmt_rl.data.storage import OUTCOMES, STEPS, StoredSpaces, read_columns, read_spaces, reads_parts
 from rmt_rl.data.trajectory import Array, Trajectory, conform
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.task import check_same_spaces
@@ -68,8 +68,9 @@ class EpisodeStore:
         first, *others = self._datasets
         for other in others:
             _check_alike(first, other)
-        self.observation_space: Space[Any] = first.observation_space
-        self.action_space: Space[Any] = first.action_space
+        self.observation_space: Space[Any]
+        self.action_space: Space[Any]
+        self.observation_space, self.action_space = _spaces_of(first)
         self.env_spec: EnvSpec | None = first.env_spec
         self._firsts = [0]  # first episode of each data set; then how many there are
         lengths: list[int] = []
@@ -366,7 +367,13 @@ def _check_alike(first: minari.MinariDataset, other: minari.MinariDataset) -> No
     """Raise a UsageError unless two data sets have the same spaces."""
     name = f"data set {first.id!r}"
     other_name = f"data set {other.id!r}"
-    check_same_spaces(name, first, other_name, other, "train on each alone")
+    check_same_spaces(name, _spaces_of(first), other_name, _spaces_of(other), "train on each alone")
+
+
+def _spaces_of(dataset: minari.MinariDataset) -> StoredSpaces:
+    """Return the spaces of a data set, without what Minari's own lack."""
+    with _damage_explained(dataset.id):
+        return read_spaces(dataset.storage)
 
 
 class _IndexEntry(NamedTuple):

@@ -5,6 +5,7 @@ Observations and actions may be dictionaries and tuples of arrays, like values o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import Space, spaces
 
+from rmt_rl.categories import categories
 from rmt_rl.errors import UsageError
 from rmt_rl.trees import Place, leaves, map_leaves, map_space, nodes, part_at, place_name
 
@@ -100,8 +102,7 @@ def conform(values: Arrays, space: Space[Any], name: str) -> Arrays:
     Raises:
         UsageError: the values don't fit the space, or the space is of another kind.
     """
-    for place, part in nodes(space):
-        _check_kind(part_at(values, place), part, place_name(name, place))
+    check_parts(values, space, name)
 
     def conformed(place: Place, leaf: Any) -> Array:
         return _conform_leaf(part_at(values, place), leaf, place_name(name, place))
@@ -110,15 +111,21 @@ def conform(values: Arrays, space: Space[Any], name: str) -> Arrays:
     return fitting
 
 
-def _check_kind(values: Arrays, space: Space[Any], name: str) -> None:
+def check_parts(values: Any, space: Space[Any], name: str) -> None:
+    """Raise a UsageError if a Dict's keys or a Tuple's length differ, or if a leaf's space is of an unknown kind."""
+    for place, part in nodes(space):
+        _check_kind(part_at(values, place), part, place_name(name, place))
+
+
+def _check_kind(values: Any, space: Space[Any], name: str) -> None:
     """Raise a UsageError if a Dict's keys or a Tuple's length differ, or if a leaf is of an unknown kind."""
     match space:
         case spaces.Dict():
-            if not isinstance(values, dict) or values.keys() != space.keys():
-                raise UsageError(f"{name} holds {_kind(values)}; its space asks for the keys {sorted(space.keys())}")
+            if not isinstance(values, Mapping) or values.keys() != space.keys():
+                raise UsageError(f"{name} holds {_kind(values)}; its space asks for {_kind(space)}")
         case spaces.Tuple():
-            if not isinstance(values, tuple) or len(values) != len(space):
-                raise UsageError(f"{name} holds {_kind(values)}; its space asks for a tuple of {len(space)}")
+            if not isinstance(values, tuple | list) or len(values) != len(space):
+                raise UsageError(f"{name} holds {_kind(values)}; its space asks for {_kind(space)}")
         case spaces.Box() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary():
             pass
         case _:
@@ -137,25 +144,27 @@ def _conform_leaf(leaf: Arrays, space: LeafSpace, name: str) -> Array:
     if not isinstance(leaf, np.ndarray) or leaf.shape[1:] != space.shape:
         raise UsageError(f"{name} holds {_kind(leaf)}; its space asks for the shape {space.shape} a step")
     dtype = np.dtype(space.dtype)
-    if not np.can_cast(leaf.dtype, dtype, "same_kind"):
+    are_integers = leaf.dtype.kind in "biu" and dtype.kind in "biu"
+    if not are_integers and not np.can_cast(leaf.dtype, dtype, "same_kind"):
         raise UsageError(f"{name} has dtype {leaf.dtype}; its space asks for {dtype}")
-    outside = _values_outside(leaf, space)
-    if len(outside):
-        raise UsageError(f"{name} holds {outside[0]}, which is not in {space}")
+    check_values(leaf, space, name)
     return leaf.astype(dtype, copy=False)
 
 
-def _values_outside(leaf: Array, space: LeafSpace) -> Array:
-    """Return the numbers (N,) of an array that are no category of its space; none for spaces without categories."""
-    if isinstance(space, spaces.Discrete):
-        count: np.int64 | Array = space.n
-    elif isinstance(space, spaces.MultiDiscrete):
-        count = space.nvec
+def check_values(leaf: Array, space: LeafSpace, name: str) -> None:
+    """Raise a UsageError if an array (T, ...) holds categories or integers that its space can't hold."""
+    known = categories(space)
+    if known is not None:
+        lowest: Array = known.starts.reshape(space.shape)
+        highest: Array = known.last.reshape(space.shape)
+    elif space.dtype.kind in "iu" and not np.can_cast(leaf.dtype, space.dtype):
+        limits = np.iinfo(space.dtype)
+        lowest, highest = np.array(limits.min), np.array(limits.max)
     else:
-        return leaf[:0]
-    is_below = leaf < space.start
-    is_above = leaf >= space.start + count
-    return leaf[is_below | is_above]
+        return
+    outside = leaf[(leaf < lowest) | (leaf > highest)]
+    if len(outside):
+        raise UsageError(f"{name} holds {outside[0]}, which is not in {space}")
 
 
 def _check_leaf(name: str, leaf: Array, length: int) -> None:
@@ -178,10 +187,14 @@ def _read_only(array: Array) -> Array:
     return view
 
 
-def _kind(values: Arrays) -> str:
-    """Return words for a value that doesn't fit its space."""
-    if isinstance(values, dict):
-        return f"the keys {sorted(values)}"
-    if isinstance(values, tuple):
+def _kind(values: Any) -> str:
+    """Return words for the form of a value or of a space."""
+    if isinstance(values, Mapping):
+        return f"the keys {sorted(map(str, values))}"
+    if isinstance(values, tuple | spaces.Tuple):
         return f"a tuple of {len(values)}"
-    return f"an array {np.shape(values)}"
+    if isinstance(values, list):
+        return f"a list of {len(values)}"
+    if hasattr(values, "shape"):
+        return f"an array {tuple(values.shape)}"
+    return f"a {type(values).__name__}"

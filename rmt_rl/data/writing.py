@@ -18,12 +18,18 @@ from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.namespace import create_namespace
+from minari.serialization import deserialize_space, serialize_space
 
-from rmt_rl.data.storage import write_episodes
+from rmt_rl.data.keys import escaped
+from rmt_rl.data.storage import StoredSpaces, write_episodes, write_spaces
 from rmt_rl.data.store import RETURNS_KEY, ReturnSummary, data_root
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
+from rmt_rl.space_checks import check_space
+from rmt_rl.task import HasSpaces
+from rmt_rl.trees import with_keys
 
+_NOT_STORED = (NotImplementedError, ValueError, TypeError, AssertionError)  # of Minari, for spaces it can't read back
 _RESERVE_BYTES = 64 << 20  # of the disk, left free: HDF5 buffers some of its data, and crashes on a full disk
 
 
@@ -63,6 +69,8 @@ def write_dataset(
     """
     _check_id(dataset_id)
     _check_spec(env_spec)
+    spaces = StoredSpaces(observation_space, action_space)
+    check_storable(spaces)
     facts = {
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
@@ -74,9 +82,9 @@ def write_dataset(
     }
     facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
     with _building(dataset_id) as folder:
-        storage = _new_storage(folder / "data", observation_space, action_space, env_spec)
+        storage = _new_storage(folder / "data", spaces, env_spec)
         returns = ReturnSummary()
-        write_episodes(storage, _watched(episodes, storage, returns))
+        write_episodes(storage, _watched(episodes, spaces, storage, returns))
         if returns.episodes == 0:
             raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
         storage.update_metadata(facts | {RETURNS_KEY: vars(returns)})
@@ -103,21 +111,32 @@ def _check_spec(env_spec: EnvSpec | None) -> None:
         ) from None
 
 
-def _new_storage(
-    folder: Path, observation_space: Space[Any], action_space: Space[Any], env_spec: EnvSpec | None
-) -> MinariStorage:
+def check_storable(spaces: HasSpaces) -> None:
+    """Raise a UsageError unless a data set can hold observations and actions of these spaces."""
+    for name in StoredSpaces._fields:
+        space = getattr(spaces, name)
+        check_space(name, space)
+        try:
+            deserialize_space(serialize_space(with_keys(escaped, space)))
+        except _NOT_STORED as error:
+            raise UsageError(
+                f"{name}={space} can't be stored ({error}); leave out what isn't numbers, e.g. by "
+                "gymnasium.wrappers.FilterObservation in the environment's spec"
+            ) from None
+
+
+def _new_storage(folder: Path, spaces: StoredSpaces, env_spec: EnvSpec | None) -> MinariStorage:
     """Return an empty storage without JPEG encoding, which would change the images."""
-    try:
-        return MinariStorage.new(folder, observation_space, action_space, env_spec, jpeg_encoding=False)
-    except NotImplementedError as error:
-        raise UsageError(
-            f"observations of {observation_space} or actions of {action_space} can't be stored ({error}); leave "
-            "out what isn't numbers, e.g. by gymnasium.wrappers.FilterObservation in the environment's spec"
-        ) from None
+    names = [with_keys(escaped, space) for space in spaces]
+    storage = MinariStorage.new(folder, *names, env_spec, jpeg_encoding=False)
+    write_spaces(storage, spaces)
+    return storage
 
 
-def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: ReturnSummary) -> Iterator[Trajectory]:
-    """Yield the episodes, fitted to the storage's spaces, and count their returns.
+def _watched(
+    episodes: Iterable[Trajectory], spaces: StoredSpaces, storage: MinariStorage, returns: ReturnSummary
+) -> Iterator[Trajectory]:
+    """Yield the episodes, fitted to their spaces, and count their returns.
 
     Raises:
         OSError: the disk has no room for an episode.
@@ -128,8 +147,8 @@ def _watched(episodes: Iterable[Trajectory], storage: MinariStorage, returns: Re
         returns.add(episode)
         yield replace(
             episode,
-            observations=conform(episode.observations, storage.observation_space, "observations"),
-            actions=conform(episode.actions, storage.action_space, "actions"),
+            observations=conform(episode.observations, spaces.observation_space, "observations"),
+            actions=conform(episode.actions, spaces.action_space, "actions"),
         )
 
 

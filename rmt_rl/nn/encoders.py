@@ -5,6 +5,7 @@ Any leading dimensions are allowed: (..., *space.shape) becomes (..., D).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import singledispatch
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rmt_rl.categories import categories
 from rmt_rl.errors import UsageError
+from rmt_rl.trees import Key, leaves, part_at
 
 
 @singledispatch
@@ -31,38 +34,48 @@ def encoder(space: spaces.Space[Any], width: int) -> nn.Module:
 
 @encoder.register(spaces.Box)
 def _(space: spaces.Box, width: int) -> nn.Module:
-    return Image(space, width) if is_image(space) else Vector(space, width)
-
-
-@encoder.register(spaces.MultiBinary)
-def _(space: spaces.MultiBinary, width: int) -> nn.Module:
-    return Vector(space, width)
+    return Image(space, width) if is_image(space) else _flat_encoder(space, width)
 
 
 @encoder.register(spaces.Discrete)
-def _(space: spaces.Discrete, width: int) -> nn.Module:
-    return Categories(np.array([space.n]), np.array([space.start]), 0, width)
-
-
+@encoder.register(spaces.MultiBinary)
 @encoder.register(spaces.MultiDiscrete)
-def _(space: spaces.MultiDiscrete, width: int) -> nn.Module:
-    return Categories(space.nvec.ravel(), space.start.ravel(), len(space.shape), width)
+def _flat_encoder(space: spaces.Space[Any], width: int) -> nn.Module:
+    """Return the encoder of a space whose values are flattened."""
+    shape = space.shape or ()
+    if np.prod(shape) == 0:
+        return Nothing(len(shape), width)
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        return Vector(space, width)
+    variables = categories(space)
+    assert variables is not None
+    return Categories(variables.sizes, variables.starts, len(shape), width)
 
 
 @encoder.register(spaces.Dict)
 def _(space: spaces.Dict, width: int) -> nn.Module:
     # Sorted, because the order of the keys isn't part of the space: equal spaces must give the same weights.
-    return Sum({key: encoder(space[key], width) for key in sorted(space)})
+    return _sum(sorted(space), space, width)
 
 
 @encoder.register(spaces.Tuple)
 def _(space: spaces.Tuple[Any], width: int) -> nn.Module:
-    return Sum({str(index): encoder(part, width) for index, part in enumerate(space.spaces)})
+    return _sum(range(len(space)), space, width)
+
+
+def _sum(keys: Iterable[Key], space: spaces.Dict | spaces.Tuple[Any], width: int) -> nn.Module:
+    """Return the encoder of a Dict or Tuple; a part without leaves, such as an empty Tuple, has nothing to encode."""
+    parts: dict[Key, nn.Module] = {}
+    for key in keys:
+        part = part_at(space, (key,))
+        if any(True for _ in leaves(part)):
+            parts[key] = encoder(part, width)
+    return Sum(parts)
 
 
 def is_image(space: spaces.Box) -> bool:
-    """Return True if a Box is an image: uint8 with three dimensions."""
-    return space.dtype == np.uint8 and len(space.shape) == 3
+    """Return True if a Box is an image: uint8 with three dimensions, none of them empty."""
+    return space.dtype == np.uint8 and len(space.shape) == 3 and min(space.shape) > 0
 
 
 class Vector(nn.Module):
@@ -114,6 +127,19 @@ class Categories(nn.Module):
         return one_hot @ weights
 
 
+class Nothing(nn.Module):
+    """Zeros, for values of no size, such as those of a Box (0,)."""
+
+    def __init__(self, dims: int, width: int) -> None:
+        super().__init__()
+        self.dims, self.width = dims, width
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Map (..., *shape) to (..., D)."""
+        lead = value.shape[: value.ndim - self.dims]
+        return torch.zeros(*lead, self.width, device=value.device)
+
+
 class Image(nn.Module):
     """Three strided convolutions, pooled to 4 x 4, then a linear map. Channels may be first or last."""
 
@@ -146,15 +172,18 @@ class Image(nn.Module):
 class Sum(nn.Module):
     """The sum of the encodings of a Dict's or Tuple's parts."""
 
-    def __init__(self, parts: dict[str, nn.Module]) -> None:
+    def __init__(self, parts: dict[Key, nn.Module]) -> None:
         super().__init__()
-        self.names = list(parts)
+        self.keys = list(parts)
         self.parts = nn.ModuleList(parts.values())
 
     def forward(self, value: dict[str, Any] | tuple[Any, ...]) -> Tensor:
         """Map a value of the space, a dict or tuple with its parts, to (..., D)."""
-        leaves = value if isinstance(value, tuple) else [value[name] for name in self.names]
-        return torch.stack([part(leaf) for part, leaf in zip(self.parts, leaves, strict=True)]).sum(0)
+        encoded = []
+        for key, encode in zip(self.keys, self.parts, strict=True):
+            part = part_at(value, (key,))
+            encoded.append(encode(part))
+        return torch.stack(encoded).sum(0)
 
 
 def return_encoder(width: int) -> nn.Module:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
+from rmt_rl.categories import Categories, categories
 from rmt_rl.errors import UsageError
 
 
@@ -55,9 +56,10 @@ def head(space: spaces.Space[Any]) -> Head:
 class Categorical(Head):
     """One softmax for each discrete variable of the space."""
 
-    def __init__(self, sizes: np.ndarray[Any, Any], starts: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
-        self.sizes, self.shape = [int(size) for size in sizes], shape
-        self.starts = [int(start) for start in starts]
+    def __init__(self, space: spaces.Space[Any], variables: Categories) -> None:
+        self.space, self.shape = space, space.shape or ()
+        self.sizes: list[int] = variables.sizes.tolist()
+        self.starts: list[int] = variables.starts.tolist()
         self.size = sum(self.sizes)
 
     def _parts(self, numbers: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -89,7 +91,7 @@ class Categorical(Head):
             for logits in numbers.split(self.sizes, -1)
         ]
         chosen: np.ndarray[Any, Any] = torch.stack(picks, -1).cpu().numpy() + np.array(self.starts)
-        return chosen.reshape(len(numbers), *self.shape)
+        return chosen.reshape(len(numbers), *self.shape).astype(self.space.dtype)
 
 
 class Gaussian(Head):
@@ -118,10 +120,43 @@ class Gaussian(Head):
         mean, log_std = self._moments(numbers)
         if generator is not None:
             mean = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
-        action = mean.float().cpu().numpy().reshape(-1, *self.space.shape)
+        action = mean.double().cpu().numpy().reshape(-1, *self.space.shape)
         if np.issubdtype(self.space.dtype, np.integer):
-            action = np.rint(action)
-        return np.clip(action, self.space.low, self.space.high).astype(self.space.dtype)
+            return _whole(action, self.space)
+        limits = np.finfo(self.space.dtype)
+        bounded = np.clip(action, self.space.low, self.space.high)
+        return np.clip(bounded, limits.min, limits.max).astype(self.space.dtype)
+
+
+def _whole(action: np.ndarray[Any, Any], space: spaces.Box) -> np.ndarray[Any, Any]:
+    """Return float64 actions (B, ...) as the nearest integers of a Box.
+
+    float64 lacks most of the largest 64-bit integers. So only actions between the bounds are turned into integers.
+    """
+    nearest = np.rint(action)
+    is_low = nearest <= space.low.astype(np.float64)
+    is_high = nearest >= space.high.astype(np.float64)
+    inside = np.where(is_low | is_high, 0, nearest).astype(space.dtype)
+    return np.select([is_low, is_high], [space.low, space.high], inside).astype(space.dtype)
+
+
+class Nothing(Head):
+    """The distribution over a part of no size, such as a Box (0,), whose only action is empty."""
+
+    size = 0
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.space = space
+
+    def loss(self, numbers: Tensor, action: Any) -> Tensor:
+        return numbers.new_zeros(numbers.shape[:-1])
+
+    def correct(self, numbers: Tensor, action: Any) -> Tensor:
+        return numbers.new_ones(numbers.shape[:-1])
+
+    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+        shape = self.space.shape or ()
+        return np.empty((len(numbers), *shape), self.space.dtype)
 
 
 class Joint(Head):
@@ -137,34 +172,29 @@ class Joint(Head):
         return [(key, part, own) for (key, part), own in zip(self.parts.items(), split, strict=True)]
 
     def loss(self, numbers: Tensor, action: Any) -> Tensor:
-        return torch.stack([part.loss(own, action[key]) for key, part, own in self._each(numbers)]).sum(0)
+        losses = [part.loss(own, action[key]) for key, part, own in self._each(numbers) if part.size]
+        return torch.stack(losses).sum(0)
 
     def correct(self, numbers: Tensor, action: Any) -> Tensor:
-        return torch.stack([part.correct(own, action[key]) for key, part, own in self._each(numbers)]).mean(0)
+        accuracies = [part.correct(own, action[key]) for key, part, own in self._each(numbers) if part.size]
+        return torch.stack(accuracies).mean(0)
 
     def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
         actions = {key: part.act(own, generator) for key, part, own in self._each(numbers)}
         return actions if self.make is dict else tuple(actions.values())
 
 
-@head.register(spaces.Discrete)
-def _(space: spaces.Discrete) -> Head:
-    return Categorical(np.array([space.n]), np.array([space.start]), ())
-
-
-@head.register(spaces.MultiDiscrete)
-def _(space: spaces.MultiDiscrete) -> Head:
-    return Categorical(space.nvec.ravel(), space.start.ravel(), space.shape)
-
-
-@head.register(spaces.MultiBinary)
-def _(space: spaces.MultiBinary) -> Head:
-    count = int(np.prod(space.shape))
-    return Categorical(np.full(count, 2), np.zeros(count), space.shape)
-
-
 @head.register(spaces.Box)
-def _(space: spaces.Box) -> Head:
+@head.register(spaces.Discrete)
+@head.register(spaces.MultiBinary)
+@head.register(spaces.MultiDiscrete)
+def _(space: spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete[Any]) -> Head:
+    if np.prod(space.shape) == 0:
+        return Nothing(space)
+    variables = categories(space)
+    if variables is not None:
+        return Categorical(space, variables)
+    assert isinstance(space, spaces.Box)
     return Gaussian(space)
 
 
