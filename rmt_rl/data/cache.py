@@ -14,8 +14,9 @@ _BYTES_OF_ARRAY = 256  # of Python objects around it (measured)
 
 
 class Key(NamedTuple):
-    """An entry of the cache: an episode, or its outline."""
+    """An entry of the cache: an episode of one of several data sets, or its outline."""
 
+    dataset: int
     episode: int
     is_outline: bool
 
@@ -35,13 +36,13 @@ class EpisodeCache:
     def __contains__(self, key: Key) -> bool:
         return key in self._entries
 
-    def get(self, key: Key, read: Callable[[int], Trajectory]) -> Trajectory:
-        """Return an entry; if it is missing, `read(episode)`, and drop the least recently used entries for it."""
+    def get(self, key: Key, read: Callable[[], Trajectory]) -> Trajectory:
+        """Return an entry; if it is missing, read it, and drop the least recently used entries for it."""
         entries = self._entries
         if key in entries:
             entries.move_to_end(key)
             return entries[key]
-        trajectory = read(key.episode)
+        trajectory = read()
         self.put(key, trajectory)
         return trajectory
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rmt_rl.data.store import data_root, open_dataset
+from rmt_rl.data.opening import data_root, open_dataset
 from rmt_rl.errors import UsageError
 
 

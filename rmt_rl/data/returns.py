@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import minari
 import numpy as np
 
+from rmt_rl.data.storage import was_changed
 from rmt_rl.data.trajectory import Array, Trajectory
 
 RETURNS_KEY = "rmt_rl_returns"  # metadata of ours, which spare reading every episode for its rewards
@@ -37,6 +39,14 @@ class ReturnSummary:
         self.episodes += other.episodes
         self.largest = max(self.largest, other.largest)
         self.best = max(self.best, other.best)
+
+
+def noted_returns(dataset: minari.MinariDataset) -> ReturnSummary | None:
+    """Return the extremes in the metadata of a data set of ours; None if it was changed since, or is another's."""
+    noted = dataset.storage.metadata.get(RETURNS_KEY)
+    if not noted or noted["episodes"] != len(dataset) or was_changed(dataset.storage):
+        return None
+    return ReturnSummary(noted["episodes"], noted["largest"], noted["best"])
 
 
 def sum_from(rewards: Array, step: int) -> float:

@@ -28,7 +28,8 @@ def report(dataset_id: str, episodes: int, odd: Mapping[int, str], strict: bool)
     """
     if not odd:
         return
-    first, fault = next(iter(odd.items()))
+    first = min(odd)
+    fault, _, _ = odd[first].partition("; ")  # without advice
     example = f"episode {first}: {fault}"
     if len(odd) == episodes:
         raise UsageError(

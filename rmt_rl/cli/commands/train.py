@@ -130,7 +130,7 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
 
 def _task_of_all(ids: Sequence[str], agent: str) -> EnvWithOptions:
     """Return the environment and its options that all of these data sets come from."""
-    from rmt_rl.data.store import open_dataset
+    from rmt_rl.data.opening import open_dataset
 
     tasks: dict[str, EnvWithOptions] = {}
     for identity in ids:
