@@ -152,7 +152,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _observation_check(space: Space[Any]) -> Callable[[Any], str | None]:
-    """Return a function that returns in which way an observation isn't in a space, by keys, shapes and kinds; else None."""
+    """Return a function that names the part in which an observation isn't in a space; it returns None if there is none."""
     checks = []
     for place, part in nodes(space):
         name = place_name("observation", place)

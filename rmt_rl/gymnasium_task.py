@@ -19,8 +19,9 @@ from pydantic_core import PydanticSerializationError
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.foreign_specs import check_class_options, checked_spec
 from rmt_rl.named_tasks import entry_point, env_id, object_name
-from rmt_rl.plugins import ensure_imported, trusted
+from rmt_rl.plugins import ensure_imported, is_named, trusted
 from rmt_rl.task import is_task
 
 if TYPE_CHECKING:
@@ -93,7 +94,10 @@ class GymnasiumTask:
         return self.registered if text is None else self._read(text)
 
     def _read(self, text: str) -> EnvSpec:
-        """The spec that a text describes; of code it may only name what is registered, and known wrappers."""
+        """The spec that a text describes; of code it may only name what is registered, and known wrappers.
+
+        Its arguments are checked by `rmt_rl.foreign_specs`.
+        """
         try:
             spec = EnvSpec.from_json(text)
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
@@ -104,11 +108,11 @@ class GymnasiumTask:
                 f"spec names {spec.id} by {spec.entry_point}, but {known.id} is registered by "
                 f"{known.entry_point}; install the package that registers it as the spec says"
             )
-        wrappers = [each.entry_point for each in spec.additional_wrappers]
+        wrappers = [str(each.entry_point) for each in spec.additional_wrappers]
         foreign = [wrapper for wrapper in wrappers if not _WRAPPER.fullmatch(wrapper)]
         if foreign:
             raise UsageError(f"spec names the wrappers {foreign}; only Gymnasium's, MiniGrid's and ours are made")
-        return spec
+        return checked_spec(spec, known)
 
 
 class ClassTask(GymnasiumTask):
@@ -121,6 +125,8 @@ class ClassTask(GymnasiumTask):
     def __init__(self, cls: EnvClass, module: str, name: str) -> None:
         self.ID = env_id(module, name)
         object_path = f"{module}:{name}"
+        self._is_named = is_named(module, _GROUP)
+        self._cls = cls
         self.Config = _options(cls, object_path)
         if self.ID not in gymnasium.registry:
             gymnasium.register(self.ID, entry_point=object_path)
@@ -128,6 +134,8 @@ class ClassTask(GymnasiumTask):
 
     def spec(self, **options: Any) -> EnvSpec:
         config = validated(self.Config, options)
+        if not self._is_named:  # but imported for some other reason, so its options were perhaps never meant for files
+            check_class_options(self._cls, config.model_dump(), self.ID)
         spec = copy.deepcopy(self.registered)
         spec.kwargs = config.model_dump()
         return spec
@@ -173,8 +181,9 @@ def gymnasium_task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
     if package not in registering:
         name = object_name(spec) or f"{package}:{spec.id}"
         raise UsageError(
-            f"env {spec.id!r} isn't registered with Gymnasium; name it with the package that registers it: "
-            f"rmt-rl train {name} AGENT --dataset ID"
+            f"env {spec.id!r} isn't registered with Gymnasium. The data set says that {name!r} makes it. A name in a "
+            "file imports nothing: if you know and trust this package, give its name yourself in place of ENV: "
+            "rmt-rl train ENV AGENT --dataset ID"
         )
     return f"{package}:{spec.id}", options
 

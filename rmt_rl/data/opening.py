@@ -17,6 +17,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import deserialize_space
 from minari.storage import get_dataset_path
 
+from rmt_rl.data.received import check_links
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.file_errors import unreadable
 
@@ -25,7 +26,6 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError
 
 _UPDATES = {
     r"bad .*version number": "it was written with a newer HDF5: pip install -U h5py",
-    r"filter": "it was compressed by a filter that isn't installed: pip install hdf5plugin, and add --import hdf5plugin",
     r"No storage implemented": "pip install -U minari",
     r"EnvSpec": "its env_spec is of another Gymnasium: pip install -U gymnasium",
 }
@@ -67,6 +67,7 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
         )
     with explained(dataset_id):
         _check_metadata(data)
+        check_links(data)
         dataset = minari.load_dataset(dataset_id)
     if len(dataset) == 0:
         raise UsageError(f"data set {dataset_id!r} is empty; remove {data.parent} and collect or download it again")

@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from rmt_rl.data.cache import EpisodeCache, Key
 from rmt_rl.data.opening import explained, open_dataset, reason_of
+from rmt_rl.data.received import ForeignContent
 from rmt_rl.data.returns import ReturnSummary, noted_returns, sum_from
 from rmt_rl.data.screening import FAULTS, Odd, report
 from rmt_rl.data.segment import Span
@@ -151,6 +152,8 @@ class EpisodeStore:
                         continue
                     try:
                         returns.add(self._checked(episode, file))
+                    except ForeignContent:
+                        raise
                     except FAULTS as error:
                         odd[episode.number] = reason_of(error)
         self._returns_of.append(returns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -15,6 +14,7 @@ from rmt_rl import registry
 from rmt_rl.cli.arguments import (
     HELP,
     IMPORT,
+    TRUST,
     Arguments,
     import_modules,
     import_typed,
@@ -26,6 +26,7 @@ from rmt_rl.cli.interrupt import StopRequest
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.launch import is_first_process
+from rmt_rl.terminal import complain, say
 
 if TYPE_CHECKING:
     from rmt_rl.runs.metrics import Report
@@ -40,6 +41,7 @@ def train_agent(arguments: Arguments) -> int:
     parser = _parser()
     own, rest = parser.parse_known_args(arguments)
     import_modules(own.modules)
+    registry.trust_specs(own.trust_spec)
     from rmt_rl.runs.folder import read_config
 
     if own.resume is not None:
@@ -65,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     parser.add_argument("--import", dest="modules", nargs="+", default=[], metavar="MODULE", help=IMPORT)
+    parser.add_argument("--trust-spec", action="store_true", help=TRUST)
     return parser
 
 
@@ -88,7 +91,7 @@ def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | No
         env, agent = names
         default = named_config(env, agent)
     if HELP & set(rest):
-        print(own_help)
+        say(own_help)
     program = f"rmt-rl train {default.env} {default.agent}"
     return parse(type(default), rest, program, "Options of the run:", default)
 
@@ -168,13 +171,13 @@ def _watched(config: RunConfig, run: Path, resumed: bool) -> int:
         made = _learn(config, run, resumed, progress, stop)
     done = made >= config.length  # an online agent ends a round that it began
     if is_first_process() and done:
-        print(run)
+        say(run)
     elif is_first_process():
         message = f"stopped at {made}" if made else "stopped"
         config_file = run / CONFIG
         if config_file.exists():
             message += f"; go on with: rmt-rl train --resume {quote(str(run))}"
-        print(message, file=sys.stderr)
+        complain(message)
     return 0 if done else 130
 
 
