@@ -152,7 +152,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _observation_check(space: Space[Any]) -> Callable[[Any], str | None]:
-    """Return a function that names the part in which an observation isn't in a space; it returns None if there is none."""
+    """Return a function that says in which part an observation isn't in a space; it returns None for those in it."""
     checks = []
     for place, part in nodes(space):
         name = place_name("observation", place)

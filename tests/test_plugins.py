@@ -22,7 +22,7 @@ from rmt_rl import registry
 from rmt_rl.acting.collect import collect
 from rmt_rl.cli import main
 from rmt_rl.cli.arguments import option_values
-from rmt_rl.data.store import open_dataset
+from rmt_rl.data.opening import open_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.plugins import import_user_module
 from rmt_rl.runs.checkpoint import read_checkpoint

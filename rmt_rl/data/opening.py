@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 import minari
+from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import deserialize_space
@@ -20,6 +21,7 @@ from minari.storage import get_dataset_path
 from rmt_rl.data.received import check_links
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.file_errors import unreadable
+from rmt_rl.spec_repairs import read_spec
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error)
 """Errors that Minari and HDF5 raise on damaged files, among others."""
@@ -107,6 +109,15 @@ def reason_of(error: BaseException) -> str:
     """Return the message of an error; of a KeyError without its quotes."""
     is_lookup = isinstance(error, KeyError) and error.args
     return str(error.args[0] if is_lookup else error)
+
+
+def evaluation_spec(dataset: minari.MinariDataset) -> EnvSpec | None:
+    """Return the spec of the environment in which a data set's agents are evaluated; None if it names none.
+
+    It is the data set's `eval_env_spec`, as PointMaze's and AntMaze's have one, or else its `env_spec`.
+    """
+    text = dataset.storage.metadata.get("eval_env_spec")
+    return dataset.env_spec if text is None else read_spec(text)
 
 
 def _check_metadata(data: Path) -> None:

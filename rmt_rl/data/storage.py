@@ -23,7 +23,7 @@ from rmt_rl.data.received import decoded, inside, only_formats
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
 from rmt_rl.learnable import map_learnable, without_text
 from rmt_rl.space_json import space_from_json, space_to_json
-from rmt_rl.trees import Key, Place, keys_of, map_leaves, nodes, part_at, place_name, with_keys
+from rmt_rl.trees import Key, Place, keys_of, leaves, map_leaves, nodes, part_at, place_name, with_keys
 
 Stored: TypeAlias = h5py.Group | h5py.Dataset
 OpenFile: TypeAlias = h5py.File | None

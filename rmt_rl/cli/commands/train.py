@@ -29,6 +29,8 @@ from rmt_rl.launch import is_first_process
 from rmt_rl.terminal import complain, say
 
 if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
     from rmt_rl.runs.metrics import Report
     from rmt_rl.runs.options import RunConfig
 
@@ -133,24 +135,41 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
 
 def _task_of_all(ids: Sequence[str], agent: str) -> EnvWithOptions:
     """Return the environment and its options that all of these data sets come from."""
-    from rmt_rl.data.opening import open_dataset
+    from rmt_rl.data.opening import evaluation_spec, open_dataset
 
     tasks: dict[str, EnvWithOptions] = {}
+    notes = []
     for identity in ids:
-        spec = open_dataset(identity).env_spec
+        dataset = open_dataset(identity)
+        spec = evaluation_spec(dataset)
         if spec is None:
             raise UsageError(f"dataset={identity} doesn't say which environment it is from; give ENV and AGENT")
         tasks[identity] = registry.task_of_spec(spec)
+        notes += _evaluated_elsewhere(dataset.env_spec, spec)
     first_id = ids[0]
     first_env, first_options = first = tasks[first_id]
     for identity, (env, options) in tasks.items():
         if (env, options) != first:
             listed = " ".join(ids)
             raise UsageError(
-                f"dataset={identity} is from {env} with {options}, but {first_id} from {first_env} with "
+                f"dataset={identity} is played in {env} with {options}, but {first_id} in {first_env} with "
                 f"{first_options}; say where to act: rmt-rl train ENV {agent} --dataset {listed}"
             )
+    if notes and is_first_process():
+        complain(notes[0])
     return first
+
+
+def _evaluated_elsewhere(recorded: EnvSpec | None, evaluated: EnvSpec) -> list[str]:
+    """Return a note if data name another environment for evaluation than the one that they are from."""
+    if recorded is None or recorded.to_json() == evaluated.to_json():
+        return []
+    names = recorded.kwargs.keys() | evaluated.kwargs.keys()
+    differing = [name for name in sorted(names) if recorded.kwargs.get(name) != evaluated.kwargs.get(name)]
+    if recorded.max_episode_steps != evaluated.max_episode_steps:
+        differing.append("max_episode_steps")
+    others = f" of other {', '.join(differing)}" if differing else ""
+    return [f"note: the agent is evaluated in {evaluated.id}{others}, as the data say, which are from {recorded.id}"]
 
 
 def _separated(option: str) -> Arguments:
