@@ -92,7 +92,7 @@ def train(
         agent_options: options of the agent, e.g. `{"width": 64}`.
         **options: options of the run by the names of the flags of `rmt-rl train`, with underscores, e.g. `updates`,
             `ageing`, `feed`, `dataset`, `logger`, `eval_episodes`, or `total_timesteps` of an agent that learns by
-            acting.
+            acting. Without a `dataset`, or with an empty list of them, the environment's expert collects one.
 
     Returns:
         The trained agent, as `load` returns it.

@@ -17,6 +17,7 @@ from gymnasium import Space, spaces
 
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import WithoutText, check_actions, is_text, learnable_space, texts_of, warn_of_text
+from rmt_rl.success import SUCCESS, as_success
 from rmt_rl.task import Options, Task, task_config
 from rmt_rl.trees import nodes, part_at, place_name
 
@@ -78,8 +79,8 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     Args:
         env: the environment.
         name: its name in error messages.
-        keeps_infos: pass on all infos; otherwise only `is_success`, since a vector environment can't join infos whose
-            types differ between environments.
+        keeps_infos: pass on all infos; otherwise only `is_success` at an episode's end, since a vector environment
+            can't join infos whose types differ between environments, such as None and True.
 
     Raises:
         UsageError: `reset` can't be given a seed; in `reset` and `step`, the environment returns anything else.
@@ -101,7 +102,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._error(f"reset returns {_kind(begun)}, not an observation and a dict of infos; {_OLD}")
         observation, info = begun
         self._check(observation, "reset")
-        return observation, self._info(info)
+        return observation, self._info(info, ended=False)
 
     def step(self, action: Any) -> Step:
         made = self.env.step(action)
@@ -113,12 +114,14 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(info, dict):
             raise self._error(f"step returns the infos {info!r}; return a dict")
         self._check(observation, "step")
+        terminated = terminated if isinstance(terminated, bool) else self._flag(terminated, "terminated")
+        truncated = truncated if isinstance(truncated, bool) else self._flag(truncated, "truncated")
         return (
             observation,
             reward if isinstance(reward, float | int) else self._number(reward),
-            terminated if isinstance(terminated, bool) else self._flag(terminated, "terminated"),
-            truncated if isinstance(truncated, bool) else self._flag(truncated, "truncated"),
-            self._info(info),
+            terminated,
+            truncated,
+            self._info(info, terminated or truncated),
         )
 
     def _check(self, observation: Any, method: str) -> None:
@@ -141,11 +144,17 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._error(f"step returns {name} = {_shown(value)}; return True or False")
         return bool(array.item())
 
-    def _info(self, info: dict[str, Any]) -> dict[str, Any]:
+    def _info(self, info: dict[str, Any], ended: bool) -> dict[str, Any]:
+        """Return the infos to pass on."""
         if self._keeps_infos:
             return info
-        success = info.get("is_success")
-        return {} if success is None else {"is_success": success}
+        if not ended:
+            return {}
+        try:
+            success = as_success(info.get(SUCCESS))
+        except UsageError as error:
+            raise self._error(str(error)) from None
+        return {} if success is None else {SUCCESS: success}
 
     def _error(self, fault: str) -> UsageError:
         return UsageError(f"env {self._name!r}: {fault}")

@@ -15,6 +15,7 @@ from gymnasium import Space
 from rmt_rl.data.segment import tensor_array
 from rmt_rl.data.trajectory import Array, LeafSpace, check_parts, check_values
 from rmt_rl.errors import UsageError
+from rmt_rl.numbers import ACTING
 from rmt_rl.trees import Place, leaves, map_space, part_at, place_name
 
 _NAME = "observation"
@@ -87,7 +88,7 @@ def _checked(value: Any, space: LeafSpace, name: str) -> Array:
         if not (np.abs(whole) < 2.0**63).all() or (whole != array).any():
             raise UsageError(f"{name} has dtype {array.dtype}; its space asks for {space.dtype}")
         array = whole.astype(np.int64)
-    check_values(array, space, name)
+    check_values(array, space, name, ACTING)
     return array
 
 

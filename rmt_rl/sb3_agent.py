@@ -25,7 +25,10 @@ from torch import nn
 
 from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size
 from rmt_rl.config import Frozen
+from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.errors import UsageError
+from rmt_rl.nn.outputs import not_finite
+from rmt_rl.numbers import ACTING
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
 Array = NDArray[Any]
@@ -124,7 +127,12 @@ class SB3Agent(BaseAgent):
             hidden = state[0]
             check_batch_size("state", hidden.shape[1], batch.size)
         with self._seeded(deterministic):
-            actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
+            try:
+                actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
+            except ValueError as error:  # PyTorch's distributions refuse parameters that aren't finite
+                raise not_finite() from error
+        if not np.isfinite(actions).all():  # of a deviation that is infinite
+            raise not_finite()
         actions = actions.astype(self.spec.action_space.dtype, copy=False)
         return actions[0] if batch.is_single else actions, state
 
@@ -166,6 +174,7 @@ class View:
     """
 
     def __init__(self, space: AnySpace) -> None:
+        self.original = space
         self.leaves = _sorted_leaves(space)
         self.images: dict[Place, AnySpace] = {}
         self.rest: dict[Place, AnySpace] = {}
@@ -198,7 +207,7 @@ class View:
         """Return the values of `View.space` for one value of the original space, or for a batch (B, ...) of them.
 
         Raises:
-            UsageError: the observation's shape isn't the space's.
+            UsageError: the observation's shape isn't the space's, or a number breaks the rule of `rmt_rl.numbers`.
         """
         arrays: dict[Place, Array] = {}
         for place in self.leaves:
@@ -207,6 +216,7 @@ class View:
         is_single = self._is_single(arrays)
         if is_single:
             arrays = {place: array[None] for place, array in arrays.items()}
+        check_all_values(observation, self.original, "observation", ACTING)
         parts = []
         if self.rest:
             vectors = [_as_vector(leaf, arrays[place]) for place, leaf in self.rest.items()]

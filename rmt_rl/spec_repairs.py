@@ -1,4 +1,4 @@
-"""Gymnasium's specs as files hold them: what JSON can't hold, wrappers that change nothing, and numbers of old versions.
+"""Gymnasium's specs in files: arguments that JSON can't hold, wrappers that change nothing, numbers of old versions.
 
 A spec of an environment is written into a data set's metadata and into a run's config.
 """

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rmt_rl.data.segment import Segment, Tensors, tensor_array
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
+from rmt_rl.numbers import ACTING, check_plain_numbers
 from rmt_rl.observations import observed_batch, plain_array
 from rmt_rl.trees import map_leaves
 
@@ -124,10 +125,11 @@ def acting_input(
     batch = observed_batch(observation, spec.observation_space)
     if returns is None:
         returns = np.full(batch.size, spec.target_return)
-    array = plain_array(returns, "return_to_go").astype(np.float32)
+    array = plain_array(returns, "return_to_go")
+    check_plain_numbers(array, "return_to_go", ACTING)
     if array.size != batch.size:
         raise UsageError(f"return_to_go has shape {array.shape}; give one number for each of {batch.size} observations")
-    scaled = array.reshape(batch.size) / spec.return_scale
+    scaled = array.reshape(batch.size).astype(np.float32) / spec.return_scale
     observations = map_leaves(torch.from_numpy, batch.values)
     return Acting(_moved(observations, device), to_tensors(scaled, device)), batch.is_single
 

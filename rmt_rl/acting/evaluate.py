@@ -18,6 +18,7 @@ from rmt_rl.config import Frozen, validated
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.evaluation import EpisodeResult, Evaluation
+from rmt_rl.success import success_of
 from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -54,7 +55,8 @@ def evaluate(
         progress: called after every step.
 
     Raises:
-        UsageError: `episodes` or `max_lanes` is less than 1, or an option doesn't fit the task.
+        UsageError: `episodes` or `max_lanes` is less than 1, an option doesn't fit the task, or the environment or the
+            policy gives numbers that `rollout` refuses.
     """
     if min(episodes, max_lanes) < 1:
         raise UsageError(f"episodes = {episodes}, max_lanes = {max_lanes}: at least 1 of each is needed")
@@ -193,17 +195,9 @@ def _summed(steps: Iterable[Step], lanes: int, progress: ProgressReport | None) 
         lengths += step.counted
         if step.ends.any():
             for lane in np.flatnonzero(step.ends).tolist():
-                success = _success(step.infos, lane)
+                success = success_of(step.infos, lane)
                 results.append(EpisodeResult(lane, float(returns[lane]), int(lengths[lane]), success))
             returns[step.ends], lengths[step.ends] = 0, 0
         if progress is not None:
             progress(count, len(results))
     return tuple(sorted(results, key=lambda result: result.lane))
-
-
-def _success(infos: Mapping[str, Any], lane: int) -> bool | None:
-    """Read `is_success` of one lane; None unless Gymnasium marks in `_is_success` that the lane has one."""
-    reported = infos.get("_is_success")
-    if reported is None or not reported[lane]:
-        return None
-    return bool(infos["is_success"][lane])

@@ -6,6 +6,7 @@ Shape suffix: N lanes. A lane is one environment of the vector environment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,9 +14,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
+from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Privileged, Task, task_config
 from rmt_rl.trees import map_leaves
@@ -23,6 +26,8 @@ from rmt_rl.wrappers import require_next_step
 
 Bools = NDArray[np.bool_]
 VecEnv: TypeAlias = VectorEnv[Any, Any, Any]
+_FROM_ENV = Words("mend the environment", row="in environment")
+_FROM_POLICY = Words("mend the policy", row="in environment")
 
 
 class Step(NamedTuple):
@@ -72,6 +77,41 @@ def shares(episodes: int, lanes: int) -> NDArray[np.int64]:
     return share + plays_one_more
 
 
+def _check_actions(env: VecEnv, step: int, actions: Any) -> None:
+    """Raise a UsageError if an action breaks the rule of `rmt_rl.numbers`."""
+    with _explained(env, step):
+        check_all_values(actions, env.single_action_space, "actions", _FROM_POLICY)
+
+
+def _check_observations(env: VecEnv, step: int, observations: Any) -> None:
+    """Raise a UsageError if an observation breaks the rule of `rmt_rl.numbers`."""
+    with _explained(env, step):
+        check_all_values(observations, env.single_observation_space, "observations", _FROM_ENV)
+
+
+def _check_rewards(env: VecEnv, step: int, rewards: NDArray[Any], counted: Bools) -> None:
+    """Raise a UsageError if a reward that counts breaks the rule of `rmt_rl.numbers`."""
+    of_episodes = np.where(counted, rewards, 0)
+    with _explained(env, step):
+        check_plain_numbers(of_episodes, "rewards", _FROM_ENV)
+
+
+@contextmanager
+def _explained(env: VecEnv, step: int) -> Iterator[None]:
+    """Name the environment and the step in errors about numbers."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"env {_name(env)!r}, step {step} of a rollout: {error}") from None
+
+
+def _name(env: VecEnv) -> str:
+    """Return the id of the environments, or the name of their class."""
+    vector = env.unwrapped
+    one = vector.envs[0].unwrapped if isinstance(vector, SyncVectorEnv) else vector
+    return type(one).__name__ if one.spec is None else one.spec.id
+
+
 def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, deterministic: bool = True) -> Iterator[Step]:
     """Play whole episodes, in each lane a number fixed beforehand, and yield every step of the vector environment.
 
@@ -86,7 +126,8 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
         deterministic: passed to the policy.
 
     Raises:
-        UsageError: `episodes` is less than 1, or the environment's autoreset mode is another one.
+        UsageError: `episodes` is less than 1, the environment's autoreset mode is another one, or an observation, a
+            reward or an action breaks the rule of `rmt_rl.numbers`.
     """
     require_next_step(env)
     if episodes < 1:
@@ -97,16 +138,22 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     starts = np.ones(env.num_envs, bool)
     resets = np.zeros(env.num_envs, bool)
     observations, _ = env.reset(seed=seed)
+    _check_observations(env, 0, observations)
     state = None
+    step = 0
     playing = left > 0
     while playing.any():
         actions, state = policy.predict(observations, state, starts, deterministic)
+        _check_actions(env, step, actions)
         actions = fit_actions(actions, env.single_action_space)
         played = map_leaves(np.copy, actions)  # an environment may change what it is given
         next_observations, rewards, terminations, truncations, infos = env.step(played)
         counted = playing & ~resets
         done = terminations | truncations
         ends = done & counted
+        step += 1
+        _check_observations(env, step, next_observations)
+        _check_rewards(env, step, rewards, counted)
         yield Step(
             observations, actions, rewards, terminations, truncations, next_observations, starts, ends, counted, infos
         )

@@ -27,8 +27,10 @@ from rmt_rl.analysis.run_records import (
 )
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
-from rmt_rl.runs.evaluation import READ
+from rmt_rl.numbers import finite_json
+from rmt_rl.runs.evaluation import READ, check_figures
 from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.loggers.jsonl import check_metric
 from rmt_rl.runs.options import RunConfig
 from rmt_rl.terminal import say
 from rmt_rl.training.sweep import EvaluationPlan, Sweep, check_named, cpu_seconds
@@ -78,7 +80,7 @@ class RunResult:
             config=values["config"],
             seed=values["seed"],
             settings=values["settings"],
-            metrics={name: _curve(curve) for name, curve in values["metrics"].items()},
+            metrics={name: _curve(name, curve) for name, curve in values["metrics"].items()},
             evaluations=[evaluation_record(result) for result in values["results"]],
             cpu_seconds=values.get("cpu_seconds", {}),
         )
@@ -95,7 +97,14 @@ class RunResult:
         }
 
 
-def _curve(values: Mapping[str, float]) -> dict[int, float]:
+def _curve(name: str, values: Mapping[str, float]) -> dict[int, float]:
+    """Return a stored curve.
+
+    Raises:
+        ValueError: a value is no number, or out of range.
+    """
+    for value in values.values():
+        check_metric(name, value)
     return {int(at): value for at, value in values.items()}
 
 
@@ -199,9 +208,11 @@ def _read_results(path: Path) -> list[RunResult]:
 
 
 def _read_result(line: str) -> RunResult:
-    values = json.loads(line)
+    values = finite_json(line)
     if not set(FIELDS) <= set(values):
         raise ValueError("a field is missing")
+    for result in values["results"]:
+        check_figures(result)
     return RunResult.from_json(values)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.evaluation import SETTINGS, read_evaluation, read_results
 from rmt_rl.runs.folder import CONFIG
-from rmt_rl.runs.loggers.jsonl import METRICS
+from rmt_rl.runs.loggers.jsonl import METRICS, read_line
 from rmt_rl.runs.options import RunConfig, learner_class
 from rmt_rl.statistics import Interval
 
@@ -175,27 +175,16 @@ def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
         raise UsageError(f"{path} is damaged: {error}") from error
     metrics: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, start=1):
-        place = f"{path}, line {number},"
         try:
-            values = json.loads(line)
+            update, values = read_line(line)
         except ValueError as error:
-            if number == len(lines):  # a run that was killed, or is running, may be in the middle of its last line
+            is_cut = isinstance(error, json.JSONDecodeError)
+            if is_cut and number == len(lines):  # a run that was killed, or is running, may be in the middle of a line
                 break
-            raise UsageError(f"{place} is damaged: {error}") from error
-        update = _pop_update(values, place)
+            raise UsageError(f"{path}, line {number}, is damaged: {error}; mend or remove it") from error
         for name, value in values.items():
             metrics.setdefault(name, {})[update] = value
     return metrics
-
-
-def _pop_update(values: Any, place: str) -> int:
-    """Remove a line's update, and return it; all other values are the metrics, which must be numbers."""
-    if not isinstance(values, dict) or "update" not in values:
-        raise UsageError(f"{place} is damaged: no object with an update")
-    if not all(map(is_number, values.values())):
-        raise UsageError(f"{place} is damaged: a value is no number")
-    update: int = values.pop("update")
-    return update
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

@@ -79,6 +79,17 @@ def option_values(option: str, arguments: Arguments) -> list[str]:
     return values
 
 
+def require_values(option: str, arguments: Arguments, remedy: str) -> None:
+    """Raise a UsageError if an option is given without a value, as in `--option` alone or `--option=`."""
+    for place, argument in enumerate(arguments, start=1):
+        name, equals, value = argument.partition("=")
+        if name != option:
+            continue
+        has_value = value if equals else leading(arguments[place:])
+        if not has_value:
+            raise UsageError(f"{option} is given without a value; {remedy}")
+
+
 def positionals(
     arguments: Arguments, wanted: Sequence[str], command: str, description: str
 ) -> tuple[list[str], Arguments]:

@@ -1,14 +1,18 @@
-"""Extremes of the returns of episodes, which a data set of ours notes in its metadata."""
+"""Extremes of the returns of a data set's episodes, which our data sets hold in their metadata too."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import minari
 import numpy as np
+from pydantic import Field
 
-from rmt_rl.data.storage import was_changed
+from rmt_rl.config import SavedState, validated
 from rmt_rl.data.trajectory import Array, Trajectory
+from rmt_rl.errors import UsageError
+from rmt_rl.numbers import FLOAT32_MAX
 
 RETURNS_KEY = "rmt_rl_returns"  # metadata of ours, which spare reading every episode for its rewards
 
@@ -41,12 +45,33 @@ class ReturnSummary:
         self.best = max(self.best, other.best)
 
 
+class _NotedReturns(SavedState, strict=True):
+    """A `ReturnSummary` in the metadata of a data set."""
+
+    episodes: int = Field(ge=0)
+    largest: float = Field(ge=0, le=FLOAT32_MAX)
+    best: float = Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)
+
+
 def noted_returns(dataset: minari.MinariDataset) -> ReturnSummary | None:
-    """Return the extremes in the metadata of a data set of ours; None if it was changed since, or is another's."""
+    """Return the extremes of the returns that a data set's metadata hold; None if they hold none.
+
+    Raises:
+        UsageError: a number is out of range.
+    """
     noted = dataset.storage.metadata.get(RETURNS_KEY)
-    if not noted or noted["episodes"] != len(dataset) or was_changed(dataset.storage):
+    if noted is None:
         return None
-    return ReturnSummary(noted["episodes"], noted["largest"], noted["best"])
+    try:
+        if not isinstance(noted, Mapping):
+            raise UsageError(f"{noted!r} holds no returns")
+        checked = validated(_NotedReturns, noted)
+    except UsageError as error:
+        raise UsageError(
+            f"{RETURNS_KEY} in its metadata.json: {error}; remove it there, and the returns "
+            "are read from the episodes"
+        ) from None
+    return ReturnSummary(checked.episodes, checked.largest, checked.best)
 
 
 def sum_from(rewards: Array, step: int) -> float:

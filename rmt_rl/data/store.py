@@ -28,6 +28,7 @@ from rmt_rl.data.storage import (
     read_index,
     read_spaces,
     reads_parts,
+    was_changed,
 )
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
@@ -142,7 +143,7 @@ class EpisodeStore:
     def _search(self, dataset: int, episodes: Sequence[_Episode]) -> Odd:
         """Return the faults of the odd episodes of a data set, and note the returns of the others."""
         odd: Odd = {}
-        returns = noted_returns(self._datasets[dataset])
+        returns = self._noted_returns(dataset)
         if returns is None:
             returns = ReturnSummary()
             storage = self._datasets[dataset].storage
@@ -158,6 +159,14 @@ class EpisodeStore:
                         odd[episode.number] = reason_of(error)
         self._returns_of.append(returns)
         return odd
+
+    def _noted_returns(self, number: int) -> ReturnSummary | None:
+        """Return the extremes of returns in a data set's metadata; None without them, or if the data were changed."""
+        dataset = self._datasets[number]
+        with explained(self.ids[number]):
+            noted = noted_returns(dataset)
+            is_valid = noted and noted.episodes == len(dataset) and not was_changed(dataset.storage)
+        return noted if is_valid else None
 
     def _checked(self, episode: _Episode, file: OpenFile) -> Trajectory:
         """Return an episode, or its outline if not all data fit into the cache, and keep it in the cache."""

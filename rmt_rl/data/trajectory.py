@@ -16,6 +16,7 @@ from gymnasium import Space, spaces
 
 from rmt_rl.categories import categories
 from rmt_rl.errors import UsageError
+from rmt_rl.numbers import STEPS, Words, check_box, check_plain_numbers
 from rmt_rl.trees import Place, leaves, map_leaves, map_space, nodes, part_at, place_name
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -30,7 +31,8 @@ class Trajectory:
     """An episode of T steps, or T consecutive steps of a longer episode; its arrays are read-only.
 
     Raises:
-        UsageError: no step, lengths that differ, an end before the last step, or a number that is not finite.
+        UsageError: no step, lengths that differ, an end before the last step, or a number, or a sum of rewards, that
+            is not finite or too large for float32.
     """
 
     observations: Arrays  # (T + 1, ...): the last one follows the final action
@@ -58,6 +60,8 @@ class Trajectory:
         if len(early_ends):
             first = early_ends[0]
             raise UsageError(f"the episode ends at step {first} of {length}; cut it there into two trajectories")
+        if not np.isfinite(self.returns_to_go).all():
+            raise UsageError("the rewards of the episode add up to more than float32 can hold; scale them down")
 
     def _check_and_lock(self, name: str, length: int) -> None:
         """Check the arrays of an attribute, and replace them by read-only views."""
@@ -79,7 +83,8 @@ class Trajectory:
         """Undiscounted sum of the episode's rewards from each step on, float32 (T,), summed in float64."""
         from_the_end = np.append(self.later, self.rewards[::-1])
         sums = np.cumsum(from_the_end)
-        return sums[:0:-1].astype(np.float32)
+        with np.errstate(over="ignore"):  # the episode is refused
+            return sums[:0:-1].astype(np.float32)
 
     @cached_property
     def nbytes(self) -> int:
@@ -139,7 +144,7 @@ def _conform_leaf(leaf: Arrays, space: LeafSpace, name: str) -> Array:
     """Return an array (T, ...) in the dtype of its space.
 
     Raises:
-        UsageError: its shape, its dtype or a value is not one of the space.
+        UsageError: its shape or its dtype is not the space's, or a number breaks the rule of `rmt_rl.numbers`.
     """
     if not isinstance(leaf, np.ndarray) or leaf.shape[1:] != space.shape:
         raise UsageError(f"{name} holds {_kind(leaf)}; its space asks for the shape {space.shape} a step")
@@ -147,12 +152,32 @@ def _conform_leaf(leaf: Arrays, space: LeafSpace, name: str) -> Array:
     are_integers = leaf.dtype.kind in "biu" and dtype.kind in "biu"
     if not are_integers and not np.can_cast(leaf.dtype, dtype, "same_kind"):
         raise UsageError(f"{name} has dtype {leaf.dtype}; its space asks for {dtype}")
-    check_values(leaf, space, name)
+    check_values(leaf, space, name, STEPS)
     return leaf.astype(dtype, copy=False)
 
 
-def check_values(leaf: Array, space: LeafSpace, name: str) -> None:
-    """Raise a UsageError if an array (T, ...) holds categories or integers that its space can't hold."""
+def check_all_values(values: Any, space: Space[Any], name: str, words: Words) -> None:
+    """Raise a UsageError if a part of a value, or of a batch of values, is one that `check_values` refuses.
+
+    Parts of spaces that aren't learnt from, such as texts, aren't looked at.
+    """
+    for place, leaf in leaves(space):
+        if isinstance(leaf, LeafSpace):
+            array = np.asarray(part_at(values, place))
+            check_values(array, leaf, place_name(name, place), words)
+
+
+def check_values(leaf: Array, space: LeafSpace, name: str, words: Words) -> None:
+    """Raise a UsageError if an array holds numbers that its space can't hold, by the rule of `rmt_rl.numbers`.
+
+    Args:
+        leaf: an array (*shape) or (T, *shape).
+        space: its space.
+        name: its name in error messages.
+        words: further words of error messages.
+    """
+    if isinstance(space, spaces.Box):
+        check_box(leaf, space, name, words)
     known = categories(space)
     if known is not None:
         lowest: Array = known.starts.reshape(space.shape)
@@ -164,7 +189,7 @@ def check_values(leaf: Array, space: LeafSpace, name: str) -> None:
         return
     outside = leaf[(leaf < lowest) | (leaf > highest)]
     if len(outside):
-        raise UsageError(f"{name} holds {outside[0]}, which is not in {space}")
+        raise UsageError(f"{name} holds {outside[0]}, which is not in {space}; {words.remedy}")
 
 
 def _check_leaf(name: str, leaf: Array, length: int) -> None:
@@ -172,12 +197,7 @@ def _check_leaf(name: str, leaf: Array, length: int) -> None:
     if leaf.ndim == 0 or len(leaf) != length:
         found = len(leaf) if leaf.ndim else "no"
         raise UsageError(f"{name} has {found} entries, not {length}: T of each but T + 1 observations, for T rewards")
-    if leaf.dtype.kind != "f":
-        return
-    finite = np.isfinite(leaf)
-    if not finite.all():
-        step = int(np.argwhere(~finite)[0][0])
-        raise UsageError(f"{name} is not finite at step {step}; drop this episode or mend the environment")
+    check_plain_numbers(leaf, name, STEPS)
 
 
 def _read_only(array: Array) -> Array:

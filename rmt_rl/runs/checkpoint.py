@@ -6,7 +6,6 @@ random numbers of a run follow from its seed and the update's number, so no stat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
+from rmt_rl.numbers import finite_json
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
@@ -48,8 +48,8 @@ class AgentHeader(Header):
     observation_space: str  # in Minari's format for spaces
     action_space: str  # in Minari's format for spaces
     target_return: float
-    return_scale: float
-    hindsight_classes: int = 0
+    return_scale: float = Field(gt=0, description="a number above 0")
+    hindsight_classes: int = Field(0, ge=0, description="the number of classes; 0: none")
 
 
 HeaderT = TypeVar("HeaderT", bound=Header)
@@ -64,8 +64,18 @@ class Checkpoint(Generic[HeaderT]):
     tensors: dict[str, Tensor]
 
     def group(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors of a group (`model`, `optimizer`, `state`) by their names in it."""
-        return group_of(self.tensors, name)
+        """Return the tensors of a group (`model`, `optimizer`, `state`) by their names in it.
+
+        Raises:
+            UsageError: a number of one of them is NaN or infinite.
+        """
+        members = group_of(self.tensors, name)
+        for key, tensor in members.items():
+            if not tensor.isfinite().all():
+                raise UsageError(
+                    f"tensor {name}/{key} holds numbers that are NaN or infinite; use another checkpoint or train again"
+                )
+        return members
 
 
 def path_of(run: str | Path, name: str = "last") -> Path:
@@ -151,7 +161,7 @@ def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
         raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
     try:
         header, tensors = read_tensors(path, _KEY)
-        values = None if header is None else json.loads(header)
+        values = None if header is None else finite_json(header)
     except (SafetensorError, OSError, ValueError) as error:
         raise unreadable(f"checkpoint {path}", error) or UsageError(
             f"checkpoint {path} is damaged ({error}); use another one or train again"
@@ -176,7 +186,8 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
     """Return the agent that a checkpoint holds.
 
     Raises:
-        UsageError: the checkpoint's options or weights fit no known agent, or there is no such device.
+        UsageError: the checkpoint's options or weights fit no known agent, a weight isn't finite, or there is no such
+            device.
     """
     header = checkpoint.header
     with about(checkpoint.path):
@@ -200,9 +211,10 @@ def restore_optimizer(checkpoint: Checkpoint[HeaderT], optimizer: torch.optim.Op
     """Restore the state of an optimiser.
 
     Raises:
-        UsageError: the checkpoint holds no optimiser state, or one that doesn't fit.
+        UsageError: the checkpoint holds no optimiser state, or one that doesn't fit or isn't finite.
     """
-    saved = checkpoint.group("optimizer")
+    with about(checkpoint.path):
+        saved = checkpoint.group("optimizer")
     if checkpoint.header.update and not saved:
         raise UsageError(f"checkpoint {checkpoint.path} holds no optimiser state; only a run's last one can be resumed")
     with about(checkpoint.path):
@@ -213,9 +225,10 @@ def restore_state(checkpoint: Checkpoint[HeaderT], like: TreeT) -> TreeT:
     """Return the carried state, in the shape and on the device of the tree `like`.
 
     Raises:
-        UsageError: the saved state has another shape, e.g. another batch size.
+        UsageError: the saved state has another shape, e.g. another batch size, or isn't finite.
     """
-    saved = checkpoint.group("state")
+    with about(checkpoint.path):
+        saved = checkpoint.group("state")
     leaves = tree_leaves(like)
     tensors = [saved.get(str(index), torch.empty(0)) for index in range(len(saved))]
     if [tensor.shape for tensor in tensors] != [leaf.shape for leaf in leaves]:

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.numbers import finite_json
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 
 if TYPE_CHECKING:
@@ -23,17 +24,36 @@ FORMAT = 1
 FILE = "evaluation.json"
 SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # the same for all results of a file
 
-EpisodeRecord = TypedDict("EpisodeRecord", {"lane": int, "return": float, "length": int, "success": bool | None})
+Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Natural: TypeAlias = Annotated[int, Field(ge=0)]
+Positive: TypeAlias = Annotated[int, Field(ge=1)]
+
+
+def _ordered(bounds: Interval) -> Interval:
+    lower, upper = bounds
+    if lower > upper:
+        raise ValueError(f"the lower bound {lower} is above the upper bound {upper}")
+    return bounds
+
+
+EpisodeRecord = TypedDict(
+    "EpisodeRecord",
+    {"lane": Natural, "return": Finite, "length": Positive, "success": bool | None},
+)
+
+ShareInterval: TypeAlias = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+FiniteInterval: TypeAlias = Annotated[tuple[Finite, Finite], AfterValidator(_ordered)]
 
 
 class Figures(TypedDict):
     """The part of a result that tables and plots need."""
 
     options: dict[str, Any]  # JSON values of the varied options
-    success_rate: float | None
-    success_interval: Interval | None  # a list in a record that was read, since JSON has no tuples
-    mean_return: float
-    return_interval: Interval | None
+    success_rate: Share | None
+    success_interval: ShareInterval | None  # a list in a record that was read, since JSON has no tuples
+    mean_return: Finite
+    return_interval: FiniteInterval | None
 
 
 READ = tuple(Figures.__annotations__)
@@ -42,13 +62,13 @@ READ = tuple(Figures.__annotations__)
 class ResultRecord(Figures, total=False):
     """One evaluation in `evaluation.json`."""
 
-    seed: int
+    seed: Natural
     deterministic: bool
-    target_return: float | None
-    lanes: int
-    normalised_return: float | None
-    mean_length: float
-    seconds: float
+    target_return: Finite | None
+    lanes: Positive
+    normalised_return: Finite | None
+    mean_length: Annotated[Finite, Field(ge=1)]
+    seconds: Annotated[Finite, Field(ge=0)]
     episodes: list[EpisodeRecord]
 
 
@@ -61,6 +81,21 @@ class EvaluationFile(TypedDict):
 
 
 _RECORD = TypeAdapter(EvaluationFile)
+_FIGURES = TypeAdapter(Figures)
+
+
+def check_figures(values: object) -> None:
+    """Check a result that wasn't read from `evaluation.json`.
+
+    Raises:
+        ValueError: a figure is missing or out of range.
+    """
+    try:
+        _FIGURES.validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
 @dataclass(frozen=True)
@@ -205,7 +240,7 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
     path = run / FILE
     try:
         text = path.read_text(encoding="utf-8")
-        record = json.loads(text)
+        record = finite_json(text)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -220,7 +255,8 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"{path} is damaged (results are missing or incomplete): {place}: {first['msg']}; evaluate the run again"
+            f"{path} is damaged (results are missing, incomplete or out of range): {place}: {first['msg']}; evaluate "
+            "the run again"
         ) from None
     return cast("EvaluationFile", record)
 

@@ -16,9 +16,10 @@ from contextlib import closing
 from textwrap import shorten
 from typing import Any, ClassVar, cast
 
+import gymnasium
 import numpy as np
 import torch
-from gymnasium.wrappers import TransformObservation
+from gymnasium.wrappers import TransformObservation, TransformReward
 from pydantic import JsonValue
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -28,6 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from rmt_rl.agent import AgentSpec
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
+from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restore_agent, restore_optimizer
 from rmt_rl.runs.metrics import Metrics
@@ -36,6 +38,9 @@ from rmt_rl.sb3_agent import SB3Agent
 from rmt_rl.task import check_same_spaces
 from rmt_rl.training.learner import Diverged, Resumable
 from rmt_rl.training.parallel import Processes
+
+AnyEnv = gymnasium.Env[Any, Any]
+_MEND = Words("mend the environment, or scale its rewards with gymnasium.wrappers.TransformReward")
 
 
 class OnlineLearner:
@@ -93,6 +98,8 @@ class OnlineLearner:
         try:
             # The interval is longer than the one round: its log is taken below, with what was learnt.
             self.algorithm.learn(self.model.config.n_steps, log_interval=2, reset_num_timesteps=False)
+        except UsageError as error:  # of the environment's numbers
+            raise UsageError(f"env {self.config.env!r}, after step {self.made}: {error}") from error
         except ValueError:  # of PyTorch, where a distribution's parameters are NaN
             if self._finite():
                 raise
@@ -175,11 +182,22 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
             f"batch_size={batch_size} leaves one step of the {steps} of a round (n_envs times n_steps) for a minibatch "
             "of its own; choose a divisor"
         )
-    return make_vec_env(
-        lambda: TransformObservation(make_env(task, config.env_options), view.single, view.space),
-        config.online.n_envs,
-        seed,
-    )
+
+    def make() -> AnyEnv:
+        checked = TransformReward(make_env(task, config.env_options), _checked_reward)
+        return TransformObservation(checked, view.single, view.space)
+
+    return make_vec_env(make, config.online.n_envs, seed)
+
+
+def _checked_reward(reward: Any) -> Any:
+    """Return a reward as it is.
+
+    Raises:
+        UsageError: the reward breaks the rule of `rmt_rl.numbers`.
+    """
+    check_plain_numbers(np.asarray(reward), "reward", _MEND)
+    return reward
 
 
 def _check_device(name: str) -> None:

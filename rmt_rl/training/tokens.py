@@ -100,8 +100,8 @@ class TokenHeader(Header):
 class TokenProgress(SavedState):
     """The learner's part of a checkpoint's progress, besides tensors and the feed's own state."""
 
-    tokens: int  # read so far
-    cpu_seconds: float  # spent on updates so far
+    tokens: int = Field(ge=0)  # read so far
+    cpu_seconds: float = Field(ge=0)  # spent on updates so far
 
 
 class TokenLearner:
@@ -285,7 +285,7 @@ def restore_weights(saved: Checkpoint[TokenHeader], model: RecurrentMemoryTransf
     """Give a model the weights of a checkpoint.
 
     Raises:
-        UsageError: the weights are of a model of other sizes.
+        UsageError: the weights are of a model of other sizes, or aren't finite.
     """
     with about(saved.path):
         weights = saved.group("model")

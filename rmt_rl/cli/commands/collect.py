@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from rmt_rl import registry
-from rmt_rl.cli.arguments import Arguments, ReadsRuns, positionals
+from rmt_rl.cli.arguments import Arguments, ReadsRuns, positionals, require_values
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.flags import parse, with_options
 from rmt_rl.task import default_episodes
@@ -35,6 +35,7 @@ def collect_dataset(arguments: Arguments) -> int:
     if not names:
         return 0
     task = registry.load_task(names[0])
+    require_values("--policy", rest, "name policies: --policy random; or leave it out, and the env's expert plays")
     given = parse(with_options(Collection, env=task.Config), rest, f"rmt-rl collect {names[0]}", description)
     given.import_modules()
     from rmt_rl.acting.collect import collect

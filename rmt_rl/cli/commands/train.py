@@ -21,6 +21,7 @@ from rmt_rl.cli.arguments import (
     leading,
     option_values,
     positionals,
+    require_values,
 )
 from rmt_rl.cli.interrupt import StopRequest
 from rmt_rl.errors import UsageError
@@ -94,6 +95,10 @@ def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | No
         default = named_config(env, agent)
     if HELP & set(rest):
         say(own_help)
+    else:
+        require_values(
+            "--dataset", rest, "name data sets: --dataset ID; or leave it out, and the env's expert collects"
+        )
     program = f"rmt-rl train {default.env} {default.agent}"
     return parse(type(default), rest, program, "Options of the run:", default)
 

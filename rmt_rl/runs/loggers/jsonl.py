@@ -3,13 +3,51 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import append, check_no_link, write_atomically
+from rmt_rl.numbers import finite_json
 from rmt_rl.runs.metrics import Metrics, Settings
 
 METRICS = "metrics.jsonl"
+RANGES = {"success_rate": (0, 1), "mean_length": (0, math.inf)}
+"""The least and the largest value of metrics whose names end so."""
+
+
+class Line(NamedTuple):
+    """A line of `metrics.jsonl`."""
+
+    update: int
+    metrics: Metrics
+
+
+def read_line(text: str) -> Line:
+    """Return the update and the metrics of a line.
+
+    Raises:
+        ValueError: the line isn't an object of numbers with an update, or a number is out of range.
+    """
+    values = finite_json(text)
+    if not isinstance(values, dict) or "update" not in values:
+        raise ValueError("no object with an update")
+    for name, value in values.items():
+        check_metric(name, value)
+    update = values.pop("update")
+    if not isinstance(update, int) or update < 0:
+        raise ValueError(f"update={update} is no number of updates")
+    return Line(update, values)
+
+
+def check_metric(name: str, value: object) -> None:
+    """Raise a ValueError if a metric is no number, or out of the range that its name implies."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"a value is no number: {name}={value!r}")
+    for ending, (least, most) in RANGES.items():
+        if name.endswith(ending) and not least <= value <= most:
+            raise ValueError(f"{name}={value} isn't from {least} to {most}")
 
 
 class JSONLines:
@@ -39,8 +77,8 @@ def _lines(path: Path, update: int) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
-        return [line for line in whole if json.loads(line)["update"] <= update]
-    except (ValueError, KeyError, TypeError) as error:
+        return [line for line in whole if read_line(line).update <= update]
+    except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); mend or remove it") from None
 
 
