@@ -68,8 +68,7 @@ def noted_returns(dataset: minari.MinariDataset) -> ReturnSummary | None:
         checked = validated(_NotedReturns, noted)
     except UsageError as error:
         raise UsageError(
-            f"{RETURNS_KEY} in its metadata.json: {error}; remove it there, and the returns "
-            "are read from the episodes"
+            f"{RETURNS_KEY} in its metadata.json: {error}; remove it there, and the returns are read from the episodes"
         ) from None
     return ReturnSummary(checked.episodes, checked.largest, checked.best)
 

@@ -111,6 +111,9 @@ def read_index(storage: MinariStorage, file: OpenFile, episodes: int) -> list[In
     numbers = range(episodes)
     if file is None:
         return [_entry(facts) for facts in storage.get_episode_metadata(numbers)]
+    missing = [number for number in numbers if f"episode_{number}" not in file]
+    if missing:
+        raise ValueError(f"its metadata count {episodes} episodes, but episode_{missing[0]} isn't in its file")
     return [_entry(inside(file, f"episode_{number}").attrs) for number in numbers]
 
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class DataConfig(FeedConfig):
     """Options of training data: their source, and the rule by which batches are drawn from them."""
 
-    dataset: Strings = Field((), description="Minari data sets to train on (left out, or [] in a file: the env's expert collects)")
+    dataset: Strings = Field(
+        (), description="Minari data sets to train on (left out, or [] in a file: the env's expert collects)"
+    )
     collect_episodes: int | None = Field(
         None,
         ge=1,
