@@ -84,7 +84,8 @@ def warn_of_text(space: AnySpace) -> None:
     texts = texts_of(space)
     if texts:
         verb = "is text" if len(texts) == 1 else "are texts"
-        warnings.warn(f"{', '.join(texts)} {verb}, which agents don't learn from: left out", UserWarning, stacklevel=2)
+        message = f"{', '.join(texts)} {verb}, which agents don't learn from: left out"
+        warnings.warn(message, UserWarning, stacklevel=1)  # one place, so that Python shows the warning once
 
 
 def map_learnable(read: ReadLeaf, space: AnySpace, place: Place = ()) -> Any:

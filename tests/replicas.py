@@ -6,6 +6,7 @@ The environments of Gymnasium-Robotics are look-alikes of random observations, r
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from gymnasium import Space, spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.spaces.text import alphanumeric
 from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import METADATA_FILE_NAME
+from minari.storage import get_dataset_path
 from minigrid.wrappers import FullyObsWrapper
 
 from rmt_rl.trees import map_leaves
@@ -127,14 +130,21 @@ def write(
         minari.create_dataset_from_buffers(
             identity,
             buffers,
-            env=env,
-            eval_env=eval_env,
             observation_space=observation_space,
             action_space=action_space,
             algorithm_name="random",
             **more,
         )
+    specs = {"env_spec": env, "eval_env_spec": eval_env}
+    change_metadata(identity, **{name: spec.to_json() for name, spec in specs.items() if spec})
     return identity
+
+
+def change_metadata(identity: str, **facts: object) -> None:
+    """Change facts in a data set's metadata, as Minari's scripts do with specs of wrappers that can't be made again."""
+    path = get_dataset_path(identity) / "data" / METADATA_FILE_NAME
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps(metadata | facts))
 
 
 def column(space: Space[Any], count: int) -> Any:

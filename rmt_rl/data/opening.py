@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium
 import minari
 from gymnasium.envs.registration import EnvSpec
+from minari.dataset._storages import get_storage_keys
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import deserialize_space
@@ -28,7 +29,6 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError
 
 _UPDATES = {
     r"bad .*version number": "it was written with a newer HDF5: pip install -U h5py",
-    r"No storage implemented": "pip install -U minari",
     r"EnvSpec": "its env_spec is of another Gymnasium: pip install -U gymnasium",
 }
 """Remedies for data that newer packages can read, by a pattern of the error's message."""
@@ -56,16 +56,18 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
         UsageError: it is missing, damaged or empty, or the system or the installed packages can't read it.
     """
     root = data_root()
-    if not DATASET_ID_RE.fullmatch(dataset_id):  # which also could lead out of the folder of data sets
+    match = DATASET_ID_RE.fullmatch(dataset_id)
+    if not match:  # it could also lead out of the folder of data sets
         raise UsageError(f"data set id {dataset_id!r} is malformed; give namespace/name-v0")
     data = root / dataset_id / "data"
     with explained(dataset_id):
         is_there = data.exists()
     if not is_there:
         similar = nearest(dataset_id, _local_ids(root))
+        fetch = f"fetch it with `minari download {dataset_id}`"
+        remedy = fetch if match["version"] else "give its version too, as in namespace/name-v0"
         raise UsageError(
-            f"data set {dataset_id!r} is not below {root}{similar}; make it "
-            f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
+            f"data set {dataset_id!r} is not below {root}{similar}; make it with `rmt-rl collect`, or {remedy}"
         )
     with explained(dataset_id):
         _check_metadata(data)
@@ -127,6 +129,7 @@ def _check_metadata(data: Path) -> None:
     """
     metadata = json.loads((data / METADATA_FILE_NAME).read_text(encoding="utf-8"))
     _check_version(metadata["minari_version"])
+    _check_format(metadata["data_format"])
     for name in ("observation_space", "action_space"):
         text = metadata[name]
         if not isinstance(text, str):
@@ -144,6 +147,16 @@ def _check_version(version: str) -> None:
         raise ValueError(f"minari_version is {version!r}")
     remedy = "pip install -U minari" if numbers > installed_numbers else "download a later version of the data set"
     raise UsageError(f"it was written by Minari {version}, which the installed Minari {installed} can't read; {remedy}")
+
+
+def _check_format(name: str) -> None:
+    """Raise a UsageError if the installed Minari knows no storage of this name."""
+    known = get_storage_keys()
+    if name not in known:
+        raise UsageError(
+            f"its data_format is {name!r}, but the installed Minari reads {', '.join(known)} alone; "
+            "pip install -U minari"
+        )
 
 
 def _check_space(name: str, text: str) -> None:

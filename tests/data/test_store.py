@@ -465,6 +465,10 @@ def test_a_missing_data_set_names_the_nearest() -> None:
     write("wood/trees-v0", [episode(0, 3)])
     with pytest.raises(UsageError, match=r"'wood/tree-v0' is not below .*did you mean 'wood/trees-v0'.*rmt-rl collect"):
         EpisodeStore("wood/tree-v0")
+    with pytest.raises(UsageError, match="or fetch it with `minari download D4RL/door/human-v2`"):
+        EpisodeStore("D4RL/door/human-v2")
+    with pytest.raises(UsageError, match="or give its version too, as in namespace/name-v0"):
+        EpisodeStore("D4RL/door/human")
     with pytest.raises(UsageError, match="no id was given"):
         EpisodeStore([])
 
