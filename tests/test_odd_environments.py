@@ -229,6 +229,10 @@ def cartpole() -> gymnasium.Env[Any, Any]:
     return gymnasium.make("CartPole-v1", max_episode_steps=9)
 
 
+def pendulum() -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("Pendulum-v1", max_episode_steps=9)
+
+
 WRAPPED: dict[str, Callable[[], gymnasium.Env[Any, Any]]] = {
     "statistics": lambda: gymnasium.wrappers.RecordEpisodeStatistics(cartpole()),
     "monitor": lambda: Monitor(cartpole()),
@@ -238,9 +242,7 @@ WRAPPED: dict[str, Callable[[], gymnasium.Env[Any, Any]]] = {
     "checker": lambda: gymnasium.wrappers.PassiveEnvChecker(cartpole()),
     "flatten": lambda: gymnasium.wrappers.FlattenObservation(cartpole()),
     "stack": lambda: gymnasium.wrappers.FrameStackObservation(cartpole(), 3),
-    "rescale": lambda: gymnasium.wrappers.RescaleAction(
-        gymnasium.make("Pendulum-v1", max_episode_steps=9), np.float32(-1), np.float32(1)
-    ),
+    "rescale": lambda: gymnasium.wrappers.RescaleAction(pendulum(), np.float32(-1), np.float32(1)),
     "image": lambda: ImgObsWrapper(gymnasium.make("MiniGrid-Empty-5x5-v0", max_steps=9)),  # type: ignore[no-untyped-call]
 }
 
