@@ -242,7 +242,7 @@ WRAPPED: dict[str, Callable[[], gymnasium.Env[Any, Any]]] = {
     "checker": lambda: gymnasium.wrappers.PassiveEnvChecker(cartpole()),
     "flatten": lambda: gymnasium.wrappers.FlattenObservation(cartpole()),
     "stack": lambda: gymnasium.wrappers.FrameStackObservation(cartpole(), 3),
-    "rescale": lambda: gymnasium.wrappers.RescaleAction(pendulum(), np.float32(-1), np.float32(1)),
+    "rescale": lambda: gymnasium.wrappers.RescaleAction(pendulum(), -1, 1),  # type: ignore[arg-type]
     "image": lambda: ImgObsWrapper(gymnasium.make("MiniGrid-Empty-5x5-v0", max_steps=9)),  # type: ignore[no-untyped-call]
 }
 
