@@ -28,7 +28,7 @@ from rmt_rl.data.store import EpisodeStore, data_root
 from rmt_rl.data.trajectory import conform
 from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
-from rmt_rl.nn.outputs import check_finite
+from rmt_rl.nn.outputs import finite
 from rmt_rl.numbers import ACTING, STEPS, check_box, check_plain_numbers, finite_json
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.wrappers import ReturnToGo
@@ -196,10 +196,10 @@ def test_outputs_that_are_not_finite_are_told(name: str, deterministic: bool) ->
 
 
 def test_every_size_of_output_is_checked() -> None:
-    check_finite(torch.zeros(2, 3))
+    finite(torch.zeros(2, 3))
     for number in (torch.nan, torch.inf, -torch.inf):
         with pytest.raises(UsageError):
-            check_finite(torch.tensor([[0.0, number]]))
+            finite(torch.tensor([[0.0, number]]))
 
 
 @pytest.mark.parametrize("target_return", [np.nan, np.inf, -1e39])
