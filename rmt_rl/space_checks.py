@@ -24,7 +24,9 @@ def check_space(name: str, space: Space[Any]) -> None:
         space: the space of observations or actions.
     """
     if not any(True for _ in leaves(space)):
-        raise UsageError(f"{name}={space} has no part; give it at least one Box, Discrete, MultiDiscrete or MultiBinary")
+        raise UsageError(
+            f"{name}={space} has no part; give it at least one Box, Discrete, MultiDiscrete or MultiBinary"
+        )
     for place, node in nodes(space):
         part = place_name(name, place)
         match node:

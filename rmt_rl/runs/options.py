@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 class DataConfig(FeedConfig):
     """Options of training data: their source, and the rule by which batches are drawn from them."""
 
-    dataset: Strings = Field((), description="Minari data sets to train on (left out, or [] in a file: the env's expert collects)")
+    dataset: Strings = Field(
+        (), description="Minari data sets to train on (left out, or [] in a file: the env's expert collects)"
+    )
     collect_episodes: int | None = Field(
         None,
         ge=1,
         description="episodes that the expert collects if no data set is named (unset: mostly 4000)",
     )
     collect_seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of that collection{SEED_SPACING}")
+    strict: bool = Field(False, description="refuse data sets with empty or odd episodes; otherwise these are left out")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
 
 
