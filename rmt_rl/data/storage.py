@@ -7,7 +7,6 @@ files remain valid Minari files.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -16,8 +15,8 @@ import h5py
 import numpy as np
 from gymnasium import Space, spaces
 from minari.dataset.minari_storage import MinariStorage, is_image_space
-from PIL import Image
 
+from rmt_rl.data.received import decoded, inside, only_formats
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
 from rmt_rl.trees import Key, Place, keys_of, leaves, map_leaves, map_space, nodes, part_at, place_name
 
@@ -53,6 +52,7 @@ def read_columns(
 
     Raises:
         ValueError: a column is of another length.
+        UsageError: a column isn't in the data set's file itself.
         Exception: any other error that Minari and h5py raise on damaged files.
     """
     rows = dict.fromkeys(OUTCOMES, slice(None))
@@ -60,16 +60,17 @@ def read_columns(
     rows["actions"] = slice(start, stop)
     columns: dict[str, Any] = {}
     if not reads_parts(storage):
-        (whole,) = storage.get_episodes([episode])
+        with only_formats(_largest_image(storage)):
+            (whole,) = storage.get_episodes([episode])
         for name in names:
             cut = itemgetter(rows[name])
             columns[name] = map_leaves(cut, whole[name])
         return columns
     path = storage.data_path / _FILE
     with h5py.File(path, "r") as file:
-        group = file[f"episode_{episode}"]
+        group = inside(file, f"episode_{episode}")
         for name in names:
-            stored = group[name]
+            stored = inside(group, name)
             entries = length + 1 if name == "observations" else length
             _check_lengths(stored, entries)
             columns[name] = _read_column(stored, name, rows[name], storage)
@@ -77,9 +78,10 @@ def read_columns(
 
 
 def _check_lengths(stored: Stored, length: int) -> None:
-    """Raise a ValueError if an array is of another length."""
+    """Raise a ValueError if an array is of another length, and a UsageError if it isn't in the file itself."""
     if isinstance(stored, h5py.Group):
-        for part in stored.values():
+        for key in stored:
+            part = inside(stored, key)
             _check_lengths(part, length)
     elif len(stored) != length:
         raise ValueError(f"{stored.name} has {len(stored)} entries, not {length}")
@@ -104,21 +106,21 @@ def _read_column(stored: Stored, name: str, rows: slice, storage: MinariStorage)
     def read(place: Place, leaf: Space[Any]) -> Array:
         stored_rows = _stored_at(stored, place)[rows]
         if storage.jpeg_encoding and is_image_space(leaf):
-            return _decoded(stored_rows)
+            return decoded(stored_rows, leaf.shape or ())
         return np.asarray(stored_rows)
 
     values: Arrays = map_space(read, space)
     return values
 
 
-def _decoded(jpegs: Iterable[Array]) -> Array:
-    """Return images that are stored as JPEG files, uint8 (T, H, W, C)."""
-    images = []
-    for jpeg in jpegs:
-        file = io.BytesIO(jpeg.tobytes())
-        image = np.asarray(Image.open(file))
-        images.append(image)
-    return np.array(images, np.uint8)
+def _largest_image(storage: MinariStorage) -> int:
+    """Return the pixels of the largest image in a step; 1 if there are none."""
+    pixels = 1
+    for space in (storage.observation_space, storage.action_space):
+        for _, leaf in leaves(space):
+            if is_image_space(leaf):
+                pixels = max(pixels, leaf.shape[0] * leaf.shape[1])
+    return pixels
 
 
 def _check_keys(group: h5py.Group, space: Space[Any], name: str) -> None:

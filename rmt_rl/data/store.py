@@ -23,6 +23,7 @@ from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.storage import get_dataset_path
 
+from rmt_rl.data.received import check_links
 from rmt_rl.data.segment import Span
 from rmt_rl.data.storage import OUTCOMES, STEPS, read_columns, reads_parts
 from rmt_rl.data.trajectory import Array, Trajectory, conform
@@ -356,6 +357,7 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
         )
     with _damage_explained(dataset_id):
         _check_spaces_are_stored(data)
+        check_links(data)
         dataset = minari.load_dataset(dataset_id)
     if len(dataset) == 0:
         raise UsageError(f"data set {dataset_id!r} is empty; collect or download it again")
