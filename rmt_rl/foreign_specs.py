@@ -128,7 +128,7 @@ def _check_wrapper(wrapper: WrapperSpec, owner: str) -> None:
     for name, value in (wrapper.kwargs or {}).items():
         parameter = known.get(name)
         is_accepted = parameter is not None and _is_given_by(parameter, value)
-        if not is_accepted and (parameter is None or _CODE.search(parameter.annotation) or _names_a_place(name, value)):
+        if not is_accepted and (parameter is None or _is_for_code(parameter) or _names_a_place(name, value)):
             raise _refused(f"wrapper {maker.__name__} of {owner}", name, value)
 
 
@@ -152,7 +152,7 @@ def _check_arguments(maker: Maker, kwargs: Arguments, registered: Arguments, own
 def _is_accepted(name: str, value: object, parameter: _Parameter | None, package: str) -> bool:
     if parameter is not None and _is_given_by(parameter, value):
         return True
-    if parameter is not None and _CODE.search(parameter.annotation):
+    if parameter is not None and _is_for_code(parameter):
         return False
     texts = [text for _, text in _texts(name, value)]
     if not texts:
@@ -167,6 +167,13 @@ def _is_given_by(parameter: _Parameter, value: object) -> bool:
     if parameter.default is inspect.Parameter.empty:
         return value is None
     return _same(value, parameter.default)
+
+
+def _is_for_code(parameter: _Parameter) -> bool:
+    """Return True if a parameter is for a class, a function or the like, by its default or its annotation."""
+    has_default = parameter.default is not inspect.Parameter.empty
+    is_code = has_default and callable(parameter.default)
+    return is_code or _CODE.search(parameter.annotation) is not None
 
 
 def _takes_texts(parameter: _Parameter) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tomli_w
-import tomllib
 from safetensors.torch import load_file, save_file
 
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint

@@ -138,8 +138,8 @@ def test_the_environment_of_a_data_set(scene: Scene, identity: str, entry_point:
 
 def test_a_data_set_s_requirements(scene: Scene) -> None:
     dataset = scene.in_metadata("CartPole", requirements=["payload"], code_permalink="payload")
-    options = "--updates 1 --eval-episodes 0 --accelerator cpu --logger jsonl --out again --batch-size 2".split()
-    assert main(["train", "CartPole-v1", "bc", "--dataset", dataset, *options]) == 0
+    command = "--updates 1 --eval-episodes 0 --accelerator cpu --logger jsonl --out again --batch-size 2"
+    assert main(["train", "CartPole-v1", "bc", "--dataset", dataset, *command.split()]) == 0
 
 
 @pytest.mark.parametrize("name", ["planted", "payload:Payload"])
