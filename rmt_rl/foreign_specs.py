@@ -40,7 +40,7 @@ _SPEAKING = re.compile(  # of paths, programs, modules and functions
     re.IGNORECASE,
 )
 _CODE = re.compile(r"Callable|Module|type\[|Type\[|Path|Space\b")  # annotations of parameters that no JSON value fits
-_TEXTUAL = str | list | tuple | dict | None
+_TEXTUAL = (str, list, tuple, dict, type(None))
 _SHOWN_ON_A_SCREEN = "human"  # a render mode that opens a window
 
 

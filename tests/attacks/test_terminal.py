@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,19 @@ def test_a_metric_s_name(scene: Scene, capsys: pytest.CaptureFixture[str]) -> No
     shown(capsys)
 
 
+@pytest.mark.parametrize("text", ["$\\frac$", "$\\input{/etc/passwd}$", "$$", "\\$x$ $", "_^{"])
+def test_a_formula_in_a_picture(scene: Scene, text: str) -> None:
+    scene.in_evaluation(options={f"length {text}": f"three {text}"})
+    scene.in_config("agent", value=f"rate {text}")
+    assert main(["plot", "run"]) == 0
+
+
+def test_a_picture_s_settings_in_the_current_folder(scene: Scene) -> None:
+    (scene.here / "matplotlibrc").write_text("text.usetex: True\nbackend: module://payload\n")
+    code = "import rmt_rl.analysis.figures as f; assert not f.rcParams['text.usetex']; f.new_figure(1, 1)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_nothing_else_prints() -> None:
     """The terminal has one door: `rmt_rl.terminal`. Progress bars, by rich, hold numbers and what the user typed."""
     package = Path(rmt_rl.__file__).parent
@@ -131,7 +146,7 @@ def test_nothing_else_prints() -> None:
         if path.name == "terminal.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            is_print = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-            if is_print:
-                printing.append(f"{path.relative_to(package)}:{node.lineno}")
+            match node:
+                case ast.Call(func=ast.Name(id="print"), lineno=line):
+                    printing.append(f"{path.relative_to(package)}:{line}")
     assert not printing
