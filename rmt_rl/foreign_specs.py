@@ -27,6 +27,8 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec, load_env_creator
 
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
+from rmt_rl.named_tasks import object_name
+from rmt_rl.plugins import find_object
 from rmt_rl.task import is_task
 
 Maker = Callable[..., object]
@@ -108,13 +110,20 @@ def _check_fields(spec: EnvSpec) -> None:
 
 def _check_environment(kwargs: dict[str, Any], registered: EnvSpec) -> None:
     maker = _maker(registered.entry_point)
-    module = sys.modules.get(getattr(maker, "__module__", ""))
-    if not is_task(module):
+    task: Any = _task_of(registered, maker)
+    if task is None:
         _check_arguments(maker, kwargs, registered.kwargs, registered.id)
         return
     own = {name: value for name, value in kwargs.items() if name != "render_mode"}
-    config: Any = module
-    validated(config.Config, own)
+    validated(task.Config, own)
+
+
+def _task_of(registered: EnvSpec, maker: Maker) -> object:
+    """Return the task, a module or a class, that makes an environment; None if it isn't made by a task."""
+    module = sys.modules.get(getattr(maker, "__module__", ""))
+    name = object_name(registered)
+    thing = module if name is None else find_object(name, "rmt_rl.envs")
+    return thing if is_task(thing) else None
 
 
 def _check_wrapper(wrapper: WrapperSpec, owner: str) -> None:

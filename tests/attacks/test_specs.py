@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +266,20 @@ def test_minigrid(scene: Scene, kwargs: Values) -> None:
     importlib.import_module("minigrid")
     with pytest.raises(UsageError, match="from a file"):
         GymnasiumTask(identity).make(spec=spec_of(identity, kwargs=kwargs))
+
+
+def test_a_task_that_is_a_class_checks_its_own_options(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    (scene.here / "my_level.py").write_text(
+        "from rmt_rl.config import Frozen\nfrom tests.attacks.replicas import Doom\n"
+        "class Config(Frozen):\n    level: str = 'a'\n"
+        "class Level:\n    ID = 'Attacked/Level-v0'\n    Config = Config\n"
+        "    make = staticmethod(lambda render_mode=None, level='a': Doom(render_mode=render_mode))\n"
+    )
+    monkeypatch.delitem(gymnasium.registry, "Attacked/Level-v0", raising=False)
+    monkeypatch.delitem(sys.modules, "my_level", raising=False)
+    importlib.import_module("my_level")
+    load_task("my_level:Level")
+    task = GymnasiumTask("Attacked/Level-v0")
+    task.make(spec=spec_of("Attacked/Level-v0", kwargs={"level": "levels/1"}, max_episode_steps=3)).close()
+    with pytest.raises(UsageError, match="unknown option path="):
+        task.make(spec=spec_of("Attacked/Level-v0", kwargs={"path": "x"}, max_episode_steps=3))
