@@ -57,10 +57,9 @@ def inspect_memory(arguments: Arguments) -> int:
         device=given.device,
         watched=watched,
     )
-    print(inspection_tables(found))
     folder = given.run if given.out is None else given.out
-    print(write_inspection(found, folder))
-    print(draw_inspection(found, folder))
+    written = write_inspection(found, folder), draw_inspection(found, folder)
+    print(inspection_tables(found), *written, sep="\n")
     return 0
 
 
