@@ -168,18 +168,27 @@ def making(dataset_id: str) -> Iterator[Path | None]:
         yield None
         return
     folder = data_root() / (_UNFINISHED + dataset_id.replace("/", "."))
+    try:
+        with _alone_in(folder, dataset_id):
+            yield None if is_made(dataset_id) else folder
+    finally:
+        _remove_empty(folder)
+
+
+@contextmanager
+def _alone_in(folder: Path, dataset_id: str) -> Iterator[None]:
+    """Keep other processes from building in a folder inside the block; it is empty when the block begins and ends."""
     with ExitStack() as stack:
         try:
             stack.enter_context(held(folder / _LOCK))
         except Busy as maker:
-            warnings.warn(f"data set {dataset_id!r} is being made by {maker}; waiting for it", stacklevel=3)
+            warnings.warn(f"data set {dataset_id!r} is being made by {maker}; waiting for it", stacklevel=4)
             stack.enter_context(held(folder / _LOCK, wait=True))
         _sweep(folder)
         try:
-            yield None if is_made(dataset_id) else folder
+            yield
         finally:
             shutil.rmtree(folder / _BUILT, ignore_errors=True)
-    _remove_empty(folder)
 
 
 def _sweep(own: Path) -> None:
