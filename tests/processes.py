@@ -77,8 +77,8 @@ class Command:
 
 def _run(arguments: list[str], folder: str, output: str, error: str, ignored: list[int]) -> None:
     os.chdir(folder)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):  # the tests may be run under nohup
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be run under nohup
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     for descriptor, path in ((1, output), (2, error)):

@@ -16,17 +16,19 @@ import minari
 import pytest
 import torch
 
+from rmt_rl import signals
 from rmt_rl.cli import main
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.writing import is_made, making
 from rmt_rl.errors import UsageError
 from rmt_rl.locks import Busy, held, holder_of, this_host
 from rmt_rl.runs.evaluation import EpisodeResult, Evaluation, read_results, write_evaluation
-from rmt_rl.runs.folder import claimed
-from rmt_rl.runs.options import make_config
-from rmt_rl.training.loop import train
+from rmt_rl.runs.folder import claimed, write_config
+from rmt_rl.runs.options import OfflineRun, make_config
+from rmt_rl.training import loop
+from rmt_rl.training.segments import SegmentLearner
 from tests.processes import Command, kill_all
-from tests.tiny import assert_same_run, header, in_process, metrics, start_process, tiny, weights, work_folder
+from tests.tiny import assert_same_run, header, in_process, metrics, start_process, started, tiny, weights, work_folder
 
 AGENT = ("--agent.width", "16", "--agent.segment-length", "4", "--env.corridor-length", "1", "10")
 DATA = ("--collect-episodes", "40", "--batch-size", "8", "--accelerator", "cpu")
@@ -230,46 +232,35 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored() -> None:
     assert command.status() == 0, command.error
 
 
-def stopped_in_evaluation(values: dict[str, Any], run: str) -> None:
-    """Train by the command; the process gets a signal in the third step of the evaluation after update 8."""
-    from rmt_rl.acting import rollout
-    from rmt_rl.runs import folder
-
-    def make_vec_env(*arguments: Any) -> Any:
-        env = real(*arguments)
-        steps = [0]
-        step = env.step
-
-        def counted(actions: Any) -> Any:
-            steps[0] += 1
-            if len(made) == 2 and steps[0] == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return step(actions)
-
-        made.append(env)
-        env.step = counted
-        return env
-
-    made: list[Any] = []
-    real = rollout.make_vec_env
-    from rmt_rl.acting import evaluate
-
-    evaluate.make_vec_env = make_vec_env  # type: ignore[attr-defined]
+def stopped_in_evaluation(values: dict[str, Any], folder: Path) -> None:
+    """Train; the process gets a signal in the evaluation after update 8."""
     config = make_config(values)
-    folder.write_config(config, Path(f"{run}.toml").parent / "config-to-stop")
-    status = main(["train", "--config", str(Path(f"{run}.toml").parent / "config-to-stop"), "--out", run])
-    sys.exit(status)
+    assert isinstance(config, OfflineRun)
+    write_config(config, folder)
+    learner: Any = started(config, folder)
+    run = loop._loop(config, folder, learner, SegmentLearner.origin(config))
+    evaluate = run.evaluate
+    assert evaluate
+
+    def stopped() -> Evaluation:
+        if learner.made == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate()
+
+    run.evaluate = stopped
+    with signals.heard():
+        made = run.run(should_stop=signals.stop_requested)
+    sys.exit(made)
 
 
 def test_an_interrupted_evaluation_is_made_up_for(tmp_path: Path) -> None:
     config = tiny(evaluation={"eval_every": 4, "eval_episodes": 4})
-    train(config, tmp_path / "whole")
+    loop.train(config, tmp_path / "whole")
     run = tmp_path / "stopped"
-    assert in_process(stopped_in_evaluation, config, str(run)) == 143
-    saved = header(run / "last.safetensors")
-    assert saved["update"] == 8
+    assert in_process(stopped_in_evaluation, config, run) == 8
+    assert header(run / "last.safetensors")["update"] == 8
     assert [line["update"] for line in metrics(run)] == [3, 4, 6], "the line of update 8 follows with its evaluation"
-    assert main(["train", "--resume", str(run)]) == 0
+    loop.resume(run)
     assert_same_run(tmp_path / "whole", run)
 
 
@@ -310,7 +301,7 @@ def test_an_online_round_that_is_stopped_is_undone() -> None:
     commands = {}
     for name, options in {"acting": ACTING, "learning": LEARNING}.items():
         commands[name] = Command([*ONLINE, *options, "--out", f"runs/{name}"])
-        commands[name].until(lambda name=name: Path("runs", name, "metrics.jsonl").exists())
+        commands[name].until(Path("runs", name, "metrics.jsonl").exists)
     time.sleep(1)  # now in a round of hours
     for name, command in commands.items():
         began = time.monotonic()
@@ -407,7 +398,7 @@ def test_a_lock_file_is_no_run_and_no_obstacle(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / ".lock").write_text("process 1 on elsewhere since 2026-01-31 12:00:00+01:00")
-    train(tiny(), run)
+    loop.train(tiny(), run)
     assert begun(run)
     assert not (run / ".lock").exists()
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["update"] == 10
