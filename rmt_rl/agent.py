@@ -26,12 +26,14 @@ from rmt_rl.nn.heads import head
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.tokens import (
     Acting,
+    Encoding,
     TokenName,
     acting_input,
-    encode_acting,
-    encode_segment,
+    known_and_late,
     make_encoders,
+    make_scales,
     put_late_first,
+    scales_of,
     to_tensors,
 )
 from rmt_rl.trees import map_leaves
@@ -55,6 +57,7 @@ class AgentSpec(NamedTuple):
     target_return: float = 0.0
     return_scale: float = 1.0
     hindsight_classes: int = 0  # of its auxiliary loss (see `rmt_rl.task`); 0: it has none
+    standardised: bool = False  # the agent scales its observations and actions, see `rmt_rl.nn.scaling`
 
 
 class BaseAgent(nn.Module, ABC):
@@ -157,14 +160,14 @@ class Agent(BaseAgent):
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
         self.encoders = make_encoders(self.tokens, spec, config.width)
+        self.scales = make_scales(spec)
+        self.encoding = Encoding(self.encoders, self.scales)
         self.core = self.build_core(config)
-        self.head = head(spec.action_space)
+        self.head = head(spec.action_space, scales_of(self.scales, "action").tree())
         logits = self.head.size + spec.hindsight_classes
         self.to_action = nn.Linear(config.width, logits)
         self.at_observation = self.tokens.index("observation")
-        behind = self.at_observation + 1
-        self.known = self.tokens[:behind]  # before acting
-        self.late = self.tokens[behind:]  # known once the agent has acted: fed with the next step
+        self.known, self.late = known_and_late(self.tokens)
         self.generator: torch.Generator | None = None  # of sampled actions, made where the first of them is drawn
         self.random_seed: int | None = None
 
@@ -191,7 +194,7 @@ class Agent(BaseAgent):
 
     def forward(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
         """Run one segment; return the logits (B, K, P) and the next state."""
-        tokens = encode_segment(self.encoders, self.tokens, segment, self.spec)
+        tokens = self.encoding.segment(self.tokens, segment, self.spec)
         x_BKTD = torch.stack(tokens, 2)
         x_BLD = x_BKTD.flatten(1, 2)
         per_step = len(self.tokens)
@@ -312,7 +315,7 @@ class Agent(BaseAgent):
         no_returns = torch.empty(0)
         tensors = to_tensors(actions, self.device)
         acting = Acting(None, no_returns, tensors)
-        return encode_acting(self.encoders, self.late, acting)
+        return self.encoding.acting(self.late, acting)
 
     def _advance(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tree]:
         """Feed [last action, return-to-go, observation]; return the logits (B, P) and the next cache."""
@@ -331,7 +334,7 @@ class Agent(BaseAgent):
 
         Environments at their segment's start have no last action there.
         """
-        known = encode_acting(self.encoders, self.known, acting)
+        known = self.encoding.acting(self.known, acting)
         inside = state.steps > 0
         if not self.late or not inside.any():
             x_BTD = torch.stack(known, 1)

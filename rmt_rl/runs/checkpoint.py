@@ -49,6 +49,7 @@ class AgentHeader(Header):
     target_return: float
     return_scale: float
     hindsight_classes: int = 0
+    standardised: bool = False
 
 
 HeaderT = TypeVar("HeaderT", bound=Header)
@@ -90,6 +91,7 @@ def agent_header(agent: BaseAgent, name: str, update: int, progress: Mapping[str
         target_return=spec.target_return,
         return_scale=spec.return_scale,
         hindsight_classes=spec.hindsight_classes,
+        standardised=spec.standardised,
         update=update,
         progress=dict(progress),
     )
@@ -184,6 +186,7 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
             header.target_return,
             header.return_scale,
             header.hindsight_classes,
+            header.standardised,
         )
         agent: BaseAgent = cls(validated(cls.Config, header.agent_options), spec)
         agent.load_state_dict(checkpoint.group("model"))

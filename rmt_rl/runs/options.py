@@ -34,6 +34,10 @@ class DataConfig(FeedConfig):
     )
     collect_seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of that collection{SEED_SPACING}")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
+    standardise: bool = Field(
+        True,
+        description="scale observations by the data's mean and deviation, and actions from their bounds to [-1, 1]",
+    )
 
 
 class LearningRateConfig(Frozen):

@@ -83,6 +83,6 @@ def large_actions(action_space: Space[Any]) -> str | None:
     if largest <= LARGE_ACTION:
         return None
     return (
-        f"actions reach {largest:g}, but agents learn numbers of about 1 best: collect and train in "
-        "gymnasium.wrappers.RescaleAction(env, -1, 1)"
+        f"actions reach {largest:g}, but agents learn numbers of about 1 best: leave out --no-standardise, or collect "
+        "and train in gymnasium.wrappers.RescaleAction(env, -1, 1)"
     )
