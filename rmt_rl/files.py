@@ -30,10 +30,3 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # it was renamed, or the folder couldn't be made
             temporary.unlink()
-
-
-def remove_unfinished(path: Path) -> None:
-    """Remove what killed writers of a file left behind; call it while no other process can write the file."""
-    for temporary in path.parent.glob(f".{path.name}.*tmp"):
-        with suppress(OSError):
-            temporary.unlink()

@@ -58,7 +58,7 @@ def held(path: Path, wait: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise UsageError(
-                f"{path} can't be locked: {error.strerror}; remove that file, or choose a folder that can be written"
+                f"{path} can't be written: {error.strerror}; remove it if it is there, or choose another folder"
             ) from None
         _remove(path)
         warnings.warn(

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import remove_unfinished, write_atomically
+from rmt_rl.files import write_atomically
 from rmt_rl.locks import held
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 
@@ -181,7 +181,6 @@ def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: s
         UsageError: the file can't be written.
     """
     with held(run / LOCK, wait=True):
-        remove_unfinished(run / FILE)
         return _merge_evaluation(run, evaluations, checkpoint)
 
 

@@ -22,13 +22,12 @@ import tomli_w
 from pydantic import JsonValue
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import remove_unfinished, write_atomically
+from rmt_rl.files import write_atomically
 from rmt_rl.locks import Busy, held
 from rmt_rl.runs.options import RunConfig, make_config
 
 CONFIG = "config.toml"
 LOCK = ".lock"
-WRITTEN = (CONFIG, "metrics.jsonl", "last.safetensors", "best.safetensors")  # by the process that trains
 
 
 def read_config(path: Path) -> RunConfig:
@@ -63,8 +62,7 @@ def check_new(run: Path) -> None:
 def claimed(run: Path) -> Iterator[None]:
     """Keep other processes from training in a run's folder inside the block.
 
-    The folder is made if it is missing, and removed if it is empty in the end. What a killed process left half written
-    is removed.
+    The folder is made if it is missing, and removed if it is empty in the end.
 
     Raises:
         UsageError: another process works in the folder, or it can't be written.
@@ -78,8 +76,6 @@ def claimed(run: Path) -> Iterator[None]:
                 raise UsageError(
                     f"{run} is in use by {busy}; wait for it or stop it, or choose another folder by --out"
                 ) from None
-            for name in WRITTEN:
-                remove_unfinished(run / name)
             yield
     finally:
         with suppress(OSError):  # up to the first that isn't empty
