@@ -12,7 +12,7 @@ from pathlib import Path
 from rmt_rl.cli import main
 from tests.tiny import start_process
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 120.0  # seconds
 _started: list[Command] = []
 
 
