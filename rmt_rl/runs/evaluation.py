@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import UnreadableFile, unreadable
 from rmt_rl.files import write_atomically
+from rmt_rl.locks import held
 from rmt_rl.numbers import finite_json
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILE = "evaluation.json"
+LOCK = ".evaluation.lock"  # held while the file is read and written again
 SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # the same for all results of a file
 
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
@@ -209,10 +211,17 @@ def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: s
     Earlier results of the same checkpoint at other options are kept, so a sweep can be written result by result, and
     options can be added later. Earlier results of another checkpoint, seed, target return or number of environments,
     or with actions chosen in another way, are dropped with a warning: they can't be compared with the new ones.
+    Processes may evaluate a run at once.
 
     Raises:
         UsageError: the file can't be written.
     """
+    with held(run / LOCK, wait=True):
+        return _merge_evaluation(run, evaluations, checkpoint)
+
+
+def _merge_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: str) -> Path:
+    """Write evaluations beside those of the file that may stay; no other process writes meanwhile."""
     path = run / FILE
     results = [evaluation.to_json() for evaluation in evaluations]
     before = _previous(run)

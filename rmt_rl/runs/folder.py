@@ -8,11 +8,14 @@ events.out.tfevents*  the same for TensorBoard
 last.safetensors      the newest checkpoint, to resume from
 best.safetensors      the checkpoint of the best evaluation during training
 evaluation.json       results of `rmt-rl evaluate`
+.lock                 names the process that trains the run now
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import tomli_w
@@ -20,9 +23,11 @@ from pydantic import JsonValue
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.locks import Busy, held
 from rmt_rl.runs.options import RunConfig, make_config
 
 CONFIG = "config.toml"
+LOCK = ".lock"
 
 
 def read_config(path: Path) -> RunConfig:
@@ -51,6 +56,31 @@ def check_new(run: Path) -> None:
     """
     if (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
+
+
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder inside the block.
+
+    The folder is made if it is missing, and removed if it is empty in the end.
+
+    Raises:
+        UsageError: another process works in the folder, or it can't be written.
+    """
+    missing = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(run / LOCK))
+            except Busy as busy:
+                raise UsageError(
+                    f"{run} is in use by {busy}; wait for it or stop it, or choose another folder by --out"
+                ) from None
+            yield
+    finally:
+        with suppress(OSError):  # up to the first that isn't empty
+            for folder in missing:
+                folder.rmdir()
 
 
 def check_origin(run: Path, before: dict[str, JsonValue] | None, now: dict[str, JsonValue]) -> None:

@@ -44,11 +44,11 @@ def evaluate_run(arguments: Arguments) -> int:
     done: list[Evaluation] = []
     with EvaluationProgress(given.episodes) as progress:
         for evaluation in evaluate_run_grid(config, agent, parse_vary(given.vary), given, progress):
-            progress.hide()
-            say(evaluation_line(evaluation), flush=True)
             done.append(evaluation)
             # With its update, so that results of a run that was trained further since aren't kept beside new ones.
             write_evaluation(given.run, done, f"{given.checkpoint}, update {saved.header.update}")
+            progress.hide()
+            say(evaluation_line(evaluation), flush=True)
     return 0
 
 

@@ -58,10 +58,11 @@ def inspect_memory(arguments: Arguments) -> int:
         device=given.device,
         watched=watched,
     )
-    say(inspection_tables(found))
     folder = given.run if given.out is None else given.out
-    say(write_inspection(found, folder))
-    say(draw_inspection(found, folder))
+    written = write_inspection(found, folder), draw_inspection(found, folder)
+    say(inspection_tables(found))
+    for path in written:
+        say(path)
     return 0
 
 
