@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
 from pydantic import BaseModel
 
@@ -44,7 +44,6 @@ class Policy(Protocol):
         """
 
 
-@runtime_checkable
 class Privileged(Protocol):
     """A policy that looks into the simulators instead of at observations, as experts may."""
 
@@ -96,6 +95,11 @@ class HasSpaces(Protocol):
 
     @property
     def action_space(self) -> gymnasium.Space[Any]: ...
+
+
+def is_privileged(policy: Policy) -> TypeGuard[Privileged]:
+    """Return True if a policy has the method of `Privileged`, itself or through what it wraps."""
+    return callable(getattr(policy, "attach", None))
 
 
 def is_task(thing: object) -> bool:

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
-from rmt_rl.task import Options, Policy, Privileged, Task, task_config
+from rmt_rl.task import Options, Policy, Task, is_privileged, task_config
 from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import require_next_step
 
@@ -84,7 +84,7 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     require_next_step(env)
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: at least 1 is needed")
-    if isinstance(policy, Privileged):
+    if is_privileged(policy):
         policy.attach(env)
     left = shares(episodes, env.num_envs)
     starts = np.ones(env.num_envs, bool)
