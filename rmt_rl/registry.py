@@ -19,6 +19,7 @@ from contextlib import suppress
 from importlib import import_module
 from operator import attrgetter
 from pkgutil import iter_modules
+from sys import version_info
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import gymnasium
@@ -293,6 +294,18 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
+def _remedy(entry: Entry, missing: str) -> str:
+    """Return how to get a package that is missing, or that this version of Python is too new for it."""
+    described = _outline(entry)
+    extra = described.string("EXTRA")
+    before = described.string("BEFORE_PYTHON")
+    if before and version_info >= tuple(map(int, before.split("."))):
+        return f"has no release for Python {version_info.major}.{version_info.minor}; use one before {before}"
+    distribution = entry.distribution or "rmt-rl"
+    requirement = f"'{distribution}[{extra}]'" if extra else missing
+    return f"is not installed: pip install {requirement}"
+
+
 def _outline(entry: Entry) -> Outline:
     return outline(entry.module, entry.attribute)
 
@@ -311,12 +324,7 @@ def _imported(kind: Kind, name: str) -> object:
         missing = _top(error.name or "")
         if missing in ("", "rmt_rl", _top(entry.module)):
             raise
-        extra = constant(kind, name, "EXTRA")
-        distribution = entry.distribution or "rmt-rl"
-        requirement = f"'{distribution}[{extra}]'" if extra else missing
-        raise NotInstalled(
-            f"{info.noun} {name!r} needs {missing!r}, which is not installed: pip install {requirement}"
-        ) from error
+        raise NotInstalled(f"{info.noun} {name!r} needs {missing!r}, which {_remedy(entry, missing)}") from error
     attribute = entry.attribute or info.attribute
     try:
         return attrgetter(attribute)(module) if attribute else module

@@ -59,6 +59,7 @@ class Task(Protocol):
 
     Further names are optional:
         EXTRA: a literal string, the extra of rmt-rl that installs what the module imports.
+        BEFORE_PYTHON: a literal string such as `"3.13"`, the first Python for which the extra has no release.
         make_vec: `make_vec(num_envs, **options)` returns a natively vectorised `VectorEnv`, next-step autoreset.
         EPISODES: default number of episodes that the expert plays for a data set; 4,000 without it.
         LANES: most environments to open at once, if each takes much memory.

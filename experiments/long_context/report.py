@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from experiments.long_context import evaluate
 from experiments.long_context.options import Run, read_run
 from experiments.long_context.tasks import CHANCE, STORIES
-from rmt_rl.analysis.figures import DASHES, Style, finish, new_figure, save_figure, styles
+from rmt_rl.analysis.figures import DASHES, Style, finish, in_default_style, new_figure, save_figure, styles
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.files import write_atomically
 from rmt_rl.statistics import success_interval
@@ -111,6 +111,7 @@ def _line(one: Row) -> list[str]:
     ]
 
 
+@in_default_style
 def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
     """Draw one panel a task, a line a run: accuracy over the number of tokens read.
 
