@@ -18,7 +18,7 @@ from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.config import Frozen
-from rmt_rl.data.store import data_root
+from rmt_rl.data.root import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
 from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError

@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rmt_rl.data.store import data_root, open_dataset
+from rmt_rl.data.root import has_dataset
+from rmt_rl.data.store import open_dataset
 from rmt_rl.errors import UsageError
 
 
@@ -27,7 +28,7 @@ class References(NamedTuple):
 def read_references(dataset_ids: Iterable[str]) -> References | None:
     """Return the references of the first data set that exists and has both; None if there is no such data set."""
     for dataset_id in dataset_ids:
-        if not (data_root() / dataset_id / "data").exists():
+        if not has_dataset(dataset_id):
             continue
         try:
             metadata = open_dataset(dataset_id).storage.metadata

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +20,8 @@ from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
-from minari.storage import get_dataset_path
 
+from rmt_rl.data.root import data_root, local_ids
 from rmt_rl.data.segment import Span
 from rmt_rl.data.storage import OUTCOMES, STEPS, read_columns, reads_parts
 from rmt_rl.data.trajectory import Array, Trajectory, conform
@@ -296,21 +295,6 @@ def _sum_from(rewards: Array, step: int) -> float:
     return float(sums[-1])
 
 
-def data_root() -> Path:
-    """Return Minari's folder of all data sets; make it if it is missing.
-
-    Raises:
-        UsageError: it can't be made.
-    """
-    try:
-        return Path(get_dataset_path()).absolute()
-    except OSError as error:
-        raise UsageError(
-            f"MINARI_DATASETS_PATH is {os.environ.get('MINARI_DATASETS_PATH')!r}, which can't be made "
-            f"({error.strerror}); set it to a folder that can be written"
-        ) from error
-
-
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error)
 
 
@@ -349,7 +333,7 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
         raise UsageError(f"data set id {dataset_id!r} is malformed; give namespace/name-v0")
     data = root / dataset_id / "data"
     if not data.exists():
-        similar = nearest(dataset_id, _local_ids(root))
+        similar = nearest(dataset_id, local_ids(root))
         raise UsageError(
             f"data set {dataset_id!r} is not below {root}{similar}; make it "
             f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
@@ -385,12 +369,3 @@ def _read_index(dataset: minari.MinariDataset) -> list[_IndexEntry]:
             steps = int(episode["total_steps"])
             entries.append(_IndexEntry(steps, episode.get("seed")))
     return entries
-
-
-def _local_ids(root: Path) -> list[str]:
-    """Return the ids of the data sets below Minari's root; Minari's own list stops at the first unfitting folder."""
-    ids = []
-    for file in root.glob(f"**/data/{METADATA_FILE_NAME}"):
-        folder = file.parents[1].relative_to(root)
-        ids.append(folder.as_posix())
-    return ids

@@ -19,8 +19,9 @@ from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.namespace import create_namespace
 
+from rmt_rl.data.root import data_root
 from rmt_rl.data.storage import write_episodes
-from rmt_rl.data.store import RETURNS_KEY, ReturnSummary, data_root
+from rmt_rl.data.store import RETURNS_KEY, ReturnSummary
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
 
