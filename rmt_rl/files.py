@@ -1,8 +1,9 @@
-"""Atomic writes: a reader sees the whole old file or the whole new one, even if the writer is killed."""
+"""Files written whole: a reader sees the old file or the new one, even if the writer is killed."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,3 +31,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # it was renamed, or the folder couldn't be made
             temporary.unlink()
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    """Check that files can be written into a folder, or that it can be made, before work is done that would be lost.
+
+    Raises:
+        UsageError: the folder can't be written to; the message ends in the remedy.
+    """
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder} can't be written to ({error.strerror}); {remedy}") from error

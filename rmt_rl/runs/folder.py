@@ -19,7 +19,7 @@ import tomli_w
 from pydantic import JsonValue
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import write_atomically
+from rmt_rl.files import check_writable, write_atomically
 from rmt_rl.runs.options import RunConfig, make_config
 
 CONFIG = "config.toml"
@@ -44,13 +44,38 @@ def read_config(path: Path) -> RunConfig:
 
 
 def check_new(run: Path) -> None:
-    """Check that a folder holds no run.
+    """Check that a folder holds no run, and can be written to.
 
     Raises:
-        UsageError: the folder holds a run.
+        UsageError: the folder holds a run, or it can't be made or written to.
     """
     if (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
+    check_writable(run, "choose another folder by --out")
+
+
+def open_results(run: Path, config: RunConfig, out: Path | None) -> Path:
+    """Return the folder for results of a run: the run's own, or `out`, which gets the run's config.
+
+    With the config, plots and tables read `out` like a run.
+
+    Args:
+        run: the run's folder.
+        config: the run's config.
+        out: another folder; None for the run's.
+
+    Raises:
+        UsageError: the folder can't be written to, or `out` holds another run or its results.
+    """
+    if out is None:
+        check_writable(run, "name another folder for the results by --out")
+        return run
+    check_writable(out, "choose another folder by --out")
+    if not (out / CONFIG).exists():
+        write_config(config, out)
+    elif read_config(out) != config:
+        raise UsageError(f"out={out} holds another run or its results ({CONFIG} differs); choose another folder")
+    return out
 
 
 def check_origin(run: Path, before: dict[str, JsonValue] | None, now: dict[str, JsonValue]) -> None:

@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from rmt_rl.cli.arguments import Arguments, ReadsRuns
 from rmt_rl.config import SEED_LIMIT
+from rmt_rl.files import check_writable
 from rmt_rl.flags import parse
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ def inspect_memory(arguments: Arguments) -> int:
     from rmt_rl.analysis.inspection.inspect_run import inspect_run, write_inspection
     from rmt_rl.analysis.inspection.picture import draw_inspection
     from rmt_rl.analysis.inspection.tables import inspection_tables
+    from rmt_rl.runs.folder import read_config
 
+    read_config(given.run)  # a folder that holds no run says so first
+    folder = given.run if given.out is None else given.out
+    check_writable(folder, "name another folder by --out")
     console = Console(stderr=True)
 
     def watched(fillers: Iterator[Segment]) -> Iterable[Segment]:
@@ -58,7 +63,6 @@ def inspect_memory(arguments: Arguments) -> int:
         watched=watched,
     )
     print(inspection_tables(found))
-    folder = given.run if given.out is None else given.out
     print(write_inspection(found, folder))
     print(draw_inspection(found, folder))
     return 0
