@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from rmt_rl.printing import replace_unprintable
+
 
 class UsageError(ValueError):
     """The user made a mistake. The message names the field, its value and the remedy."""
@@ -12,7 +14,8 @@ class UsageError(ValueError):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Print a UsageError as one line and exit with code 2."""
+    """Print a UsageError as one line and exit with code 2; print in any encoding meanwhile."""
+    replace_unprintable()
     try:
         yield
     except UsageError as error:

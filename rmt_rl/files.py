@@ -47,3 +47,16 @@ def check_writable(folder: Path, remedy: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{folder} can't be written to ({error.strerror}); {remedy}") from error
+
+
+def check_is_text(path: Path) -> None:
+    """Check that a path is text in this locale: some libraries can't open other files.
+
+    Raises:
+        UsageError: Python couldn't decode a byte of it.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        name = ascii(str(path))
+        raise UsageError(f"path {name} isn't text in this locale; choose another name, or set PYTHONUTF8=1") from None

@@ -41,7 +41,7 @@ SHOWN = (1, 4, 16, 64, 256, 1024, 4096)  # segments that have a column
 def row(folder: Path) -> Row:
     """Return the row of `results.json` of a run that was evaluated."""
     run = read_run(folder)
-    record = json.loads((folder / evaluate.FILE).read_text())
+    record = json.loads((folder / evaluate.FILE).read_text(encoding="utf-8"))
     return {
         "run": folder.name,
         "options": run.options.model_dump(mode="json"),

@@ -12,6 +12,7 @@ from rmt_rl import __version__, registry
 from rmt_rl.cli.arguments import HELP, Arguments, import_typed
 from rmt_rl.errors import UsageError
 from rmt_rl.launch import is_first_process
+from rmt_rl.printing import replace_unprintable
 
 UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}  # a path's fault
 
@@ -22,6 +23,7 @@ def main(arguments: Arguments | None = None) -> int:
     Returns:
         The exit status: 0, 2 for a user's mistake, 130 when interrupted, 1 for a broken pipe.
     """
+    replace_unprintable()
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:

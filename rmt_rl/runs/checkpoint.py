@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.files import check_is_text
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
@@ -148,6 +149,7 @@ def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
     """
     if not path.is_file():
         raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
+    check_is_text(path)
     try:
         header, tensors = read_tensors(path, _KEY)
         values = None if header is None else json.loads(header)

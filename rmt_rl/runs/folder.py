@@ -19,7 +19,7 @@ import tomli_w
 from pydantic import JsonValue
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import check_writable, write_atomically
+from rmt_rl.files import check_is_text, check_writable, write_atomically
 from rmt_rl.runs.options import RunConfig, make_config
 
 CONFIG = "config.toml"
@@ -33,7 +33,7 @@ def read_config(path: Path) -> RunConfig:
     """
     path = path / CONFIG if path.is_dir() else path
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"config {path} can't be read ({error.strerror}); name a config.toml or a run's folder"
@@ -47,8 +47,9 @@ def check_new(run: Path) -> None:
     """Check that a folder holds no run, and can be written to.
 
     Raises:
-        UsageError: the folder holds a run, or it can't be made or written to.
+        UsageError: the folder holds a run, its name isn't text, or it can't be made or written to.
     """
+    check_is_text(run)
     if (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
     check_writable(run, "choose another folder by --out")

@@ -25,7 +25,7 @@ class JSONLines:
 
     def write(self, update: int, metrics: Metrics) -> None:
         line = json.dumps({"update": update, **metrics})
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def close(self) -> None:
