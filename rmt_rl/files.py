@@ -39,14 +39,24 @@ def check_writable(folder: Path, remedy: str) -> None:
     Raises:
         UsageError: the folder can't be written to; the message ends in the remedy.
     """
-    nearest = folder.absolute()
-    while not os.path.lexists(nearest):
-        nearest = nearest.parent
     try:
-        with tempfile.TemporaryFile(dir=nearest):
+        with tempfile.TemporaryFile(dir=_nearest_existing(folder.absolute())):
             pass
     except OSError as error:
         raise UsageError(f"{folder} can't be written to ({error.strerror}); {remedy}") from error
+
+
+def _nearest_existing(path: Path) -> Path:
+    """Return the path, or its nearest parent that exists.
+
+    Raises:
+        OSError: the path can't exist, e.g. since its name is too long.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return _nearest_existing(path.parent)
+    return path
 
 
 def check_is_text(path: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from importlib import import_module
 from operator import attrgetter
 from pkgutil import iter_modules
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 Command = Callable[[Sequence[str]], int]
 """Takes a command's arguments and returns the exit status."""
+_RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)  # names that Windows keeps for devices
+_LONGEST_SLUG = 120  # bytes, of the 255 that most systems allow
 _GYMNASIUM_ID = re.compile(r":|-v\d+$")
 
 
@@ -201,8 +204,19 @@ def task_of_spec(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
 
 
 def slug(name: str) -> str:
-    """Return a name as part of a file name or a data set's id."""
-    return re.sub(r"[^-\w]", "-", name)
+    """Return a name as (part of) a data set's id, or of a file's name that every system allows.
+
+    A long name is shortened, and ends in a hash of the whole.
+    """
+    text = re.sub(r"[^-\w]", "-", name)
+    if _RESERVED.fullmatch(text):
+        return f"{text}_"
+    encoded = text.encode()
+    if len(encoded) <= _LONGEST_SLUG:
+        return text
+    digest = sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
+    beginning = encoded[: _LONGEST_SLUG - 9].decode(errors="ignore")
+    return f"{beginning}-{digest}"
 
 
 def register_envs() -> None:

@@ -50,9 +50,9 @@ def check_new(run: Path) -> None:
         UsageError: the folder holds a run, its name isn't text, or it can't be made or written to.
     """
     check_is_text(run)
+    check_writable(run, "choose another folder by --out")
     if (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
-    check_writable(run, "choose another folder by --out")
 
 
 def open_results(run: Path, config: RunConfig, out: Path | None) -> Path:
