@@ -308,16 +308,17 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _remedy(entry: Entry, missing: str) -> str:
-    """Return how to get a package that is missing, or that this version of Python is too new for it."""
+def _missing(entry: Entry, package: str) -> str:
+    """Return which package is missing, and how to get it, or that there is none for this version of Python."""
     described = _outline(entry)
     extra = described.string("EXTRA")
     before = described.string("BEFORE_PYTHON")
     if before and version_info >= tuple(map(int, before.split("."))):
-        return f"has no release for Python {version_info.major}.{version_info.minor}; use one before {before}"
+        this = f"{version_info.major}.{version_info.minor}"
+        return f"{extra or package!r}, which has no release for Python {this}; use one before {before}"
     distribution = entry.distribution or "rmt-rl"
-    requirement = f"'{distribution}[{extra}]'" if extra else missing
-    return f"is not installed: pip install {requirement}"
+    requirement = f"'{distribution}[{extra}]'" if extra else package
+    return f"{package!r}, which is not installed: pip install {requirement}"
 
 
 def _outline(entry: Entry) -> Outline:
@@ -338,7 +339,7 @@ def _imported(kind: Kind, name: str) -> object:
         missing = _top(error.name or "")
         if missing in ("", "rmt_rl", _top(entry.module)):
             raise
-        raise NotInstalled(f"{info.noun} {name!r} needs {missing!r}, which {_remedy(entry, missing)}") from error
+        raise NotInstalled(f"{info.noun} {name!r} needs {_missing(entry, missing)}") from error
     attribute = entry.attribute or info.attribute
     try:
         return attrgetter(attribute)(module) if attribute else module
