@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from rmt_rl.printing import replace_unprintable
 from rmt_rl.terminal import complain, one_line, plain
 
 
@@ -22,7 +23,8 @@ class UsageError(ValueError):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Print a UsageError as one line and exit with code 2."""
+    """Print a UsageError as one line and exit with code 2; print in any encoding meanwhile."""
+    replace_unprintable()
     try:
         yield
     except UsageError as error:

@@ -24,7 +24,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.space_fit import fit_actions
-from rmt_rl.task import Options, Policy, Privileged, Task, task_config
+from rmt_rl.task import Options, Policy, Task, is_privileged, task_config
 from rmt_rl.trees import leaves, map_leaves, map_space, part_at
 from rmt_rl.wrappers import require_next_step
 
@@ -158,7 +158,7 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     require_next_step(env)
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: at least 1 is needed")
-    if isinstance(policy, Privileged):
+    if is_privileged(policy):
         policy.attach(env)
     left = shares(episodes, env.num_envs)
     starts = np.ones(env.num_envs, bool)

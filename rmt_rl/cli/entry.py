@@ -14,6 +14,7 @@ from rmt_rl.cli.streams import discard_output, lasting_streams
 from rmt_rl.errors import UsageError
 from rmt_rl.launch import is_first_process
 from rmt_rl.plugins import without_current_folder
+from rmt_rl.printing import replace_unprintable
 from rmt_rl.terminal import complain, one_line, say
 
 UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}  # a path's fault
@@ -27,6 +28,7 @@ def main(arguments: Arguments | None = None) -> int:
         The exit status: 0, 2 for a user's mistake, 1 if the output can't be written. 128 + n for signal n: 130 for
         Ctrl-C, 143 for SIGTERM, 129 for a closed terminal, 138 for SIGUSR1, 141 for a pipe that its reader closed.
     """
+    replace_unprintable()
     with lasting_streams(), signals.heard():
         return _status(list(sys.argv[1:] if arguments is None else arguments))
 

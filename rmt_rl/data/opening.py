@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ from minari.dataset._storages import get_storage_keys
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import deserialize_space
-from minari.storage import get_dataset_path
 
 from rmt_rl.data.received import check_links
+from rmt_rl.data.root import data_root, local_ids
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.file_errors import unreadable
 from rmt_rl.spec_repairs import read_spec
@@ -32,21 +31,6 @@ _UPDATES = {
     r"EnvSpec": "its env_spec is of another Gymnasium: pip install -U gymnasium",
 }
 """Remedies for data that newer packages can read, by a pattern of the error's message."""
-
-
-def data_root() -> Path:
-    """Return Minari's folder of all data sets; make it if it is missing.
-
-    Raises:
-        UsageError: it can't be made.
-    """
-    try:
-        return Path(get_dataset_path()).absolute()
-    except OSError as error:
-        raise UsageError(
-            f"MINARI_DATASETS_PATH is {os.environ.get('MINARI_DATASETS_PATH')!r}, which can't be made "
-            f"({error.strerror}); set it to a folder that can be written"
-        ) from error
 
 
 def open_dataset(dataset_id: str) -> minari.MinariDataset:
@@ -63,7 +47,7 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
     with explained(dataset_id):
         is_there = data.exists()
     if not is_there:
-        similar = nearest(dataset_id, _local_ids(root))
+        similar = nearest(dataset_id, local_ids(root))
         fetch = f"fetch it with `minari download {dataset_id}`"
         remedy = fetch if match["version"] else "give its version too, as in namespace/name-v0"
         raise UsageError(
@@ -176,12 +160,3 @@ def _types(space: Any) -> set[str]:
     for part in parts.values() if isinstance(parts, dict) else parts:
         found |= _types(part)
     return found
-
-
-def _local_ids(root: Path) -> list[str]:
-    """Return the ids of the data sets below Minari's root; Minari's own list stops at the first unfitting folder."""
-    ids = []
-    for file in root.glob(f"**/data/{METADATA_FILE_NAME}"):
-        folder = file.parents[1].relative_to(root)
-        ids.append(folder.as_posix())
-    return ids

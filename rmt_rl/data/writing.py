@@ -22,8 +22,8 @@ from minari.namespace import create_namespace
 from minari.serialization import deserialize_space, serialize_space
 
 from rmt_rl.data.keys import escaped
-from rmt_rl.data.opening import data_root
 from rmt_rl.data.returns import RETURNS_KEY, ReturnSummary
+from rmt_rl.data.root import data_root
 from rmt_rl.data.storage import StoredSpaces, write_episodes, write_spaces
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError

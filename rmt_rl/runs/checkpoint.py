@@ -22,6 +22,7 @@ from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
+from rmt_rl.files import check_is_text
 from rmt_rl.numbers import finite_json
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
@@ -161,6 +162,7 @@ def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
     """
     if not path.is_file():
         raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
+    check_is_text(path)
     try:
         header, tensors = read_tensors(path, _KEY)
         values = None if header is None else finite_json(header)

@@ -22,7 +22,7 @@ from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.agent import BaseAgent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.launch import is_first_process
+from rmt_rl.launch import is_first_process, prepare_data_parallel
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
 from rmt_rl.runs.evaluation import Evaluation
@@ -61,7 +61,9 @@ def train(config: RunConfig, run: Path, report: Report = no_report, should_stop:
         UsageError: the data or the environment don't fit, the device can't do what an option asks for, the folder
             can't be written to, another process works in it, or training diverged.
     """
-    first = config.devices == 1 or is_first_process()  # further processes find the folder made
+    if config.devices > 1:
+        prepare_data_parallel(config.devices)
+    first = is_first_process()  # further processes find the folder made
     with claimed(run) if first else nullcontext():
         if first:
             check_new(run)
@@ -92,7 +94,9 @@ def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = neve
         UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
     """
     config = read_config(run)
-    first = config.devices == 1 or is_first_process()
+    if config.devices > 1:
+        prepare_data_parallel(config.devices)
+    first = is_first_process()
     with claimed(run) if first else nullcontext():
         return _resume(config, run, report, should_stop)
 

@@ -158,11 +158,11 @@ def run_command(arguments: Sequence[str], run: Path, phase: Phase) -> None:
     text = f"rmt-rl {' '.join(arguments)}"
     began = time.perf_counter()
     command = [sys.executable, "-P", "-m", "rmt_rl", *arguments]  # -P: no imports from the current folder
-    one_thread = {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+    variables = {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,
-            env=os.environ | one_thread,
+            env=os.environ | variables,
             stdout=output,
             stderr=errors,
         )
@@ -172,8 +172,8 @@ def run_command(arguments: Sequence[str], run: Path, phase: Phase) -> None:
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
-        printed = output.read()
-        complaint = errors.read()
+        printed = output.read().decode(errors="replace")
+        complaint = errors.read().decode(errors="replace")
     seconds = usage.ru_utime + usage.ru_stime
     wall_clock = time.perf_counter() - began
     say(f"$ {text}\n{printed}({wall_clock:.0f} s, CPU {seconds:.0f} s)\n", flush=True)
@@ -194,7 +194,7 @@ def cpu_seconds(run: Path) -> dict[str, float]:
     path = run / CPU_SECONDS
     seconds = {"train": 0.0, "evaluate": 0.0}
     if path.exists():
-        saved = json.loads(path.read_text())
+        saved = json.loads(path.read_text(encoding="utf-8"))
         seconds |= saved
     return seconds
 
