@@ -110,13 +110,13 @@ def test_masks_that_do_not_fit() -> None:
     x = ids(15)
     wrong: Any
     for wrong in (torch.ones(LANES, 14).bool(), torch.ones(LANES, 15), torch.ones(15).bool(), [[True]]):
-        with pytest.raises(UsageError, match="mask is .*bool"):
+        with pytest.raises(UsageError, match=r"mask is .*bool"):
             generate(x, length=20, mask=wrong)
     mask = mask_named("left")
     mask[1] = False
     with pytest.raises(UsageError, match=r"no real token \(True\) in batch elements \[1\]: each prompt needs"):
         generate(x, length=20, mask=mask)
-    with pytest.raises(UsageError, match="x has ids from . to 50"):
+    with pytest.raises(UsageError, match=r"x has ids from . to 50"):
         generate(x.where(x > 0, 50), length=20, mask=torch.ones_like(x).bool())
     with pytest.raises(UsageError, match="ids are int64"):
         generate(x[0], length=20)
