@@ -23,6 +23,7 @@ from rmt_rl.data.trajectory import Arrays, Trajectory
 from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import GymnasiumTask
+from rmt_rl.machine import check_disk
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import load_agent
 from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 Env = gymnasium.Env[Any, Any]
 REFERENCE_EPISODES = 100
+EPISODE_BYTES = 1024  # of an episode in a file, at least
 
 
 def collect(
@@ -66,6 +68,7 @@ def collect(
     recipe = Recipe(task_name, task, task_config(task, options), episodes, seed, behaviour)
     identity = recipe.dataset_id()
     if not (data_root() / identity).exists():  # a finished data set is moved there in one piece
+        check_disk(f"episodes={episodes}: their data", episodes * EPISODE_BYTES, data_root(), "collect fewer")
         with closing(task.make(**dict(recipe.config))) as env:
             _write(identity, recipe, env, progress)
     return identity

@@ -16,7 +16,7 @@ import numpy as np
 from rmt_rl.acting.rollout import Step, make_vec_env, rollout
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.runs.evaluation import EpisodeResult, Evaluation
+from rmt_rl.runs.evaluation import EpisodeResult, Evaluation, check_episodes
 from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -57,6 +57,7 @@ def evaluate(
     """
     if min(episodes, max_lanes) < 1:
         raise UsageError(f"episodes = {episodes}, max_lanes = {max_lanes}: at least 1 of each is needed")
+    check_episodes("episodes", episodes)
     env: VectorEnv[Any, Any, Any] = make_vec_env(task, options, most_lanes(task, min(episodes, max_lanes)))
     if target_return is not None:
         env = VectorReturnToGo(env, target_return)

@@ -14,12 +14,17 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
+from rmt_rl.machine import check_fits
 from rmt_rl.task import Options, Policy, Privileged, Task, task_config
 from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import require_next_step
 
 Bools = NDArray[np.bool_]
 VecEnv: TypeAlias = VectorEnv[Any, Any, Any]
+
+
+NUMBERS = 32  # bytes of an environment among others of a task's own vector, at least
+OBJECT = 2048  # bytes of an environment that is a Python object, at least (4,700 measured of CartPole)
 
 
 class Step(NamedTuple):
@@ -49,6 +54,8 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     """
     fields = dict(task_config(task, options))
     make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
+    bytes_of_each = OBJECT if make_vec is None else NUMBERS
+    check_fits(f"{num_envs} environments at once: playing them", num_envs * bytes_of_each, "play fewer at once")
     if make_vec is not None:
         return make_vec(num_envs, **fields)
     make = partial(task.make, **fields)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rmt_rl import __version__, registry
 from rmt_rl.cli.arguments import HELP, Arguments, import_typed
-from rmt_rl.errors import UsageError
+from rmt_rl.errors import UsageError, is_out_of_memory, out_of_memory
 from rmt_rl.launch import is_first_process
 
 UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}  # a path's fault
@@ -22,8 +22,9 @@ def main(arguments: Arguments | None = None) -> int:
     Returns:
         The exit status: 0, 2 for a user's mistake, 130 when interrupted, 1 for a broken pipe.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(given)
     except UsageError as error:
         _complain(str(error))
         return 2
@@ -34,6 +35,11 @@ def main(arguments: Arguments | None = None) -> int:
         if error.errno not in UNREACHABLE:
             raise
         _complain(f"{error.filename} can't be opened ({error.strerror}); name another path")
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _complain(out_of_memory(error, given))
         return 2
     except KeyboardInterrupt:
         return 130

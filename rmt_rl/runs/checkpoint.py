@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.machine import check_fits
+from rmt_rl.nn.model_size import count_weights
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
@@ -185,7 +187,9 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
             header.return_scale,
             header.hindsight_classes,
         )
-        agent: BaseAgent = cls(validated(cls.Config, header.agent_options), spec)
+        options = validated(cls.Config, header.agent_options)
+        check_fits("its agent", count_weights(lambda each: cls(each, spec), options).bytes, "use another machine")
+        agent: BaseAgent = cls(options, spec)
         agent.load_state_dict(checkpoint.group("model"))
     try:
         return agent.to(device).eval()

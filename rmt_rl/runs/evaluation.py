@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.machine import check_fits
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ class EvaluationFile(TypedDict):
     format: int
     checkpoint: str | None
     results: list[ResultRecord]
+
+
+EPISODE_BYTES = 128  # of an `EpisodeResult` in memory, at least (170 measured)
+
+
+def check_episodes(name: str, count: int) -> None:
+    """Raise a UsageError if the results of so many episodes don't fit into memory."""
+    check_fits(f"{name}={count}: their results", count * EPISODE_BYTES, "choose fewer episodes")
 
 
 _RECORD = TypeAdapter(EvaluationFile)
