@@ -39,18 +39,16 @@ def check_fits(cause: str, needed: int, remedy: str, available: int | None = Non
     """
     there_is = memory_bytes() if available is None else available
     if there_is is not None and needed > there_is:
-        raise UsageError(
-            f"{cause} would take {in_words(needed)} of memory or more, and this machine has {in_words(there_is)}; {remedy}"
-        )
+        size, most = in_words(needed), in_words(there_is)
+        raise UsageError(f"{cause} would take {size} of memory or more, and this machine has {most}; {remedy}")
 
 
 def check_disk(cause: str, needed: int, folder: Path, remedy: str) -> None:
     """Raise a UsageError if something needs more space than the whole disk of a folder has."""
     there_is = shutil.disk_usage(folder).total
     if needed > there_is:
-        raise UsageError(
-            f"{cause} would take {in_words(needed)} or more, and the disk of {folder} has {in_words(there_is)}; {remedy}"
-        )
+        size, most = in_words(needed), in_words(there_is)
+        raise UsageError(f"{cause} would take {size} or more, and the disk of {folder} has {most}; {remedy}")
 
 
 def in_words(size: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,6 +15,7 @@ import numpy as np
 from rmt_rl.acting.rollout import Step, make_vec_env, rollout
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.files import parse_json
 from rmt_rl.runs.evaluation import EpisodeResult, Evaluation, check_episodes
 from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
@@ -171,7 +171,7 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
 
 def _values(text: str) -> list[Any]:
     try:
-        values: list[Any] = json.loads(f"[{text}]")  # as a whole first: a value may itself hold commas
+        values: list[Any] = parse_json(f"[{text}]")  # as a whole first: a value may itself hold commas
     except ValueError:
         values = [_value(item.strip()) for item in text.split(",")]
     return values
@@ -179,7 +179,7 @@ def _values(text: str) -> list[Any]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

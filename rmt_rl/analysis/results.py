@@ -26,7 +26,7 @@ from rmt_rl.analysis.run_records import (
     settings_without_seeds,
 )
 from rmt_rl.errors import UsageError, explained
-from rmt_rl.files import write_atomically
+from rmt_rl.files import RESULTS_LIMIT, parse_json, read_text, write_atomically
 from rmt_rl.runs.evaluation import READ
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.options import RunConfig
@@ -188,7 +188,7 @@ class Experiment:
 
 def _read_results(path: Path) -> list[RunResult]:
     results = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, RESULTS_LIMIT).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             results.append(_read_result(line))
@@ -198,7 +198,7 @@ def _read_results(path: Path) -> list[RunResult]:
 
 
 def _read_result(line: str) -> RunResult:
-    values = json.loads(line)
+    values = parse_json(line)
     if not set(FIELDS) <= set(values):
         raise ValueError("a field is missing")
     return RunResult.from_json(values)

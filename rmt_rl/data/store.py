@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_right
 from collections import OrderedDict
@@ -27,6 +26,7 @@ from rmt_rl.data.segment import Span
 from rmt_rl.data.storage import OUTCOMES, STEPS, read_columns, reads_parts
 from rmt_rl.data.trajectory import Array, Trajectory, conform
 from rmt_rl.errors import UsageError, nearest
+from rmt_rl.files import check_regular, parse_json, read_text
 from rmt_rl.task import check_same_spaces
 from rmt_rl.trees import leaves
 
@@ -332,7 +332,7 @@ def _damage_explained(dataset_id: str, place: str = "") -> Iterator[None]:
 
 def _check_spaces_are_stored(data: Path) -> None:
     """Raise a ValueError unless the metadata hold both spaces: without one, Minari makes the environment they name."""
-    metadata = json.loads((data / METADATA_FILE_NAME).read_text(encoding="utf-8"))
+    metadata = parse_json(read_text(data / METADATA_FILE_NAME))
     for name in ("observation_space", "action_space"):
         if not isinstance(metadata[name], str):
             raise ValueError(f"{name} is no string")
@@ -355,6 +355,9 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
             f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
         )
     with _damage_explained(dataset_id):
+        for file in data.iterdir():  # folders are parts of Minari's other formats
+            if not file.is_dir():
+                check_regular(file)
         _check_spaces_are_stored(data)
         dataset = minari.load_dataset(dataset_id)
     if len(dataset) == 0:

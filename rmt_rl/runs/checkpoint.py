@@ -6,7 +6,6 @@ random numbers of a run follow from its seed and the update's number, so no stat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ from torch import Tensor, nn
 from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.machine import check_fits
+from rmt_rl.files import check_regular, parse_json
+from rmt_rl.machine import check_fits, memory_bytes
 from rmt_rl.nn.model_size import count_weights
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
@@ -148,11 +148,15 @@ def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
     Raises:
         UsageError: the file is missing, damaged, not of this toolkit, or of another kind of model.
     """
-    if not path.is_file():
-        raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
+    try:
+        check_regular(path, memory_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one"
+        ) from None
     try:
         header, tensors = read_tensors(path, _KEY)
-        values = None if header is None else json.loads(header)
+        values = None if header is None else parse_json(header)
     except (SafetensorError, OSError, ValueError) as error:
         raise UsageError(f"checkpoint {path} is damaged ({error}); use another one or train again") from None
     if not isinstance(values, dict) or values.get("format") != _FORMAT:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import write_atomically
+from rmt_rl.files import RESULTS_LIMIT, parse_json, read_text, write_atomically
 from rmt_rl.machine import check_fits
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 
@@ -213,12 +213,14 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
     """
     path = run / FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        record = json.loads(text)
+        text = read_text(path, RESULTS_LIMIT)
+        record = parse_json(text)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); evaluate the run again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:

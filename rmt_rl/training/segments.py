@@ -194,16 +194,9 @@ class SegmentLearner:
         device = self.processes.device
         self.model.to(device)
         batch = self.feed.batch(self.made)
-        self._rehearse(batch.select(torch.tensor([0])))
-        check_activations(self.config, batch, self._rehearse, device_bytes(device.type))
+        self.runner.first_segment(batch.select(torch.tensor([0])))
+        check_activations(self.config, batch, self.runner.first_segment, device_bytes(device.type))
         return _warnings(self.config.training, self.feed, self.store)
-
-    def _rehearse(self, batch: Batch) -> Tensor:
-        """Run the first segment of a batch, and return the logits."""
-        segment = batch.first(1).to(self.processes.device).segments[0]
-        state = self.model.initial_state(len(batch.fresh))
-        logits, _ = self.runner.forward(segment, state)
-        return logits
 
     def totals(self) -> Metrics:
         return {}

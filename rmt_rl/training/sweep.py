@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.errors import UsageError
+from rmt_rl.files import parse_json, read_text
 from rmt_rl.flags import parse
 from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.folder import CONFIG, read_config
@@ -171,7 +172,7 @@ def cpu_seconds(run: Path) -> dict[str, float]:
     path = run / CPU_SECONDS
     seconds = {"train": 0.0, "evaluate": 0.0}
     if path.exists():
-        saved = json.loads(path.read_text())
+        saved = parse_json(read_text(path))
         seconds |= saved
     return seconds
 

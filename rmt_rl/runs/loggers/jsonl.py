@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import write_atomically
+from rmt_rl.files import RESULTS_LIMIT, parse_json, read_text, write_atomically
 from rmt_rl.runs.metrics import Metrics, Settings
 
 METRICS = "metrics.jsonl"
@@ -37,9 +37,11 @@ def _lines(path: Path, update: int) -> list[str]:
     if not path.exists():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = read_text(path, RESULTS_LIMIT).splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
-        return [line for line in whole if json.loads(line)["update"] <= update]
+        return [line for line in whole if parse_json(line)["update"] <= update]
+    except UsageError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({error}); mend or remove it") from None
 
