@@ -36,7 +36,8 @@ def _largest_numbers(arguments: Sequence[str], count: int = 3) -> list[str]:
         name, equals, value = option.partition("=")
         value = value if equals else following
         if name.startswith("--") and value.isascii() and value.isdigit():
-            found.append((len(value), value, f"{name} {value}"))
+            digits = value.lstrip("0")
+            found.append((len(digits), digits, f"{name} {value}"))
     return [words for *_, words in sorted(found, reverse=True)[:count]]
 
 

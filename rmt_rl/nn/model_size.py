@@ -117,6 +117,7 @@ def _extrapolated(make: Callable[[ConfigT], object], config: ConfigT, name: str)
     is_number_of_layers = few.tensors < twice.tensors < MOST_TENSORS
     if not is_number_of_layers:
         return few
-    times = (getattr(config, name) - FEW) // (TWICE - FEW)
-    tensors = few.tensors + times * (twice.tensors - few.tensors)
-    return WeightCount(tensors, few.bytes + times * (twice.bytes - few.bytes))
+    more = getattr(config, name) - FEW
+    tensors = (twice.tensors - few.tensors) * more // (TWICE - FEW)
+    size = (twice.bytes - few.bytes) * more // (TWICE - FEW)
+    return WeightCount(few.tensors + tensors, few.bytes + size)

@@ -164,18 +164,21 @@ def device_bytes(name: str) -> int | None:
 def check_activations(
     config: OfflineRun, batch: Batch, forward: Callable[[Batch], object], available: int | None
 ) -> None:
-    """Raise a UsageError if the activations that a batch's gradient needs don't fit.
-
-    The activations of one and of two sequences are measured. Those of the batch grow by the difference.
-    """
+    """Raise a UsageError if the activations that a batch's gradient needs don't fit."""
     whole = len(batch.fresh)
-    if whole < 3:
-        return
-    one, two = (_saved_bytes(batch.select(torch.arange(count)), forward) for count in (1, 2))
     segments = _full_segments(config, batch)
-    needed = (one + (whole - 1) * (two - one)) * segments
+    needed = activation_bytes(batch, forward) * segments
     cause = f"batch_size={whole}, segments={segments}: the activations of an update"
     check_fits(cause, needed, "choose fewer sequences, a smaller agent, or gradient='replay'", available)
+
+
+def activation_bytes(batch: Batch, forward: Callable[[Batch], object]) -> int:
+    """Return the bytes that the gradient of a batch's forward pass needs, from those of one and of two sequences."""
+    size = len(batch.fresh)
+    if size < 2:
+        return 0
+    one, two = (saved_bytes(batch.select(torch.arange(count)), forward) for count in (1, 2))
+    return one + (size - 1) * (two - one)
 
 
 def _full_segments(config: OfflineRun, batch: Batch) -> int:
@@ -186,7 +189,7 @@ def _full_segments(config: OfflineRun, batch: Batch) -> int:
     return lengths.count(lengths[0])
 
 
-def _saved_bytes(batch: Batch, forward: Callable[[Batch], object]) -> int:
+def saved_bytes(batch: Batch, forward: Callable[[Batch], object]) -> int:
     """Return the bytes of different tensors that the gradient of a forward pass needs, without weights."""
     saved: dict[int, int] = {}
 
