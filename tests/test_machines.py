@@ -8,9 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -69,7 +70,7 @@ def _use_read_only(run: str, folder: str) -> None:
     os.chdir(folder)
     libc = ctypes.CDLL(None)
     path = run.encode()
-    steps = [
+    steps: list[Callable[[], int]] = [
         lambda: libc.unshare(NEW_NAMESPACE),
         lambda: libc.mount(None, b"/", None, RECURSIVE | PRIVATE, None),
         lambda: libc.mount(path, path, None, BIND, None),
@@ -103,8 +104,9 @@ def test_output_needs_no_encoding(
 
 def written_to(terminal: io.TextIOWrapper) -> bytes:
     terminal.flush()
-    terminal.buffer.seek(0)
-    return terminal.buffer.read()
+    buffer = terminal.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue()
 
 
 def test_a_file_name_that_is_no_text_is_printed_as_it_is_or_refused(
@@ -129,7 +131,7 @@ def test_a_notebooks_backend_does_not_matter() -> None:
 
 
 def test_the_users_style_does_not_matter() -> None:
-    absent = {"text.usetex": True, "font.family": "an absent font", "axes.linewidth": 20}
+    absent: Any = {"text.usetex": True, "font.family": "an absent font", "axes.linewidth": 20}
     assert main(["plot", str(RUN), "--out", "default.png"]) == 0
     with matplotlib.rc_context(absent):
         assert main(["plot", str(RUN), "--out", "styled.png"]) == 0

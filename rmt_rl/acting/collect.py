@@ -19,11 +19,13 @@ from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.config import Frozen
+from rmt_rl.data.root import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
 from rmt_rl.data.writing import check_storable, making, write_dataset
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import ClassTask, GymnasiumTask
+from rmt_rl.machine import check_disk
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import load_agent
 from rmt_rl.spec_repairs import storable_spec
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 Env = gymnasium.Env[Any, Any]
 REFERENCE_EPISODES = 100
+EPISODE_BYTES = 1024  # of an episode in a file, at least
 
 
 def collect(
@@ -69,6 +72,7 @@ def collect(
     identity = recipe.dataset_id()
     with making(identity) as folder:
         if folder is not None:
+            check_disk(f"episodes={episodes}: their data", episodes * EPISODE_BYTES, data_root(), "collect fewer")
             with closing(make_env(task, recipe.config)) as env:
                 _write(identity, folder, recipe, env, progress)
     return identity

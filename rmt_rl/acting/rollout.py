@@ -22,6 +22,7 @@ from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
+from rmt_rl.machine import check_fits
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Task, is_privileged, task_config
@@ -33,6 +34,10 @@ Env: TypeAlias = GymnasiumEnv[Any, Any]
 VecEnv: TypeAlias = VectorEnv[Any, Any, Any]
 _FROM_ENV = Words("mend the environment", row="in environment")
 _FROM_POLICY = Words("mend the policy", row="in environment")
+
+
+NUMBERS = 32  # bytes of an environment among others of a task's own vector, at least
+OBJECT = 2048  # bytes of an environment that is a Python object, at least (4,700 measured of CartPole)
 
 
 class Step(NamedTuple):
@@ -62,6 +67,8 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     """
     config = task_config(task, options)
     make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
+    bytes_of_each = OBJECT if make_vec is None else NUMBERS
+    check_fits(f"{num_envs} environments at once: playing them", num_envs * bytes_of_each, "play fewer at once")
     if make_vec is None:
         make = partial(_made, task, config)
         return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)

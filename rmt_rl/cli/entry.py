@@ -11,7 +11,7 @@ from typing import Any
 from rmt_rl import __version__, registry, signals
 from rmt_rl.cli.arguments import HELP, Arguments, import_typed
 from rmt_rl.cli.streams import discard_output, lasting_streams
-from rmt_rl.errors import UsageError
+from rmt_rl.errors import UsageError, is_out_of_memory, out_of_memory
 from rmt_rl.launch import is_first_process
 from rmt_rl.plugins import without_current_folder
 from rmt_rl.printing import replace_unprintable
@@ -44,6 +44,11 @@ def _status(arguments: Arguments) -> int:
         return signals.status_of(signals.BROKEN_PIPE)
     except OSError as error:
         return _failed(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _complain(out_of_memory(error, arguments))
+        return 2
     except signals.Stopped as stopped:
         return stopped.status
     except KeyboardInterrupt:

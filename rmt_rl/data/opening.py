@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from rmt_rl.data.received import check_links
 from rmt_rl.data.root import data_root, local_ids
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.file_errors import unreadable
+from rmt_rl.reading import check_regular, parse_json, read_text
 from rmt_rl.spec_repairs import read_spec
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error)
@@ -54,6 +54,9 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
             f"data set {dataset_id!r} is not below {root}{similar}; make it with `rmt-rl collect`, or {remedy}"
         )
     with explained(dataset_id):
+        for file in data.iterdir():  # folders are parts of Minari's other formats
+            if not file.is_dir():
+                check_regular(file)
         _check_metadata(data)
         check_links(data)
         dataset = minari.load_dataset(dataset_id)
@@ -111,7 +114,7 @@ def _check_metadata(data: Path) -> None:
 
     Both spaces must be there, since Minari makes the environment that the metadata name if one is missing.
     """
-    metadata = json.loads((data / METADATA_FILE_NAME).read_text(encoding="utf-8"))
+    metadata = parse_json(read_text(data / METADATA_FILE_NAME))
     _check_version(metadata["minari_version"])
     _check_format(metadata["data_format"])
     for name in ("observation_space", "action_space"):
@@ -145,7 +148,7 @@ def _check_format(name: str) -> None:
 
 def _check_space(name: str, text: str) -> None:
     """Raise a UsageError if a space is of a type that Minari can't read."""
-    unknown = _types(json.loads(text)) - set(deserialize_space.registry)
+    unknown = _types(parse_json(text)) - set(deserialize_space.registry)
     if unknown:
         raise UsageError(
             f"its {name} has the type {', '.join(sorted(unknown))}, which Minari can't read; if a module of yours "

@@ -16,7 +16,8 @@ from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import UnreadableFile, unreadable
 from rmt_rl.files import write_atomically
 from rmt_rl.locks import held
-from rmt_rl.numbers import finite_json
+from rmt_rl.machine import check_fits
+from rmt_rl.reading import RESULTS_LIMIT, parse_json, read_text
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 
 if TYPE_CHECKING:
@@ -81,6 +82,14 @@ class EvaluationFile(TypedDict):
     format: int
     checkpoint: str | None
     results: list[ResultRecord]
+
+
+EPISODE_BYTES = 128  # of an `EpisodeResult` in memory, at least (170 measured)
+
+
+def check_episodes(name: str, count: int) -> None:
+    """Raise a UsageError if the results of so many episodes don't fit into memory."""
+    check_fits(f"{name}={count}: their results", count * EPISODE_BYTES, "choose fewer episodes")
 
 
 _RECORD = TypeAdapter(EvaluationFile)
@@ -249,12 +258,14 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
     """
     path = run / FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        record = finite_json(text)
+        text = read_text(path, RESULTS_LIMIT)
+        record = parse_json(text)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise unreadable(str(path), error) or UsageError(f"{path} can't be read: {error}") from error
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); evaluate the run again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:

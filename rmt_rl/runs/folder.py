@@ -13,7 +13,6 @@ evaluation.json       results of `rmt-rl evaluate`
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from pydantic import JsonValue
 from rmt_rl.errors import UsageError
 from rmt_rl.files import check_is_text, check_writable, write_atomically
 from rmt_rl.locks import Busy, held
+from rmt_rl.reading import parse_toml, read_text
 from rmt_rl.runs.options import RunConfig, make_config
 
 CONFIG = "config.toml"
@@ -38,12 +38,14 @@ def read_config(path: Path) -> RunConfig:
     """
     path = path / CONFIG if path.is_dir() else path
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parse_toml(read_text(path))
     except OSError as error:
         raise UsageError(
             f"config {path} can't be read ({error.strerror}); name a config.toml or a run's folder"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UsageError:
+        raise
+    except ValueError as error:
         raise UsageError(f"config {path} isn't valid TOML: {error}") from None
     return make_config(values, str(path))
 

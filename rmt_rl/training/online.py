@@ -40,6 +40,7 @@ from rmt_rl.runs.options import OnlineRun
 from rmt_rl.sb3_agent import SB3Agent
 from rmt_rl.task import check_same_spaces
 from rmt_rl.training.learner import Diverged, Resumable
+from rmt_rl.training.needs import check_online
 from rmt_rl.training.parallel import Processes
 
 AnyEnv = gymnasium.Env[Any, Any]
@@ -62,6 +63,7 @@ class OnlineLearner:
 
     def __init__(self, config: OnlineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.config = config
+        check_online(config)
         self.processes = Processes()
         self.model = _restored(config, saved) if saved else _new_agent(config)
         _check_device(config.online.device)

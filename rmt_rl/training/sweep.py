@@ -26,6 +26,7 @@ from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.flags import parse
+from rmt_rl.reading import parse_json, read_text
 from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.folder import CONFIG, read_config
 from rmt_rl.terminal import say
@@ -194,7 +195,7 @@ def cpu_seconds(run: Path) -> dict[str, float]:
     path = run / CPU_SECONDS
     seconds = {"train": 0.0, "evaluate": 0.0}
     if path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = parse_json(read_text(path))
         seconds |= saved
     return seconds
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rmt_rl.data.opening import open_dataset
 from rmt_rl.data.references import read_references
 from rmt_rl.data.root import data_root, has_dataset
-from rmt_rl.data.store import open_dataset
 from rmt_rl.errors import UsageError
 
 
