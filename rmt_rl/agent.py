@@ -26,15 +26,17 @@ from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
 from rmt_rl.nn.outputs import check_finite
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
-from rmt_rl.space_checks import check_action_space, check_space
+from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
     Acting,
+    Encoding,
     TokenName,
     acting_input,
-    encode_acting,
-    encode_segment,
+    known_and_late,
     make_encoders,
+    make_scales,
     put_late_first,
+    scales_of,
     to_tensors,
 )
 from rmt_rl.trees import Place, map_leaves, map_space, part_at
@@ -58,6 +60,7 @@ class AgentSpec(NamedTuple):
     target_return: float = 0.0
     return_scale: float = 1.0
     hindsight_classes: int = 0  # of its auxiliary loss (see `rmt_rl.task`); 0: it has none
+    standardised: bool = False  # the agent scales its observations and actions, see `rmt_rl.nn.scaling`
 
 
 class BaseAgent(nn.Module, ABC):
@@ -77,8 +80,7 @@ class BaseAgent(nn.Module, ABC):
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
         super().__init__()
-        check_space("observation_space", spec.observation_space)
-        check_action_space(spec.action_space)
+        check_spaces(spec.observation_space, spec.action_space)
         self.config = config
         self.spec = spec
 
@@ -93,10 +95,8 @@ class BaseAgent(nn.Module, ABC):
         if not is_wrapped:
             return drop_texts(observation, space), None
         if observation.keys() != {"observation", "return_to_go"}:
-            raise UsageError(
-                f"observation holds the keys {sorted(map(str, observation))}; a return-to-go stands beside "
-                "'observation' alone (rmt_rl.wrappers)"
-            )
+            keys = sorted(map(str, observation))
+            raise UsageError(f"observation holds the keys {keys}; beside return_to_go only 'observation' is expected")
         return drop_texts(observation["observation"], space), observation["return_to_go"]
 
     def target_return(self, wanted: float | None) -> float | None:
@@ -167,14 +167,14 @@ class Agent(BaseAgent):
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
         self.encoders = make_encoders(self.tokens, spec, config.width)
+        self.scales = make_scales(spec)
+        self.encoding = Encoding(self.encoders, self.scales)
         self.core = self.build_core(config)
-        self.head = head(spec.action_space)
+        self.head = head(spec.action_space, scales_of(self.scales, "action").tree())
         logits = self.head.size + spec.hindsight_classes
         self.to_action = nn.Linear(config.width, logits)
         self.at_observation = self.tokens.index("observation")
-        behind = self.at_observation + 1
-        self.known = self.tokens[:behind]  # before acting
-        self.late = self.tokens[behind:]  # known once the agent has acted: fed with the next step
+        self.known, self.late = known_and_late(self.tokens)
         self.generator: torch.Generator | None = None  # of sampled actions, made where the first of them is drawn
         self.random_seed: int | None = None
 
@@ -201,7 +201,7 @@ class Agent(BaseAgent):
 
     def forward(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
         """Run one segment; return the logits (B, K, P) and the next state."""
-        tokens = encode_segment(self.encoders, self.tokens, segment, self.spec)
+        tokens = self.encoding.segment(self.tokens, segment, self.spec)
         x_BKTD = torch.stack(tokens, 2)
         x_BLD = x_BKTD.flatten(1, 2)
         per_step = len(self.tokens)
@@ -324,7 +324,7 @@ class Agent(BaseAgent):
         no_returns = torch.empty(0)
         tensors = to_tensors(actions, self.device)
         acting = Acting(None, no_returns, tensors)
-        return encode_acting(self.encoders, self.late, acting)
+        return self.encoding.acting(self.late, acting)
 
     def _advance(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tree]:
         """Feed [last action, return-to-go, observation]; return the logits (B, P) and the next cache."""
@@ -343,7 +343,7 @@ class Agent(BaseAgent):
 
         Environments at their segment's start have no last action there.
         """
-        known = encode_acting(self.encoders, self.known, acting)
+        known = self.encoding.acting(self.known, acting)
         inside = state.steps > 0
         if not self.late or not inside.any():
             x_BTD = torch.stack(known, 1)
@@ -368,9 +368,9 @@ def only_value(batch: Any, space: Space[Any]) -> Any:
     """Return the first value of a batch (B, ...), of the types that a sample of the space has."""
 
     def row(place: Place, leaf: Space[Any]) -> Any:
-        first = part_at(batch, place)[0]
-        # A row of a Box () is a number, but its space asks for an array.
-        return first if isinstance(leaf, spaces.Discrete) else np.asarray(first)
+        part = part_at(batch, place)
+        # A Discrete's sample is a number. That of a Box () is an array.
+        return part[0] if isinstance(leaf, spaces.Discrete) else part[0, ...]
 
     return map_space(row, space)
 

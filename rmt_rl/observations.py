@@ -98,13 +98,13 @@ def _size(array: Array, space: LeafSpace, name: str) -> int | None:
     Raises:
         UsageError: its shape isn't the space's, or there is nothing in the batch.
     """
-    shape, expected = array.shape, space.shape
+    shape, expected = array.shape, space.shape or ()
     if shape == expected:
         return None
     is_batch = len(shape) == len(expected) + 1 and shape[1:] == expected
     if not is_batch or shape[0] == 0:
         raise UsageError(f"{name} has shape {shape}; give one of shape {expected}, or a batch of them")
-    return shape[0]
+    return len(array)
 
 
 def _check_sizes(sizes: dict[Place, int | None]) -> None:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from operator import itemgetter
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import Space, spaces
 from gymnasium.spaces.utils import flatdim
+from gymnasium.wrappers import TransformAction, TransformObservation
 from numpy.typing import NDArray
 from pydantic import Field
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -23,12 +25,12 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size
+from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size, only_value
+from rmt_rl.categories import categories
 from rmt_rl.config import Frozen
-from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.outputs import not_finite
-from rmt_rl.numbers import ACTING
+from rmt_rl.observations import ObservedBatch, observed_batch
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
 Array = NDArray[Any]
@@ -62,11 +64,11 @@ class SB3Agent(BaseAgent):
 
     def __init__(self, config: SB3Config, spec: AgentSpec) -> None:
         super().__init__(config, spec)
-        _check_actions(spec.action_space)
+        self.actions = ActionView(spec.action_space)
         self.view = View(spec.observation_space)
         self.policy = self._policy_class(
             self.view.space,
-            spec.action_space,
+            self.actions.space,
             lambda _: config.learning_rate,
             **self._options(of_policy=True),
         )
@@ -94,7 +96,7 @@ class SB3Agent(BaseAgent):
         """Return the algorithm that trains this agent's network from now on.
 
         Args:
-            env: its observations are values of `view.space`.
+            env: its observations are values of `view.space`, its actions of `actions.space`; see `viewed`.
             device: the network is moved there.
         """
         algorithm = self.Algorithm(
@@ -107,6 +109,11 @@ class SB3Agent(BaseAgent):
         algorithm.policy.load_state_dict(self.policy.state_dict())
         self.policy = algorithm.policy
         return algorithm
+
+    def viewed(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+        """Return an environment that observes and acts in the spaces of the network."""
+        observing = TransformObservation(env, self.view.single, self.view.space)
+        return TransformAction(observing, self.actions.single, self.actions.space)
 
     def set_random_seed(self, seed: int | None) -> None:
         self.random = np.random.default_rng(seed)
@@ -133,8 +140,8 @@ class SB3Agent(BaseAgent):
                 raise not_finite() from error
         if not np.isfinite(actions).all():  # of a deviation that is infinite
             raise not_finite()
-        actions = actions.astype(self.spec.action_space.dtype, copy=False)
-        return actions[0] if batch.is_single else actions, state
+        originals = self.actions.originals(actions)
+        return only_value(originals, self.spec.action_space) if batch.is_single else originals, state
 
     @contextmanager
     def _seeded(self, deterministic: bool) -> Iterator[None]:
@@ -146,20 +153,6 @@ class SB3Agent(BaseAgent):
                 seed = int(self.random.integers(2**63))
                 torch.manual_seed(seed)
             yield
-
-
-class ViewedBatch(NamedTuple):
-    """Observations as a network sees them.
-
-    Attributes:
-        values: values of `View.space`, each with a dimension B in front.
-        size: B.
-        is_single: the observation came without a dimension B, so B is 1.
-    """
-
-    values: Any
-    size: int
-    is_single: bool
 
 
 class View:
@@ -203,47 +196,24 @@ class View:
         batch = self.batch(observation)
         return map_leaves(itemgetter(0), batch.values)
 
-    def batch(self, observation: Any) -> ViewedBatch:
+    def batch(self, observation: Any) -> ObservedBatch:
         """Return the values of `View.space` for one value of the original space, or for a batch (B, ...) of them.
 
         Raises:
-            UsageError: the observation's shape isn't the space's, or a number breaks the rule of `rmt_rl.numbers`.
+            UsageError: the observation isn't one of the space, see `observed_batch`.
         """
-        arrays: dict[Place, Array] = {}
-        for place in self.leaves:
-            part = part_at(observation, place)
-            arrays[place] = np.asarray(part)
-        is_single = self._is_single(arrays)
-        if is_single:
-            arrays = {place: array[None] for place, array in arrays.items()}
-        check_all_values(observation, self.original, "observation", ACTING)
+        batch = observed_batch(observation, self.original)
         parts = []
         if self.rest:
-            vectors = [_as_vector(leaf, arrays[place]) for place, leaf in self.rest.items()]
+            vectors = [_as_vector(leaf, part_at(batch.values, place)) for place, leaf in self.rest.items()]
             vector = np.concatenate(vectors, 1)
             parts.append(vector)
         for place, leaf in self.images.items():
-            image = _channels_first(leaf, arrays[place])
+            pixels = part_at(batch.values, place)
+            image = _channels_first(leaf, pixels.astype(np.uint8))
             parts.append(image)
         values = parts[0] if len(parts) == 1 else _by_name(parts)
-        first = next(iter(arrays.values()))
-        size = len(first)
-        return ViewedBatch(values, size, is_single)
-
-    def _is_single(self, arrays: dict[Place, Array]) -> bool:
-        """Return True for one value of the space, False for a batch; the first leaf tells.
-
-        Raises:
-            UsageError: its shape is neither.
-        """
-        place, leaf = next(iter(self.leaves.items()))
-        given = arrays[place].shape
-        expected = _shape(leaf)
-        if given == expected:
-            return True
-        if given[1:] == expected:
-            return False
-        raise UsageError(f"observation has shape {given}; give one of shape {expected}, or a batch of them")
+        return batch._replace(values=values)
 
 
 def _by_name(parts: list[Any]) -> dict[str, Any]:
@@ -280,9 +250,9 @@ def _is_large_image(leaf: AnySpace) -> bool:
     if not is_image_space(leaf):
         return False
     sizes = _shape(leaf)
-    smallest_side = sorted(sizes)[1]  # the number of channels is smaller
+    channels, smallest_side, _ = sorted(sizes)  # the number of channels is smaller
     channels_in_the_middle = int(np.argmin(sizes)) == 1
-    return smallest_side >= 36 and not channels_in_the_middle
+    return channels > 0 and smallest_side >= 36 and not channels_in_the_middle
 
 
 def _image_shape(leaf: AnySpace) -> tuple[int, ...]:
@@ -302,45 +272,64 @@ def _channels_first(leaf: AnySpace, images: Array) -> Array:
 
 def _as_vector(leaf: AnySpace, values: Array) -> Array:
     """Return values (B, ...) as float32 (B, N)."""
-    flat = values.reshape(len(values), -1)
-    match leaf:
-        case spaces.Discrete():
-            categories = flat - leaf.start
-            return _one_hot(categories, np.array([leaf.n]))
-        case spaces.MultiDiscrete():
-            categories = flat - leaf.start.ravel()
-            return _one_hot(categories, leaf.nvec.ravel())
-        case _:
-            largest = 255 if is_image_space(leaf) else 1
-            return flat.astype(np.float32) / largest
+    numbers = int(np.prod(_shape(leaf)))
+    flat = values.reshape(len(values), numbers)
+    variables = categories(leaf)
+    if variables is None or isinstance(leaf, spaces.MultiBinary | spaces.Box):
+        largest = 255 if is_image_space(leaf) else 1
+        return flat.astype(np.float32) / largest
+    return _one_hot(flat - variables.starts, variables.sizes)
 
 
-def _one_hot(categories: Array, sizes: Array) -> Array:
+def _one_hot(chosen: Array, sizes: Array) -> Array:
     """Return M categories (B, M), counted from 0, as (B, N); `sizes` are their numbers of values, and N is the sum."""
-    shape = (len(categories), sizes.sum())
+    shape = (len(chosen), sizes.sum())
     numbers = np.zeros(shape, np.float32)
     offsets = np.cumsum(sizes) - sizes
-    places = categories.astype(np.int64) + offsets
+    places = chosen + offsets
     np.put_along_axis(numbers, places, 1, 1)
     return numbers
 
 
-def _check_actions(space: AnySpace) -> None:
-    """Raise a UsageError unless Stable-Baselines3 has a distribution for the action space."""
-    match space:
-        case spaces.Discrete():
-            is_known = space.start == 0
-        case spaces.MultiDiscrete():
-            is_known = space.nvec.ndim == 1 and not space.start.any()
-        case spaces.MultiBinary():
-            is_known = isinstance(space.n, int)
-        case spaces.Box():
-            is_known = space.dtype.kind == "f" and space.is_bounded()
-        case _:
-            is_known = False
-    if not is_known:
-        raise UsageError(
-            f"action_space={space}: Stable-Baselines3 has no distribution for it; it has distributions for Discrete, "
-            "MultiDiscrete and MultiBinary of one dimension counted from 0, and for a Box of floats with finite "
-            "bounds. Or choose an agent that learns from data sets (rmt-rl list)"
-        )
+class ActionView:
+    """Actions as a network chooses them: of one dimension, counted from 0, in dtypes that PyTorch computes with.
+
+    Stable-Baselines3 has distributions for such actions alone. `space` is a Discrete, MultiDiscrete, MultiBinary or a
+    Box of floats with finite bounds.
+
+    Raises:
+        UsageError: Stable-Baselines3 has no distribution for the action space.
+    """
+
+    def __init__(self, space: AnySpace) -> None:
+        self.original = space
+        variables = categories(space)
+        self.starts = None if variables is None else variables.starts
+        match space:
+            case spaces.Discrete():
+                self.space: AnySpace = spaces.Discrete(int(space.n))
+            case spaces.MultiBinary():
+                self.space = spaces.MultiBinary(int(np.prod(space.shape)))
+                # RecurrentPPO keeps actions in this dtype, and its loss refuses a MultiBinary's int8.
+                vars(self.space)["dtype"] = np.dtype(np.float32)
+            case spaces.Box() if space.dtype.kind == "f" and space.is_bounded():
+                self.space = spaces.Box(space.low.ravel(), space.high.ravel(), dtype=space.dtype)
+            case _ if variables is not None:
+                self.space = spaces.MultiDiscrete(variables.sizes)
+            case _:
+                raise UsageError(
+                    f"action_space={space}: Stable-Baselines3 has no distribution for it; it has distributions for "
+                    "Discrete, MultiDiscrete and MultiBinary, and for a Box of bools or of floats with finite bounds. "
+                    "Or choose an agent that learns from data sets (rmt-rl list)"
+                )
+
+    def originals(self, actions: Array) -> Array:
+        """Return actions (B, ...) of the original space for actions of `space`."""
+        shape = (len(actions), *_shape(self.original))
+        counted = actions if self.starts is None else actions + self.starts
+        return counted.reshape(shape).astype(self.original.dtype, copy=False)
+
+    def single(self, action: Any) -> Any:
+        """Return one action of the original space for one action of `space`."""
+        batch = np.asarray(action)[None]
+        return only_value(self.originals(batch), self.original)

@@ -13,6 +13,22 @@ from rmt_rl.trees import keys_of, leaves, nodes, place_name
 _LARGEST = np.iinfo(np.int64).max
 
 
+def check_spaces(observation_space: Space[Any], action_space: Space[Any]) -> None:
+    """Raise a UsageError if nothing can be made for observations or actions of these spaces, whatever their kinds.
+
+    An action must hold a number, and none of its Dicts and Tuples may be empty: Gymnasium's vector environments can't
+    hand out such actions.
+    """
+    check_space("observation_space", observation_space)
+    check_space("action_space", action_space)
+    for place, node in nodes(action_space):
+        if isinstance(node, spaces.Dict | spaces.Tuple) and not keys_of(node):
+            raise UsageError(f"{place_name('action_space', place)}={node} has no part; leave it out of the actions")
+    sizes = [np.prod(leaf.shape or ()) for _, leaf in leaves(action_space)]
+    if not any(sizes):
+        raise UsageError(f"action_space={action_space} holds no number, so there is nothing to choose; give it a size")
+
+
 def check_space(name: str, space: Space[Any]) -> None:
     """Raise a UsageError if a space has parts that nothing can be made for, whatever their kind.
 
@@ -24,9 +40,7 @@ def check_space(name: str, space: Space[Any]) -> None:
         space: the space of observations or actions.
     """
     if not any(True for _ in leaves(space)):
-        raise UsageError(
-            f"{name}={space} has no part; give it at least one Box, Discrete, MultiDiscrete or MultiBinary"
-        )
+        raise UsageError(f"{name}={space} has no part; give it a Box, Discrete, MultiDiscrete or MultiBinary")
     for place, node in nodes(space):
         part = place_name(name, place)
         match node:
@@ -39,14 +53,6 @@ def check_space(name: str, space: Space[Any]) -> None:
             case spaces.MultiDiscrete():
                 sums = node.start.astype(object) + node.nvec.astype(object) - 1
                 _check_range(part, node, max(np.ravel(sums), default=0))
-
-
-def check_action_space(space: Space[Any]) -> None:
-    """Raise a UsageError as `check_space` does, or if an action holds no number at all."""
-    check_space("action_space", space)
-    sizes = [np.prod(leaf.shape or ()) for _, leaf in leaves(space)]
-    if not any(sizes):
-        raise UsageError(f"action_space={space} holds no number, so there is nothing to learn; give actions a size")
 
 
 def _check_keys(part: str, space: spaces.Dict) -> None:

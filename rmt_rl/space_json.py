@@ -16,10 +16,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from gymnasium import Space, spaces
+from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
 
 Values: TypeAlias = dict[str, Any]
+Array: TypeAlias = NDArray[Any]
 _BOUNDED = ("bounded_below", "bounded_above")
 
 
@@ -122,7 +124,7 @@ def _box(values: Values) -> spaces.Box:
 
 def _multi_discrete(values: Values) -> spaces.MultiDiscrete[Any]:
     dtype = np.dtype(values["dtype"])
-    nvec = np.array(values["nvec"], dtype)
-    start = np.array(values["start"], dtype)
+    nvec: Array = np.array(values["nvec"], dtype)
+    start: Array = np.array(values["start"], dtype)
     shape = values.get("shape", nvec.shape)
     return spaces.MultiDiscrete(nvec.reshape(shape), dtype, start=start.reshape(shape))

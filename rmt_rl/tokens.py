@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rmt_rl.data.segment import Segment, Tensors, tensor_array
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
+from rmt_rl.nn.scaling import FARTHEST, Scales
 from rmt_rl.numbers import ACTING, check_plain_numbers
 from rmt_rl.observations import observed_batch, plain_array
 from rmt_rl.trees import map_leaves
@@ -76,29 +77,47 @@ def make_encoders(names: Sequence[TokenName], spec: AgentSpec, width: int) -> nn
     return encoders
 
 
-def encode_segment(
-    encoders: nn.ModuleDict,
-    names: Sequence[TokenName],
-    segment: Segment,
-    spec: AgentSpec,
-) -> list[Tensor]:
-    """Return the tokens (B, K, D) of a segment for each of these names."""
-    tokens = []
-    for name in names:
-        value = TOKENS[name].in_segment(segment, spec)
-        encode = encoders[name]
-        tokens.append(encode(value))
-    return tokens
+def known_and_late(names: Sequence[TokenName]) -> tuple[Sequence[TokenName], Sequence[TokenName]]:
+    """Return the tokens known before acting, up to the observation, and those fed with the next step."""
+    behind = names.index("observation") + 1
+    return names[:behind], names[behind:]
 
 
-def encode_acting(encoders: nn.ModuleDict, names: Sequence[TokenName], acting: Acting) -> list[Tensor]:
-    """Return the tokens (B, D) of a step for each of these names."""
-    tokens = []
-    for name in names:
-        value = TOKENS[name].in_acting(acting)
-        encode = encoders[name]
-        tokens.append(encode(value))
-    return tokens
+def make_scales(spec: AgentSpec) -> nn.ModuleDict:
+    """Return the scales of observations and actions, by token name; they scale nothing unless the spec asks for it."""
+    active = spec.standardised
+    return nn.ModuleDict(
+        {
+            "observation": Scales(spec.observation_space, farthest=FARTHEST, active=active),
+            "action": Scales(spec.action_space, active=active),
+        }
+    )
+
+
+def scales_of(scales: nn.ModuleDict, name: TokenName) -> Scales:
+    """Return the scales of a token's values."""
+    return cast("Scales", scales[name])
+
+
+class Encoding(NamedTuple):
+    """The modules that turn values into tokens, by token name; values without a scale are encoded as they are."""
+
+    encoders: nn.ModuleDict
+    scales: nn.ModuleDict
+
+    def segment(self, names: Sequence[TokenName], segment: Segment, spec: AgentSpec) -> list[Tensor]:
+        """Return the tokens (B, K, D) of a segment for each of these names."""
+        return [self._token(name, TOKENS[name].in_segment(segment, spec)) for name in names]
+
+    def acting(self, names: Sequence[TokenName], acting: Acting) -> list[Tensor]:
+        """Return the tokens (B, D) of a step for each of these names."""
+        return [self._token(name, TOKENS[name].in_acting(acting)) for name in names]
+
+    def _token(self, name: TokenName, value: Any) -> Tensor:
+        if name in self.scales:
+            value = self.scales[name](value)
+        token: Tensor = self.encoders[name](value)
+        return token
 
 
 def to_tensors(value: Any, device: torch.device) -> Any:

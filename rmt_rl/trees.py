@@ -92,9 +92,9 @@ def map_space(
 
 def with_keys(rename: Callable[[str], str], value: Any) -> Any:
     """Return a value or a space whose Dict keys are renamed, at every depth."""
-    renamed = []
+    renamed: list[tuple[Any, Any]] = []
     for key, part in _parts(value):
-        new_key = key if isinstance(value, _SEQUENCES) else rename(str(key))
+        new_key = rename(key) if isinstance(key, str) else key
         renamed.append((new_key, with_keys(rename, part)))
     match value:
         case dict():

@@ -11,9 +11,13 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from gymnasium import Env as GymnasiumEnv
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TransformAction
 from numpy.typing import NDArray
 
+from rmt_rl.config import Frozen
 from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
@@ -21,10 +25,11 @@ from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Privileged, Task, task_config
-from rmt_rl.trees import map_leaves
+from rmt_rl.trees import leaves, map_leaves, map_space, part_at
 from rmt_rl.wrappers import require_next_step
 
 Bools = NDArray[np.bool_]
+Env: TypeAlias = GymnasiumEnv[Any, Any]
 VecEnv: TypeAlias = VectorEnv[Any, Any, Any]
 _FROM_ENV = Words("mend the environment", row="in environment")
 _FROM_POLICY = Words("mend the policy", row="in environment")
@@ -58,13 +63,34 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     config = task_config(task, options)
     make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
     if make_vec is None:
-        make = partial(make_env, task, config)
+        make = partial(_made, task, config)
         return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
     env = make_vec(num_envs, **dict(config))
     if not texts_of(env.single_observation_space):
         return env
     warn_of_text(env.single_observation_space)
     return VectorWithoutText(env)
+
+
+def _made(task: Task, config: Frozen) -> Env:
+    """Return an environment that gets arrays as actions, also those without a dimension.
+
+    Gymnasium's vector environments hand out the rows of a batch, which are numbers if the batch is (N,). A Box () or
+    MultiDiscrete () asks for arrays.
+    """
+    env = make_env(task, config)
+    space = env.action_space
+
+    def as_arrays(action: Any) -> Any:
+        return map_space(lambda place, leaf: _as_sample(part_at(action, place), leaf), space)
+
+    has_numbers = any(leaf.shape == () and not isinstance(leaf, spaces.Discrete) for _, leaf in leaves(space))
+    return TransformAction(env, as_arrays, space) if has_numbers else env
+
+
+def _as_sample(value: Any, space: spaces.Space[Any]) -> Any:
+    """Return a value of a leaf of the action space in the type of its samples: a number, else an array."""
+    return value if isinstance(space, spaces.Discrete) else np.asarray(value)
 
 
 def shares(episodes: int, lanes: int) -> NDArray[np.int64]:

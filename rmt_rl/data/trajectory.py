@@ -183,7 +183,7 @@ def check_values(leaf: Array, space: LeafSpace, name: str, words: Words) -> None
         lowest: Array = known.starts.reshape(space.shape)
         highest: Array = known.last.reshape(space.shape)
     elif space.dtype.kind in "iu" and not np.can_cast(leaf.dtype, space.dtype):
-        limits = np.iinfo(space.dtype)
+        limits = np.iinfo(str(space.dtype))
         lowest, highest = np.array(limits.min), np.array(limits.max)
     else:
         return
@@ -217,4 +217,4 @@ def _kind(values: Any) -> str:
         return f"a list of {len(values)}"
     if hasattr(values, "shape"):
         return f"an array {tuple(values.shape)}"
-    return f"a {type(values).__name__}"
+    return f"a value of type {type(values).__name__}"

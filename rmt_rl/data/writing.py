@@ -26,7 +26,7 @@ from rmt_rl.data.returns import RETURNS_KEY, ReturnSummary
 from rmt_rl.data.storage import StoredSpaces, write_episodes, write_spaces
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
-from rmt_rl.space_checks import check_space
+from rmt_rl.space_checks import check_spaces
 from rmt_rl.spec_repairs import storable_spec
 from rmt_rl.task import HasSpaces
 from rmt_rl.trees import with_keys
@@ -104,9 +104,9 @@ def _check_id(dataset_id: str) -> None:
 
 def check_storable(spaces: HasSpaces) -> None:
     """Raise a UsageError unless a data set can hold observations and actions of these spaces."""
+    check_spaces(spaces.observation_space, spaces.action_space)
     for name in StoredSpaces._fields:
         space = getattr(spaces, name)
-        check_space(name, space)
         try:
             deserialize_space(serialize_space(with_keys(escaped, space)))
         except _NOT_STORED as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rmt_rl.categories import Categories, categories
 from rmt_rl.errors import UsageError
+from rmt_rl.nn.scaling import Scale
 
 
 class Head(ABC):
@@ -42,8 +43,12 @@ class Head(ABC):
 
 
 @singledispatch
-def head(space: spaces.Space[Any]) -> Head:
+def head(space: spaces.Space[Any], scales: Any = None) -> Head:
     """Return the head of an action space: Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple of these.
+
+    Args:
+        space: the action space.
+        scales: a value of the space with a `Scale` or None at every leaf; None scales nothing.
 
     Raises:
         UsageError: the space is of another kind.
@@ -95,11 +100,20 @@ class Categorical(Head):
 
 
 class Gaussian(Head):
-    """An independent normal distribution per dimension: mean and log standard deviation (clamped to -5 ... 2)."""
+    """An independent normal distribution per dimension: mean and log standard deviation (clamped to -5 ... 2).
 
-    def __init__(self, space: spaces.Box) -> None:
+    With a scale, the distribution is that of scaled actions: the loss and the accuracy are in their unit.
+    """
+
+    def __init__(self, space: spaces.Box, scale: Scale | None = None) -> None:
         self.space, self.count = space, int(np.prod(space.shape))
         self.size = 2 * self.count
+        self.scale = scale
+
+    def _targets(self, action: Tensor, like: Tensor) -> Tensor:
+        """Return actions (..., *shape), scaled, in the shape and dtype of the means (..., count)."""
+        scaled = action if self.scale is None else self.scale(action)
+        return scaled.reshape(like.shape).to(like.dtype)
 
     def _moments(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = numbers.split(self.count, -1)
@@ -107,23 +121,25 @@ class Gaussian(Head):
 
     def loss(self, numbers: Tensor, action: Any) -> Tensor:
         mean, log_std = self._moments(numbers)
-        errors: Tensor = (action.reshape(mean.shape).to(mean.dtype) - mean) * torch.exp(-log_std)
+        errors: Tensor = (self._targets(action, mean) - mean) * torch.exp(-log_std)
         return (0.5 * errors**2 + log_std + 0.5 * float(np.log(2 * np.pi))).sum(-1)
 
     def correct(self, numbers: Tensor, action: Any) -> Tensor:
-        """Return the share of dimensions whose mean is less than 0.1 (in the action's unit) from the action."""
+        """Return the share of dimensions whose mean is less than 0.1 from the action, in the unit of the loss."""
         mean, _ = self._moments(numbers)
-        errors: Tensor = (action.reshape(mean.shape) - mean).abs()
+        errors: Tensor = (self._targets(action, mean) - mean).abs()
         return (errors < 0.1).float().mean(-1)
 
     def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
         mean, log_std = self._moments(numbers)
         if generator is not None:
             mean = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
-        action = mean.double().cpu().numpy().reshape(-1, *self.space.shape)
+        means = mean.float().reshape(-1, *self.space.shape)
+        unscaled = means if self.scale is None else self.scale.undo(means)
+        action = unscaled.double().cpu().numpy()
         if np.issubdtype(self.space.dtype, np.integer):
             return _whole(action, self.space)
-        limits = np.finfo(self.space.dtype)
+        limits = np.finfo(str(self.space.dtype))
         bounded = np.clip(action, self.space.low, self.space.high)
         return np.clip(bounded, limits.min, limits.max).astype(self.space.dtype)
 
@@ -188,21 +204,30 @@ class Joint(Head):
 @head.register(spaces.Discrete)
 @head.register(spaces.MultiBinary)
 @head.register(spaces.MultiDiscrete)
-def _(space: spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete[Any]) -> Head:
-    if np.prod(space.shape) == 0:
+def _(
+    space: spaces.Box | spaces.Discrete | spaces.MultiBinary | spaces.MultiDiscrete[Any],
+    scales: Any = None,
+) -> Head:
+    if np.prod(space.shape or ()) == 0:
         return Nothing(space)
     variables = categories(space)
     if variables is not None:
         return Categorical(space, variables)
     assert isinstance(space, spaces.Box)
-    return Gaussian(space)
+    return Gaussian(space, scales)
 
 
 @head.register(spaces.Dict)
-def _(space: spaces.Dict) -> Head:
-    return Joint({key: head(space[key]) for key in sorted(space)}, dict)  # sorted: see the encoder of a Dict
+def _(space: spaces.Dict, scales: Any = None) -> Head:
+    parts = {}
+    for key in sorted(space):  # sorted: see the encoder of a Dict
+        parts[key] = head(space[key], scales and scales[key])
+    return Joint(parts, dict)
 
 
 @head.register(spaces.Tuple)
-def _(space: spaces.Tuple[Any]) -> Head:
-    return Joint({index: head(part) for index, part in enumerate(space.spaces)}, tuple)
+def _(space: spaces.Tuple[Any], scales: Any = None) -> Head:
+    parts = {}
+    for index, part in enumerate(space.spaces):
+        parts[index] = head(part, scales and scales[index])
+    return Joint(parts, tuple)

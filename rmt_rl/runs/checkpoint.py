@@ -14,7 +14,6 @@ from textwrap import shorten
 from typing import Generic, Literal, TypeVar
 
 import torch
-from minari.serialization import deserialize_space, serialize_space
 from pydantic import Field, JsonValue
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from rmt_rl.numbers import finite_json
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
+from rmt_rl.space_json import space_from_json, space_to_json
 
 _KEY = "rmt_rl"
 _FORMAT = 1
@@ -45,11 +45,12 @@ class AgentHeader(Header):
 
     agent: str
     agent_options: dict[str, JsonValue]  # checked by the agent's own `Config`
-    observation_space: str  # in Minari's format for spaces
-    action_space: str  # in Minari's format for spaces
+    observation_space: str  # see `rmt_rl.space_json`
+    action_space: str  # see `rmt_rl.space_json`
     target_return: float
     return_scale: float = Field(gt=0, description="a number above 0")
     hindsight_classes: int = Field(0, ge=0, description="the number of classes; 0: none")
+    standardised: bool = False
 
 
 HeaderT = TypeVar("HeaderT", bound=Header)
@@ -96,11 +97,12 @@ def agent_header(agent: BaseAgent, name: str, update: int, progress: Mapping[str
     return AgentHeader(
         agent=name,
         agent_options=agent.config.model_dump(mode="json"),
-        observation_space=serialize_space(spec.observation_space),
-        action_space=serialize_space(spec.action_space),
+        observation_space=space_to_json(spec.observation_space),
+        action_space=space_to_json(spec.action_space),
         target_return=spec.target_return,
         return_scale=spec.return_scale,
         hindsight_classes=spec.hindsight_classes,
+        standardised=spec.standardised,
         update=update,
         progress=dict(progress),
     )
@@ -193,11 +195,12 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
     with about(checkpoint.path):
         cls = agent_class(header.agent)
         spec = AgentSpec(
-            deserialize_space(header.observation_space),
-            deserialize_space(header.action_space),
+            space_from_json(header.observation_space),
+            space_from_json(header.action_space),
             header.target_return,
             header.return_scale,
             header.hindsight_classes,
+            header.standardised,
         )
         agent: BaseAgent = cls(validated(cls.Config, header.agent_options), spec)
         agent.load_state_dict(checkpoint.group("model"))

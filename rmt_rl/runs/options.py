@@ -37,6 +37,10 @@ class DataConfig(FeedConfig):
     collect_seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of that collection{SEED_SPACING}")
     strict: bool = Field(False, description="refuse data sets with empty or odd episodes; otherwise these are left out")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
+    standardise: bool = Field(
+        True,
+        description="scale observations by the data's mean and deviation, and actions from their bounds to [-1, 1]",
+    )
 
 
 class LearningRateConfig(Frozen):

@@ -14,10 +14,11 @@ from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, restore_agent
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.training.datasets import check_spaces
+from rmt_rl.training.standards import standardise
 
 
 def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
-    """Return the agent of a run before its first update, for the spaces and the best return of its data."""
+    """Return the agent of a run before its first update, for the spaces, the best return and the scales of its data."""
     torch.manual_seed(config.seed)
     spec = AgentSpec(
         store.observation_space,
@@ -25,9 +26,12 @@ def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
         target_return=store.best_return,
         return_scale=store.max_return or 1.0,
         hindsight_classes=_hindsight_classes(config),
+        standardised=config.data.standardise,
     )
     make = agent_class(config.agent)
-    return cast("Agent", make(config.agent_options, spec))
+    agent = cast("Agent", make(config.agent_options, spec))
+    standardise(agent, store)
+    return agent
 
 
 def restored_agent(config: OfflineRun, saved: Checkpoint[AgentHeader], store: EpisodeStore) -> Agent:
@@ -47,6 +51,12 @@ def restored_agent(config: OfflineRun, saved: Checkpoint[AgentHeader], store: Ep
         raise UsageError(
             f"hindsight={hindsight}, but {checkpoint} has {classes} classes of it; "
             f"undo what was changed in {described_in}"
+        )
+    asked = "standardise" in config.data.model_fields_set  # configs of earlier versions lack it
+    if asked and agent.spec.standardised != config.data.standardise:
+        raise UsageError(
+            f"standardise={config.data.standardise}, but {checkpoint} was trained with "
+            f"{agent.spec.standardised}; undo what was changed in {described_in}"
         )
     check_spaces(checkpoint, agent.spec, store, "resume with the data that it was trained on")
     return agent

@@ -78,12 +78,12 @@ def large_actions(action_space: Space[Any]) -> str | None:
     box = flatten_space(action_space)  # discrete actions become zeros and ones
     if not isinstance(box, Box):
         return None
-    bounds = np.abs([box.low, box.high])
+    bounds = np.abs(np.array([box.low, box.high], np.float64))
     is_bound = np.isfinite(bounds) & (bounds < UNBOUNDED)
     largest = np.max(bounds, where=is_bound, initial=0)
     if largest <= LARGE_ACTION:
         return None
     return (
-        f"actions reach {largest:g}, but agents learn numbers of about 1 best: collect and train in "
-        "gymnasium.wrappers.RescaleAction(env, -1, 1)"
+        f"actions reach {largest:g}, but agents learn numbers of about 1 best: leave out --no-standardise, or collect "
+        "and train in gymnasium.wrappers.RescaleAction(env, -1, 1)"
     )

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, cast
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.wrappers import TransformObservation, TransformReward
+from gymnasium.wrappers import TransformReward
 from pydantic import JsonValue
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
@@ -174,7 +174,7 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
     Raises:
         UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
     """
-    task, view = load_task(config.env), agent.view
+    task = load_task(config.env)
     steps = config.online.n_envs * agent.config.n_steps
     batch_size = getattr(agent.config, "batch_size", steps)
     if steps % batch_size == 1:
@@ -185,7 +185,7 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
 
     def make() -> AnyEnv:
         checked = TransformReward(make_env(task, config.env_options), _checked_reward)
-        return TransformObservation(checked, view.single, view.space)
+        return agent.viewed(checked)
 
     return make_vec_env(make, config.online.n_envs, seed)
 

@@ -196,7 +196,7 @@ class SegmentLearner:
         segment = one.to(device).segments[0]
         state = self.model.initial_state(1)
         self.runner.forward(segment, state)
-        return _warnings(self.config.training, self.feed, self.store)
+        return _warnings(self.config, self.feed, self.store)
 
     def totals(self) -> Metrics:
         return {}
@@ -308,12 +308,12 @@ def _feed(config: OfflineRun, store: EpisodeStore) -> SegmentFeed:
     return CurriculumFeed(feed, curriculum)
 
 
-def _warnings(options: TrainingConfig, feed: SegmentFeed, store: EpisodeStore) -> list[str]:
+def _warnings(config: OfflineRun, feed: SegmentFeed, store: EpisodeStore) -> list[str]:
     """Return what the user should know before the run begins."""
     warnings = [
         feed.unread(),
-        _too_late(options),
-        large_actions(store.action_space),
+        _too_late(config.training),
+        None if config.data.standardise else large_actions(store.action_space),
     ]
     return list(filter(None, warnings))
 

@@ -97,9 +97,14 @@ def make(
     actions: spaces.Space[Any] = MIXED,
     seed: int = 0,
 ) -> Agent:
-    """Return an agent with random weights, ready to act."""
+    """Return an agent with random weights and random scales of its numbers, ready to act."""
     torch.manual_seed(seed)
-    return cls(config, AgentSpec(observations, actions, target_return=2.0, return_scale=2.0)).eval()
+    spec = AgentSpec(observations, actions, target_return=2.0, return_scale=2.0, standardised=True)
+    agent = cls(config, spec).eval()
+    for name, buffer in agent.scales.named_buffers():
+        random = torch.rand_like(buffer)
+        buffer.copy_(random + 0.5 if name.endswith("factor") else random)
+    return agent
 
 
 def has_memory(agent: Agent) -> bool:

@@ -9,6 +9,9 @@ from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
 from tests.data.episodes import ACTIONS, SPACE, episode, tree_episode
 
+_ANY: Any = spaces  # Gymnasium's types of a Box leave bool out
+BOOLS = _ANY.Box(0, 1, (2,), np.bool_)
+
 
 def fields(length: int) -> dict[str, Any]:
     made = episode(0, length)
@@ -60,9 +63,29 @@ def test_conform_orders_keys_and_sets_dtypes_by_the_space() -> None:
     observations = conform(tree.observations, SPACE, "observations")
     assert isinstance(observations, dict)
     assert list(observations) == list(SPACE.spaces)
-    count = conform(np.array([1, 2], np.uint8), spaces.Discrete(5), "actions")
-    assert isinstance(count, np.ndarray)
-    assert count.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("array", "space"),
+    [
+        (np.array([1, 2], np.uint8), spaces.Discrete(5)),
+        (np.array([1, 2]), spaces.Discrete(5, dtype=np.uint8)),
+        (np.array([7, 8], ">i4"), spaces.Discrete(5, start=6, dtype=np.int8)),
+        (np.array([255, 254], np.uint64), spaces.Discrete(2, start=254, dtype=np.uint8)),
+        (np.array([[254, 9]]), spaces.MultiDiscrete(np.array([5, 9]), np.uint8, start=np.array([250, 5]))),
+        (np.array([[True, False]]), spaces.MultiBinary(2)),
+        (np.array([[0, 1]], np.int8), BOOLS),
+        (np.array([[0, 255]]), spaces.Box(0, 255, (2,), np.uint8)),
+        (np.array([[0.5, 1.5]], ">f8"), spaces.Box(0, 9, (2,), np.float16)),
+        (np.array([[3, 4]], np.int32), spaces.Box(0, 9, (2,), np.float32)),
+        (np.zeros((1, 3, 4))[:, ::-1, ::-2], spaces.Box(0, 9, (3, 2), np.float32)),
+    ],
+)
+def test_conform_takes_other_dtypes_whose_values_fit(array: Any, space: spaces.Space[Any]) -> None:
+    fitting = conform(array, space, "x")
+    assert isinstance(fitting, np.ndarray)
+    assert fitting.dtype == space.dtype
+    np.testing.assert_array_equal(fitting, array)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +99,14 @@ def test_conform_orders_keys_and_sets_dtypes_by_the_space() -> None:
         (np.array([-1]), spaces.Discrete(5), "holds -1"),
         (np.array([[0, 3]]), spaces.MultiDiscrete([4, 3]), "holds 3"),
         (np.zeros(2), spaces.Discrete(5), "dtype float64; its space asks for int64"),
+        (np.zeros((2, 2)), BOOLS, "dtype float64; its space asks for bool"),
+        (np.array([[0, 2]]), BOOLS, r"holds 2, which is not in Box\(False, True"),
+        (np.array([[0, 2]]), spaces.MultiBinary(2), "holds 2, which is not in MultiBinary"),
+        (np.array([[1, 256]]), spaces.Box(0, 255, (2,), np.uint8), "holds 256, which is not in Box"),
+        (np.array([[-1, 0]]), spaces.Box(0, 255, (2,), np.uint8), "holds -1, which is not in Box"),
+        (np.array([253]), spaces.Discrete(2, start=254, dtype=np.uint8), "holds 253, which is not in Discrete"),
+        (np.array([2**64 - 1], np.uint64), spaces.Discrete(5), "holds 18446744073709551615, which"),
+        ({1: np.zeros((2, 2)), "a": 2}, SPACE, r"holds the keys \['1', 'a'\]"),
         (["find the key"], spaces.Text(20), "Text space.*FilterObservation"),
     ],
 )

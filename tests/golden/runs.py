@@ -45,6 +45,7 @@ OFFLINE = {
     "gtrxl": f"gtrxl {LAYERED}",
     "dlstm": f"dlstm {SMALL} --agent.layers 1",
     "bc": f"bc {SMALL}",
+    "rate-standardised": f"rate {LAYERED} --standardise",
 }
 PPO = "train CartPole-v1 ppo --total-timesteps 64 --agent.n-steps 16 --agent.batch-size 8 --agent.n-epochs 2 --n-envs 2"
 LONG_CONTEXT = "detect --memory tokens --width 16 --heads 2 --layers 1 --lanes 6 --segment 32 --memory-tokens 2"
@@ -57,7 +58,8 @@ def golden_runs() -> dict[str, str]:
     """Make every run in the current folder; return their hashes by name."""
     hashes = {"probe": hash_of(probe())}
     for name, options in OFFLINE.items():
-        command(f"train tmaze {options} {DATA} {COMMON} --out {name}")
+        unscaled = "" if "--standardise" in options else "--no-standardise"  # most runs are older than scales
+        command(f"train tmaze {options} {unscaled} {DATA} {COMMON} --out {name}")
         hashes[name] = hash_of(run_content(Path(name)))
     command(f"{PPO} --eval-every 32 --eval-episodes 2 --out ppo")
     hashes["ppo"] = hash_of(run_content(Path("ppo")))

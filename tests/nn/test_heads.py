@@ -169,3 +169,53 @@ def test_a_gaussian_cannot_become_a_spike_or_a_desert() -> None:
     for raw, kept in ((-100.0, -5.0), (100.0, 2.0)):
         loss = head(space).loss(torch.tensor([[0.0, raw]]), torch.zeros(1, 1))
         torch.testing.assert_close(loss, -Normal(0.0, np.exp(kept)).log_prob(torch.zeros(1)))
+
+
+_ANY: Any = spaces  # Gymnasium's types of a Box leave bool out
+
+
+@pytest.mark.parametrize("mean", [-1e30, -3e9, -0.6, 0.0, 0.6, 2.5, 7e4, 3e9, 9.3e18, 1e30])
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3, start=-2, dtype=np.int8),
+        spaces.MultiDiscrete(np.array([200, 3]), np.uint8, start=np.array([50, 0])),
+        spaces.MultiDiscrete(np.array([[5]]), np.dtype(">i4"), start=np.array([[-9]])),
+        spaces.MultiDiscrete(np.array(3), np.uint16),
+        _ANY.Box(0, 1, (2, 2), np.bool_),
+        _ANY.Box(np.array([True, False]), np.array([True, False]), dtype=np.bool_),
+        spaces.Box(-1, 1, (), np.float16),
+        spaces.Box(-np.inf, np.inf, (2,), np.float16),
+        spaces.Box(-0.1, 0.1, (2,), np.float64),
+        spaces.Box(0.1, np.inf, (2,), np.dtype(">f4")),
+        *(spaces.Box(np.iinfo(kind).min, np.iinfo(kind).max, (2,), kind) for kind in (np.int8, np.uint32)),
+        *(spaces.Box(np.iinfo(kind).min, np.iinfo(kind).max, (2,), kind) for kind in (np.int64, np.uint64)),
+        spaces.Box(2**62 + 1, 2**63 - 2, (2,), np.int64),
+    ],
+    ids=str,
+)
+def test_actions_are_in_the_space_whatever_the_numbers(space: Space, mean: float) -> None:
+    """In its dtype, and finite."""
+    made = head(space)
+    numbers = torch.full((3, made.size), mean)
+    for generator in (None, torch.Generator().manual_seed(0)):
+        if generator is not None and abs(mean) > 1e20 and not isinstance(space, spaces.Box):
+            continue  # as logits, these numbers are no distribution
+        action = made.act(numbers, generator)
+        assert action.dtype == space.dtype
+        assert np.isfinite(action).all()
+        assert all(space.contains(row if isinstance(space, spaces.Discrete) else np.asarray(row)) for row in action)
+
+
+def test_a_part_of_no_size_takes_no_parameters() -> None:
+    with_empty = spaces.Dict(
+        a=DISCRETE, b=spaces.Box(-1, 1, (3, 0), np.float64), c=spaces.MultiDiscrete(np.zeros(0, int))
+    )
+    made, alone = head(with_empty), head(spaces.Dict(a=DISCRETE))
+    assert made.size == alone.size
+    numbers = numbers_for(with_empty, *LEAD)
+    action = {"a": torch.full(LEAD, -1), "b": torch.zeros(*LEAD, 3, 0), "c": torch.zeros(*LEAD, 0)}
+    for measure in ("loss", "correct"):
+        torch.testing.assert_close(getattr(made, measure)(numbers, action), getattr(alone, measure)(numbers, action))
+    chosen = made.act(numbers[0], None)
+    assert [(part.shape, part.dtype) for part in chosen.values()] == [((6,), int), ((6, 3, 0), float), ((6, 0), int)]
