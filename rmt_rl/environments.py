@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from rmt_rl.errors import UsageError
-from rmt_rl.learnable import WithoutText, is_text, texts_of, warn_of_text
+from rmt_rl.learnable import WithoutText, check_actions, is_text, learnable_space, texts_of, warn_of_text
 from rmt_rl.success import SUCCESS, as_success
 from rmt_rl.task import Options, Task, task_config
 from rmt_rl.trees import nodes, part_at, place_name
@@ -36,12 +36,26 @@ def make_env(task: Task, options: Options) -> AnyEnv:
         options: options of the environment; its defaults for the rest.
 
     Raises:
-        UsageError: an option is unknown or its value is out of range, or the observations are text alone.
+        UsageError: an option is unknown or its value is out of range, or the environment has spaces that agents can't
+            be made for.
     """
     env = task.make(**dict(task_config(task, options)))
-    _check_innermost(env, task.ID)
-    checked = CheckedEnv(env, task.ID, keeps_infos=False)
+    try:
+        return _checked(env, task.ID)
+    except UsageError:
+        env.close()
+        raise
+
+
+def _checked(env: AnyEnv, name: str) -> AnyEnv:
     space = env.observation_space
+    try:
+        learnable_space(space)
+        check_actions(env.action_space)
+    except UsageError as error:
+        raise UsageError(f"env {name!r}: {error}") from None
+    _check_innermost(env, name)
+    checked = CheckedEnv(env, name, keeps_infos=False)
     if not texts_of(space):
         return checked
     warn_of_text(space)
@@ -147,7 +161,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _observation_check(space: Space[Any]) -> Callable[[Any], str | None]:
-    """Return a function that returns in which way an observation isn't in a space, by keys, shapes and kinds; else None."""
+    """Return a function that says in which part an observation isn't in a space; it returns None for those in it."""
     checks = []
     for place, part in nodes(space):
         name = place_name("observation", place)

@@ -1,13 +1,23 @@
 """The error for mistakes that the user can mend."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+from rmt_rl.terminal import complain, one_line, plain
+
 
 class UsageError(ValueError):
-    """The user made a mistake. The message names the field, its value and the remedy."""
+    """The user made a mistake. The message names the field, its value and the remedy.
+
+    The message may repeat what stands in files: control characters are shown, and have no effect.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(plain(message))
 
 
 @contextmanager
@@ -16,7 +26,7 @@ def explained() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(f"error: {one_line(str(error))}")
         sys.exit(2)
 
 

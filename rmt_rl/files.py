@@ -1,24 +1,37 @@
-"""Atomic writes: a reader sees the whole old file or the whole new one, even if the writer is killed."""
+"""Atomic writes: a reader sees the whole old file or the whole new one, even if the writer is killed.
+
+Folders may be received from others and hold links. No write here follows a link: it would change a file elsewhere.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
 from rmt_rl.errors import UsageError
 
+_STALE = 600.0  # seconds after which a temporary file is of a writer that was killed
+_NAME = 100  # characters of the file's name in the name of the temporary one; systems limit a name's length
+_NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)  # which Windows lacks
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to disk, then rename; make the folder if it is missing.
+    """Write under a new temporary name, flush to disk, then rename; make the folder if it is missing.
+
+    A link at `path` is replaced, and the file that it leads to is untouched.
 
     Raises:
         UsageError: the folder can't be written to, or the disk is full; an older file at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    prefix = f".{path.name[:_NAME]}."
+    temporary = path.with_name(f"{prefix}{token_hex(8)}.tmp")  # which nobody can guess and put a link there
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -30,3 +43,34 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # it was renamed, or the folder couldn't be made
             temporary.unlink()
+    _sweep(path.parent, prefix)
+
+
+def append(path: Path, text: str) -> None:
+    """Append a text to a file.
+
+    Raises:
+        OSError: the file can't be written, or `path` is a link.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_LINKS
+    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def check_no_link(path: Path) -> None:
+    """Refuse a path of a run's folder that is a link, since what is written there would go elsewhere.
+
+    Raises:
+        UsageError: it is a link.
+    """
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link to {os.readlink(path)!r}, outside of the folder; remove the link")
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Remove temporary files that killed writers of the same file left."""
+    oldest = time.time() - _STALE
+    for left in folder.glob(f"{glob.escape(prefix)}{'[0-9a-f]' * 16}.tmp"):
+        with suppress(OSError):  # another writer swept it
+            if left.lstat().st_mtime < oldest:
+                left.unlink()

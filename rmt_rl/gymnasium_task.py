@@ -10,17 +10,19 @@ import inspect
 import re
 from collections.abc import Callable
 from inspect import Parameter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
-from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, create_model
+from pydantic import Field, PydanticSchemaGenerationError, TypeAdapter, create_model, model_validator
 from pydantic_core import PydanticSerializationError
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.foreign_specs import check_class_options, checked_spec
 from rmt_rl.named_tasks import entry_point, env_id, object_name
-from rmt_rl.plugins import ensure_imported, trusted
+from rmt_rl.plugins import ensure_imported, is_named, trusted
+from rmt_rl.spec_repairs import completed, read_spec, with_wrapper_defaults
 from rmt_rl.task import is_task
 
 if TYPE_CHECKING:
@@ -64,7 +66,9 @@ class GymnasiumTask:
                 ensure_imported(module, _REGISTERING | trusted(_GROUP))
             self.registered = gymnasium.spec(name)
         except (gymnasium.error.Error, ImportError) as error:
-            raise UsageError(f"env {env_id!r} is not known to Gymnasium: {error}") from error
+            package = module.replace("_", "-")
+            remedy = f"; pip install {package}" if isinstance(error, ImportError) and module in _REGISTERING else ""
+            raise UsageError(f"env {env_id!r} is not known to Gymnasium: {error}{remedy}") from error
 
     def make(self, render_mode: str | None = None, **options: Any) -> AnyEnv:
         """Make one environment; `options` are the fields of `Config`.
@@ -93,9 +97,12 @@ class GymnasiumTask:
         return self.registered if text is None else self._read(text)
 
     def _read(self, text: str) -> EnvSpec:
-        """The spec that a text describes; of code it may only name what is registered, and known wrappers."""
+        """The spec that a text describes; of code it may only name what is registered, and known wrappers.
+
+        Its arguments are checked by `rmt_rl.foreign_specs`.
+        """
         try:
-            spec = EnvSpec.from_json(text)
+            spec = read_spec(text)
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
             raise UsageError(f"spec={text[:60]!r}... is no EnvSpec of Gymnasium: {error}") from None
         known = self.registered
@@ -104,11 +111,21 @@ class GymnasiumTask:
                 f"spec names {spec.id} by {spec.entry_point}, but {known.id} is registered by "
                 f"{known.entry_point}; install the package that registers it as the spec says"
             )
-        wrappers = [each.entry_point for each in spec.additional_wrappers]
-        foreign = [wrapper for wrapper in wrappers if not _WRAPPER.fullmatch(wrapper)]
+        wrappers = [str(each.entry_point) for each in spec.additional_wrappers]
+        foreign = [wrapper for wrapper in wrappers if not _is_made(wrapper)]
         if foreign:
-            raise UsageError(f"spec names the wrappers {foreign}; only Gymnasium's, MiniGrid's and ours are made")
-        return spec
+            raise UsageError(
+                f"spec names the wrappers {foreign}; only Gymnasium's, MiniGrid's and ours are made, as files may come "
+                "from anyone. If you trust their code, name its module behind --import; or make the wrapped "
+                "environment in a class of your own, and give its name, module:Class, in place of ENV"
+            )
+        return completed(checked_spec(with_wrapper_defaults(spec), known), known)
+
+
+def _is_made(wrapper: str) -> bool:
+    """Return True for the entry point of a wrapper of a known package, or of a module that the user named."""
+    module, _, _ = wrapper.partition(":")
+    return _WRAPPER.fullmatch(wrapper) is not None or is_named(module, _GROUP)
 
 
 class ClassTask(GymnasiumTask):
@@ -121,6 +138,8 @@ class ClassTask(GymnasiumTask):
     def __init__(self, cls: EnvClass, module: str, name: str) -> None:
         self.ID = env_id(module, name)
         object_path = f"{module}:{name}"
+        self._is_named = is_named(module, _GROUP)
+        self._cls = cls
         self.Config = _options(cls, object_path)
         if self.ID not in gymnasium.registry:
             gymnasium.register(self.ID, entry_point=object_path)
@@ -128,6 +147,8 @@ class ClassTask(GymnasiumTask):
 
     def spec(self, **options: Any) -> EnvSpec:
         config = validated(self.Config, options)
+        if not self._is_named:  # but imported for some other reason, so its options were perhaps never meant for files
+            check_class_options(self._cls, config.model_dump(), self.ID)
         spec = copy.deepcopy(self.registered)
         spec.kwargs = config.model_dump()
         return spec
@@ -173,10 +194,27 @@ def gymnasium_task_of(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
     if package not in registering:
         name = object_name(spec) or f"{package}:{spec.id}"
         raise UsageError(
-            f"env {spec.id!r} isn't registered with Gymnasium; name it with the package that registers it: "
-            f"rmt-rl train {name} AGENT --dataset ID"
+            f"env {spec.id!r} isn't registered with Gymnasium. The data set says that {name!r} makes it. A name in a "
+            "file imports nothing: if you know and trust this package, give its name yourself in place of ENV: "
+            "rmt-rl train ENV AGENT --dataset ID"
         )
     return f"{package}:{spec.id}", options
+
+
+class _ClassOptions(Frozen):
+    """Base of the options of a class of environments, whose parameters may be of any type."""
+
+    @model_validator(mode="after")
+    def _fits_files(self) -> Self:
+        for name, value in self:
+            try:
+                TypeAdapter(Any).dump_json(value)
+            except PydanticSerializationError:
+                raise ValueError(
+                    f"{name}={value!r} is of type {type(value).__name__}, which no file can hold; give numbers, texts "
+                    "or lists"
+                ) from None
+        return self
 
 
 def _options(cls: EnvClass, name: str) -> type[Frozen]:
@@ -192,7 +230,7 @@ def _options(cls: EnvClass, name: str) -> type[Frozen]:
             fields[parameter.name] = (_hint(parameter), parameter.default)
     return create_model(
         f"{cls.__name__}Config",
-        __base__=Frozen,
+        __base__=_ClassOptions,
         __doc__=f"Options of {name}.",
         **fields,
     )

@@ -22,6 +22,7 @@ from rmt_rl.trees import Place, leaves, place_name
 AnySpace: TypeAlias = Space[Any]
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 AnyVectorEnv: TypeAlias = VectorEnv[Any, Any, Any]
+_NUMBERS = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 ReadLeaf: TypeAlias = Callable[[Place, AnySpace], Any]
 
 
@@ -30,24 +31,46 @@ def is_text(space: AnySpace) -> bool:
     return isinstance(space, spaces.Text) or (space.dtype is not None and space.dtype.kind in "US")
 
 
+def check_kinds(space: AnySpace, name: str, remedy: str) -> None:
+    """Raise a UsageError if a space has parts that agents can't be made for.
+
+    Args:
+        space: any space.
+        name: the name of its values in error messages.
+        remedy: the advice for such parts.
+    """
+    for place, leaf in leaves(space):
+        if not isinstance(leaf, _NUMBERS):
+            raise UsageError(
+                f"{place_name(name, place)} has a {type(leaf).__name__} space; only Box, Discrete, MultiDiscrete, "
+                f"MultiBinary and Dicts and Tuples of them can be learnt from: {remedy}"
+            )
+
+
+def check_actions(space: AnySpace) -> None:
+    """Raise a UsageError if actions have parts that agents can't choose, such as texts."""
+    check_kinds(space, "actions", "change actions with gymnasium.wrappers.TransformAction")
+
+
 def learnable_space(space: AnySpace, name: str = "observations") -> AnySpace:
-    """Return a space without its texts; the space itself if it has none.
+    """Return a space of observations without its texts; the space itself if it has none.
 
     Args:
         space: any space.
         name: the name of its values in error messages.
 
     Raises:
-        UsageError: the space is text alone.
+        UsageError: the space is text alone, or has other parts that agents can't be made for.
     """
     if not texts_of(space, name):
+        check_kinds(space, name, "leave it out with gymnasium.wrappers.FilterObservation")
         return space
     if not _is_kept(space):
         raise UsageError(
             f"{name} are text alone, {space}, which agents don't learn from; turn the text into numbers, e.g. by "
             "gymnasium.wrappers.TransformObservation"
         )
-    parts = {key: learnable_space(part) for key, part in _kept_parts(space)}
+    parts = {key: learnable_space(part, place_name(name, (key,))) for key, part in _kept_parts(space)}
     return spaces.Dict(parts) if isinstance(space, spaces.Dict) else spaces.Tuple(tuple(parts.values()))
 
 
@@ -61,7 +84,8 @@ def warn_of_text(space: AnySpace) -> None:
     texts = texts_of(space)
     if texts:
         verb = "is text" if len(texts) == 1 else "are texts"
-        warnings.warn(f"{', '.join(texts)} {verb}, which agents don't learn from: left out", UserWarning, stacklevel=2)
+        message = f"{', '.join(texts)} {verb}, which agents don't learn from: left out"
+        warnings.warn(message, UserWarning, stacklevel=1)  # one place, so that Python shows the warning once
 
 
 def map_learnable(read: ReadLeaf, space: AnySpace, place: Place = ()) -> Any:

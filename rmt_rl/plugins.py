@@ -7,13 +7,20 @@ it: on the command line, by `import_named`, or by importing it before.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Iterable
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, distributions
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from rmt_rl.errors import UsageError
@@ -21,6 +28,7 @@ from rmt_rl.errors import UsageError
 _MODULE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 NAME = re.compile(rf"({_MODULE}):([\w./-]+)")
 _OBJECT = re.compile(rf"({_MODULE}):([A-Za-z_]\w*)")
+_LIBRARY = sysconfig.get_path("stdlib")
 _named: set[str] = set()  # modules that the user named to `import_user_module` in this process
 
 
@@ -52,8 +60,77 @@ def declared(group: str) -> list[Declared]:
 
 def _installed_path() -> tuple[str, ...]:
     """Return Python's path without the current folder: a folder's files declare nothing by being there."""
-    here = Path.cwd()
-    return tuple(folder for folder in sys.path if folder and Path(folder) != here)
+    return tuple(folder for folder in sys.path if not _is_here(folder))
+
+
+def _is_here(folder: str) -> bool:
+    """Return True if an entry of Python's path is the current folder, however it is written."""
+    try:
+        return Path(folder).resolve() == Path.cwd()
+    except OSError:  # the current folder was removed, or an entry is no path
+        return not folder
+
+
+@contextmanager
+def without_current_folder() -> Iterator[None]:
+    """Import nothing from the current folder in this block because Python put the folder on its path by itself.
+
+    `python -m` and empty entries of PYTHONPATH put the current folder before all installed packages. There, any file of
+    a data set that was unpacked there could take a package's place. The folder stays on the path if the user wrote it
+    into PYTHONPATH, if an installed package lies in it, or if this package does.
+    """
+    before = list(sys.path)
+    stated = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    is_ours = _is_here(str(Path(__file__).parents[1]))
+    kept = []
+    is_behind_library = False
+    for folder in before:
+        is_behind_library = is_behind_library or folder == _LIBRARY
+        is_wanted = folder and (is_ours or is_behind_library or folder in stated)
+        if is_wanted or not _is_here(folder):
+            kept.append(folder)
+    sys.path[:] = kept
+    try:
+        yield
+    finally:
+        added = [folder for folder in sys.path if folder not in kept]
+        sys.path[:] = before + added
+
+
+def import_installed(module: str) -> ModuleType:
+    """Import a module of an installed package, never one of the same name in the current folder."""
+    if module in sys.modules:
+        return import_module(module)
+    with without_current_folder():
+        return import_module(module)
+
+
+class _Folder(MetaPathFinder):
+    """Finds modules in a folder while it is the current one.
+
+    Unlike an entry of `sys.path`, the folder declares no entry points, which PyTorch and others would load.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        is_elsewhere = path is not None or not _is_here(self.folder)
+        return None if is_elsewhere else PathFinder.find_spec(fullname, [self.folder])
+
+
+def find_in_current_folder(module: str) -> None:
+    """Let Python find a module that the user named in the current folder, and the modules that it imports there.
+
+    Other folders are looked through first, so that none of their modules is hidden.
+    """
+    top, _, _ = module.partition(".")
+    if top in sys.modules or find_spec(top) is not None:
+        return
+    finders = [finder for finder in sys.meta_path if not isinstance(finder, _Folder)]
+    sys.meta_path[:] = [*finders, _Folder(str(Path.cwd()))]
 
 
 def is_object_name(name: str) -> bool:
@@ -101,8 +178,8 @@ def find_object(name: str, group: str, strict: bool = False) -> object:
         UsageError: the module isn't imported, or it has no such object.
     """
     module, _, attribute = name.partition(":")
-    if strict and module not in _named | trusted(group):
-        raise _not_named(module, f"rmt_rl.registry.import_named({name!r})")
+    if strict and not is_named(module, group):
+        raise _not_named(module, "call rmt_rl.registry.import_named")
     ensure_imported(module, trusted(group))
     try:
         return vars(sys.modules[module])[attribute]  # without the module's own __getattr__, which may import more
@@ -120,8 +197,13 @@ def ensure_imported(module: str, allowed: Iterable[str]) -> None:
     if sys.modules.get(module) is not None:
         return
     if module not in allowed:
-        raise _not_named(module, f"import {module}")
-    import_module(module)
+        raise _not_named(module, "import the module")
+    import_installed(module)
+
+
+def is_named(module: str, group: str) -> bool:
+    """Return True if the user named a module, or if an installed distribution declares the module in a group."""
+    return module in _named or module in trusted(group)
 
 
 def trusted(group: str) -> set[str]:
@@ -132,8 +214,9 @@ def trusted(group: str) -> set[str]:
 
 def _not_named(module: str, in_python: str) -> UsageError:
     return UsageError(
-        f"module {module!r} isn't imported, and a name in a file imports none. If you trust the module, name it: "
-        f"--import {module} (in Python, do `{in_python}` before)"
+        f"module {module!r} isn't imported, and a name in a file imports none, as files may come from anyone. If the "
+        f"module is yours, or if you have read its code, name it yourself behind --import (in Python, {in_python} "
+        "before)"
     )
 
 

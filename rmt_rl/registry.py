@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from operator import attrgetter
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -24,10 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import gymnasium
 
 from rmt_rl.errors import UsageError, nearest
+from rmt_rl.foreign_specs import trust_specs as trust_specs
 from rmt_rl.kinds import KINDS as KINDS
 from rmt_rl.kinds import Kind as Kind
 from rmt_rl.named_tasks import entry_point, env_id, object_name
-from rmt_rl.plugins import declared, find_object, is_object_name
+from rmt_rl.plugins import declared, find_object, import_installed, is_object_name
 from rmt_rl.plugins import import_named as import_named
 from rmt_rl.plugins import import_user_module as import_user_module
 from rmt_rl.sources import Outline, outline
@@ -250,7 +250,7 @@ def _register(identity: str, entry: Entry) -> None:
 def _stems(home: str) -> list[str]:
     """Return the stems of a package's files that have no leading underscore; none if there is no such package."""
     try:
-        package = import_module(home)
+        package = import_installed(home)
     except ModuleNotFoundError as error:
         if not f"{home}.".startswith(f"{error.name}."):
             raise
@@ -306,7 +306,7 @@ def _imported(kind: Kind, name: str) -> object:
     entry = _entry(kind, name)
     info = KINDS[kind]
     try:
-        module = import_module(entry.module)
+        module = import_installed(entry.module)
     except ModuleNotFoundError as error:
         missing = _top(error.name or "")
         if missing in ("", "rmt_rl", _top(entry.module)):

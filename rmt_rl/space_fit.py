@@ -12,7 +12,6 @@ import numpy as np
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
 
-from rmt_rl.errors import UsageError
 from rmt_rl.trees import Place, keys_of, map_space, nodes, part_at, place_name
 
 AnySpace: TypeAlias = Space[Any]
@@ -71,26 +70,6 @@ def _facts(space: Any) -> tuple[object, ...]:
             return space.shape, space.nvec.tolist(), space.start.tolist()
         case _:
             return (space.shape,)
-
-
-def fit_values(values: Any, space: AnySpace, name: str) -> Any:
-    """Return arrays (N, ...) of a space that `difference` finds no fault with, in the dtypes of another one.
-
-    Raises:
-        UsageError: a number is out of the range of its new dtype.
-    """
-
-    def fitted(place: Place, leaf: AnySpace) -> Array:
-        array = np.asarray(part_at(values, place))
-        dtype = np.dtype(leaf.dtype)
-        if array.dtype == dtype:
-            return array
-        cast = array.astype(dtype)
-        if dtype.kind != "f" and not np.array_equal(cast, array):
-            raise UsageError(f"{place_name(name, place)} holds numbers that {dtype} can't; collect them as {dtype}")
-        return cast
-
-    return map_space(fitted, space)
 
 
 def fit_actions(actions: Any, space: AnySpace) -> Any:

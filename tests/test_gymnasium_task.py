@@ -126,7 +126,7 @@ def test_the_module_that_registers_an_id_may_stand_before_it() -> None:
     env.close()
     with pytest.raises(UsageError, match="env 'minigrid:Maze-v0' is not known to Gymnasium: Environment `Maze`"):
         GymnasiumTask("minigrid:Maze-v0")
-    with pytest.raises(UsageError, match=r"module 'antigravity' isn't imported, .* name it: --import antigravity"):
+    with pytest.raises(UsageError, match=r"module 'antigravity' isn't imported, .* name it yourself behind --import"):
         GymnasiumTask("antigravity:Maze-v0")
     assert "antigravity" not in sys.modules
 
@@ -163,7 +163,7 @@ def test_a_data_set_s_time_limit_is_kept_and_its_render_mode_is_not() -> None:
 
 def test_a_data_set_can_not_have_a_module_imported() -> None:
     spec = gymnasium.envs.registration.EnvSpec("Planted-v0", entry_point="antigravity:Env")
-    with pytest.raises(UsageError, match="env 'Planted-v0' isn't registered with Gymnasium; name it with the package"):
+    with pytest.raises(UsageError, match="env 'Planted-v0' isn't registered with Gymnasium. .* if you know and trust"):
         registry.task_of_spec(spec)
     assert "antigravity" not in sys.modules
 

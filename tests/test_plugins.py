@@ -22,7 +22,7 @@ from rmt_rl import registry
 from rmt_rl.acting.collect import collect
 from rmt_rl.cli import main
 from rmt_rl.cli.arguments import option_values
-from rmt_rl.data.store import open_dataset
+from rmt_rl.data.opening import open_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.plugins import import_user_module
 from rmt_rl.runs.checkpoint import read_checkpoint
@@ -315,7 +315,7 @@ def test_an_object_is_found_once_its_module_is_imported(mine: Path, monkeypatch:
     monkeypatch.syspath_prepend(mine)
     for load, name in ((registry.agent_class, "Mine"), (registry.load_task, "Task"), (registry.load_task, "Steps")):
         with pytest.raises(
-            UsageError, match=r"module 'mine_on_trial' isn't imported, .*: --import mine_on_trial \(in Py"
+            UsageError, match=r"module 'mine_on_trial' isn't imported, .* name it yourself behind --import \(in Py"
         ):
             load(f"mine_on_trial:{name}")
     assert "mine_on_trial" not in sys.modules
@@ -447,7 +447,9 @@ def test_every_command_that_makes_a_run_s_agent_takes_import(imported: Callable[
         sys.modules.pop("mine_on_trial", None)
         run_config_class.cache_clear()
         assert main(command) == 2
-        assert "--import mine_on_trial" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "module 'mine_on_trial' isn't imported" in error
+        assert "--import mine_on_trial" not in error, "a stranger's name is no command to type"
         assert "mine_on_trial" not in sys.modules
         assert main([*command, "--import", "mine_on_trial"]) == 0
         capsys.readouterr()
@@ -463,7 +465,7 @@ def test_every_command_that_makes_a_run_s_agent_takes_import(imported: Callable[
 
 def test_a_checkpoint_is_loaded_once_the_module_of_its_agent_is_imported(imported: Callable[..., None]) -> None:
     imported("train", "tmaze", "mine_on_trial:Mine", *TINY, "--updates", "1", "--out", "run")
-    with pytest.raises(UsageError, match=r"module 'mine_on_trial' isn't imported, .* do `import mine_on_trial` before"):
+    with pytest.raises(UsageError, match=r"module 'mine_on_trial' isn't imported, .* import the module before"):
         rmt_rl.load("run")
     assert "mine_on_trial" not in sys.modules
     import mine_on_trial  # type: ignore[import-not-found]

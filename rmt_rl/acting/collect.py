@@ -18,14 +18,15 @@ from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.config import Frozen
-from rmt_rl.data.store import data_root
+from rmt_rl.data.opening import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
 from rmt_rl.data.writing import check_storable, write_dataset
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
-from rmt_rl.gymnasium_task import GymnasiumTask
+from rmt_rl.gymnasium_task import ClassTask, GymnasiumTask
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import load_agent
+from rmt_rl.spec_repairs import storable_spec
 from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
 
@@ -83,12 +84,13 @@ def _check_trained(behaviour: Behaviour) -> None:
 def _write(identity: str, recipe: Recipe, env: Env, progress: ProgressReport | None) -> None:
     task, shares = recipe.task, recipe.behaviour.shares
     check_storable(env)
+    spec = env_spec(task, recipe.config)
     players = [_player(share, recipe, env) for share in shares]
     best = (Share(EXPERT),) if has_expert(task, recipe.config) else shares
     write_dataset(
         identity,
         _reported(_episodes(players, recipe, recorded_lanes(env.observation_space)), progress),
-        env_spec=env_spec(task, recipe.config),
+        env_spec=spec,
         observation_space=env.observation_space,
         action_space=env.action_space,
         algorithm_name=" + ".join(share.name for share in shares),
@@ -177,8 +179,8 @@ def _reported(episodes: Iterable[Trajectory], progress: ProgressReport | None) -
 
 def env_spec(task: Task, config: Frozen) -> EnvSpec:
     """Return the Gymnasium spec that makes the environment of the data."""
-    if isinstance(task, GymnasiumTask):
-        return task.spec(**dict(config))
+    if isinstance(task, GymnasiumTask) and not isinstance(task, ClassTask):
+        return storable_spec(task.spec(**dict(config)))
     spec = copy.deepcopy(gymnasium.spec(task.ID))
     spec.kwargs = config.model_dump(mode="json")
-    return spec
+    return storable_spec(spec)

@@ -41,7 +41,8 @@ def markdown_table(
 
 def _line(cells: Iterable[str], widths: Sequence[int], left: int) -> str:
     filled = []
-    for column, cell in enumerate(cells):
+    for column, text in enumerate(cells):
+        cell = text.replace("\n", " ")  # one from a file would begin a line of its own
         width = widths[column]
         is_left = column < left
         filled.append(cell.ljust(width) if is_left else cell.rjust(width))

@@ -32,6 +32,7 @@ from rmt_rl.runs.evaluation import READ, check_figures
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.loggers.jsonl import check_metric
 from rmt_rl.runs.options import RunConfig
+from rmt_rl.terminal import say
 from rmt_rl.training.sweep import EvaluationPlan, Sweep, check_named, cpu_seconds
 
 FILE = "results.jsonl"
@@ -273,9 +274,9 @@ def experiment_command(experiment: Experiment) -> None:
             draw: make table and pictures from `results.jsonl` and nothing else.
         """
         if draw:
-            print(experiment.draw())
+            say(experiment.draw())
         else:
-            print(experiment.make(only, range(seeds), runs, jobs))
+            say(experiment.make(only, range(seeds), runs, jobs))
 
     with explained():
         tyro.cli(main)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -12,12 +10,14 @@ from pydantic import Field
 
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
-from rmt_rl.plugins import NAME
-from rmt_rl.registry import import_named, import_user_module
+from rmt_rl.plugins import NAME, find_in_current_folder
+from rmt_rl.registry import import_named, import_user_module, trust_specs
+from rmt_rl.terminal import say
 
 Arguments = Sequence[str]
 HELP = {"-h", "--help"}
 IMPORT = "modules to import first: those of a run's agent, environment, feed and loggers named as `module:Name`"
+TRUST = "let files give environments any arguments, even paths and programs to run; only for files you trust"
 
 
 class ReadsRuns(Frozen):
@@ -27,9 +27,12 @@ class ReadsRuns(Frozen):
         (), description=IMPORT
     )
 
+    trust_spec: bool = Field(False, description=TRUST)
+
     def import_modules(self) -> None:
-        """Import what `--import` names; see `import_modules`."""
+        """Import what `--import` names, see `import_modules`; and take the user's word on specs."""
         import_modules(self.modules)
+        trust_specs(self.trust_spec)
 
 
 def import_modules(modules: Iterable[str]) -> None:
@@ -38,9 +41,10 @@ def import_modules(modules: Iterable[str]) -> None:
     Raises:
         UsageError: a module can't be imported.
     """
-    for module in modules:
-        _find_in_current_folder()
-        import_user_module(module.partition(":")[0])
+    for name in modules:
+        module, _, _ = name.partition(":")
+        find_in_current_folder(module)
+        import_user_module(module)
 
 
 def import_typed(names: Iterable[str]) -> None:
@@ -52,9 +56,10 @@ def import_typed(names: Iterable[str]) -> None:
     for name in names:
         if ":" not in name:
             continue
-        if not NAME.fullmatch(name):
+        match = NAME.fullmatch(name)
+        if match is None:
             raise UsageError(f"{name!r} is no name; write module:Name with dots in the module, e.g. mylab.maze:Maze")
-        _find_in_current_folder()
+        find_in_current_folder(match[1])
         import_named(name)
 
 
@@ -103,7 +108,7 @@ def positionals(
     names, rest = list(arguments[:count]), arguments[count:]
     usage = f"rmt-rl {command} {' '.join(wanted)}"
     if not names and HELP & set(rest):
-        print(f"{description}\n\n{usage} --help shows the options, rmt-rl list the names.")
+        say(f"{description}\n\n{usage} --help shows the options, rmt-rl list the names.")
         return [], rest
     if len(names) != len(wanted):
         raise UsageError(
@@ -112,10 +117,3 @@ def positionals(
         )
     import_typed(names)
     return names, rest
-
-
-def _find_in_current_folder() -> None:
-    """Let Python find modules in the current folder, behind all others so that none of these is hidden."""
-    folder = str(Path.cwd())
-    if folder not in sys.path and "" not in sys.path:
-        sys.path.append(folder)

@@ -12,6 +12,8 @@ from rmt_rl import __version__, registry
 from rmt_rl.cli.arguments import HELP, Arguments, import_typed
 from rmt_rl.errors import UsageError
 from rmt_rl.launch import is_first_process
+from rmt_rl.plugins import without_current_folder
+from rmt_rl.terminal import complain, one_line, say
 
 UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}  # a path's fault
 
@@ -41,15 +43,15 @@ def main(arguments: Arguments | None = None) -> int:
 
 def _run(arguments: Arguments) -> int:
     if not arguments or arguments[0] in HELP:
-        print(_usage())
+        say(_usage())
         return 0
     if arguments[0] == "--version":
-        print(f"rmt-rl {__version__}")
+        say(f"rmt-rl {__version__}")
         return 0
     name, *rest = arguments
-    import_typed([name])
-    command = registry.command(name)
-    with warnings.catch_warnings():
+    with without_current_folder(), warnings.catch_warnings():
+        import_typed([name])
+        command = registry.command(name)
         warnings.showwarning = _show_warning
         return command(rest)
 
@@ -71,12 +73,13 @@ def _summary(name: str) -> str:
 
 def _complain(message: str) -> None:
     if is_first_process():
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        complain(f"error: {one_line(message)}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Print one line for a warning that is meant for users; of others, developers want to know the place."""
     if category is UserWarning:
-        print(f"warning: {message}", file=sys.stderr)
+        complain(f"warning: {one_line(str(message))}")
     else:
-        print(warnings.formatwarning(message, category, *place[:2]), end="", file=sys.stderr)
+        text = warnings.formatwarning(message, category, *place[:2])
+        complain(text.removesuffix("\n"))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from rmt_rl.config import SavedState, validated
-from rmt_rl.data.store import data_root, open_dataset
+from rmt_rl.data.opening import data_root, open_dataset
 from rmt_rl.errors import UsageError
 
 

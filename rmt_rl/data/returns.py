@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from rmt_rl.config import SavedState, validated
-from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.data.trajectory import Array, Trajectory
 from rmt_rl.errors import UsageError
 from rmt_rl.numbers import FLOAT32_MAX
 
@@ -68,7 +68,13 @@ def noted_returns(dataset: minari.MinariDataset) -> ReturnSummary | None:
         checked = validated(_NotedReturns, noted)
     except UsageError as error:
         raise UsageError(
-            f"data set {dataset.id!r}: {RETURNS_KEY} in its metadata.json: {error}; remove it there, and the returns "
-            "are read from the episodes"
+            f"{RETURNS_KEY} in its metadata.json: {error}; remove it there, and the returns are read from the episodes"
         ) from None
     return ReturnSummary(checked.episodes, checked.largest, checked.best)
+
+
+def sum_from(rewards: Array, step: int) -> float:
+    """Return the sum of the rewards from a step on, added from the last to the first as in `returns_to_go`."""
+    from_the_end = rewards[: step - 1 : -1]
+    sums = np.append(0.0, from_the_end).cumsum()
+    return float(sums[-1])

@@ -7,9 +7,9 @@ files remain valid Minari files.
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,14 +17,16 @@ import h5py
 import numpy as np
 from gymnasium import Space, spaces
 from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage, is_image_space
-from PIL import Image
 
 from rmt_rl.data.keys import escaped, unescaped
+from rmt_rl.data.received import decoded, inside, only_formats
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
+from rmt_rl.learnable import map_learnable, without_text
 from rmt_rl.space_json import space_from_json, space_to_json
-from rmt_rl.trees import Key, Place, keys_of, map_leaves, map_space, nodes, part_at, place_name, with_keys
+from rmt_rl.trees import Key, Place, keys_of, leaves, map_leaves, nodes, part_at, place_name, with_keys
 
 Stored: TypeAlias = h5py.Group | h5py.Dataset
+OpenFile: TypeAlias = h5py.File | None
 STEPS = ("observations", "actions")
 OUTCOMES = ("rewards", "terminations", "truncations")
 _FILE = "main_data.hdf5"
@@ -67,18 +69,74 @@ def reads_parts(storage: MinariStorage) -> bool:
     return bool(storage.FORMAT == "hdf5")
 
 
+def was_changed(storage: MinariStorage) -> bool:
+    """Return True if episodes were written after the metadata, which `rmt_rl.data.writing` writes last."""
+    changes = [(storage.data_path / name).stat().st_mtime_ns for name in (METADATA_FILE_NAME, _FILE)]
+    return bool(changes[1] > changes[0])
+
+
+@contextmanager
+def opened(storage: MinariStorage) -> Iterator[OpenFile]:
+    """Yield the open file of a storage, which makes reading many episodes faster; None for Minari's other formats."""
+    if not reads_parts(storage):
+        yield None
+        return
+    with h5py.File(storage.data_path / _FILE, "r") as file:
+        yield file
+
+
+class IndexEntry(NamedTuple):
+    """Facts of an episode that are known without reading its data.
+
+    Attributes:
+        steps: number of steps; None if the storage doesn't tell.
+        seed: seed of the reset that began the episode, if known.
+    """
+
+    steps: int | None
+    seed: int | None
+
+
+def read_index(storage: MinariStorage, file: OpenFile, episodes: int) -> list[IndexEntry]:
+    """Return the index entry of every episode of a storage.
+
+    Args:
+        storage: the data set's storage.
+        file: its file, from `opened`.
+        episodes: number of its episodes.
+
+    Raises:
+        Exception: any error that Minari and h5py raise on damaged files.
+    """
+    numbers = range(episodes)
+    if file is None:
+        return [_entry(facts) for facts in storage.get_episode_metadata(numbers)]
+    missing = [number for number in numbers if f"episode_{number}" not in file]
+    if missing:
+        raise ValueError(f"its metadata count {episodes} episodes, but episode_{missing[0]} isn't in its file")
+    return [_entry(inside(file, f"episode_{number}").attrs) for number in numbers]
+
+
+def _entry(facts: Any) -> IndexEntry:
+    steps = facts.get("total_steps")
+    seed = facts.get("seed")
+    return IndexEntry(None if steps is None else int(steps), None if seed is None else int(seed))
+
+
 def read_columns(
     storage: MinariStorage,
+    file: OpenFile,
     episode: int,
     names: Sequence[str],
     start: int,
     stop: int,
     length: int,
 ) -> dict[str, Any]:
-    """Read columns of one episode, as trees of the data set's spaces.
+    """Read columns of one episode, as trees of the data set's spaces without their texts.
 
     Args:
         storage: the data set's storage.
+        file: its file, from `opened`.
         episode: the episode's number in the storage.
         names: columns, from `STEPS` and `OUTCOMES`.
         start: the first step to read of `STEPS`; `OUTCOMES` are read whole.
@@ -87,34 +145,45 @@ def read_columns(
 
     Raises:
         ValueError: a column is of another length.
+        UsageError: a column isn't in the data set's file itself.
         Exception: any other error that Minari and h5py raise on damaged files.
     """
     rows = dict.fromkeys(OUTCOMES, slice(None))
     rows["observations"] = slice(start, stop + 1)
     rows["actions"] = slice(start, stop)
     columns: dict[str, Any] = {}
-    if not reads_parts(storage):
-        (whole,) = storage.get_episodes([episode])
+    if file is None:
+        with only_formats(_largest_image(storage)):
+            (whole,) = storage.get_episodes([episode])
         for name in names:
             cut = itemgetter(rows[name])
-            columns[name] = with_keys(unescaped, map_leaves(cut, whole[name]))
-        return columns
-    path = storage.data_path / _FILE
-    with h5py.File(path, "r") as file:
-        group = file[f"episode_{episode}"]
-        for name in names:
-            stored = group[name]
-            entries = length + 1 if name == "observations" else length
-            _check_lengths(stored, entries)
-            values = _read_column(stored, name, rows[name], storage)
+            space = _space_of(name, storage)
+            values = without_text(map_leaves(cut, whole[name]), space) if space else whole[name][rows[name]]
             columns[name] = with_keys(unescaped, values)
+        return columns
+    group = inside(file, f"episode_{episode}")
+    for name in names:
+        if name not in group:
+            raise ValueError(f"it has no {name}")
+        stored = inside(group, name)
+        entries = length + 1 if name == "observations" else length
+        _check_lengths(stored, entries)
+        values = _read_column(stored, name, rows[name], storage)
+        columns[name] = with_keys(unescaped, values)
     return columns
 
 
+def _space_of(name: str, storage: MinariStorage) -> Space[Any] | None:
+    """Return the space of a column, with Minari's keys; None for rewards and flags."""
+    spaces_of_steps = {"observations": storage.observation_space, "actions": storage.action_space}
+    return spaces_of_steps.get(name)
+
+
 def _check_lengths(stored: Stored, length: int) -> None:
-    """Raise a ValueError if an array is of another length."""
+    """Raise a ValueError if an array is of another length, and a UsageError if it isn't in the file itself."""
     if isinstance(stored, h5py.Group):
-        for part in stored.values():
+        for key in stored:
+            part = inside(stored, key)
             _check_lengths(part, length)
     elif len(stored) != length:
         raise ValueError(f"{stored.name} has {len(stored)} entries, not {length}")
@@ -126,11 +195,10 @@ def _read_column(stored: Stored, name: str, rows: slice, storage: MinariStorage)
     Raises:
         ValueError: parts of the column's space are missing, or there are others.
     """
-    spaces_of_steps = {"observations": storage.observation_space, "actions": storage.action_space}
-    if name not in spaces_of_steps:
+    space = _space_of(name, storage)
+    if space is None:
         outcomes: Array = stored[rows]
         return outcomes
-    space = spaces_of_steps[name]
     for place, part in nodes(space):
         if isinstance(part, spaces.Dict | spaces.Tuple):
             group = _stored_at(stored, place)
@@ -139,21 +207,21 @@ def _read_column(stored: Stored, name: str, rows: slice, storage: MinariStorage)
     def read(place: Place, leaf: Space[Any]) -> Array:
         stored_rows = _stored_at(stored, place)[rows]
         if storage.jpeg_encoding and is_image_space(leaf):
-            return _decoded(stored_rows)
+            return decoded(stored_rows, leaf.shape or ())
         return np.asarray(stored_rows)
 
-    values: Arrays = map_space(read, space)
+    values: Arrays = map_learnable(read, space)
     return values
 
 
-def _decoded(jpegs: Iterable[Array]) -> Array:
-    """Return images that are stored as JPEG files, uint8 (T, H, W, C)."""
-    images = []
-    for jpeg in jpegs:
-        file = io.BytesIO(jpeg.tobytes())
-        image = np.asarray(Image.open(file))
-        images.append(image)
-    return np.array(images, np.uint8)
+def _largest_image(storage: MinariStorage) -> int:
+    """Return the pixels of the largest image in a step; 1 if there are none."""
+    pixels = 1
+    for space in (storage.observation_space, storage.action_space):
+        for _, leaf in leaves(space):
+            if is_image_space(leaf):
+                pixels = max(pixels, leaf.shape[0] * leaf.shape[1])
+    return pixels
 
 
 def _check_keys(group: h5py.Group, space: Space[Any], name: str) -> None:

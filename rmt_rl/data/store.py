@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
-import gymnasium
-import minari
 import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
-from minari.dataset.minari_dataset import DATASET_ID_RE
-from minari.dataset.minari_storage import METADATA_FILE_NAME
-from minari.storage import get_dataset_path
 
-from rmt_rl.data.returns import ReturnSummary, noted_returns
+from rmt_rl.data.cache import EpisodeCache, Key
+from rmt_rl.data.opening import reason_of
+from rmt_rl.data.reader import Episode, EpisodeReader
+from rmt_rl.data.received import ForeignContent
+from rmt_rl.data.returns import ReturnSummary, sum_from
+from rmt_rl.data.screening import FAULTS, Odd, report
 from rmt_rl.data.segment import Span
-from rmt_rl.data.storage import OUTCOMES, STEPS, StoredSpaces, read_columns, read_spaces, reads_parts
-from rmt_rl.data.trajectory import Array, Trajectory, conform
-from rmt_rl.errors import UsageError, nearest
-from rmt_rl.task import check_same_spaces
-from rmt_rl.trees import leaves
+from rmt_rl.data.storage import OUTCOMES, STEPS, OpenFile
+from rmt_rl.data.trajectory import Trajectory
+from rmt_rl.errors import UsageError
 
-_BYTES_OF_EPISODE = 1024  # of Python objects around its arrays (measured)
-_BYTES_OF_ARRAY = 256  # of Python objects around it (measured)
 _SMALL_EPISODE = 1 << 20  # bytes; reading such an episode takes about as long as finding a few of its steps
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -43,11 +32,17 @@ class EpisodeStore:
     An episode is read whole if it is small, or if all data fit into the cache together. Of other episodes, only the
     requested steps are read (from Minari's HDF5 format; Minari's other formats give only whole episodes).
 
+    Odd episodes are left out: those without steps, of columns of different lengths, with rewards that aren't finite, or
+    with an end before the last step; if all data fit into the cache, also those with observations or actions that
+    aren't finite or don't fit their space. Data sets of ours that weren't changed since aren't searched for them.
+
     Args:
-        dataset_id: one id, or several of the same observation and action spaces, joined in this order.
+        dataset_id: one id, or several of observation and action spaces that differ in bounds and widths at most, joined
+            in this order.
         cache_bytes: memory for what was read; the least recently used episodes are dropped first.
         annotate: returns an episode with labels computed from its own data, such as its hindsight classes. It needs
             whole episodes, so all episodes are then read whole.
+        strict: refuse data sets with odd episodes.
 
     Raises:
         UsageError: a data set is missing, empty, damaged, or has other spaces than the first one.
@@ -58,45 +53,66 @@ class EpisodeStore:
         dataset_id: str | Sequence[str],
         cache_bytes: int = 1 << 30,
         annotate: Callable[[Trajectory], Trajectory] | None = None,
+        strict: bool = False,
     ) -> None:
         self.ids = (dataset_id,) if isinstance(dataset_id, str) else tuple(dataset_id)
         if not self.ids:
             raise UsageError("dataset: no id was given; name at least one Minari data set")
-        self._datasets = [open_dataset(each) for each in self.ids]
-        first, *others = self._datasets
-        for other in others:
-            _check_alike(first, other)
-        self.observation_space, self.action_space = _spaces_of(first)
-        self.env_spec: EnvSpec | None = first.env_spec
-        self._firsts = [0]  # first episode of each data set; then how many there are
-        lengths: list[int] = []
-        self._seeds: list[int | None] = []
-        for dataset in self._datasets:
-            for entry in _read_index(dataset):
-                lengths.append(entry.steps)
-                self._seeds.append(entry.seed)
-            self._firsts.append(len(lengths))
-        self.lengths: Lengths = np.array(lengths, dtype=np.int64)  # (N,) steps
-        self._cache = _Cache(cache_bytes)
-        self._annotate = annotate
-        # A space that can't be learnt from, or unreadable data, shows here and not mid-run.
-        self._reads_whole = self._episodes_to_read_whole(cache_bytes)  # (N,) bool
-        self.span(0, 0, 1)
+        self._reader = EpisodeReader(self.ids, annotate)
+        self.observation_space = self._reader.observation_space
+        self.action_space = self._reader.action_space
+        self.env_spec: EnvSpec | None = self._reader.env_spec
+        self._cache = EpisodeCache(cache_bytes)
+        index = self._reader.index()
+        self._all_fit = self._reader.bytes_of_step * sum(each.steps for each in index.episodes) <= cache_bytes
+        self._returns_of: list[ReturnSummary] = []  # of each data set
+        self._episodes: list[Episode] = []
+        for number, (identity, odd) in enumerate(zip(self.ids, index.odd, strict=True)):
+            with_steps = [each for each in index.episodes if each.dataset == number]
+            odd |= self._search(number, with_steps)
+            report(identity, self._reader.sizes[number], odd, strict)
+            self._episodes += [each for each in with_steps if each.number not in odd]
+        self.lengths: Lengths = np.array([each.steps for each in self._episodes], dtype=np.int64)  # (N,) steps
+        self._reads_whole = self._episodes_to_read_whole(annotate is not None)  # (N,) bool
+        self.span(0, 0, 1)  # data that can't be read show here and not mid-run
 
-    def _episodes_to_read_whole(self, cache_bytes: int) -> Bools:
+    def _search(self, dataset: int, episodes: Sequence[Episode]) -> Odd:
+        """Return the faults of the odd ones among a data set's episodes, and note the returns of the others."""
+        odd: Odd = {}
+        returns = self._reader.noted_returns(dataset)
+        if returns is None:
+            returns = ReturnSummary()
+            with self._reader.opened(dataset) as file:
+                for episode in episodes:
+                    try:
+                        returns.add(self._checked(episode, file))
+                    except ForeignContent:
+                        raise
+                    except FAULTS as error:
+                        odd[episode.number] = reason_of(error)
+        self._returns_of.append(returns)
+        return odd
+
+    def _checked(self, episode: Episode, file: OpenFile) -> Trajectory:
+        """Return an episode, or its outline if not all data fit into the cache, and keep it in the cache."""
+        if self._all_fit:
+            trajectory = self._reader.whole(episode, file)
+        else:
+            self._reader.columns(episode, STEPS, 0, 1, file)
+            trajectory = self._reader.outline(episode, file)
+        is_outline = not self._all_fit
+        self._cache.put(Key(episode.dataset, episode.number, is_outline), trajectory)
+        return trajectory
+
+    def _episodes_to_read_whole(self, annotates: bool) -> Bools:
         """Return True for the episodes that are always read whole, bool (N,)."""
-        bytes_of_step = self._read_part(0, 0, 1).nbytes  # or more: there are two observations in it
-        sizes = self.lengths * bytes_of_step
-        all_fit = sizes.sum() <= cache_bytes
-        storages = [dataset.storage for dataset in self._datasets]
-        parts_can_be_read = all(map(reads_parts, storages))
-        if all_fit or self._annotate or not parts_can_be_read:
+        if self._all_fit or annotates or not self._reader.reads_parts:
             return np.ones(len(self), np.bool_)
-        is_small: Bools = sizes <= _SMALL_EPISODE
+        is_small: Bools = self.lengths * self._reader.bytes_of_step <= _SMALL_EPISODE
         return is_small
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self._episodes)
 
     def episode(self, index: int) -> Trajectory:
         """Return the whole episode of an index, 0 <= index < len(self).
@@ -104,8 +120,7 @@ class EpisodeStore:
         Raises:
             UsageError: its data are damaged or don't fit the data set's spaces.
         """
-        key = _Key(index, is_outline=False)
-        return self._cache.get(key, self._read)
+        return self._cached(self._episodes[index], is_outline=False)
 
     def span(self, index: int, start: int, stop: int) -> Span:
         """Return the steps `start <= step < stop` of an episode, at least one.
@@ -115,10 +130,11 @@ class EpisodeStore:
         Raises:
             UsageError: their data are damaged or don't fit the data set's spaces.
         """
-        key = _Key(index, is_outline=False)
+        episode = self._episodes[index]
+        key = Key(episode.dataset, episode.number, is_outline=False)
         if self._reads_whole[index] or key in self._cache:
             return Span(self.episode(index), start, stop)
-        part = self._read_part(index, start, stop)
+        part = self._read_part(episode, start, stop)
         return Span(part, 0, stop - start)
 
     @property
@@ -129,243 +145,31 @@ class EpisodeStore:
     @property
     def max_return(self) -> float:
         """The largest absolute return-to-go of any step of any episode."""
-        return self._returns.largest
+        return max(each.largest for each in self._returns_of)
 
     @property
     def best_return(self) -> float:
         """The largest return of any episode."""
-        return self._returns.best
+        return max(each.best for each in self._returns_of)
 
-    @cached_property
-    def _returns(self) -> ReturnSummary:
-        """The extremes of the returns of all episodes."""
-        summary = ReturnSummary()
-        for number in range(len(self._datasets)):
-            summary.join(self._dataset_returns(number))
-        return summary
+    def _cached(self, episode: Episode, is_outline: bool) -> Trajectory:
+        """Return an episode or its outline, read now unless it is in the cache."""
 
-    def _dataset_returns(self, number: int) -> ReturnSummary:
-        """Return the extremes of one data set, from its metadata; without such metadata, all its rewards are read."""
-        dataset = self._datasets[number]
-        noted = noted_returns(dataset)
-        if noted and noted.episodes == len(dataset):  # else episodes were added since
-            return noted
-        summary = ReturnSummary()
-        first, end = self._firsts[number : number + 2]
-        for index in range(first, end):
-            summary.add(self._outline(index))
-        return summary
+        def read() -> Trajectory:
+            with self._reader.opened(episode.dataset, f", episode {episode.number}") as file:
+                return self._reader.outline(episode, file) if is_outline else self._reader.whole(episode, file)
 
-    def _read(self, index: int) -> Trajectory:
-        """Read a whole episode."""
-        length = int(self.lengths[index])
-        with self._explained(index):
-            columns = self._columns(index, (*STEPS, *OUTCOMES), 0, length)
-            trajectory = Trajectory(**columns, seed=self._seeds[index])
-            if len(trajectory) != length:
-                raise ValueError(f"{len(trajectory)} steps, of {length}")
-        return self._annotate(trajectory) if self._annotate else trajectory
+        return self._cache.get(Key(episode.dataset, episode.number, is_outline), read)
 
-    def _outline(self, index: int) -> Trajectory:
-        """Return the outline of an episode: all its outcomes, with observations and actions of no size."""
-        key = _Key(index, is_outline=True)
-        return self._cache.get(key, self._read_outline)
-
-    def _read_outline(self, index: int) -> Trajectory:
-        length = int(self.lengths[index])
-        no_observations = np.empty((length + 1, 0))
-        no_actions = np.empty((length, 0))
-        with self._explained(index):
-            outcomes = self._columns(index, OUTCOMES, 0, 0)
-            return Trajectory(no_observations, no_actions, **outcomes, seed=self._seeds[index])
-
-    def _read_part(self, index: int, start: int, stop: int) -> Trajectory:
+    def _read_part(self, episode: Episode, start: int, stop: int) -> Trajectory:
         """Read some steps of an episode; the outcomes of the whole episode are checked."""
-        outline = self._outline(index)
+        outline = self._cached(episode, is_outline=True)
         outcomes = {}
         for name in OUTCOMES:
             whole = getattr(outline, name)
             outcomes[name] = whole[start:stop]
-        later = _sum_from(outline.rewards, stop)
-        with self._explained(index, start):
-            steps = self._columns(index, STEPS, start, stop)
-            return Trajectory(**steps, **outcomes, seed=self._seeds[index], later=later)
-
-    def _columns(self, index: int, names: Sequence[str], start: int, stop: int) -> dict[str, Any]:
-        """Read columns of an episode, and check them against the spaces."""
-        dataset, episode = self._source_of(index)
-        length = int(self.lengths[index])
-        columns = read_columns(dataset.storage, episode, names, start, stop, length)
-        spaces_of_steps = {"observations": self.observation_space, "actions": self.action_space}
-        for name, space in spaces_of_steps.items():
-            if name in columns:
-                columns[name] = conform(columns[name], space, name)
-        return columns
-
-    def _source_of(self, index: int) -> tuple[minari.MinariDataset, int]:
-        """Return the data set that an episode is from, and the episode's number in this data set."""
-        number = bisect_right(self._firsts, index) - 1
-        return self._datasets[number], index - self._firsts[number]
-
-    def _explained(self, index: int, start: int = 0) -> AbstractContextManager[None]:
-        """Name the data set and the episode in errors about damaged files."""
-        dataset, episode = self._source_of(index)
+        later = sum_from(outline.rewards, stop)
         first_step = f" from step {start}" if start else ""
-        return _damage_explained(dataset.id, f", episode {episode}{first_step}")
-
-
-class _Key(NamedTuple):
-    """An entry of the cache: an episode, or its outline."""
-
-    episode: int
-    is_outline: bool
-
-
-class _Cache:
-    """The episodes and outlines that were used last.
-
-    Attributes:
-        bytes: the memory that they take up.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.bytes = 0
-        self._limit = limit
-        self._entries: OrderedDict[_Key, Trajectory] = OrderedDict()
-
-    def __contains__(self, key: _Key) -> bool:
-        return key in self._entries
-
-    def get(self, key: _Key, read: Callable[[int], Trajectory]) -> Trajectory:
-        """Return an entry; if it is missing, `read(episode)`, and drop the least recently used entries for it."""
-        entries = self._entries
-        if key in entries:
-            entries.move_to_end(key)
-            return entries[key]
-        trajectory = read(key.episode)
-        entries[key] = trajectory
-        self.bytes += _cost(trajectory)
-        while self.bytes > self._limit:
-            _, dropped = entries.popitem(last=False)
-            self.bytes -= _cost(dropped)
-        return trajectory
-
-
-def _cost(trajectory: Trajectory) -> int:
-    """Return the bytes of memory that a trajectory takes up."""
-    steps = (trajectory.observations, trajectory.actions)
-    arrays = list(leaves(steps))
-    return trajectory.nbytes + _BYTES_OF_EPISODE + _BYTES_OF_ARRAY * len(arrays)
-
-
-def _sum_from(rewards: Array, step: int) -> float:
-    """Return the sum of the rewards from a step on, added from the last to the first as in `returns_to_go`."""
-    from_the_end = rewards[: step - 1 : -1]
-    sums = np.append(0.0, from_the_end).cumsum()
-    return float(sums[-1])
-
-
-def data_root() -> Path:
-    """Return Minari's folder of all data sets; make it if it is missing.
-
-    Raises:
-        UsageError: it can't be made.
-    """
-    try:
-        return Path(get_dataset_path()).absolute()
-    except OSError as error:
-        raise UsageError(
-            f"MINARI_DATASETS_PATH is {os.environ.get('MINARI_DATASETS_PATH')!r}, which can't be made "
-            f"({error.strerror}); set it to a folder that can be written"
-        ) from error
-
-
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error)
-
-
-@contextmanager
-def _damage_explained(dataset_id: str, place: str = "") -> Iterator[None]:
-    """Turn the errors that Minari and HDF5 raise on damaged files into a UsageError."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"data set {dataset_id!r}{place}: {error}") from error
-    except ImportError as error:  # its storage format needs another package
-        raise UsageError(f"data set {dataset_id!r}{place} can't be read: {error}") from error
-    except _DAMAGE as error:
-        raise UsageError(
-            f"data set {dataset_id!r}{place} is damaged ({error}); remove it with `minari delete {dataset_id}` and "
-            "collect or download it again"
-        ) from error
-
-
-def _check_spaces_are_stored(data: Path) -> None:
-    """Raise a ValueError unless the metadata hold both spaces: without one, Minari makes the environment they name."""
-    metadata = json.loads((data / METADATA_FILE_NAME).read_text(encoding="utf-8"))
-    for name in ("observation_space", "action_space"):
-        if not isinstance(metadata[name], str):
-            raise ValueError(f"{name} is no string")
-
-
-def open_dataset(dataset_id: str) -> minari.MinariDataset:
-    """Open a local Minari data set that has episodes.
-
-    Raises:
-        UsageError: it is missing, damaged or empty.
-    """
-    root = data_root()
-    if not DATASET_ID_RE.fullmatch(dataset_id):  # which also could lead out of the folder of data sets
-        raise UsageError(f"data set id {dataset_id!r} is malformed; give namespace/name-v0")
-    data = root / dataset_id / "data"
-    if not data.exists():
-        similar = nearest(dataset_id, _local_ids(root))
-        raise UsageError(
-            f"data set {dataset_id!r} is not below {root}{similar}; make it "
-            f"with `rmt-rl collect`, or fetch it with `minari download {dataset_id}`"
-        )
-    with _damage_explained(dataset_id):
-        _check_spaces_are_stored(data)
-        dataset = minari.load_dataset(dataset_id)
-    if len(dataset) == 0:
-        raise UsageError(f"data set {dataset_id!r} is empty; collect or download it again")
-    return dataset
-
-
-def _check_alike(first: minari.MinariDataset, other: minari.MinariDataset) -> None:
-    """Raise a UsageError unless two data sets have the same spaces."""
-    name = f"data set {first.id!r}"
-    other_name = f"data set {other.id!r}"
-    check_same_spaces(name, _spaces_of(first), other_name, _spaces_of(other), "train on each alone")
-
-
-def _spaces_of(dataset: minari.MinariDataset) -> StoredSpaces:
-    """Return the spaces of a data set, without what Minari's own lack."""
-    with _damage_explained(dataset.id):
-        return read_spaces(dataset.storage)
-
-
-class _IndexEntry(NamedTuple):
-    """Facts of an episode that are known without reading its data."""
-
-    steps: int
-    seed: int | None
-
-
-def _read_index(dataset: minari.MinariDataset) -> list[_IndexEntry]:
-    """Return the index entry of every episode of a data set."""
-    with _damage_explained(dataset.id):
-        numbers = range(len(dataset))
-        entries = []
-        for episode in dataset.storage.get_episode_metadata(numbers):
-            steps = int(episode["total_steps"])
-            entries.append(_IndexEntry(steps, episode.get("seed")))
-    return entries
-
-
-def _local_ids(root: Path) -> list[str]:
-    """Return the ids of the data sets below Minari's root; Minari's own list stops at the first unfitting folder."""
-    ids = []
-    for file in root.glob(f"**/data/{METADATA_FILE_NAME}"):
-        folder = file.parents[1].relative_to(root)
-        ids.append(folder.as_posix())
-    return ids
+        with self._reader.opened(episode.dataset, f", episode {episode.number}{first_step}") as file:
+            steps = self._reader.columns(episode, STEPS, start, stop, file)
+            return Trajectory(**steps, **outcomes, seed=episode.seed, later=later)

@@ -21,12 +21,13 @@ from minari.namespace import create_namespace
 from minari.serialization import deserialize_space, serialize_space
 
 from rmt_rl.data.keys import escaped
+from rmt_rl.data.opening import data_root
 from rmt_rl.data.returns import RETURNS_KEY, ReturnSummary
 from rmt_rl.data.storage import StoredSpaces, write_episodes, write_spaces
-from rmt_rl.data.store import data_root
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
 from rmt_rl.space_checks import check_spaces
+from rmt_rl.spec_repairs import storable_spec
 from rmt_rl.task import HasSpaces
 from rmt_rl.trees import with_keys
 
@@ -69,7 +70,7 @@ def write_dataset(
             root can't be written or is on a disk that is (nearly) full.
     """
     _check_id(dataset_id)
-    _check_spec(env_spec)
+    spec = None if env_spec is None else storable_spec(env_spec)
     spaces = StoredSpaces(observation_space, action_space)
     check_storable(spaces)
     facts = {
@@ -83,7 +84,7 @@ def write_dataset(
     }
     facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
     with _building(dataset_id) as folder:
-        storage = _new_storage(folder / "data", spaces, env_spec)
+        storage = _new_storage(folder / "data", spaces, spec)
         returns = ReturnSummary()
         write_episodes(storage, _watched(episodes, spaces, storage, returns))
         if returns.episodes == 0:
@@ -99,17 +100,6 @@ def _check_id(dataset_id: str) -> None:
             f"dataset id {dataset_id!r} is malformed; give namespace/name-v0, of letters, digits, - and _, two or "
             "more in the namespace"
         )
-
-
-def _check_spec(env_spec: EnvSpec | None) -> None:
-    """Raise a UsageError if a spec can't be stored as JSON."""
-    try:
-        if env_spec is not None:
-            env_spec.to_json()
-    except ValueError as error:
-        raise UsageError(
-            f"env_spec can't be stored ({error}); register the environment with an entry_point like 'module:Class'"
-        ) from None
 
 
 def check_storable(spaces: HasSpaces) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.file_errors import unreadable
 from rmt_rl.numbers import finite_json
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
@@ -164,7 +165,9 @@ def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
         header, tensors = read_tensors(path, _KEY)
         values = None if header is None else finite_json(header)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UsageError(f"checkpoint {path} is damaged ({error}); use another one or train again") from None
+        raise unreadable(f"checkpoint {path}", error) or UsageError(
+            f"checkpoint {path} is damaged ({error}); use another one or train again"
+        ) from None
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         raise UsageError(f"checkpoint {path} isn't of this toolkit's format {_FORMAT}; make one with rmt-rl train")
     with about(path):

@@ -106,6 +106,7 @@ def read_tensors(path: Path, key: str) -> tuple[str | None, NamedTensors]:
     Raises:
         SafetensorError, OSError: the file is damaged or missing.
     """
+    path.open("rb").close()  # which names an error of the system as such
     with safe_open(path, "pt") as file:
         tensors = {}
         for name in file.keys():  # noqa: SIM118 - a file is no mapping

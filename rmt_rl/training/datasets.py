@@ -45,10 +45,11 @@ def open_data(config: OfflineRun) -> EpisodeStore:
     declared = [name for name in LABELS if hasattr(task, name)]
     annotate = partial(_annotated, task, declared) if declared else None
     cache_bytes = config.data.cache_mb << 20
-    store = EpisodeStore(_named_or_collected(config, task), cache_bytes, annotate)
+    store = EpisodeStore(_named_or_collected(config, task), cache_bytes, annotate, config.data.strict)
     remedy = "train in the environment that the data come from, with the same options"
     with closing(make_env(task, config.env_options)) as env:
         check_spaces(f"env {config.env!r}", env, store, remedy)
+        store.action_space = env.action_space  # agents choose actions in its bounds and dtypes
     return store
 
 

@@ -21,9 +21,11 @@ from typing import Any, Literal
 
 from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.errors import UsageError
+from rmt_rl.files import write_atomically
 from rmt_rl.flags import parse
 from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.folder import CONFIG, read_config
+from rmt_rl.terminal import say
 from rmt_rl.training.datasets import open_data
 
 CPU_SECONDS = "cpu.json"  # in the folder of each run of a sweep
@@ -143,7 +145,7 @@ def run_command(arguments: Sequence[str], run: Path, phase: Phase) -> None:
     """
     text = f"rmt-rl {' '.join(arguments)}"
     began = time.perf_counter()
-    command = [sys.executable, "-m", "rmt_rl", *arguments]
+    command = [sys.executable, "-P", "-m", "rmt_rl", *arguments]  # -P: no imports from the current folder
     one_thread = {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -160,7 +162,7 @@ def run_command(arguments: Sequence[str], run: Path, phase: Phase) -> None:
         complaint = errors.read()
     seconds = usage.ru_utime + usage.ru_stime
     wall_clock = time.perf_counter() - began
-    print(f"$ {text}\n{printed}({wall_clock:.0f} s, CPU {seconds:.0f} s)\n", flush=True)
+    say(f"$ {text}\n{printed}({wall_clock:.0f} s, CPU {seconds:.0f} s)\n", flush=True)
     if process.returncode:
         raise UsageError(f"{text} failed:\n{complaint}")
     _add_cpu_seconds(run, phase, seconds)
@@ -181,7 +183,7 @@ def _add_cpu_seconds(run: Path, phase: Phase, seconds: float) -> None:
     total = cpu_seconds(run)
     total[phase] += seconds
     text = json.dumps(total)
-    path.write_text(text)
+    write_atomically(path, text.encode())
 
 
 def check_named(only: Sequence[str], names: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,16 @@ def write_trees(dataset_id: str, episodes: list[Trajectory]) -> None:
 
 def data_file(root: Path, dataset_id: str) -> Path:
     return root / dataset_id / "data" / "main_data.hdf5"
+
+
+@contextmanager
+def changed(root: Path, dataset_id: str) -> Iterator[h5py.File]:
+    """Yield the file of a data set, to change it some time after it was written."""
+    path = data_file(root, dataset_id)
+    with h5py.File(path, "a") as file:
+        yield file
+    later = path.stat().st_mtime + 10
+    os.utime(path, (later, later))
 
 
 def test_what_was_written_is_read_back_exactly() -> None:
@@ -273,31 +284,94 @@ def test_what_annotates_sees_whole_episodes() -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("observations/place", np.nan, r"episode 1 from step 90: observations.place is not finite at step 11"),
-        ("terminations", True, r"episode 1: the episode ends at step 101 of 400"),
-        ("rewards", np.inf, r"episode 1: rewards is not finite at step 101"),
+        ("terminations", True, r"the episode ends at step 101 of 400$"),
+        ("rewards", np.inf, r"rewards is not finite at step 101: inf$"),
     ],
 )
-def test_damage_in_a_long_episode_is_named(root: Path, column: str, value: float, message: str) -> None:
+@pytest.mark.parametrize("cache_bytes", [1 << 20, 1 << 30])
+def test_an_odd_long_episode_is_left_out(root: Path, column: str, value: float, message: str, cache_bytes: int) -> None:
     write_trees("a-v0", [tree_episode(number, LONG) for number in range(3)])
-    with h5py.File(data_file(root, "a-v0"), "a") as file:
+    with changed(root, "a-v0") as file:
         file["episode_1"][column][101] = value
+    with pytest.warns(UserWarning, match=f"'a-v0': 1 of 3 episodes is left out; episode 1: {message}"):
+        store = EpisodeStore("a-v0", cache_bytes)
+    assert len(store) == 2
+    span = store.span(1, 90, 110)
+    assert span.trajectory.rewards[span.start] == 91
+
+
+def test_nan_in_a_long_episode_is_named_when_it_is_read(root: Path) -> None:
+    write_trees("a-v0", [tree_episode(number, LONG) for number in range(3)])
+    with changed(root, "a-v0") as file:
+        file["episode_1/observations/place"][101] = np.nan
     store = EpisodeStore("a-v0", cache_bytes=1 << 20)
     store.span(0, 90, 110)
-    with pytest.raises(UsageError, match=f"data set 'a-v0', {message}"):
+    named = "data set 'a-v0', episode 1 from step 90: observations.place is not finite at step 11"
+    with pytest.raises(UsageError, match=named):
         store.span(1, 90, 110)
+    with pytest.warns(UserWarning, match="1 of 3 episodes is left out; episode 1: observations.place is not finite"):
+        assert len(EpisodeStore("a-v0")) == 2, "all data fit into the cache, so all are read before the run"
 
 
 @pytest.mark.parametrize(("column", "more"), [("observations/image", 1), ("actions/_index_1", 0), ("rewards", 0)])
 @pytest.mark.parametrize("length", [LONG, 5])
-def test_a_column_of_another_length_is_named(root: Path, column: str, more: int, length: int) -> None:
+def test_an_episode_with_a_column_of_another_length_is_left_out(
+    root: Path, column: str, more: int, length: int
+) -> None:
     write_trees("a-v0", [tree_episode(number, length) for number in range(3)])
-    with h5py.File(data_file(root, "a-v0"), "a") as file:
+    with changed(root, "a-v0") as file:
         file["episode_1"][column].resize(length + 7, axis=0)
-    store = EpisodeStore("a-v0", cache_bytes=1 << 20)
-    wanted = rf"'a-v0', episode 1 .*damaged \(/episode_1/{column} has {length + 7} entries, not {length + more}\)"
-    with pytest.raises(UsageError, match=wanted):
-        store.span(1, 0, 3)
+    wanted = rf"episode 1: /episode_1/{column} has {length + 7} entries, not {length + more}"
+    with pytest.warns(UserWarning, match=wanted):
+        assert len(EpisodeStore("a-v0", cache_bytes=1 << 20)) == 2
+
+
+def empty(group: h5py.Group) -> None:
+    """Leave an episode with its first observation alone."""
+    for name in ("actions", "rewards", "terminations", "truncations"):
+        group[name].resize(0, axis=0)
+    group["observations"].resize(1, axis=0)
+    group.attrs["total_steps"] = 0
+
+
+def without_action(group: h5py.Group) -> None:
+    del group["actions"]
+
+
+def without_length(group: h5py.Group) -> None:
+    del group.attrs["total_steps"]
+
+
+ODD: dict[Callable[[h5py.Group], None], str] = {
+    empty: "it has no step",
+    without_action: "it has no actions",
+    without_length: "its number of steps is None",
+}
+
+
+@pytest.mark.parametrize("spoil", ODD)
+def test_odd_episodes_are_left_out_and_indices_close_up(root: Path, spoil: Callable[[h5py.Group], None]) -> None:
+    write("a-v0", [episode(number, 4) for number in range(5)])
+    write("b-v0", [episode(number, 6) for number in range(10, 12)])
+    with changed(root, "a-v0") as file:
+        for number in (0, 3):
+            spoil(file[f"episode_{number}"])
+    with pytest.warns(UserWarning, match=f"'a-v0': 2 of 5 episodes are left out; episode 0: {ODD[spoil]}$"):
+        store = EpisodeStore(["a-v0", "b-v0"])
+    assert store.lengths.tolist() == [4, 4, 4, 6, 6]
+    assert [store.episode(index).seed for index in range(5)] == [1, 2, 4, 10, 11]
+    assert store.best_return == 21
+    with pytest.raises(UsageError, match=f"2 of 5 episodes can't be learnt from, and strict=True.*{ODD[spoil]}"):
+        EpisodeStore(["a-v0", "b-v0"], strict=True)
+
+
+def test_a_data_set_of_odd_episodes_alone_is_named(root: Path) -> None:
+    write("a-v0", [episode(number, 4) for number in range(3)])
+    with changed(root, "a-v0") as file:
+        for name in file:
+            empty(file[name])
+    with pytest.raises(UsageError, match="none of its 3 episodes can be learnt from; episode 0: it has no step"):
+        EpisodeStore("a-v0")
 
 
 def broken(error: Exception) -> Iterator[Trajectory]:
@@ -395,6 +469,10 @@ def test_a_missing_data_set_names_the_nearest() -> None:
     write("wood/trees-v0", [episode(0, 3)])
     with pytest.raises(UsageError, match=r"'wood/tree-v0' is not below .*did you mean 'wood/trees-v0'.*rmt-rl collect"):
         EpisodeStore("wood/tree-v0")
+    with pytest.raises(UsageError, match="or fetch it with `minari download D4RL/door/human-v2`"):
+        EpisodeStore("D4RL/door/human-v2")
+    with pytest.raises(UsageError, match="or give its version too, as in namespace/name-v0"):
+        EpisodeStore("D4RL/door/human")
     with pytest.raises(UsageError, match="no id was given"):
         EpisodeStore([])
 
@@ -415,7 +493,7 @@ def test_a_truncated_file_is_named(root: Path, keep: float) -> None:
     file = data_file(root, "a-v0")
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * keep)])
-    with pytest.raises(UsageError, match=r"'a-v0'.* is damaged .*minari delete a-v0"):
+    with pytest.raises(UsageError, match=rf"'a-v0'.* is damaged .*remove {root}/a-v0 and collect or download it"):
         EpisodeStore("a-v0")
 
 

@@ -11,6 +11,7 @@ from rmt_rl.cli.arguments import Arguments, ReadsRuns, positionals, require_valu
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.flags import parse, with_options
 from rmt_rl.task import default_episodes
+from rmt_rl.terminal import say
 
 
 class Collection(ReadsRuns):
@@ -46,7 +47,7 @@ def collect_dataset(arguments: Arguments) -> int:
     episodes = given.episodes or default_episodes(task)
     with EvaluationProgress(episodes) as progress:
         identity = collect(names[0], given.env_options, episodes, given.seed, behaviour, progress)
-    print(identity)
+    say(identity)
     return 0
 
 

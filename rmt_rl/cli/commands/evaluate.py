@@ -11,6 +11,7 @@ from tyro.conf import Positional, UseAppendAction
 from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_run_grid
 from rmt_rl.cli.arguments import Arguments, ReadsRuns
 from rmt_rl.flags import parse
+from rmt_rl.terminal import say
 
 if TYPE_CHECKING:
     from rmt_rl.runs.evaluation import Evaluation
@@ -44,7 +45,7 @@ def evaluate_run(arguments: Arguments) -> int:
     with EvaluationProgress(given.episodes) as progress:
         for evaluation in evaluate_run_grid(config, agent, parse_vary(given.vary), given, progress):
             progress.hide()
-            print(evaluation_line(evaluation), flush=True)
+            say(evaluation_line(evaluation), flush=True)
             done.append(evaluation)
             # With its update, so that results of a run that was trained further since aren't kept beside new ones.
             write_evaluation(given.run, done, f"{given.checkpoint}, update {saved.header.update}")

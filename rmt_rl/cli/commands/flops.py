@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed
 from rmt_rl.flags import parse
+from rmt_rl.terminal import say
 
 
 class Flops(ReadsRuns):
@@ -40,9 +41,9 @@ def count_flops(arguments: Arguments) -> int:
     counting = COUNTINGS[given.counting]
     costs = [model_cost(model, given.tokens, given.memory_tokens, counting) for model in given.models or OPT]
     picture = None if given.plot is None else draw_flops(costs, given.segments, given.plot)
-    print(flops_table(costs, given.segments))
+    say(flops_table(costs, given.segments))
     if picture is not None:
-        print(picture)
+        say(picture)
     return 0
 
 

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from rmt_rl.cli.arguments import Arguments, ReadsRuns
 from rmt_rl.config import SEED_LIMIT
 from rmt_rl.flags import parse
+from rmt_rl.terminal import say
 
 if TYPE_CHECKING:
     from rmt_rl.data.segment import Segment
@@ -57,10 +58,10 @@ def inspect_memory(arguments: Arguments) -> int:
         device=given.device,
         watched=watched,
     )
-    print(inspection_tables(found))
+    say(inspection_tables(found))
     folder = given.run if given.out is None else given.out
-    print(write_inspection(found, folder))
-    print(draw_inspection(found, folder))
+    say(write_inspection(found, folder))
+    say(draw_inspection(found, folder))
     return 0
 
 

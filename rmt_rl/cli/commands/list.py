@@ -9,6 +9,7 @@ from rmt_rl import registry
 from rmt_rl.cli.arguments import Arguments
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import Entry, Kind
+from rmt_rl.terminal import say
 
 
 def list_everything(arguments: Arguments) -> int:
@@ -20,13 +21,13 @@ def list_everything(arguments: Arguments) -> int:
         if not found:
             continue
         title, size = _sizes() if kind == "agents" else ("", _no_size)
-        print(f"{info.plural}{title}:")
+        say(f"{info.plural}{title}:")
         width = max(map(len, found))
         for name, entries in found.items():
             described = _described(kind, name, entries)
-            print(f"  {name:<{width}} {size(name)}{described}")
-    print("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
-    print("Names of your own modules are written module:Name, e.g. rmt-rl train mylab.maze:Maze mylab.agents:Mine.")
+            say(f"  {name:<{width}} {size(name)}{described}")
+    say("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
+    say("Names of your own modules are written module:Name, e.g. rmt-rl train mylab.maze:Maze mylab.agents:Mine.")
     return 0
 
 

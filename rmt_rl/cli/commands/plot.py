@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from rmt_rl.cli.arguments import Arguments
 from rmt_rl.config import Frozen
 from rmt_rl.flags import parse
+from rmt_rl.terminal import say
 
 
 class Plot(Frozen):
@@ -28,9 +29,9 @@ def plot_runs(arguments: Arguments) -> int:
 
     plot(given.runs, given.out)
     if any(map(read_evaluation, given.runs)):
-        print(comparison_table(given.runs))
-        print(LEGEND)
-    print(given.out)
+        say(comparison_table(given.runs))
+        say(LEGEND)
+    say(given.out)
     return 0
 
 

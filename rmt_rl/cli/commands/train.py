@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -15,6 +14,7 @@ from rmt_rl import registry
 from rmt_rl.cli.arguments import (
     HELP,
     IMPORT,
+    TRUST,
     Arguments,
     import_modules,
     import_typed,
@@ -27,8 +27,11 @@ from rmt_rl.cli.interrupt import StopRequest
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.launch import is_first_process
+from rmt_rl.terminal import complain, say
 
 if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
     from rmt_rl.runs.metrics import Report
     from rmt_rl.runs.options import RunConfig
 
@@ -41,6 +44,7 @@ def train_agent(arguments: Arguments) -> int:
     parser = _parser()
     own, rest = parser.parse_known_args(arguments)
     import_modules(own.modules)
+    registry.trust_specs(own.trust_spec)
     from rmt_rl.runs.folder import read_config
 
     if own.resume is not None:
@@ -66,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     parser.add_argument("--import", dest="modules", nargs="+", default=[], metavar="MODULE", help=IMPORT)
+    parser.add_argument("--trust-spec", action="store_true", help=TRUST)
     return parser
 
 
@@ -89,7 +94,7 @@ def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | No
         env, agent = names
         default = named_config(env, agent)
     if HELP & set(rest):
-        print(own_help)
+        say(own_help)
     else:
         require_values(
             "--dataset", rest, "name data sets: --dataset ID; or leave it out, and the env's expert collects"
@@ -135,24 +140,41 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
 
 def _task_of_all(ids: Sequence[str], agent: str) -> EnvWithOptions:
     """Return the environment and its options that all of these data sets come from."""
-    from rmt_rl.data.store import open_dataset
+    from rmt_rl.data.opening import evaluation_spec, open_dataset
 
     tasks: dict[str, EnvWithOptions] = {}
+    notes = []
     for identity in ids:
-        spec = open_dataset(identity).env_spec
+        dataset = open_dataset(identity)
+        spec = evaluation_spec(dataset)
         if spec is None:
             raise UsageError(f"dataset={identity} doesn't say which environment it is from; give ENV and AGENT")
         tasks[identity] = registry.task_of_spec(spec)
+        notes += _evaluated_elsewhere(dataset.env_spec, spec)
     first_id = ids[0]
     first_env, first_options = first = tasks[first_id]
     for identity, (env, options) in tasks.items():
         if (env, options) != first:
             listed = " ".join(ids)
             raise UsageError(
-                f"dataset={identity} is from {env} with {options}, but {first_id} from {first_env} with "
+                f"dataset={identity} is played in {env} with {options}, but {first_id} in {first_env} with "
                 f"{first_options}; say where to act: rmt-rl train ENV {agent} --dataset {listed}"
             )
+    if notes and is_first_process():
+        complain(notes[0])
     return first
+
+
+def _evaluated_elsewhere(recorded: EnvSpec | None, evaluated: EnvSpec) -> list[str]:
+    """Return a note if data name another environment for evaluation than the one that they are from."""
+    if recorded is None or recorded.to_json() == evaluated.to_json():
+        return []
+    names = recorded.kwargs.keys() | evaluated.kwargs.keys()
+    differing = [name for name in sorted(names) if recorded.kwargs.get(name) != evaluated.kwargs.get(name)]
+    if recorded.max_episode_steps != evaluated.max_episode_steps:
+        differing.append("max_episode_steps")
+    others = f" of other {', '.join(differing)}" if differing else ""
+    return [f"note: the agent is evaluated in {evaluated.id}{others}, as the data say, which are from {recorded.id}"]
 
 
 def _separated(option: str) -> Arguments:
@@ -173,13 +195,13 @@ def _watched(config: RunConfig, run: Path, resumed: bool) -> int:
         made = _learn(config, run, resumed, progress, stop)
     done = made >= config.length  # an online agent ends a round that it began
     if is_first_process() and done:
-        print(run)
+        say(run)
     elif is_first_process():
         message = f"stopped at {made}" if made else "stopped"
         config_file = run / CONFIG
         if config_file.exists():
             message += f"; go on with: rmt-rl train --resume {quote(str(run))}"
-        print(message, file=sys.stderr)
+        complain(message)
     return 0 if done else 130
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import write_atomically
+from rmt_rl.file_errors import unreadable
+from rmt_rl.files import append, check_no_link, write_atomically
 from rmt_rl.numbers import finite_json
 from rmt_rl.runs.metrics import Metrics, Settings
 
@@ -54,17 +55,17 @@ class JSONLines:
     """Append metrics to `metrics.jsonl`. Lines of later updates than `update` are dropped.
 
     Raises:
-        UsageError: the file is damaged, or the disk is full.
+        UsageError: the file is damaged or a link, or the disk is full.
     """
 
     def __init__(self, run: Path, settings: Settings, update: int) -> None:
         self.path = run / METRICS
+        check_no_link(self.path)
         write_atomically(self.path, "".join(_lines(self.path, update)).encode())
 
     def write(self, update: int, metrics: Metrics) -> None:
         line = json.dumps({"update": update, **metrics})
-        with self.path.open("a") as file:
-            file.write(line + "\n")
+        append(self.path, f"{line}\n")
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -78,6 +79,8 @@ def _lines(path: Path, update: int) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         return [line for line in whole if read_line(line).update <= update]
+    except OSError as error:
+        raise unreadable(str(path), error) or error from None
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); mend or remove it") from None
 

@@ -19,17 +19,21 @@ from pathlib import Path
 import wandb
 from wandb.errors import Error
 
+from rmt_rl.files import check_no_link
 from rmt_rl.runs.loggers._run_id import read_id, write_id
 from rmt_rl.runs.metrics import LoggerError, Metrics, Settings
 
 EXTRA = "wandb"
 ID = "wandb_id.txt"
+FOLDERS = ("wandb", ".wandb")  # where W&B writes, in the run's folder
 
 
 class WeightsAndBiases:
     """Log to the run of Weights & Biases whose id the run's folder holds, or to a new one."""
 
     def __init__(self, run: Path, settings: Settings, update: int) -> None:
+        for folder in FOLDERS:
+            check_no_link(run / folder)
         run_id = read_id(run / ID)
         with _explained():
             self.wandb_run = wandb.init(

@@ -1,0 +1,172 @@
+"""Reading episodes of one or several Minari data sets, whole or in part, with their spaces in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import Space
+from gymnasium.envs.registration import EnvSpec
+
+from rmt_rl.data.opening import explained, open_dataset
+from rmt_rl.data.returns import ReturnSummary, noted_returns
+from rmt_rl.data.screening import Odd
+from rmt_rl.data.storage import (
+    OUTCOMES,
+    STEPS,
+    OpenFile,
+    StoredSpaces,
+    opened,
+    read_columns,
+    read_index,
+    read_spaces,
+    reads_parts,
+    was_changed,
+)
+from rmt_rl.data.trajectory import Trajectory, conform
+from rmt_rl.learnable import check_actions, learnable_space, warn_of_text
+from rmt_rl.task import check_same_spaces
+from rmt_rl.trees import leaves
+
+_BYTES_OF_OUTCOMES = 8 + 1 + 1 + 4  # of one step: reward, two flags and return-to-go
+
+
+class Episode(NamedTuple):
+    """The place and the length of an episode.
+
+    Attributes:
+        dataset: number of its data set.
+        number: its number in the data set.
+        steps: its length.
+        seed: seed of the reset that began it, if known.
+    """
+
+    dataset: int
+    number: int
+    steps: int
+    seed: int | None
+
+
+class Index(NamedTuple):
+    """All episodes of the data sets.
+
+    Attributes:
+        episodes: those with at least one step, in order.
+        odd: the faults of the others, for each data set.
+    """
+
+    episodes: list[Episode]
+    odd: list[Odd]
+
+
+class EpisodeReader:
+    """Reads episodes from disk.
+
+    Args:
+        ids: data sets of observation and action spaces that differ in bounds and widths at most.
+        annotate: returns a whole episode with labels computed from its own data; None leaves episodes alone.
+
+    Attributes:
+        sizes: number of all episodes of each data set.
+        env_spec: spec of the environment of the first data set.
+
+    Raises:
+        UsageError: a data set is missing, empty, damaged, or has other spaces than the first one.
+    """
+
+    def __init__(self, ids: Sequence[str], annotate: Callable[[Trajectory], Trajectory] | None) -> None:
+        self.ids = ids
+        self._annotate = annotate
+        datasets = [open_dataset(each) for each in ids]
+        self.sizes = [len(dataset) for dataset in datasets]
+        self.env_spec: EnvSpec | None = datasets[0].env_spec
+        self._datasets = datasets
+        self._storages = [dataset.storage for dataset in datasets]
+        self.observation_space, self.action_space = self._common_spaces()
+
+    def _common_spaces(self) -> StoredSpaces:
+        """Return the first data set's spaces without texts; those of the others must hold the same values."""
+        found = []
+        for identity, dataset in zip(self.ids, self._datasets, strict=True):
+            with explained(identity):
+                whole = read_spaces(dataset.storage)
+                warn_of_text(whole.observation_space)
+                check_actions(whole.action_space)
+                found.append(whole._replace(observation_space=learnable_space(whole.observation_space)))
+        first = found[0]
+        for identity, other in zip(self.ids[1:], found[1:], strict=True):
+            name, other_name = f"data set {self.ids[0]!r}", f"data set {identity!r}"
+            check_same_spaces(name, first, other_name, other, "train on each alone")
+        return first
+
+    def index(self) -> Index:
+        """Return the episodes of all data sets."""
+        episodes = []
+        odd: list[Odd] = []
+        for number, identity in enumerate(self.ids):
+            storage = self._storages[number]
+            with explained(identity), opened(storage) as file:
+                entries = read_index(storage, file, self.sizes[number])
+            without: Odd = {}
+            for episode, entry in enumerate(entries):
+                if entry.steps is not None and entry.steps > 0:
+                    episodes.append(Episode(number, episode, entry.steps, entry.seed))
+                else:
+                    without[episode] = "it has no step" if entry.steps == 0 else f"its number of steps is {entry.steps}"
+            odd.append(without)
+        return Index(episodes, odd)
+
+    def noted_returns(self, number: int) -> ReturnSummary | None:
+        """Return the extremes of returns in a data set's metadata; None without them, or if the data were changed."""
+        with explained(self.ids[number]):
+            noted = noted_returns(self._datasets[number])
+            is_valid = noted and noted.episodes == self.sizes[number] and not was_changed(self._storages[number])
+        return noted if is_valid else None
+
+    @property
+    def reads_parts(self) -> bool:
+        """True if some steps of an episode can be read at a lower cost than the whole episode."""
+        return all(map(reads_parts, self._storages))
+
+    @property
+    def bytes_of_step(self) -> int:
+        """Bytes of an episode of one step: two observations, an action and its outcomes."""
+        return 2 * bytes_of(self.observation_space) + bytes_of(self.action_space) + _BYTES_OF_OUTCOMES
+
+    @contextmanager
+    def opened(self, dataset: int, place: str = "") -> Iterator[OpenFile]:
+        """Yield the file of a data set; errors name the data set and the place in it, such as `", episode 3"`."""
+        with explained(self.ids[dataset], place), opened(self._storages[dataset]) as file:
+            yield file
+
+    def whole(self, episode: Episode, file: OpenFile) -> Trajectory:
+        """Read a whole episode."""
+        columns = self.columns(episode, (*STEPS, *OUTCOMES), 0, episode.steps, file)
+        trajectory = Trajectory(**columns, seed=episode.seed)
+        if len(trajectory) != episode.steps:
+            raise ValueError(f"{len(trajectory)} steps, of {episode.steps}")
+        return self._annotate(trajectory) if self._annotate else trajectory
+
+    def outline(self, episode: Episode, file: OpenFile) -> Trajectory:
+        """Read the outcomes of an episode; return them with observations and actions of no size."""
+        no_observations = np.empty((episode.steps + 1, 0))
+        no_actions = np.empty((episode.steps, 0))
+        outcomes = self.columns(episode, OUTCOMES, 0, 0, file)
+        return Trajectory(no_observations, no_actions, **outcomes, seed=episode.seed)
+
+    def columns(self, episode: Episode, names: Sequence[str], start: int, stop: int, file: OpenFile) -> dict[str, Any]:
+        """Read columns of an episode, and check them against the spaces; see `read_columns`."""
+        storage = self._storages[episode.dataset]
+        columns = read_columns(storage, file, episode.number, names, start, stop, episode.steps)
+        spaces_of_steps = {"observations": self.observation_space, "actions": self.action_space}
+        for name, space in spaces_of_steps.items():
+            if name in columns:
+                columns[name] = conform(columns[name], space, name)
+        return columns
+
+
+def bytes_of(space: Space[Any]) -> int:
+    """Return the bytes of one value of a space, as arrays."""
+    return sum(int(np.prod(leaf.shape or ())) * np.dtype(leaf.dtype).itemsize for _, leaf in leaves(space))
