@@ -24,7 +24,7 @@ from rmt_rl.data.segment import Segment
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
-from rmt_rl.nn.outputs import check_finite
+from rmt_rl.nn.outputs import finite
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
@@ -261,10 +261,8 @@ class Agent(BaseAgent):
             state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
         logits, cache = self._advance(acting, state)
-        logits = logits[:, : self.head.size]
-        check_finite(logits)
         generator = None if deterministic else self._generator()
-        actions = self.head.act(logits, generator)
+        actions = self.head.act(finite(logits[:, : self.head.size]), generator)
         own_actions = map_leaves(np.copy, actions)  # callers may change theirs
         steps = state.steps + 1
         following = ActingState(cache, steps, own_actions)

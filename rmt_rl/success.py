@@ -42,7 +42,9 @@ def success_of(infos: Mapping[str, Any], index: int) -> bool | None:
     Raises:
         UsageError: as in `as_success`.
     """
-    reported = infos.get(_MASK)
     values = infos.get(SUCCESS)
-    is_missing = values is None or (reported is not None and not reported[index])
-    return None if is_missing else as_success(values[index])
+    if values is None:
+        return None
+    mask = infos.get(_MASK)
+    is_reported = mask is None or mask[index]
+    return as_success(values[index]) if is_reported else None

@@ -57,7 +57,8 @@ class Task(Protocol):
     """A module that defines a memory task, or a class used as a namespace (its functions static).
 
     The first line of its docstring is its summary: what it is, its horizon, and what must be remembered for how
-    long. The info of the step that ends an episode holds `is_success` (bool), unless returns are its measure.
+    long. The info of the step that ends an episode holds `is_success` (see `rmt_rl.success`), unless returns are its
+    measure.
 
     Further names are optional:
         EXTRA: a literal string, the extra of rmt-rl that installs what the module imports.

@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from rmt_rl.errors import UsageError
+from rmt_rl.numbers import Words, check_plain_numbers
 
 Observation: TypeAlias = dict[str, Any]
 Info: TypeAlias = dict[str, Any]
@@ -37,6 +38,12 @@ def require_next_step(env: AnyVectorEnv) -> None:
         raise UsageError(f"{env} has autoreset_mode = {mode}; make it with AutoresetMode.NEXT_STEP")
 
 
+def _check_target(target_return: float) -> None:
+    """Raise a UsageError if a return to aim at is NaN, infinite or too large for float32."""
+    words = Words("give a return that an episode can reach")
+    check_plain_numbers(np.asarray(target_return), "target_return", words)
+
+
 def return_to_go_space(observation_space: spaces.Space[Any]) -> spaces.Dict:
     """Return the space of `{"observation": ..., "return_to_go": float32 (1,)}`."""
     return_to_go = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -51,7 +58,12 @@ class ReturnToGo(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructo
     """Observes the return still to come: `target_return` at an episode's start, minus the rewards since."""
 
     def __init__(self, env: AnyEnv, target_return: float) -> None:
-        """Wrap `env`; `target_return` is the undiscounted return to aim at."""
+        """Wrap `env`; `target_return` is the undiscounted return to aim at.
+
+        Raises:
+            UsageError: the target return is NaN, infinite or too large for float32.
+        """
+        _check_target(target_return)
         RecordConstructorArgs.__init__(self, target_return=target_return)
         super().__init__(env)
         self.observation_space = return_to_go_space(env.observation_space)
@@ -92,8 +104,10 @@ class VectorReturnToGo(VectorWrapper[Observation, Any, Any, Any, Any]):
         """Wrap `env`; `target_return` is the undiscounted return to aim at.
 
         Raises:
-            UsageError: the environment's autoreset mode is another one.
+            UsageError: the environment's autoreset mode is another one, or the target return is NaN, infinite or too
+                large for float32.
         """
+        _check_target(target_return)
         super().__init__(env)
         require_next_step(env)
         lanes = env.num_envs

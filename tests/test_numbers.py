@@ -29,10 +29,12 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import conform
 from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
-from rmt_rl.nn.outputs import check_finite
+from rmt_rl.nn.outputs import finite
 from rmt_rl.numbers import ACTING, STEPS, check_box, check_plain_numbers, finite_json
 from rmt_rl.registry import agent_class, load_task
+from rmt_rl.wrappers import ReturnToGo
 from tests.data.episodes import episode
+from tests.odd_numbers import Odd
 from tests.test_cli import TINY
 from tests.tiny import tensors, work_folder
 
@@ -182,23 +184,30 @@ def test_predict_tells_returns_that_mean_nothing(name: str, returns: float) -> N
         make_agent(name).predict({"observation": observation, "return_to_go": np.array([returns])})
 
 
-@pytest.mark.parametrize(
-    ("name", "deterministic"), [("bc", True), ("bc", False), ("dt", True), ("rate", False), ("ppo", False)]
-)
-def test_outputs_that_are_not_finite_are_told(name: str, deterministic: bool) -> None:
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(("name", "weight"), [("bc", 1e38), ("dt", 1e38), ("rate", 1e38), ("ppo", np.nan)])
+def test_outputs_that_are_not_finite_are_told(name: str, weight: float, deterministic: bool) -> None:
     agent = make_agent(name)
     with torch.no_grad():
         for parameter in agent.parameters():
-            parameter.fill_(1e38)
+            parameter.fill_(weight)
     with pytest.raises(UsageError, match="outputs are NaN or infinite"):
         agent.predict({"a": np.ones(3), "b": np.int64(0)}, deterministic=deterministic)
 
 
 def test_every_size_of_output_is_checked() -> None:
-    check_finite(torch.zeros(2, 3))
+    finite(torch.zeros(2, 3))
     for number in (torch.nan, torch.inf, -torch.inf):
         with pytest.raises(UsageError):
-            check_finite(torch.tensor([[0.0, number]]))
+            finite(torch.tensor([[0.0, number]]))
+
+
+@pytest.mark.parametrize("target_return", [np.nan, np.inf, -1e39])
+def test_wrappers_tell_returns_that_mean_nothing(target_return: float) -> None:
+    with pytest.raises(UsageError, match=r"target_return.*give a return that an episode can reach"):
+        ReturnToGo(Odd(), target_return)
+    with pytest.raises(UsageError, match=r"target_return.*give a return that an episode can reach"):
+        evaluate(make_agent("dt"), load_task(ODD), {}, 1, seed=0, target_return=target_return)
 
 
 # Checkpoints
@@ -415,7 +424,8 @@ def test_an_episode_whose_returns_float32_cannot_hold_is_refused() -> None:
 def test_steps_far_outside_their_space_are_refused(space: Any, numbers: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         conform(np.array(numbers), space, "x")
-    assert conform(np.array([[1.5], [-30]]), spaces.Box(-1, 1, (1,)), "x").shape == (2, 1)
+    accepted: Any = conform(np.array([[1.5], [-30]]), spaces.Box(-1, 1, (1,)), "x")
+    assert accepted.tolist() == [[1.5], [-30]]
 
 
 def write(identity: str, **metadata: Any) -> Path:
@@ -595,5 +605,8 @@ def test_an_empty_list_of_data_sets_in_python_is_no_data_set(tmp_path: Path) -> 
 
 def test_no_logger_is_asked_for_by_an_option_without_a_value(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert main(["train", "tmaze", "bc", *TINY, "--eval-episodes", "0", "--out", str(run), "--logger"]) == 0
+    assert (
+        main(["train", "tmaze", "bc", *TINY, "--updates", "1", "--eval-episodes", "0", "--out", str(run), "--logger"])
+        == 0
+    )
     assert not list(run.glob("events*"))

@@ -248,7 +248,9 @@ RATED = '"success_interval": null, "mean_return": 0, "return_interval": null'
 def test_a_damaged_evaluation_is_named(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "run")
     (run / "evaluation.json").write_text(content)
-    with pytest.raises(UsageError, match=r"evaluation\.json is damaged \(results are missing or incomplete\)"):
+    with pytest.raises(
+        UsageError, match=r"evaluation\.json is damaged \(results are missing, incomplete or out of range\)"
+    ):
         comparison_table([run])
 
 

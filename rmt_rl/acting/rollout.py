@@ -78,7 +78,7 @@ def _made(task: Task, config: Frozen) -> Env:
     Gymnasium's vector environments hand out the rows of a batch, which are numbers if the batch is (N,). A Box () or
     MultiDiscrete () asks for arrays.
     """
-    env = make_env(task, config)
+    env: Env = make_env(task, config)
     space = env.action_space
 
     def as_arrays(action: Any) -> Any:

@@ -9,11 +9,16 @@ from torch import Tensor
 from rmt_rl.errors import UsageError
 
 
-def check_finite(logits: Tensor) -> None:
-    """Raise a UsageError if a number that an agent computed is NaN or infinite."""
+def finite(logits: Tensor) -> Tensor:
+    """Return the logits as they are.
+
+    Raises:
+        UsageError: one of them is NaN or infinite.
+    """
     largest = logits.abs().max()
     if not math.isfinite(largest):
         raise not_finite()
+    return logits
 
 
 def not_finite() -> UsageError:
