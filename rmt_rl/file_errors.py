@@ -50,6 +50,10 @@ _REMEDIES = {
 }
 
 
+class UnreadableFile(UsageError):
+    """The system can't open or read a file that may be whole."""
+
+
 def obstacle(error: BaseException) -> str | None:
     """Return why the system can't open or read a file, with the remedy; None if the error is about the file's content.
 
@@ -67,7 +71,7 @@ def obstacle(error: BaseException) -> str | None:
     return f"{os.strerror(number)}; {_REMEDIES.get(number, 'try again')}"
 
 
-def unreadable(what: str, error: BaseException) -> UsageError | None:
+def unreadable(what: str, error: BaseException) -> UnreadableFile | None:
     """Return the error for a file that the system can't open or read; None if the file's content is at fault.
 
     Args:
@@ -75,4 +79,4 @@ def unreadable(what: str, error: BaseException) -> UsageError | None:
         error: any error that was raised while it was used.
     """
     reason = obstacle(error)
-    return UsageError(f"{what} can't be read: {reason}") if reason else None
+    return UnreadableFile(f"{what} can't be read: {reason}") if reason else None

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import glob
 import os
+import platform
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
 from rmt_rl.errors import UsageError
 
-_STALE = 600.0  # seconds after which a temporary file is of a writer that was killed
+_STALE = 600.0  # seconds after which a temporary file is of a writer that was killed, on whatever machine
 _NAME = 100  # characters of the file's name in the name of the temporary one; systems limit a name's length
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)  # which Windows lacks
 
@@ -28,7 +30,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         UsageError: the folder can't be written to, or the disk is full; an older file at `path` is untouched.
     """
     prefix = f".{path.name[:_NAME]}."
-    temporary = path.with_name(f"{prefix}{token_hex(8)}.tmp")  # which nobody can guess and put a link there
+    secret = token_hex(8)  # nobody can guess the name and put a link there
+    temporary = path.with_name(f"{prefix}{_machine()}-{os.getpid()}-{secret}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -70,7 +73,28 @@ def check_no_link(path: Path) -> None:
 def _sweep(folder: Path, prefix: str) -> None:
     """Remove temporary files that killed writers of the same file left."""
     oldest = time.time() - _STALE
-    for left in folder.glob(f"{glob.escape(prefix)}{'[0-9a-f]' * 16}.tmp"):
+    for left in folder.glob(f"{glob.escape(prefix)}*-*-*.tmp"):
+        machine, process, _ = left.name.removeprefix(prefix).split("-", 2)
         with suppress(OSError):  # another writer swept it
-            if left.lstat().st_mtime < oldest:
+            is_old = left.lstat().st_mtime < oldest
+            if is_old or (machine == _machine() and not _runs(process)):
                 left.unlink()
+
+
+def _machine() -> str:
+    """Return a short name of this machine."""
+    name = platform.node().encode()
+    return f"{zlib.crc32(name):08x}"
+
+
+def _runs(process: str) -> bool:
+    """Return False if this machine has no process of a number."""
+    if os.name != "posix" or not process.isdecimal():
+        return True
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # of somebody else, or no number of a process
+        return True
+    return True

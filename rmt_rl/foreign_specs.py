@@ -27,6 +27,8 @@ from gymnasium.envs.registration import EnvSpec, WrapperSpec, load_env_creator
 
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
+from rmt_rl.named_tasks import object_name
+from rmt_rl.plugins import find_object
 from rmt_rl.task import is_task
 
 Maker = Callable[..., object]
@@ -40,7 +42,7 @@ _SPEAKING = re.compile(  # of paths, programs, modules and functions
     re.IGNORECASE,
 )
 _CODE = re.compile(r"Callable|Module|type\[|Type\[|Path|Space\b")  # annotations of parameters that no JSON value fits
-_TEXTUAL = str | list | tuple | dict | None
+_TEXTUAL = (str, list, tuple, dict, type(None))
 _SHOWN_ON_A_SCREEN = "human"  # a render mode that opens a window
 
 
@@ -108,13 +110,20 @@ def _check_fields(spec: EnvSpec) -> None:
 
 def _check_environment(kwargs: dict[str, Any], registered: EnvSpec) -> None:
     maker = _maker(registered.entry_point)
-    module = sys.modules.get(getattr(maker, "__module__", ""))
-    if not is_task(module):
+    task: Any = _task_of(registered, maker)
+    if task is None:
         _check_arguments(maker, kwargs, registered.kwargs, registered.id)
         return
     own = {name: value for name, value in kwargs.items() if name != "render_mode"}
-    config: Any = module
-    validated(config.Config, own)
+    validated(task.Config, own)
+
+
+def _task_of(registered: EnvSpec, maker: Maker) -> object:
+    """Return the task, a module or a class, that makes an environment; None if it isn't made by a task."""
+    module = sys.modules.get(getattr(maker, "__module__", ""))
+    name = object_name(registered)
+    thing = module if name is None else find_object(name, "rmt_rl.envs")
+    return thing if is_task(thing) else None
 
 
 def _check_wrapper(wrapper: WrapperSpec, owner: str) -> None:
@@ -128,7 +137,7 @@ def _check_wrapper(wrapper: WrapperSpec, owner: str) -> None:
     for name, value in (wrapper.kwargs or {}).items():
         parameter = known.get(name)
         is_accepted = parameter is not None and _is_given_by(parameter, value)
-        if not is_accepted and (parameter is None or _CODE.search(parameter.annotation) or _names_a_place(name, value)):
+        if not is_accepted and (parameter is None or _is_for_code(parameter) or _names_a_place(name, value)):
             raise _refused(f"wrapper {maker.__name__} of {owner}", name, value)
 
 
@@ -152,7 +161,7 @@ def _check_arguments(maker: Maker, kwargs: Arguments, registered: Arguments, own
 def _is_accepted(name: str, value: object, parameter: _Parameter | None, package: str) -> bool:
     if parameter is not None and _is_given_by(parameter, value):
         return True
-    if parameter is not None and _CODE.search(parameter.annotation):
+    if parameter is not None and _is_for_code(parameter):
         return False
     texts = [text for _, text in _texts(name, value)]
     if not texts:
@@ -167,6 +176,13 @@ def _is_given_by(parameter: _Parameter, value: object) -> bool:
     if parameter.default is inspect.Parameter.empty:
         return value is None
     return _same(value, parameter.default)
+
+
+def _is_for_code(parameter: _Parameter) -> bool:
+    """Return True if a parameter is for a class, a function or the like, by its default or its annotation."""
+    has_default = parameter.default is not inspect.Parameter.empty
+    is_code = has_default and callable(parameter.default)
+    return is_code or _CODE.search(parameter.annotation) is not None
 
 
 def _takes_texts(parameter: _Parameter) -> bool:

@@ -96,6 +96,7 @@ def starts(dtype: np.dtype[Any], size: int) -> st.SearchStrategy[int]:
 
 
 binaries = st.sampled_from([spaces.MultiBinary(3), spaces.MultiBinary([2, 2]), spaces.MultiBinary((1,))])
+texts: Strategy = st.sampled_from([spaces.Text(3), spaces.Dict(text=spaces.Text(2))])
 empties: Strategy = st.sampled_from([spaces.Dict({}), spaces.Tuple(())])
 
 
@@ -111,17 +112,22 @@ def nested(parts: Strategy, others: Strategy) -> Strategy:
 
 
 def has_leaves(space: Space) -> bool:
-    return any(True for _ in leaves(space))
+    return any(not isinstance(leaf, spaces.Text) for _, leaf in leaves(space))
 
 
 def has_numbers(space: Space) -> bool:
     return has_leaves(space) and any(np.prod(leaf.shape) for _, leaf in leaves(space))
 
 
-def observation_spaces(largest: int = 2**64) -> Strategy:
-    """Return observation spaces; the bounds of their Boxes of integers are up to `largest`."""
+def observation_spaces(largest: int = 2**64, others: Strategy = empties) -> Strategy:
+    """Return observation spaces.
+
+    Args:
+        largest: the bounds of Boxes of integers are up to this number.
+        others: further parts of Dicts and Tuples.
+    """
     boxes = st.one_of(float_boxes(), integer_boxes(largest), bool_boxes(), images())
-    return nested(boxes | discretes() | multi_discretes() | binaries, empties)
+    return nested(boxes | discretes() | multi_discretes() | binaries, others)
 
 
 def action_spaces(largest: int = 2**64) -> Strategy:
@@ -134,7 +140,8 @@ VECTOR = spaces.Box(-1, 1, (2,))
 _ANY: Any = spaces
 UNUSABLE: list[Space] = [
     spaces.Dict({}),
-    _ANY.Dict({"a": spaces.Text(3), "b": spaces.Sequence(VECTOR)}),
+    spaces.Dict(a=VECTOR, b=spaces.Sequence(VECTOR)),
+    spaces.Text(3),
     spaces.Tuple((spaces.Dict({}),)),
     spaces.Sequence(VECTOR),
     spaces.Graph(VECTOR, None),

@@ -184,7 +184,7 @@ def door() -> str:
 
 def kitchen() -> str:
     """D4RL/kitchen/complete-v2: goals are Dicts in a Dict, with spaces in their keys."""
-    options = {"tasks_to_complete": list(TASKS), "terminate_on_tasks_completed": False}
+    options: dict[str, Any] = {"tasks_to_complete": list(TASKS), "terminate_on_tasks_completed": False}
     env = gymnasium.make("FrankaKitchen-v1", remove_task_when_completed=False, max_episode_steps=28, **options)
     return write("D4RL/kitchen/complete-v2", env.spec, env.observation_space, env.action_space)
 

@@ -23,8 +23,8 @@ from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.policies import RandomPolicy
 from rmt_rl.agent import AgentSpec
 from rmt_rl.cli import main
-from rmt_rl.data.references import read_references
 from rmt_rl.data.opening import data_root
+from rmt_rl.data.references import read_references
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import conform
 from rmt_rl.data.writing import write_dataset

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import minari
-import minigrid
 import numpy as np
 import pytest
 from gymnasium import Space, spaces
 from gymnasium.envs.registration import WrapperSpec
+from minigrid.wrappers import ImgObsWrapper
 from stable_baselines3.common.monitor import Monitor
 
 import rmt_rl
@@ -89,7 +89,7 @@ class Unseeded(Odd):
 @pytest.fixture
 def registered() -> Iterator[Any]:
     """Yield a function that registers an odd environment with a time limit and returns its id."""
-    ids = []
+    ids: list[str] = []
 
     def register(name: str = "Odd", limit: int | None = 20, **kwargs: Any) -> str:
         identity = f"{name}{len(ids)}-v0"
@@ -229,7 +229,11 @@ def cartpole() -> gymnasium.Env[Any, Any]:
     return gymnasium.make("CartPole-v1", max_episode_steps=9)
 
 
-WRAPPED = {
+def pendulum() -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("Pendulum-v1", max_episode_steps=9)
+
+
+WRAPPED: dict[str, Callable[[], gymnasium.Env[Any, Any]]] = {
     "statistics": lambda: gymnasium.wrappers.RecordEpisodeStatistics(cartpole()),
     "monitor": lambda: Monitor(cartpole()),
     "collector": lambda: minari.DataCollector(cartpole()),
@@ -238,8 +242,8 @@ WRAPPED = {
     "checker": lambda: gymnasium.wrappers.PassiveEnvChecker(cartpole()),
     "flatten": lambda: gymnasium.wrappers.FlattenObservation(cartpole()),
     "stack": lambda: gymnasium.wrappers.FrameStackObservation(cartpole(), 3),
-    "rescale": lambda: gymnasium.wrappers.RescaleAction(gymnasium.make("Pendulum-v1", max_episode_steps=9), -1, 1),
-    "image": lambda: minigrid.wrappers.ImgObsWrapper(gymnasium.make("MiniGrid-Empty-5x5-v0", max_steps=9)),
+    "rescale": lambda: gymnasium.wrappers.RescaleAction(pendulum(), -1, 1),  # type: ignore[arg-type]
+    "image": lambda: ImgObsWrapper(gymnasium.make("MiniGrid-Empty-5x5-v0", max_steps=9)),  # type: ignore[no-untyped-call]
 }
 
 

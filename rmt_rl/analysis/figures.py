@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from matplotlib import matplotlib_fname, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -22,6 +23,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divisor: 63 styles
 # So that lines that coincide, as at 1.00, all show.
 DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+
+
+if matplotlib_fname() == "matplotlibrc":  # of the current folder, whose files may come from anyone
+    rcParams["text.usetex"] = False  # which would start LaTeX
 
 
 class Style(NamedTuple):
@@ -45,10 +50,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def literal(text: str) -> str:
+    """Return a text that may come from a file so that Matplotlib draws its dollar signs, and sets no formula."""
+    return text.replace("$", r"\$")
+
+
 def finish(axes: Axes, title: str, across: str, quantity: str) -> None:
     """Give a panel its title, the names of both axes, and its grid."""
     axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel(across)
+    axes.set_xlabel(literal(across))
     axes.set_ylabel(quantity)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

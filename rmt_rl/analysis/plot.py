@@ -22,7 +22,7 @@ from rmt_rl.analysis.aggregate import (
     varied_option,
 )
 from rmt_rl.analysis.comparison import SCORE_NAMES, value_text, values_of
-from rmt_rl.analysis.figures import Style, finish, new_figure, picture_format, save_figure, styles
+from rmt_rl.analysis.figures import Style, finish, literal, new_figure, picture_format, save_figure, styles
 from rmt_rl.analysis.run_records import is_number
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import Interval
@@ -202,7 +202,7 @@ def _draw_evaluation(axes: Axes, panel: EvaluationPanel, looks: Looks) -> None:
         axes.set_xscale("log")
     axes.minorticks_off()
     ticks = across.ticks()
-    axes.set_xticks(list(ticks.values()), list(ticks), fontsize=8)
+    axes.set_xticks(list(ticks.values()), list(map(literal, ticks)), fontsize=8)
     option = panel.option.replace("_", " ")
     _finish(axes, "After training", option, quantity)
 
@@ -307,7 +307,7 @@ def _draw_legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]
         for handle, label in zip(*drawn, strict=True):
             handles.setdefault(str(label), handle)
     seeds = {group.label: f" (n = {len(group.runs)})" for group in groups}
-    labels = [label + seeds.get(label, "") for label in handles]
+    labels = [literal(label + seeds.get(label, "")) for label in handles]
     longest = max(map(len, labels))
     width = 0.8 + 0.08 * longest  # inches, the line sample included
     fitting = int(figure.get_figwidth() / width)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from rmt_rl.errors import UsageError
+from rmt_rl.file_errors import unreadable
 from rmt_rl.runs.evaluation import SETTINGS, read_evaluation, read_results
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.loggers.jsonl import METRICS, read_line
@@ -149,8 +150,10 @@ def _read_config_values(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{folder} is no run: it has no {CONFIG}; name folders that `rmt-rl train` made") from error
+    except OSError as error:
+        raise unreadable(str(path), error) or error from None
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}") from error
     for name in ("env", "agent"):
@@ -171,6 +174,8 @@ def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """Read `metrics.jsonl`. If a resumed run logged an update twice, the later line counts."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except OSError as error:
+        raise unreadable(str(path), error) or error from None
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}") from error
     metrics: dict[str, dict[int, float]] = {}

@@ -72,7 +72,7 @@ def reads_parts(storage: MinariStorage) -> bool:
 def was_changed(storage: MinariStorage) -> bool:
     """Return True if episodes were written after the metadata, which `rmt_rl.data.writing` writes last."""
     changes = [(storage.data_path / name).stat().st_mtime_ns for name in (METADATA_FILE_NAME, _FILE)]
-    return changes[1] > changes[0]
+    return bool(changes[1] > changes[0])
 
 
 @contextmanager

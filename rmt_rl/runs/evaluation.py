@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from rmt_rl.errors import UsageError
+from rmt_rl.file_errors import UnreadableFile, unreadable
 from rmt_rl.files import write_atomically
 from rmt_rl.numbers import finite_json
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
@@ -244,7 +245,7 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}") from error
+        raise unreadable(str(path), error) or UsageError(f"{path} can't be read: {error}") from error
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); evaluate the run again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -281,5 +282,7 @@ def _previous(run: Path) -> EvaluationFile:
     none: EvaluationFile = {"format": FORMAT, "checkpoint": None, "results": []}
     try:
         return read_evaluation(run) or none
+    except UnreadableFile:
+        raise
     except UsageError:  # a damaged file is replaced, since the new results are worth more
         return none

@@ -184,8 +184,8 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
         )
 
     def make() -> AnyEnv:
-        env = TransformReward(make_env(task, config.env_options), _checked_reward)
-        return agent.viewed(env)
+        checked = TransformReward(make_env(task, config.env_options), _checked_reward)
+        return agent.viewed(checked)
 
     return make_vec_env(make, config.online.n_envs, seed)
 

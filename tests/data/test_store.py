@@ -342,7 +342,11 @@ def without_length(group: h5py.Group) -> None:
     del group.attrs["total_steps"]
 
 
-ODD = {empty: "it has no step", without_action: "it has no actions", without_length: "its number of steps is None"}
+ODD: dict[Callable[[h5py.Group], None], str] = {
+    empty: "it has no step",
+    without_action: "it has no actions",
+    without_length: "its number of steps is None",
+}
 
 
 @pytest.mark.parametrize("spoil", ODD)

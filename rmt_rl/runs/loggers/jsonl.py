@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rmt_rl.errors import UsageError
+from rmt_rl.file_errors import unreadable
 from rmt_rl.files import append, check_no_link, write_atomically
 from rmt_rl.numbers import finite_json
 from rmt_rl.runs.metrics import Metrics, Settings
@@ -78,6 +79,8 @@ def _lines(path: Path, update: int) -> list[str]:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         return [line for line in whole if read_line(line).update <= update]
+    except OSError as error:
+        raise unreadable(str(path), error) or error from None
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); mend or remove it") from None
 
