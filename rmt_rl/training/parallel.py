@@ -120,7 +120,7 @@ class FabricProcesses(Processes):
 def _fabric(options: TrainingConfig) -> Fabric:
     """Return lightning-fabric's object, imported here since help and configs don't need it."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     try:
