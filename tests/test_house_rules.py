@@ -58,7 +58,8 @@ def reads_or_writes_text(call: ast.Call) -> bool:
     options = {keyword.arg: keyword.value for keyword in call.keywords}
     texts = [value.value for value in [*call.args, *options.values()] if isinstance(value, ast.Constant)]
     modes = [text for text in texts if isinstance(text, str) and set(text) <= set("rwaxbt+")]
-    if name in ("read_text", "write_text") or "text" in options or "universal_newlines" in options:
+    is_method = isinstance(function, ast.Attribute)
+    if (is_method and name in ("read_text", "write_text")) or "text" in options or "universal_newlines" in options:
         return True
     if name == "open":
         is_path_or_builtin = not call.args or bool(modes) or isinstance(function, ast.Name)

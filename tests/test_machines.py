@@ -70,6 +70,7 @@ def _use_read_only(run: str, folder: str) -> None:
     os.chdir(folder)
     libc = ctypes.CDLL(None)
     path = run.encode()
+<<<<<<< HEAD
     steps: list[Callable[[], int]] = [
         lambda: libc.unshare(NEW_NAMESPACE),
         lambda: libc.mount(None, b"/", None, RECURSIVE | PRIVATE, None),
@@ -77,6 +78,15 @@ def _use_read_only(run: str, folder: str) -> None:
         lambda: libc.mount(None, path, None, BIND | REMOUNT | READ_ONLY, None),
     ]
     if any(step() for step in steps):
+=======
+    failed = (
+        libc.unshare(NEW_NAMESPACE)
+        or libc.mount(None, b"/", None, RECURSIVE | PRIVATE, None)
+        or libc.mount(path, path, None, BIND, None)
+        or libc.mount(None, path, None, BIND | REMOUNT | READ_ONLY, None)
+    )
+    if failed:
+>>>>>>> machines
         sys.exit(NOT_ALLOWED)
     for command in (["evaluate", run, "--episodes", "2"], ["inspect", run, "--episodes", "2", "--segments", "3"]):
         with redirect_stderr(io.StringIO()) as complaint:
@@ -93,11 +103,13 @@ def _use_read_only(run: str, folder: str) -> None:
 def test_output_needs_no_encoding(
     encoding: str, interval: bytes | None, name: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding=encoding, write_through=True)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
         assert main(["plot", str(RUN), "--out", "pü ✓.png"]) == 0
         assert main(["flops"]) == 0
+<<<<<<< HEAD
     assert (interval or " ± ".encode()) in written_to(terminal)
     assert (name or "pü ✓.png".encode()) in written_to(terminal)
 
@@ -107,17 +119,22 @@ def written_to(terminal: io.TextIOWrapper) -> bytes:
     buffer = terminal.buffer
     assert isinstance(buffer, io.BytesIO)
     return buffer.getvalue()
+=======
+    assert (interval or " ± ".encode()) in written.getvalue()
+    assert (name or "pü ✓.png".encode()) in written.getvalue()
+>>>>>>> machines
 
 
 def test_a_file_name_that_is_no_text_is_printed_as_it_is_or_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding="utf-8", write_through=True)
     name = os.fsdecode(b"\xff.png")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
         assert main(["plot", str(RUN), "--out", name]) == 0
-    assert written_to(terminal).endswith(b"\xff.png\n")
+    assert written.getvalue().endswith(b"\xff.png\n")
     assert main(["train", "tmaze", "bc", "--out", name]) == 2
     assert r"path '\udcff.png' isn't text in this locale; choose another name" in capsys.readouterr().err
 
@@ -131,8 +148,11 @@ def test_a_notebooks_backend_does_not_matter() -> None:
 
 
 def test_the_users_style_does_not_matter() -> None:
+<<<<<<< HEAD
     absent: Any = {"text.usetex": True, "font.family": "an absent font", "axes.linewidth": 20}
+=======
+>>>>>>> machines
     assert main(["plot", str(RUN), "--out", "default.png"]) == 0
-    with matplotlib.rc_context(absent):
+    with matplotlib.rc_context({"text.usetex": True, "font.family": "an absent font", "axes.linewidth": 20}):
         assert main(["plot", str(RUN), "--out", "styled.png"]) == 0
     assert Path("styled.png").read_bytes() == Path("default.png").read_bytes()
