@@ -8,10 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import pytest
@@ -70,15 +69,6 @@ def _use_read_only(run: str, folder: str) -> None:
     os.chdir(folder)
     libc = ctypes.CDLL(None)
     path = run.encode()
-<<<<<<< HEAD
-    steps: list[Callable[[], int]] = [
-        lambda: libc.unshare(NEW_NAMESPACE),
-        lambda: libc.mount(None, b"/", None, RECURSIVE | PRIVATE, None),
-        lambda: libc.mount(path, path, None, BIND, None),
-        lambda: libc.mount(None, path, None, BIND | REMOUNT | READ_ONLY, None),
-    ]
-    if any(step() for step in steps):
-=======
     failed = (
         libc.unshare(NEW_NAMESPACE)
         or libc.mount(None, b"/", None, RECURSIVE | PRIVATE, None)
@@ -86,7 +76,6 @@ def _use_read_only(run: str, folder: str) -> None:
         or libc.mount(None, path, None, BIND | REMOUNT | READ_ONLY, None)
     )
     if failed:
->>>>>>> machines
         sys.exit(NOT_ALLOWED)
     for command in (["evaluate", run, "--episodes", "2"], ["inspect", run, "--episodes", "2", "--segments", "3"]):
         with redirect_stderr(io.StringIO()) as complaint:
@@ -109,20 +98,8 @@ def test_output_needs_no_encoding(
         patch.setattr(sys, "stdout", terminal)
         assert main(["plot", str(RUN), "--out", "pü ✓.png"]) == 0
         assert main(["flops"]) == 0
-<<<<<<< HEAD
-    assert (interval or " ± ".encode()) in written_to(terminal)
-    assert (name or "pü ✓.png".encode()) in written_to(terminal)
-
-
-def written_to(terminal: io.TextIOWrapper) -> bytes:
-    terminal.flush()
-    buffer = terminal.buffer
-    assert isinstance(buffer, io.BytesIO)
-    return buffer.getvalue()
-=======
     assert (interval or " ± ".encode()) in written.getvalue()
     assert (name or "pü ✓.png".encode()) in written.getvalue()
->>>>>>> machines
 
 
 def test_a_file_name_that_is_no_text_is_printed_as_it_is_or_refused(
@@ -148,10 +125,6 @@ def test_a_notebooks_backend_does_not_matter() -> None:
 
 
 def test_the_users_style_does_not_matter() -> None:
-<<<<<<< HEAD
-    absent: Any = {"text.usetex": True, "font.family": "an absent font", "axes.linewidth": 20}
-=======
->>>>>>> machines
     assert main(["plot", str(RUN), "--out", "default.png"]) == 0
     with matplotlib.rc_context({"text.usetex": True, "font.family": "an absent font", "axes.linewidth": 20}):
         assert main(["plot", str(RUN), "--out", "styled.png"]) == 0
