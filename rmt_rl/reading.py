@@ -60,14 +60,19 @@ def read_text(path: Path, limit: int = SETTINGS_LIMIT) -> str:
     return content.decode("utf-8").replace("\r\n", "\n")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Return the value of a JSON text.
 
+    Args:
+        text: the text.
+        finite: refuse NaN, infinity and numbers too large for a float, which JSON lacks but Python writes.
+
     Raises:
-        ValueError: the text isn't JSON, is nested too deeply, or has a number of too many digits; or a number is NaN,
-            infinite or too large for a float, which JSON lacks.
+        ValueError: the text isn't JSON, is nested too deeply, or has a number of too many digits or one to refuse.
     """
     try:
+        if not finite:
+            return json.loads(text)
         return json.loads(text, parse_constant=_refuse, parse_float=_finite_float)
     except RecursionError:
         raise ValueError("values are nested too deeply") from None

@@ -114,7 +114,7 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize("limit", [20, None])
-@pytest.mark.parametrize("made", ACCEPTED, ids=str)
+@pytest.mark.parametrize("made", ACCEPTED, ids=lambda made: "-".join(made))
 def test_one_number_in_any_form_is_accepted(made: dict[str, Any], limit: int | None, registered: Any) -> None:
     with closing(make_env(load_task(registered(limit=limit, made=made)), {})) as env:
         env.reset(seed=0)

@@ -114,7 +114,7 @@ def _check_metadata(data: Path) -> None:
 
     Both spaces must be there, since Minari makes the environment that the metadata name if one is missing.
     """
-    metadata = parse_json(read_text(data / METADATA_FILE_NAME))
+    metadata = parse_json(read_text(data / METADATA_FILE_NAME), finite=False)
     _check_version(metadata["minari_version"])
     _check_format(metadata["data_format"])
     for name in ("observation_space", "action_space"):
@@ -148,7 +148,7 @@ def _check_format(name: str) -> None:
 
 def _check_space(name: str, text: str) -> None:
     """Raise a UsageError if a space is of a type that Minari can't read."""
-    unknown = _types(parse_json(text)) - set(deserialize_space.registry)
+    unknown = _types(parse_json(text, finite=False)) - set(deserialize_space.registry)
     if unknown:
         raise UsageError(
             f"its {name} has the type {', '.join(sorted(unknown))}, which Minari can't read; if a module of yours "
