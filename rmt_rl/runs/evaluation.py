@@ -242,7 +242,7 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
     try:
         text = path.read_text(encoding="utf-8")
         record = finite_json(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise unreadable(str(path), error) or UsageError(f"{path} can't be read: {error}") from error
