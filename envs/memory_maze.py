@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections import deque
+from contextlib import suppress
 from ctypes.util import find_library
 from functools import partial
 from importlib import import_module
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 ID = "rmt_rl/MemoryMaze-v0"
 EXTRA = "memory-maze"
+BEFORE_PYTHON = "3.13"  # labmaze, of which memory-maze makes its mazes, has no release for later ones
 EPISODES = 100
 LANES = 4  # each environment takes 0.85 GB
 
@@ -73,6 +75,9 @@ def _require_renderer() -> None:
     """
     if sys.platform == "linux" and "dm_control" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl" if find_library("EGL") or not find_library("OSMesa") else "osmesa")
+    # PyTorch for CUDA imports Triton at some time. If Mesa has loaded its LLVM before, Triton's crashes the process.
+    with suppress(ImportError):
+        import_module("triton")
     backend = os.environ.get("MUJOCO_GL")
     remedy = (
         f"memory_maze can't draw with MUJOCO_GL={backend}: set MUJOCO_GL=egl and install Debian's libegl1, libgl1 and "

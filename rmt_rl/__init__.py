@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
+from rmt_rl.launch import drop_unusable_plot_settings
 from rmt_rl.registry import import_named, register_envs
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _MODULES = {  # of names that are imported when they're asked for
 }
 
 register_envs()
+drop_unusable_plot_settings()  # before anything imports Matplotlib, as Stable-Baselines3 does
 
 
 def load(run: str | PathLike[str], checkpoint: str = "last", device: str = "cpu") -> BaseAgent:

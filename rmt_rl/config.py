@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from rmt_rl.errors import UsageError, nearest
 
+INTEGER_LIMIT = 2**63  # numbers from here on don't fit into 64 bits
+LONGEST_VALUE = 1000  # characters of a value in a message
 SEED_LIMIT = 2**63  # number of seeds that PyTorch's generators accept
 SEED_SPACING = "; environments played at once take the seeds from this one upwards, so choose seeds 1000 apart"
 
@@ -26,6 +28,15 @@ class Frozen(BaseModel):
     """Base of all configs: fields can't change, unknown fields are refused, defaults are validated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _in_64_bits(cls, value: Any) -> Any:
+        """Refuse whole numbers that NumPy and PyTorch can't hold."""
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, int) and abs(number) >= INTEGER_LIMIT for number in numbers):
+            raise ValueError("a whole number must be below 2^63, about 9.2e18")
+        return value
 
 
 class SavedState(Frozen, extra="ignore"):
@@ -77,7 +88,7 @@ def _explain(errors: Sequence[ErrorDetails], model: ConfigClass, options: object
     reasons = _reasons(errors, fault.path)
     if not fault.is_field:
         return f"{name}: {reasons}" if name else reasons
-    value = repr(fault.value)
+    value = _short(repr(fault.value))
     fields = fault.section.model_fields
     field_name = keys[-1]
     field = fields.get(field_name)
@@ -92,6 +103,11 @@ def _explain(errors: Sequence[ErrorDetails], model: ConfigClass, options: object
         return problem
     expected = field.description
     return f"{problem}; expected {expected}" if expected else problem
+
+
+def _short(text: str) -> str:
+    """Return a value's text, cut in the middle if it is very long."""
+    return text if len(text) <= LONGEST_VALUE else f"{text[:100]}...{text[-50:]}"
 
 
 def _reasons(errors: Sequence[ErrorDetails], path: OptionPath) -> str:

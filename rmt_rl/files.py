@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import platform
+import tempfile
 import time
 import zlib
 from contextlib import suppress
@@ -98,3 +99,42 @@ def _runs(process: str) -> bool:
     except (OSError, OverflowError):  # of somebody else, or no number of a process
         return True
     return True
+
+
+def check_writable(folder: Path, remedy: str) -> None:
+    """Check that files can be written into a folder, or that it can be made, before work is done that would be lost.
+
+    Raises:
+        UsageError: the folder can't be written to; the message ends in the remedy.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=_nearest_existing(folder.absolute())):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder} can't be written to ({error.strerror}); {remedy}") from error
+
+
+def _nearest_existing(path: Path) -> Path:
+    """Return the path, or its nearest parent that exists.
+
+    Raises:
+        OSError: the path can't exist, e.g. since its name is too long.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return _nearest_existing(path.parent)
+    return path
+
+
+def check_is_text(path: Path) -> None:
+    """Check that a path is text in this locale: some libraries can't open other files.
+
+    Raises:
+        UsageError: Python couldn't decode a byte of it.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        name = ascii(str(path))
+        raise UsageError(f"path {name} isn't text in this locale; choose another name, or set PYTHONUTF8=1") from None

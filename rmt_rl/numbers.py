@@ -11,8 +11,7 @@ The checks look at the extremes of a whole batch first, which takes microseconds
 
 from __future__ import annotations
 
-import json
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from gymnasium import spaces
@@ -103,23 +102,3 @@ def _check_limits(array: Array, limits: Array | np.float64, beyond: str, name: s
         raise UsageError(f"{name} is not finite{at}: {number}; {words.remedy}")
     reason = "more than float32 can hold" if sizes[index] > FLOAT32_MAX else beyond
     raise UsageError(f"{name}{at} holds {number:g}, {reason}; {words.remedy}")
-
-
-def finite_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        ValueError: the text isn't JSON, or a number is NaN, infinite or too large for a float, which JSON lacks.
-    """
-    return json.loads(text, parse_constant=_refuse, parse_float=_finite_float)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-def _finite_float(text: str) -> float:
-    number = float(text)
-    if not np.isfinite(number):
-        _refuse(text)
-    return number

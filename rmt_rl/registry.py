@@ -16,8 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from operator import attrgetter
 from pkgutil import iter_modules
+from sys import version_info
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import gymnasium
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 Command = Callable[[Sequence[str]], int]
 """Takes a command's arguments and returns the exit status."""
+_RESERVED = re.compile(r"con|prn|aux|nul|(com|lpt)\d", re.IGNORECASE)  # names that Windows keeps for devices
+_LONGEST_SLUG = 120  # bytes, of the 255 that most systems allow
 _GYMNASIUM_ID = re.compile(r":|-v\d+$")
 
 
@@ -200,8 +204,19 @@ def task_of_spec(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
 
 
 def slug(name: str) -> str:
-    """Return a name as part of a file name or a data set's id."""
-    return re.sub(r"[^-\w]", "-", name)
+    """Return a name as (part of) a data set's id, or of a file's name that every system allows.
+
+    A long name is shortened, and ends in a hash of the whole.
+    """
+    text = re.sub(r"[^-\w]", "-", name)
+    if _RESERVED.fullmatch(text):
+        return f"{text}_"
+    encoded = text.encode()
+    if len(encoded) <= _LONGEST_SLUG:
+        return text
+    digest = sha256(name.encode(errors="surrogateescape")).hexdigest()[:8]
+    beginning = encoded[: _LONGEST_SLUG - 9].decode(errors="ignore")
+    return f"{beginning}-{digest}"
 
 
 def register_envs() -> None:
@@ -293,6 +308,19 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
+def _missing(entry: Entry, package: str) -> str:
+    """Return which package is missing, and how to get it, or that there is none for this version of Python."""
+    described = _outline(entry)
+    extra = described.string("EXTRA")
+    before = described.string("BEFORE_PYTHON")
+    if before and version_info >= tuple(map(int, before.split("."))):
+        this = f"{version_info.major}.{version_info.minor}"
+        return f"{extra or package!r}, which has no release for Python {this}; use one before {before}"
+    distribution = entry.distribution or "rmt-rl"
+    requirement = f"'{distribution}[{extra}]'" if extra else package
+    return f"{package!r}, which is not installed: pip install {requirement}"
+
+
 def _outline(entry: Entry) -> Outline:
     return outline(entry.module, entry.attribute)
 
@@ -311,12 +339,7 @@ def _imported(kind: Kind, name: str) -> object:
         missing = _top(error.name or "")
         if missing in ("", "rmt_rl", _top(entry.module)):
             raise
-        extra = constant(kind, name, "EXTRA")
-        distribution = entry.distribution or "rmt-rl"
-        requirement = f"'{distribution}[{extra}]'" if extra else missing
-        raise NotInstalled(
-            f"{info.noun} {name!r} needs {missing!r}, which is not installed: pip install {requirement}"
-        ) from error
+        raise NotInstalled(f"{info.noun} {name!r} needs {_missing(entry, missing)}") from error
     attribute = entry.attribute or info.attribute
     try:
         return attrgetter(attribute)(module) if attribute else module

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
 from pydantic import BaseModel
 
@@ -45,7 +45,6 @@ class Policy(Protocol):
         """
 
 
-@runtime_checkable
 class Privileged(Protocol):
     """A policy that looks into the simulators instead of at observations, as experts may."""
 
@@ -62,6 +61,7 @@ class Task(Protocol):
 
     Further names are optional:
         EXTRA: a literal string, the extra of rmt-rl that installs what the module imports.
+        BEFORE_PYTHON: a literal string such as `"3.13"`, the first Python for which the extra has no release.
         make_vec: `make_vec(num_envs, **options)` returns a natively vectorised `VectorEnv`, next-step autoreset.
         EPISODES: default number of episodes that the expert plays for a data set; 4,000 without it.
         LANES: most environments to open at once, if each takes much memory.
@@ -98,6 +98,11 @@ class HasSpaces(Protocol):
 
     @property
     def action_space(self) -> gymnasium.Space[Any]: ...
+
+
+def is_privileged(policy: Policy) -> TypeGuard[Privileged]:
+    """Return True if a policy has the method of `Privileged`, itself or through what it wraps."""
+    return callable(getattr(policy, "attach", None))
 
 
 def is_task(thing: object) -> bool:

@@ -163,28 +163,6 @@ def test_ctrl_c_saves_and_says_how_to_resume(capfd: pytest.CaptureFixture[str]) 
     assert header(Path("runs/whole/last.safetensors")) == header(Path("runs/stopped/last.safetensors"))
 
 
-def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(tmp_path: Path) -> None:
-    run = tmp_path / "a run"
-    train = ["train", "tmaze", "bc", *TINY, "--updates", "100000", "--eval-episodes", "100000", "--eval-every", "1"]
-    command = [sys.executable, "-m", "rmt_rl", *train, "--log-every", "1", "--out", str(run)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (run / "metrics.jsonl").exists():
-        time.sleep(0.05)
-    time.sleep(0.5)  # now in an evaluation of hours
-    process.send_signal(signal.SIGINT)
-    assert process.stderr
-    assert process.stderr.readline() == "\n"
-    assert process.stderr.readline() == "stopping after this update or round; once more to stop at once\n"
-    process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert f"stopped; go on with: rmt-rl train --resume '{run}'" in text
-    assert "Traceback" not in text
-    saved = header(run / "last.safetensors")
-    assert saved["update"] == 1
-    assert [line["update"] for line in metrics(run)] == [1], "logged, though its evaluation never ended"
-
-
 def test_evaluate_varies_an_option_and_writes_every_episode(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--vary", "corridor_length=4,90", "--episodes", "6", "--seed", "5"]
     assert main(["evaluate", "runs/bc-0", *flags]) == 0
@@ -339,4 +317,4 @@ def test_a_reader_that_has_enough_gets_no_traceback() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == ""
-    assert process.returncode == 1
+    assert process.returncode == 128 + signal.SIGPIPE

@@ -20,8 +20,8 @@ from rmt_rl.acting.policies import Behaviour, RandomPolicy, Share, parse_share
 from rmt_rl.acting.provenance import dataset_id
 from rmt_rl.acting.recording import trajectories
 from rmt_rl.acting.rollout import Step, rollout
-from rmt_rl.data.opening import data_root
 from rmt_rl.data.references import read_references
+from rmt_rl.data.root import data_root
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.folder import read_config, write_config

@@ -13,6 +13,7 @@ from experiments.speed.report import rate_report
 from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.results import FILE, Experiment, RunResult
 from rmt_rl.errors import UsageError
+from rmt_rl.registry import NotInstalled
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
 from rmt_rl.runs.evaluation import read_evaluation, read_results
 from rmt_rl.runs.folder import read_config
@@ -153,8 +154,11 @@ def test_stored_tables_of_measures_are_those_of_stored_measures() -> None:
     assert million_table(results) == million.with_suffix(".md").read_text()
 
 
-def test_every_config_of_an_experiment_is_valid() -> None:
-    configs = list(ROOT.glob("*/*.toml"))
-    assert configs
-    for config in configs:
+@pytest.mark.parametrize(
+    "config", sorted(ROOT.glob("*/*.toml")), ids=lambda config: f"{config.parent.name}/{config.stem}"
+)
+def test_every_config_of_an_experiment_is_valid(config: Path) -> None:
+    try:
         read_config(config)
+    except NotInstalled as error:  # e.g. Memory Maze on Python 3.13
+        pytest.skip(str(error))

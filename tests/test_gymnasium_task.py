@@ -163,7 +163,7 @@ def test_a_data_set_s_time_limit_is_kept_and_its_render_mode_is_not() -> None:
 
 def test_a_data_set_can_not_have_a_module_imported() -> None:
     spec = gymnasium.envs.registration.EnvSpec("Planted-v0", entry_point="antigravity:Env")
-    with pytest.raises(UsageError, match="env 'Planted-v0' isn't registered with Gymnasium. .* if you know and trust"):
+    with pytest.raises(UsageError, match=r"env 'Planted-v0' isn't registered with Gymnasium\. .* if you know"):
         registry.task_of_spec(spec)
     assert "antigravity" not in sys.modules
 

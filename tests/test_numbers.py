@@ -23,14 +23,15 @@ from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.policies import RandomPolicy
 from rmt_rl.agent import AgentSpec
 from rmt_rl.cli import main
-from rmt_rl.data.opening import data_root
 from rmt_rl.data.references import read_references
+from rmt_rl.data.root import data_root
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import conform
 from rmt_rl.data.writing import write_dataset
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.outputs import finite
-from rmt_rl.numbers import ACTING, STEPS, check_box, check_plain_numbers, finite_json
+from rmt_rl.numbers import ACTING, STEPS, check_box, check_plain_numbers
+from rmt_rl.reading import parse_json
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.wrappers import ReturnToGo
 from tests.data.episodes import episode
@@ -140,8 +141,8 @@ def test_rewards_may_be_as_large_as_float32() -> None:
 @pytest.mark.parametrize("text", ["NaN", "[1, Infinity]", '{"a": -Infinity}', "1e999", "nonsense"])
 def test_json_has_no_infinite_numbers(text: str) -> None:
     with pytest.raises(ValueError, match=r"number of JSON|Expecting value"):
-        finite_json(text)
-    assert finite_json('{"a": [1, 2.5e3]}') == {"a": [1, 2500.0]}
+        parse_json(text)
+    assert parse_json('{"a": [1, 2.5e3]}') == {"a": [1, 2500.0]}
 
 
 # predict

@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from rmt_rl import registry
 from tests.wheels import ROOT, build_wheel, copy_tree
 
 
@@ -49,6 +50,22 @@ def test_every_dependency_is_pinned_inside_its_range() -> None:
             assert requirement.extras <= dict(optional).keys()
             continue
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier, text
+
+
+def test_an_extra_that_is_left_out_of_new_pythons_says_so() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    limited = {}
+    for extra, texts in project["optional-dependencies"].items():
+        markers = [Requirement(text).marker for text in texts]
+        bounds = {str(marker).partition("python_version < ")[2].strip("\"'") for marker in markers}
+        if any(bounds):
+            (limited[extra],) = bounds
+    declared = {}
+    for name in registry.names("envs"):
+        before = registry.constant("envs", name, "BEFORE_PYTHON")
+        if before:
+            declared[registry.constant("envs", name, "EXTRA")] = before
+    assert declared == limited == {"memory-maze": "3.13"}
 
 
 def test_the_wheel_holds_every_file_of_the_library_and_no_other(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from rmt_rl.acting.collect import collect
 from rmt_rl.cli import main
-from rmt_rl.data.opening import data_root, open_dataset
+from rmt_rl.data.opening import open_dataset
+from rmt_rl.data.root import data_root
 from rmt_rl.errors import UsageError
 from rmt_rl.plugins import declared
 from tests.tiny import work_folder

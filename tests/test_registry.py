@@ -139,6 +139,44 @@ def test_a_missing_extra_gives_the_pip_command(add_file: AddFile) -> None:
         registry.load_task("needy_on_trial")
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ale_py:ALE/Pong-v5", "ale_py-ALE-Pong-v5"),
+        ("mylab.maze:Maze", "mylab-maze-Maze"),
+        (r"a\b c*?<>|.", "a-b-c------"),
+        ("..", "--"),
+        ("con", "con_"),
+        ("LPT1", "LPT1_"),
+        ("console", "console"),
+        ("läufe", "läufe"),
+        ("a" * 120, "a" * 120),
+    ],
+)
+def test_every_system_allows_the_names_of_files(name: str, expected: str) -> None:
+    assert registry.slug(name) == expected
+
+
+def test_a_long_name_ends_in_a_hash() -> None:
+    long = "ü" * 61
+    shortened = registry.slug(long)
+    assert len(shortened.encode()) <= 120
+    assert shortened.startswith("ü" * 55)
+    assert registry.slug(f"{long}1") != shortened
+    assert registry.slug(shortened) == shortened
+
+
+def test_an_extra_without_a_release_for_this_python_says_so(add_file: AddFile) -> None:
+    text = 'EXTRA = "mazes"\nBEFORE_PYTHON = "3.{}"\nimport absent_mazes\n'
+    add_file("envs", "old_on_trial", text.format(11))
+    add_file("envs", "new_on_trial", text.format(sys.version_info.minor + 1))
+    this = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(registry.NotInstalled, match=f"needs 'mazes', which has no release for Python {this}; use one"):
+        registry.load_task("old_on_trial")
+    with pytest.raises(registry.NotInstalled, match=r"not installed: pip install 'rmt-rl\[mazes\]'"):
+        registry.load_task("new_on_trial")
+
+
 def test_a_missing_package_without_an_extra_gives_the_pip_command(add_file: AddFile) -> None:
     add_file("agents", "needy_on_trial", "import absent_agents\n")
     with pytest.raises(UsageError, match=r"agent 'needy_on_trial' needs .*: pip install absent_agents$"):

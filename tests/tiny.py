@@ -20,7 +20,9 @@ from rmt_rl.training.segments import SegmentLearner
 
 Values = dict[str, Any]
 _SPAWNER = multiprocessing.get_context("forkserver")
-_SPAWNER.set_forkserver_preload(["rmt_rl.training.segments"])  # imported once for all processes
+_SPAWNER.set_forkserver_preload(  # imported once for all processes
+    ["rmt_rl.training.loop", "rmt_rl.training.segments", "rmt_rl.cli.progress", "lightning_fabric"]
+)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def main(names: tuple[str, ...] = tuple(CASES), runs: Path = Path("runs/any_data
     text = markdown_table(HEAD, rows, left=2) + "\n"
     print(text)
     file = "table.md" if names == tuple(CASES) else f"table-{'-'.join(names)}.md"
-    (FOLDER / file).write_text(text)
+    (FOLDER / file).write_text(text, encoding="utf-8")
 
 
 def _rows(case: Case, runs: Path) -> list[list[str]]:
@@ -117,7 +117,7 @@ def _collect(case: Case, online: Path) -> str:
     """Collect episodes of the trained agent and of the other policies; return the data set's id."""
     collect = [sys.executable, "-m", "rmt_rl", "collect", case.env, *case.options]
     options = ["--episodes", str(case.episodes), "--policy", f"{online}=4", *case.others, "--sample"]
-    made = subprocess.run([*collect, *options], check=True, capture_output=True, text=True)
+    made = subprocess.run([*collect, *options], check=True, capture_output=True, encoding="utf-8")
     dataset = made.stdout.split()[-1]
     print(f"{dataset}\n", flush=True)
     return dataset

@@ -75,7 +75,7 @@ def main(names: tuple[str, ...] = tuple(CASES)) -> None:
     text = markdown_table(HEAD, rows, left=2) + "\n"
     print(text)
     if names == tuple(CASES):
-        (FOLDER / "table.md").write_text(text)
+        (FOLDER / "table.md").write_text(text, encoding="utf-8")
 
 
 def _rows(case: Case) -> Iterator[list[str]]:

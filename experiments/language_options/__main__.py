@@ -63,7 +63,7 @@ def main(seeds: int = 3, jobs: int = 2, updates: int = 200, folder: Path = FOLDE
         folder: where `results.json` and `table.md` go.
     """
     path = folder / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else []
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     done = {(one["variant"], one["seed"], one["updates"]) for one in results}
     cells = [(name, seed, updates) for seed in range(seeds) for name in VARIANTS]
     with ProcessPoolExecutor(jobs) as pool:

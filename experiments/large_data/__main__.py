@@ -45,8 +45,8 @@ def _train(run: Path, feed: list[str], updates: int, limit: int) -> str:
     names = ["train", noise.ENV, "rate", "--dataset", noise.DATASET, "--out", str(run)]
     training = ["--batch-size", "16", "--updates", str(updates), "--log-every", str(updates), "--eval-episodes", "0"]
     command = [*limited, *names, *AGENT, *feed, *training]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    last_line = (run / "metrics.jsonl").read_text().splitlines()[-1]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
+    last_line = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     logged = json.loads(last_line)
     speed = f"{logged['time/steps_per_second']:.0f} steps/s"
     accuracy = f"accuracy {logged['train/accuracy']:.2f}"

@@ -133,7 +133,7 @@ def main(
         folder: where `results.json`, table and pictures go.
     """
     path = folder / "results.json"
-    rows = {one["run"]: one for one in json.loads(path.read_text())} if path.exists() else {}
+    rows = {one["run"]: one for one in json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
     chains = _chosen(only)
     if jobs < 1:
         raise UsageError(f"jobs={jobs}: give 1 or more")
@@ -208,7 +208,7 @@ def _evaluated(run: Path, cell: Cell) -> bool:
     path = run / evaluate.FILE
     if not path.exists() or path.stat().st_mtime < path_of(run).stat().st_mtime:
         return False
-    record, options = json.loads(path.read_text()), read_run(run).options
+    record, options = json.loads(path.read_text(encoding="utf-8")), read_run(run).options
     passes = evaluate.passes(options.task, options.memory, cell.longest, evaluate.SEQUENCES, evaluate.SEQUENCES_LONG)
     tested = {result["segments"]: result["sequences"] for result in record["results"]}
     expected = {length: sequences for sequences, lengths in passes for length in lengths}

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from experiments.long_context import evaluate
 from experiments.long_context.options import Run, read_run
 from experiments.long_context.tasks import CHANCE, STORIES
-from rmt_rl.analysis.figures import DASHES, Style, finish, new_figure, save_figure, styles
+from rmt_rl.analysis.figures import DASHES, Style, finish, in_default_style, new_figure, save_figure, styles
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.files import write_atomically
 from rmt_rl.statistics import success_interval
@@ -41,7 +41,7 @@ SHOWN = (1, 4, 16, 64, 256, 1024, 4096)  # segments that have a column
 def row(folder: Path) -> Row:
     """Return the row of `results.json` of a run that was evaluated."""
     run = read_run(folder)
-    record = json.loads((folder / evaluate.FILE).read_text())
+    record = json.loads((folder / evaluate.FILE).read_text(encoding="utf-8"))
     return {
         "run": folder.name,
         "options": run.options.model_dump(mode="json"),
@@ -111,6 +111,7 @@ def _line(one: Row) -> list[str]:
     ]
 
 
+@in_default_style
 def draw(rows: Sequence[Row], label: Callable[[Row], str], out: Path) -> None:
     """Draw one panel a task, a line a run: accuracy over the number of tokens read.
 

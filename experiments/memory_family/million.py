@@ -78,7 +78,7 @@ def main(runs: Positional[tuple[Path, ...]], length: int = 1_000_000, lanes: int
         raise UsageError(f"length={length} can't be reported in tenths: give at least {TENTHS}")
     torch.set_num_threads(1)
     path = FOLDER / "million.json"
-    results: dict[str, Result] = json.loads(path.read_text()) if path.exists() else {}
+    results: dict[str, Result] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for run in runs:
         results[f"{run.name}, {length:,}"] = play(run, length, lanes, seed)
         write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())

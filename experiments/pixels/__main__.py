@@ -42,7 +42,7 @@ def main(
         rows += map(_row, finished)
     text = markdown_table(HEAD, rows, left=2) + "\n"
     print(text)
-    (FOLDER / "table.md").write_text(text)
+    (FOLDER / "table.md").write_text(text, encoding="utf-8")
 
 
 def _row(run: Path) -> list[str]:

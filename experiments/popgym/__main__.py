@@ -44,7 +44,7 @@ def main(
         results.append(_task_result(task, finished))
     text = returns_table(results)
     print(text)
-    (FOLDER / f"table-{difficulty}.md").write_text(text)
+    (FOLDER / f"table-{difficulty}.md").write_text(text, encoding="utf-8")
     draw_returns(results, FOLDER / f"normalised-{difficulty}.png")
 
 

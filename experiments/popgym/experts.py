@@ -48,7 +48,7 @@ def main(episodes: int = 50, seed: int = 1000) -> None:
         everything += played
     sums.append(_sum_row("all", everything))
     text = markdown_table(HEAD, [*rows, *sums], left=2)
-    (FOLDER / "experts.md").write_text(text + "\n")
+    (FOLDER / "experts.md").write_text(text + "\n", encoding="utf-8")
 
 
 def _play(name: str, size: str, episodes: int, seed: int) -> Played:

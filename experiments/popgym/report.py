@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rmt_rl.analysis.figures import new_figure, save_figure
+from rmt_rl.analysis.figures import in_default_style, new_figure, save_figure
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.data.references import References
 from rmt_rl.statistics import mean, mean_interval
@@ -92,6 +92,7 @@ def _number(value: float) -> str:
     return f"{value:.2f}"
 
 
+@in_default_style
 def draw_returns(results: Sequence[TaskResult], path: Path) -> None:
     """Draw normalised returns by task, a mark for each seed."""
     figure = new_figure(9, 5)

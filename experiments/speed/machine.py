@@ -23,7 +23,7 @@ def machine() -> dict[str, str]:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
+    for line in info.read_text(encoding="utf-8").splitlines() if info.exists() else []:
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()

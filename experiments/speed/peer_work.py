@@ -143,7 +143,7 @@ def peak(pair: Pair, segments: int, name: str) -> float:
     for trainee in trainees.values():
         trainee.optimizer.zero_grad()
     libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text(RESET_PEAK)
+    Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="utf-8")
     before = peak_mb()
     run()
     return peak_mb() - before

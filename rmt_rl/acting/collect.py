@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
@@ -18,12 +19,13 @@ from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.config import Frozen
-from rmt_rl.data.opening import data_root
+from rmt_rl.data.root import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
-from rmt_rl.data.writing import check_storable, write_dataset
+from rmt_rl.data.writing import check_storable, making, write_dataset
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.gymnasium_task import ClassTask, GymnasiumTask
+from rmt_rl.machine import check_disk
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import load_agent
 from rmt_rl.spec_repairs import storable_spec
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 Env = gymnasium.Env[Any, Any]
 REFERENCE_EPISODES = 100
+EPISODE_BYTES = 1024  # of an episode in a file, at least
 
 
 def collect(
@@ -47,10 +50,10 @@ def collect(
 ) -> str:
     """Let policies play, write every episode to a Minari data set, and return its id.
 
-    An existing data set is left as it is. The episodes are ordered by policy; the metadata hold the number of episodes
-    of each. The reference scores, which normalise returns, are mean returns of a random policy and of the expert. If
-    the task has no expert, the best policy of the mix takes its place. They are measured on 100 episodes, or on as many
-    as are written if that is fewer.
+    An existing data set is left as it is. If another process is making it, wait for that process. The episodes are
+    ordered by policy; the metadata hold the number of episodes of each. The reference scores, which normalise returns,
+    are mean returns of a random policy and of the expert. If the task has no expert, the best policy of the mix takes
+    its place. They are measured on 100 episodes, or on as many as are written if that is fewer.
 
     Args:
         task_name: the stem of the environment's file, or a Gymnasium id.
@@ -67,9 +70,11 @@ def collect(
     task = load_task(task_name)
     recipe = Recipe(task_name, task, task_config(task, options), episodes, seed, behaviour)
     identity = recipe.dataset_id()
-    if not (data_root() / identity).exists():  # a finished data set is moved there in one piece
-        with closing(make_env(task, recipe.config)) as env:
-            _write(identity, recipe, env, progress)
+    with making(identity) as folder:
+        if folder is not None:
+            check_disk(f"episodes={episodes}: their data", episodes * EPISODE_BYTES, data_root(), "collect fewer")
+            with closing(make_env(task, recipe.config)) as env:
+                _write(identity, folder, recipe, env, progress)
     return identity
 
 
@@ -81,7 +86,7 @@ def _check_trained(behaviour: Behaviour) -> None:
         )
 
 
-def _write(identity: str, recipe: Recipe, env: Env, progress: ProgressReport | None) -> None:
+def _write(identity: str, folder: Path, recipe: Recipe, env: Env, progress: ProgressReport | None) -> None:
     task, shares = recipe.task, recipe.behaviour.shares
     check_storable(env)
     spec = env_spec(task, recipe.config)
@@ -98,6 +103,7 @@ def _write(identity: str, recipe: Recipe, env: Env, progress: ProgressReport | N
         ref_min_score=_score(Share(RANDOM), recipe, env),
         ref_max_score=max(_score(share, recipe, env) for share in best),
         metadata={name: json.dumps(value) for name, value in recipe.facts().items()},
+        folder=folder,
     )
 
 

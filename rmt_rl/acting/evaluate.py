@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +16,8 @@ from rmt_rl.acting.rollout import Step, make_vec_env, rollout
 from rmt_rl.config import Frozen, validated
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
-from rmt_rl.runs.evaluation import EpisodeResult, Evaluation
+from rmt_rl.reading import parse_json
+from rmt_rl.runs.evaluation import EpisodeResult, Evaluation, check_episodes
 from rmt_rl.success import success_of
 from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
@@ -60,6 +60,7 @@ def evaluate(
     """
     if min(episodes, max_lanes) < 1:
         raise UsageError(f"episodes = {episodes}, max_lanes = {max_lanes}: at least 1 of each is needed")
+    check_episodes("episodes", episodes)
     env: VectorEnv[Any, Any, Any] = make_vec_env(task, options, most_lanes(task, min(episodes, max_lanes)))
     if target_return is not None:
         env = VectorReturnToGo(env, target_return)
@@ -173,7 +174,7 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
 
 def _values(text: str) -> list[Any]:
     try:
-        values: list[Any] = json.loads(f"[{text}]")  # as a whole first: a value may itself hold commas
+        values: list[Any] = parse_json(f"[{text}]")  # as a whole first: a value may itself hold commas
     except ValueError:
         values = [_value(item.strip()) for item in text.split(",")]
     return values
@@ -181,7 +182,7 @@ def _values(text: str) -> list[Any]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

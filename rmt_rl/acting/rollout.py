@@ -22,9 +22,10 @@ from rmt_rl.data.trajectory import check_all_values
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
+from rmt_rl.machine import check_fits
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.space_fit import fit_actions
-from rmt_rl.task import Options, Policy, Privileged, Task, task_config
+from rmt_rl.task import Options, Policy, Task, is_privileged, task_config
 from rmt_rl.trees import leaves, map_leaves, map_space, part_at
 from rmt_rl.wrappers import require_next_step
 
@@ -33,6 +34,10 @@ Env: TypeAlias = GymnasiumEnv[Any, Any]
 VecEnv: TypeAlias = VectorEnv[Any, Any, Any]
 _FROM_ENV = Words("mend the environment", row="in environment")
 _FROM_POLICY = Words("mend the policy", row="in environment")
+
+
+NUMBERS = 32  # bytes of an environment among others of a task's own vector, at least
+OBJECT = 2048  # bytes of an environment that is a Python object, at least (4,700 measured of CartPole)
 
 
 class Step(NamedTuple):
@@ -62,6 +67,8 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
     """
     config = task_config(task, options)
     make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
+    bytes_of_each = OBJECT if make_vec is None else NUMBERS
+    check_fits(f"{num_envs} environments at once: playing them", num_envs * bytes_of_each, "play fewer at once")
     if make_vec is None:
         make = partial(_made, task, config)
         return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -78,7 +85,7 @@ def _made(task: Task, config: Frozen) -> Env:
     Gymnasium's vector environments hand out the rows of a batch, which are numbers if the batch is (N,). A Box () or
     MultiDiscrete () asks for arrays.
     """
-    env = make_env(task, config)
+    env: Env = make_env(task, config)
     space = env.action_space
 
     def as_arrays(action: Any) -> Any:
@@ -158,7 +165,7 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     require_next_step(env)
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: at least 1 is needed")
-    if isinstance(policy, Privileged):
+    if is_privileged(policy):
         policy.attach(env)
     left = shares(episodes, env.num_envs)
     starts = np.ones(env.num_envs, bool)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from matplotlib import matplotlib_fname, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.style import context
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
@@ -23,6 +24,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divisor: 63 styles
 # So that lines that coincide, as at 1.00, all show.
 DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+
+in_default_style = context("default")
+"""Decorator of functions that draw: the user's matplotlibrc, which may need LaTeX or absent fonts, has no effect."""
 
 
 if matplotlib_fname() == "matplotlibrc":  # of the current folder, whose files may come from anyone

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rmt_rl.agent import Agent
-from rmt_rl.analysis.figures import COLOURS, DASHES, finish, new_figure, picture_format, save_figure
+from rmt_rl.analysis.figures import COLOURS, DASHES, finish, in_default_style, new_figure, picture_format, save_figure
 from rmt_rl.analysis.flops import (
     CHINCHILLA,
     MATMULS,
@@ -193,6 +193,7 @@ def _short(flops: float | None) -> str:
 # Picture
 
 
+@in_default_style
 def draw_flops(costs: Sequence[ModelCost], segments: int, out: Path) -> Path:
     """Draw full attention's FLOPs over those segment by segment, from 1 to `segments` segments, and return `out`.
 

@@ -22,7 +22,16 @@ from rmt_rl.analysis.aggregate import (
     varied_option,
 )
 from rmt_rl.analysis.comparison import SCORE_NAMES, value_text, values_of
-from rmt_rl.analysis.figures import Style, finish, literal, new_figure, picture_format, save_figure, styles
+from rmt_rl.analysis.figures import (
+    Style,
+    finish,
+    in_default_style,
+    literal,
+    new_figure,
+    picture_format,
+    save_figure,
+    styles,
+)
 from rmt_rl.analysis.run_records import is_number
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import Interval
@@ -56,6 +65,7 @@ def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Pan
     return plot_groups(read_groups(runs), out, panels)
 
 
+@in_default_style
 def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> Path:
     """Draw the picture of `plot` for groups of runs.
 

@@ -30,7 +30,7 @@ def available_mb() -> float:
 
 def _kib(path: Path, name: str) -> int:
     """Return a figure of a file whose lines are `NAME: FIGURE kB`, by which Linux means KiB."""
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         key, _, figure = line.partition(":")
         if key == name:
             number, _ = figure.split()

@@ -27,7 +27,7 @@ from rmt_rl.analysis.run_records import (
 )
 from rmt_rl.errors import UsageError, explained
 from rmt_rl.files import write_atomically
-from rmt_rl.numbers import finite_json
+from rmt_rl.reading import RESULTS_LIMIT, parse_json, read_text
 from rmt_rl.runs.evaluation import READ, check_figures
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.loggers.jsonl import check_metric
@@ -198,7 +198,7 @@ class Experiment:
 
 def _read_results(path: Path) -> list[RunResult]:
     results = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, RESULTS_LIMIT).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             results.append(_read_result(line))
@@ -208,7 +208,7 @@ def _read_results(path: Path) -> list[RunResult]:
 
 
 def _read_result(line: str) -> RunResult:
-    values = finite_json(line)
+    values = parse_json(line)
     if not set(FIELDS) <= set(values):
         raise ValueError("a field is missing")
     for result in values["results"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
+from rmt_rl.reading import RESULTS_LIMIT, parse_toml, read_text
 from rmt_rl.runs.evaluation import SETTINGS, read_evaluation, read_results
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.loggers.jsonl import METRICS, read_line
@@ -149,11 +149,13 @@ def _read_config_values(folder: Path) -> dict[str, Any]:
     """Read the values of `config.toml`, which may belong to an environment or agent that isn't installed."""
     path = folder / CONFIG
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = parse_toml(read_text(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{folder} is no run: it has no {CONFIG}; name folders that `rmt-rl train` made") from error
     except OSError as error:
         raise unreadable(str(path), error) or error from None
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}") from error
     for name in ("env", "agent"):
@@ -173,9 +175,11 @@ def _unit(agent: str) -> str:
 def _read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """Read `metrics.jsonl`. If a resumed run logged an update twice, the later line counts."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = read_text(path, RESULTS_LIMIT).splitlines() if path.exists() else []
     except OSError as error:
         raise unreadable(str(path), error) or error from None
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}") from error
     metrics: dict[str, dict[int, float]] = {}

@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 import errno
-import os
+import signal
 import sys
 import warnings
 from typing import Any
 
-from rmt_rl import __version__, registry
+from rmt_rl import __version__, registry, signals
 from rmt_rl.cli.arguments import HELP, Arguments, import_typed
-from rmt_rl.errors import UsageError
+from rmt_rl.cli.streams import discard_output, lasting_streams
+from rmt_rl.errors import UsageError, is_out_of_memory, out_of_memory
 from rmt_rl.launch import is_first_process
 from rmt_rl.plugins import without_current_folder
+from rmt_rl.printing import replace_unprintable
 from rmt_rl.terminal import complain, one_line, say
 
 UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}  # a path's fault
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}  # of a stream, if no path is named
 
 
 def main(arguments: Arguments | None = None) -> int:
     """Run a command.
 
     Returns:
-        The exit status: 0, 2 for a user's mistake, 130 when interrupted, 1 for a broken pipe.
+        The exit status: 0, 2 for a user's mistake, 1 if the output can't be written. 128 + n for signal n: 130 for
+        Ctrl-C, 143 for SIGTERM, 129 for a closed terminal, 138 for SIGUSR1, 141 for a pipe that its reader closed.
     """
+    replace_unprintable()
+    with lasting_streams(), signals.heard():
+        return _status(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _status(arguments: Arguments) -> int:
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _flushed(arguments)
     except UsageError as error:
         _complain(str(error))
         return 2
     except BrokenPipeError:  # whoever read our output has enough of it, as in `rmt-rl ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it closes it
-        return 1
+        discard_output()
+        return signals.status_of(signals.BROKEN_PIPE)
     except OSError as error:
-        if error.errno not in UNREACHABLE:
+        return _failed(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        _complain(f"{error.filename} can't be opened ({error.strerror}); name another path")
+        _complain(out_of_memory(error, arguments))
         return 2
+    except signals.Stopped as stopped:
+        return stopped.status
     except KeyboardInterrupt:
-        return 130
+        return signals.status_of(signal.SIGINT)
+
+
+def _flushed(arguments: Arguments) -> int:
+    """Run a command; write what it printed before the process ends, when errors can still be told."""
+    try:
+        status = _run(arguments)
+    except SystemExit:  # after --help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+    return status
+
+
+def _failed(error: OSError) -> int:
+    """Put an error of the operating system into one line, if the user can mend it; return the exit status."""
+    if error.filename is None and error.errno in UNWRITABLE:
+        discard_output()
+        _complain(f"the output can't be written ({error.strerror}); free some space or send it elsewhere")
+        return 1
+    if error.errno not in UNREACHABLE:
+        raise error
+    _complain(f"{error.filename} can't be opened ({error.strerror}); name another path")
+    return 2
 
 
 def _run(arguments: Arguments) -> int:

@@ -26,7 +26,7 @@ class TrainingProgress:
 
     def __init__(self, title: str, updates: int) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # a folder's name may hold brackets
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +15,12 @@ from minari.dataset._storages import get_storage_keys
 from minari.dataset.minari_dataset import DATASET_ID_RE
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 from minari.serialization import deserialize_space
-from minari.storage import get_dataset_path
 
 from rmt_rl.data.received import check_links
+from rmt_rl.data.root import data_root, local_ids
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.file_errors import unreadable
+from rmt_rl.reading import check_regular, parse_json, read_text
 from rmt_rl.spec_repairs import read_spec
 
 DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, gymnasium.error.Error)
@@ -32,21 +31,6 @@ _UPDATES = {
     r"EnvSpec": "its env_spec is of another Gymnasium: pip install -U gymnasium",
 }
 """Remedies for data that newer packages can read, by a pattern of the error's message."""
-
-
-def data_root() -> Path:
-    """Return Minari's folder of all data sets; make it if it is missing.
-
-    Raises:
-        UsageError: it can't be made.
-    """
-    try:
-        return Path(get_dataset_path()).absolute()
-    except OSError as error:
-        raise UsageError(
-            f"MINARI_DATASETS_PATH is {os.environ.get('MINARI_DATASETS_PATH')!r}, which can't be made "
-            f"({error.strerror}); set it to a folder that can be written"
-        ) from error
 
 
 def open_dataset(dataset_id: str) -> minari.MinariDataset:
@@ -63,13 +47,16 @@ def open_dataset(dataset_id: str) -> minari.MinariDataset:
     with explained(dataset_id):
         is_there = data.exists()
     if not is_there:
-        similar = nearest(dataset_id, _local_ids(root))
+        similar = nearest(dataset_id, local_ids(root))
         fetch = f"fetch it with `minari download {dataset_id}`"
         remedy = fetch if match["version"] else "give its version too, as in namespace/name-v0"
         raise UsageError(
             f"data set {dataset_id!r} is not below {root}{similar}; make it with `rmt-rl collect`, or {remedy}"
         )
     with explained(dataset_id):
+        for file in data.iterdir():  # folders are parts of Minari's other formats
+            if not file.is_dir():
+                check_regular(file)
         _check_metadata(data)
         check_links(data)
         dataset = minari.load_dataset(dataset_id)
@@ -127,7 +114,7 @@ def _check_metadata(data: Path) -> None:
 
     Both spaces must be there, since Minari makes the environment that the metadata name if one is missing.
     """
-    metadata = json.loads((data / METADATA_FILE_NAME).read_text(encoding="utf-8"))
+    metadata = parse_json(read_text(data / METADATA_FILE_NAME))
     _check_version(metadata["minari_version"])
     _check_format(metadata["data_format"])
     for name in ("observation_space", "action_space"):
@@ -161,7 +148,7 @@ def _check_format(name: str) -> None:
 
 def _check_space(name: str, text: str) -> None:
     """Raise a UsageError if a space is of a type that Minari can't read."""
-    unknown = _types(json.loads(text)) - set(deserialize_space.registry)
+    unknown = _types(parse_json(text)) - set(deserialize_space.registry)
     if unknown:
         raise UsageError(
             f"its {name} has the type {', '.join(sorted(unknown))}, which Minari can't read; if a module of yours "
@@ -176,12 +163,3 @@ def _types(space: Any) -> set[str]:
     for part in parts.values() if isinstance(parts, dict) else parts:
         found |= _types(part)
     return found
-
-
-def _local_ids(root: Path) -> list[str]:
-    """Return the ids of the data sets below Minari's root; Minari's own list stops at the first unfitting folder."""
-    ids = []
-    for file in root.glob(f"**/data/{METADATA_FILE_NAME}"):
-        folder = file.parents[1].relative_to(root)
-        ids.append(folder.as_posix())
-    return ids

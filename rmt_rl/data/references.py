@@ -12,7 +12,8 @@ from typing import NamedTuple
 from pydantic import Field
 
 from rmt_rl.config import SavedState, validated
-from rmt_rl.data.opening import data_root, open_dataset
+from rmt_rl.data.opening import open_dataset
+from rmt_rl.data.root import has_dataset
 from rmt_rl.errors import UsageError
 
 
@@ -41,7 +42,7 @@ def read_references(dataset_ids: Iterable[str]) -> References | None:
     than random actions, without a warning: scores can't be scaled by it.
     """
     for dataset_id in dataset_ids:
-        if not (data_root() / dataset_id / "data").exists():
+        if not has_dataset(dataset_id):
             continue
         try:
             references = _references(dataset_id, open_dataset(dataset_id).storage.metadata)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 
 from rmt_rl.data.cache import EpisodeCache, Key
@@ -60,8 +59,8 @@ class EpisodeStore:
         if not self.ids:
             raise UsageError("dataset: no id was given; name at least one Minari data set")
         self._reader = EpisodeReader(self.ids, annotate)
-        self.observation_space: Space[Any] = self._reader.observation_space
-        self.action_space: Space[Any] = self._reader.action_space
+        self.observation_space = self._reader.observation_space
+        self.action_space = self._reader.action_space
         self.env_spec: EnvSpec | None = self._reader.env_spec
         self._cache = EpisodeCache(cache_bytes)
         index = self._reader.index()

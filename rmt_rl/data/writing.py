@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
+import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from minari.namespace import create_namespace
 from minari.serialization import deserialize_space, serialize_space
 
 from rmt_rl.data.keys import escaped
-from rmt_rl.data.opening import data_root
 from rmt_rl.data.returns import RETURNS_KEY, ReturnSummary
+from rmt_rl.data.root import data_root
 from rmt_rl.data.storage import StoredSpaces, write_episodes, write_spaces
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.errors import UsageError
+from rmt_rl.locks import Busy, held, holder_of, this_host
 from rmt_rl.space_checks import check_spaces
 from rmt_rl.spec_repairs import storable_spec
 from rmt_rl.task import HasSpaces
@@ -33,6 +35,10 @@ from rmt_rl.trees import with_keys
 
 _NOT_STORED = (NotImplementedError, ValueError, TypeError, AssertionError)  # of Minari, for spaces it can't read back
 _RESERVE_BYTES = 64 << 20  # of the disk, left free: HDF5 buffers some of its data, and crashes on a full disk
+_UNFINISHED = ".unfinished-"  # data sets being made; Minari lists no folder whose name starts with a dot
+_LOCK = "lock"  # in such a folder, held by its maker
+_BUILT = "dataset"  # in such a folder
+_DAY = 86_400.0  # seconds; after them, a maker of which nothing is known is gone
 
 
 def write_dataset(
@@ -47,11 +53,11 @@ def write_dataset(
     ref_min_score: float | None = None,
     ref_max_score: float | None = None,
     metadata: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Write episodes as a Minari data set, one at a time, so that they needn't fit into memory.
 
-    The data set appears all at once, when it is complete. If another process finished a data set of the same id in the
-    meantime, the other one stays.
+    The data set appears all at once, when it is complete. If another process is making it, wait for that process.
 
     Args:
         dataset_id: `namespace/name-v0`.
@@ -64,6 +70,7 @@ def write_dataset(
         ref_min_score: mean return of a random policy, for normalised scores.
         ref_max_score: mean return of an expert.
         metadata: further facts to save with the data set.
+        folder: the folder to build in, from `making`; None if `making` isn't entered yet.
 
     Raises:
         UsageError: the id is malformed or taken, there is no episode, an episode doesn't fit the spaces, or Minari's
@@ -83,8 +90,8 @@ def write_dataset(
         "ref_max_score": ref_max_score,
     }
     facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
-    with _building(dataset_id) as folder:
-        storage = _new_storage(folder / "data", spaces, spec)
+    with _building(dataset_id, folder) as built:
+        storage = _new_storage(built / "data", spaces, spec)
         returns = ReturnSummary()
         write_episodes(storage, _watched(episodes, spaces, storage, returns))
         if returns.episodes == 0:
@@ -143,23 +150,101 @@ def _watched(
         )
 
 
-@contextmanager
-def _building(dataset_id: str) -> Iterator[Path]:
-    """Yield a folder to build the data set in; move it to its place when the block is left without an error."""
+def is_made(dataset_id: str) -> bool:
+    """Return True if a data set is there, whole or damaged. A folder without files, which a kill may leave, is none."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
     try:
-        root = data_root()
-        if (root / dataset_id).exists():
-            raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
-        # Minari lists no folder whose name starts with a dot.
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root) as hidden:
-            built = Path(hidden, "dataset")
+        return any(files for _, _, files in os.walk(data_root() / dataset_id, onerror=fail))
+    except FileNotFoundError:
+        return False
+    except OSError:  # something is there that can't be looked into
+        return True
+
+
+@contextmanager
+def making(dataset_id: str) -> Iterator[Path | None]:
+    """Yield a folder for building a data set, which no other process makes meanwhile; None if the data set is there.
+
+    Wait for another process that makes it. Remove the folder in the end, and those of killed makers of any data set.
+
+    Raises:
+        UsageError: the id is malformed, or Minari's root can't be written.
+    """
+    _check_id(dataset_id)
+    if is_made(dataset_id):
+        yield None
+        return
+    folder = data_root() / (_UNFINISHED + dataset_id.replace("/", "."))
+    try:
+        with _alone_in(folder, dataset_id):
+            yield None if is_made(dataset_id) else folder
+    finally:
+        _remove_empty(folder)
+
+
+@contextmanager
+def _alone_in(folder: Path, dataset_id: str) -> Iterator[None]:
+    """Keep other processes from building in a folder inside the block; it is empty when the block begins and ends."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / _LOCK))
+        except Busy as maker:
+            warnings.warn(f"data set {dataset_id!r} is being made by {maker}; waiting for it", stacklevel=4)
+            stack.enter_context(held(folder / _LOCK, wait=True))
+        _sweep(folder)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder / _BUILT, ignore_errors=True)
+
+
+def _sweep(own: Path) -> None:
+    """Remove what killed makers left behind, in a maker's own folder and beside it."""
+    shutil.rmtree(own / _BUILT, ignore_errors=True)
+    for folder in own.parent.glob(f"{_UNFINISHED}*"):
+        if folder == own or folder.is_symlink() or _may_be_made_elsewhere(folder):
+            continue
+        with suppress(Busy, UsageError), held(folder / _LOCK):
+            shutil.rmtree(folder / _BUILT, ignore_errors=True)
+        _remove_empty(folder)
+
+
+def _may_be_made_elsewhere(folder: Path) -> bool:
+    """Return True if the maker is on another machine, whose locks may not be seen here, or unknown; for a day."""
+    maker = holder_of(folder / _LOCK)
+    if maker is not None and maker.host == this_host():
+        return False
+    times = [0.0]
+    for path in (folder, *folder.rglob("*")):
+        with suppress(OSError):  # removed meanwhile
+            times.append(path.stat().st_mtime)
+    return time.time() - max(times) < _DAY
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # another process is making a data set there
+        folder.rmdir()
+
+
+@contextmanager
+def _building(dataset_id: str, folder: Path | None) -> Iterator[Path]:
+    """Yield a folder to build the data set in; move it to its place when the block is left without an error."""
+    own: AbstractContextManager[Path | None] = making(dataset_id) if folder is None else nullcontext(folder)
+    try:
+        with own as place_to_build:
+            if place_to_build is None:
+                raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
+            built = place_to_build / _BUILT
             built.mkdir()
             yield built
             namespace, _, _ = dataset_id.rpartition("/")
             if namespace:
                 with suppress(ValueError):  # exists already
                     create_namespace(namespace)
-            _move(built, root / dataset_id)
+            _move(built, data_root() / dataset_id)
     except OSError as error:
         raise UsageError(
             f"can't write data set {dataset_id!r} below {data_root()}: {error.strerror or error}; "
@@ -169,6 +254,9 @@ def _building(dataset_id: str) -> Iterator[Path]:
 
 def _move(built: Path, place: Path) -> None:
     """Move a data set to its place, unless another process has put a whole one there."""
+    for empty in (place / "data", place):
+        with suppress(OSError):  # it is missing, or isn't empty
+            empty.rmdir()
     try:
         built.rename(place)
     except OSError:

@@ -49,7 +49,9 @@ def check_ids(name: str, ids: Tensor, vocabulary: int) -> None:
 
 def check_mask(mask: Tensor, x: Tensor) -> None:
     """Raise UsageError unless the mask has a bool for each token of x."""
-    if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+    if not isinstance(mask, Tensor):
+        raise UsageError(f"mask is a {type(mask).__name__}: give a tensor with a bool for each token")
+    if mask.dim() != 2 or mask.shape != x.shape[:2] or mask.dtype != torch.bool:
         shape = tuple(mask.shape)
         raise UsageError(f"mask is {mask.dtype} of shape {shape}, x has shape {tuple(x.shape)}: give each token a bool")
 

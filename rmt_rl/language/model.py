@@ -21,7 +21,7 @@ from rmt_rl.language.cores import XLOptions, build_core, decoder_config
 from rmt_rl.language.state import Memories, XLMemories, caller_state, core_state
 from rmt_rl.memory.valve import ValveName
 from rmt_rl.nn.token_core import Layers
-from rmt_rl.recurrence import Tree, take_tokens, where_lanes
+from rmt_rl.recurrence import Tree, consecutive_places, take_tokens, where_lanes
 
 
 class Output(NamedTuple):
@@ -170,15 +170,17 @@ class RecurrentMemoryTransformer(nn.Module):
         if mask is None:
             return cast("tuple[Tensor, Tree]", self.core(self.embedded(x), state))
         check_mask(mask, x)
-        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # real tokens first
+        order = real_tokens_first(mask)
         y_BLD, following = self.core(self.embedded(take_tokens(x, order)), state, mask.sum(1))
         return take_tokens(y_BLD, order.argsort(dim=1)), where_lanes(mask.any(1), following, state)
 
-    def embedded(self, x: Tensor, first: int = 0) -> Tensor:
-        """Return ids or embeddings as tokens (B, T, D); the first stands at place `first` of its segment."""
+    def embedded(self, x: Tensor, first_B: Tensor | None = None) -> Tensor:
+        """Return ids or embeddings as tokens (B, T, D); the first stand at places `first_B` of their segments, or 0."""
         x_BTD: Tensor = x.to(self.embed.weight.dtype) if x.is_floating_point() else self.embed(x)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions.weight[first : first + x.shape[1]]
+            count = x.shape[1]
+            weight = self.positions.weight
+            x_BTD = x_BTD + (weight[:count] if first_B is None else weight[consecutive_places(first_B, count)])
         return x_BTD
 
     # Losses
@@ -231,3 +233,8 @@ class RecurrentMemoryTransformer(nn.Module):
     def output(self, output: Tensor, state: Tree) -> Output:
         """Return a call's result, with the core's state in the form that callers hold."""
         return Output(output, *caller_state(state, self.has_xl_memories))
+
+
+def real_tokens_first(mask: Tensor) -> Tensor:
+    """Return an order of places, int64 (B, L), that puts the real tokens of a bool mask first and keeps their order."""
+    return (~mask).to(torch.uint8).argsort(dim=1, stable=True)

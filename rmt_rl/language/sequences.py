@@ -187,6 +187,7 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
         prime: Tensor,
         *,
         length: int,
+        mask: Tensor | None = None,
         memories: Memories | None = None,
         xl_memories: Sequence[Tensor] | None = None,
         temperature: float = 1.0,
@@ -198,12 +199,16 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
 
         Args:
             prime: ids, int64 (B, N >= 1), to go on from, or embeddings, floats (B, N, D).
-            length: tokens of the whole, those of `prime` included.
+            length: tokens of the whole, those of `prime` included, real or not: each prompt gets `length - N` new ones.
+            mask: bool (B, N), True for real tokens, which may stand anywhere: so pad shorter prompts before or behind.
+                Other tokens change nothing, whatever their values. Each prompt goes on as if it were alone, and its
+                segments are counted from its own first token. Each needs a real token.
             memories: the memories before `prime`.
             xl_memories: the XL memories before `prime`.
             temperature: divides logits; 0 takes the likeliest token.
             top_k: draw only from so many of the likeliest tokens; None = all.
-            generator: of the random numbers.
+            generator: of the random numbers. They are drawn for the batch as a whole, so the tokens drawn for a prompt
+                depend on its place among others, but for temperature 0.
             return_state: also return the memories of all tokens but the last. Pass the last token first in the next
                 call. Splitting a generation gives the same tokens as one call only at segment boundaries.
 
@@ -211,12 +216,14 @@ class RecurrentMemoryTransformerWrapper(nn.Module):
             The new tokens, int64 (B, length - N); with `return_state`, `Output` with them.
 
         Raises:
-            UsageError: the model is an encoder, `length` is below N, `top_k` below 1, or `temperature` below 0.
+            UsageError: the model is an encoder, `length` is below N, `top_k` below 1, or `temperature` below 0; the
+                mask doesn't fit, or leaves a prompt without a real token.
         """
         return generate(
             self.transformer,
             prime,
             length,
+            mask=mask,
             memories=memories,
             xl_memories=xl_memories,
             temperature=temperature,

@@ -22,7 +22,10 @@ from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
-from rmt_rl.numbers import finite_json
+from rmt_rl.files import check_is_text
+from rmt_rl.machine import check_fits, memory_bytes
+from rmt_rl.nn.model_size import count_weights
+from rmt_rl.reading import check_regular, parse_json
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
@@ -159,11 +162,16 @@ def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
     Raises:
         UsageError: the file is missing, damaged, not of this toolkit, or of another kind of model.
     """
-    if not path.is_file():
-        raise UsageError(f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one")
+    try:
+        check_regular(path, memory_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            f"checkpoint {path} doesn't exist; name the folder of a training run that has saved one"
+        ) from None
+    check_is_text(path)
     try:
         header, tensors = read_tensors(path, _KEY)
-        values = None if header is None else finite_json(header)
+        values = None if header is None else parse_json(header)
     except (SafetensorError, OSError, ValueError) as error:
         raise unreadable(f"checkpoint {path}", error) or UsageError(
             f"checkpoint {path} is damaged ({error}); use another one or train again"
@@ -202,7 +210,9 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
             header.hindsight_classes,
             header.standardised,
         )
-        agent: BaseAgent = cls(validated(cls.Config, header.agent_options), spec)
+        options = validated(cls.Config, header.agent_options)
+        check_fits("its agent", count_weights(lambda each: cls(each, spec), options).bytes, "use another machine")
+        agent: BaseAgent = cls(options, spec)
         agent.load_state_dict(checkpoint.group("model"))
     try:
         return agent.to(device).eval()

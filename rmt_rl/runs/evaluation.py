@@ -15,7 +15,9 @@ from typing_extensions import TypedDict
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import UnreadableFile, unreadable
 from rmt_rl.files import write_atomically
-from rmt_rl.numbers import finite_json
+from rmt_rl.locks import held
+from rmt_rl.machine import check_fits
+from rmt_rl.reading import RESULTS_LIMIT, parse_json, read_text
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILE = "evaluation.json"
+LOCK = ".evaluation.lock"  # held while the file is read and written again
 SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # the same for all results of a file
 
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
@@ -79,6 +82,14 @@ class EvaluationFile(TypedDict):
     format: int
     checkpoint: str | None
     results: list[ResultRecord]
+
+
+EPISODE_BYTES = 128  # of an `EpisodeResult` in memory, at least (170 measured)
+
+
+def check_episodes(name: str, count: int) -> None:
+    """Raise a UsageError if the results of so many episodes don't fit into memory."""
+    check_fits(f"{name}={count}: their results", count * EPISODE_BYTES, "choose fewer episodes")
 
 
 _RECORD = TypeAdapter(EvaluationFile)
@@ -209,10 +220,17 @@ def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: s
     Earlier results of the same checkpoint at other options are kept, so a sweep can be written result by result, and
     options can be added later. Earlier results of another checkpoint, seed, target return or number of environments,
     or with actions chosen in another way, are dropped with a warning: they can't be compared with the new ones.
+    Processes may evaluate a run at once.
 
     Raises:
         UsageError: the file can't be written.
     """
+    with held(run / LOCK, wait=True):
+        return _merge_evaluation(run, evaluations, checkpoint)
+
+
+def _merge_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: str) -> Path:
+    """Write evaluations beside those of the file that may stay; no other process writes meanwhile."""
     path = run / FILE
     results = [evaluation.to_json() for evaluation in evaluations]
     before = _previous(run)
@@ -240,12 +258,14 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
     """
     path = run / FILE
     try:
-        text = path.read_text(encoding="utf-8")
-        record = finite_json(text)
+        text = read_text(path, RESULTS_LIMIT)
+        record = parse_json(text)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise unreadable(str(path), error) or UsageError(f"{path} can't be read: {error}") from error
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); evaluate the run again") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:

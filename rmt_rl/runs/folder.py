@@ -8,21 +8,26 @@ events.out.tfevents*  the same for TensorBoard
 last.safetensors      the newest checkpoint, to resume from
 best.safetensors      the checkpoint of the best evaluation during training
 evaluation.json       results of `rmt-rl evaluate`
+.lock                 names the process that trains the run now
 """
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import tomli_w
 from pydantic import JsonValue
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import write_atomically
+from rmt_rl.files import check_is_text, check_writable, write_atomically
+from rmt_rl.locks import Busy, held
+from rmt_rl.reading import parse_toml, read_text
 from rmt_rl.runs.options import RunConfig, make_config
 
 CONFIG = "config.toml"
+LOCK = ".lock"
 
 
 def read_config(path: Path) -> RunConfig:
@@ -33,24 +38,77 @@ def read_config(path: Path) -> RunConfig:
     """
     path = path / CONFIG if path.is_dir() else path
     try:
-        values = tomllib.loads(path.read_text())
+        values = parse_toml(read_text(path))
     except OSError as error:
         raise UsageError(
             f"config {path} can't be read ({error.strerror}); name a config.toml or a run's folder"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UsageError:
+        raise
+    except ValueError as error:
         raise UsageError(f"config {path} isn't valid TOML: {error}") from None
     return make_config(values, str(path))
 
 
 def check_new(run: Path) -> None:
-    """Check that a folder holds no run.
+    """Check that a folder holds no run, and can be written to.
 
     Raises:
-        UsageError: the folder holds a run.
+        UsageError: the folder holds a run, its name isn't text, or it can't be made or written to.
     """
+    check_is_text(run)
+    check_writable(run, "choose another folder by --out")
     if (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
+
+
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Keep other processes from training in a run's folder inside the block.
+
+    The folder is made if it is missing, and removed if it is empty in the end.
+
+    Raises:
+        UsageError: another process works in the folder, or it can't be written.
+    """
+    missing = [folder for folder in (run, *run.parents) if not folder.exists()]
+    try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(run / LOCK))
+            except Busy as busy:
+                raise UsageError(
+                    f"{run} is in use by {busy}; wait for it or stop it, or choose another folder by --out"
+                ) from None
+            yield
+    finally:
+        with suppress(OSError):  # up to the first that isn't empty
+            for folder in missing:
+                folder.rmdir()
+
+
+def open_results(run: Path, config: RunConfig, out: Path | None) -> Path:
+    """Return the folder for results of a run: the run's own, or `out`, which gets the run's config.
+
+    With the config, plots and tables read `out` like a run.
+
+    Args:
+        run: the run's folder.
+        config: the run's config.
+        out: another folder; None for the run's.
+
+    Raises:
+        UsageError: the folder can't be written to, or `out` holds another run or its results.
+    """
+    if out is None:
+        check_writable(run, "name another folder for the results by --out")
+        return run
+    check_writable(out, "choose another folder by --out")
+    if not (out / CONFIG).exists():
+        write_config(config, out)
+    elif read_config(out) != config:
+        raise UsageError(f"out={out} holds another run or its results ({CONFIG} differs); choose another folder")
+    return out
 
 
 def check_origin(run: Path, before: dict[str, JsonValue] | None, now: dict[str, JsonValue]) -> None:

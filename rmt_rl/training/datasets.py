@@ -49,6 +49,7 @@ def open_data(config: OfflineRun) -> EpisodeStore:
     remedy = "train in the environment that the data come from, with the same options"
     with closing(make_env(task, config.env_options)) as env:
         check_spaces(f"env {config.env!r}", env, store, remedy)
+        store.action_space = env.action_space  # agents choose actions in its bounds and dtypes
     return store
 
 

@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
+from rmt_rl import signals
 from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.agent import BaseAgent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.launch import is_first_process
+from rmt_rl.launch import is_first_process, prepare_data_parallel
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
 from rmt_rl.runs.evaluation import Evaluation
-from rmt_rl.runs.folder import check_new, check_origin, read_config, write_config
+from rmt_rl.runs.folder import check_new, check_origin, claimed, read_config, write_config
 from rmt_rl.runs.metrics import Log, Metrics, Report, Settings, check_loggers
 from rmt_rl.runs.options import RunConfig, Schedule, learner_class
 from rmt_rl.training.learner import AgentLearner, Diverged, Learner
@@ -58,11 +59,19 @@ def train(config: RunConfig, run: Path, report: Report = no_report, should_stop:
 
     Raises:
         UsageError: the data or the environment don't fit, the device can't do what an option asks for, the folder
-            can't be written to, or training diverged.
+            can't be written to, another process works in it, or training diverged.
     """
-    first = config.devices == 1 or is_first_process()  # further processes find the folder made
-    if first:
-        check_new(run)
+    if config.devices > 1:
+        prepare_data_parallel(config.devices)
+    first = is_first_process()  # further processes find the folder made
+    with claimed(run) if first else nullcontext():
+        if first:
+            check_new(run)
+        return _train(config, run, first, report, should_stop)
+
+
+def _train(config: RunConfig, run: Path, first: bool, report: Report, should_stop: ShouldStop) -> int:
+    """Train an agent in a folder that is this process's alone."""
     check_loggers(config.logger)
     cls: type[AgentLearner] = learner_class(config.agent)
     origin = cls.origin(config)  # before anything else, as the environment's files may change meanwhile
@@ -85,6 +94,15 @@ def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = neve
         UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
     """
     config = read_config(run)
+    if config.devices > 1:
+        prepare_data_parallel(config.devices)
+    first = is_first_process()
+    with claimed(run) if first else nullcontext():
+        return _resume(config, run, report, should_stop)
+
+
+def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldStop) -> int:
+    """Go on with a run in a folder that is this process's alone."""
     check_loggers(config.logger)
     cls: type[AgentLearner] = learner_class(config.agent)
     path = path_of(run)
@@ -128,6 +146,7 @@ class LoopState(SavedState):
     best: float | None = None  # score of the best evaluation
     unlogged: tuple[Metrics, ...] = ()  # of the updates since the last line of metrics
     origin: dict[str, JsonValue] | None = None  # what must be the same when the run is resumed
+    made_before: int | None = None  # updates before the last one, if its evaluation is still to be made
 
 
 class Loop:
@@ -159,36 +178,76 @@ class Loop:
         self.best: float | None = None  # score of the best evaluation
         self.unlogged: list[Metrics] = []  # of the updates since the last line of metrics
         self.saved: int | None = None  # the update of the last checkpoint
+        self.made_before: int | None = None  # updates before the last one, while its evaluation is still to be made
 
     def restore(self, saved: Checkpoint[HeaderT]) -> None:
         """Go on from a checkpoint, which the learner has been started with."""
         before = validated(LoopState, saved.header.progress)
         self.best, self.unlogged = before.best, list(before.unlogged)
         self.saved = saved.header.update
+        self.made_before = before.made_before
 
     def run(self, report: Report = no_report, should_stop: ShouldStop = never) -> int:
         """Make what is left of the run; return the number of updates made in all."""
         learner = self.learner
-        with self._open_log() as log:
-            while not learner.done and not learner.processes.any(should_stop()):
-                before = learner.made
-                self.unlogged.append(_finite(self._advance()))
-                metrics = self._means() | learner.totals() if self._due(self.schedule.log_every, before) else {}
+        stopped = False
+        with signals.deferred(), self._open_log() as log:
+            while self._is_unfinished and not learner.processes.any(stopped or should_stop()):
                 try:
-                    if self.evaluate and self._due(self.schedule.evaluate_every, before):
-                        metrics |= self._evaluate(self.evaluate)
-                finally:  # a failed evaluation loses no line
-                    if log and metrics:
-                        log.write(learner.made, metrics)
-                if self._due(self.schedule.save_every, before):
-                    self.save()
+                    metrics = self._make_update(log)
+                except signals.Stopped:
+                    stopped = True  # other processes learn of it in the loop's condition
+                    continue
                 if learner.processes.first:
                     report(learner.made, metrics)
-            if self.saved != learner.made:
+            if stopped or self.saved != learner.made:
                 self.save()
         if learner.done and learner.processes.first:
             _warn(learner.remarks())
         return learner.made
+
+    @property
+    def _is_unfinished(self) -> bool:
+        return self.made_before is not None or not self.learner.done
+
+    def _make_update(self, log: Log | None) -> Metrics:
+        """Make an update; then log, evaluate and save what is due. Return what was logged.
+
+        Raises:
+            Stopped: a signal stopped the evaluation, which is made first when the run is resumed; or a round of an
+                online learner, which is then as it was before.
+        """
+        learner = self.learner
+        if self.made_before is None:
+            before = learner.made
+            self.unlogged.append(_finite(self._advance()))
+            self.made_before = before
+        before = self.made_before
+        try:
+            evaluation = self._evaluate() if self._due(self.schedule.evaluate_every, before) else {}
+        except signals.Stopped:
+            raise
+        except BaseException:
+            self.made_before = None  # a resumed run goes on without an evaluation that fails
+            try:
+                self._log(log, before, {})
+            finally:
+                if learner.processes.alone:  # saving waits for all processes
+                    self.save()
+            raise
+        self.made_before = None
+        metrics = self._log(log, before, evaluation)
+        if self._due(self.schedule.save_every, before):
+            self.save()
+        return metrics
+
+    def _log(self, log: Log | None, before: int, evaluation: Metrics) -> Metrics:
+        """Write a line of metrics if one is due, or if there are results of an evaluation; return the metrics."""
+        metrics = self._means() | self.learner.totals() if self._due(self.schedule.log_every, before) else {}
+        metrics |= evaluation
+        if log and metrics:
+            log.write(self.learner.made, metrics)
+        return metrics
 
     def _open_log(self) -> AbstractContextManager[Log | None]:
         if not self.learner.processes.first:
@@ -216,25 +275,22 @@ class Loop:
         keys = dict.fromkeys(key for entry in entries for key in entry)
         return {key: float(np.mean([entry[key] for entry in entries if key in entry])) for key in keys}
 
-    def _evaluate(self, evaluate: Callable[[], Evaluation]) -> Metrics:
-        """Evaluate and keep the best model. Every process does, so that none waits for another.
-
-        If the evaluation fails, what was learnt is saved first. A resumed run goes on without this evaluation.
-        """
-        try:
-            result = evaluate()
-            if self.best is None or result.score >= self.best:
-                self.best = result.score
-                self._write("best", {})
-        except BaseException:
-            if self.learner.processes.alone:  # saving waits for all processes
-                self.save()
-            raise
+    def _evaluate(self) -> Metrics:
+        """Evaluate and keep the best model. Every process does, so that none waits for another."""
+        if self.evaluate is None:
+            return {}
+        with signals.interruptible():
+            result = self.evaluate()
+        if self.best is None or result.score >= self.best:
+            self.best = result.score
+            self._write("best", {})
         return result.metrics
 
     def save(self) -> None:
         """Save all that resuming needs."""
-        state = LoopState(best=self.best, unlogged=tuple(self.unlogged), origin=self.origin)
+        state = LoopState(
+            best=self.best, unlogged=tuple(self.unlogged), origin=self.origin, made_before=self.made_before
+        )
         progress = state.model_dump(mode="json") | self.learner.progress()
         self._write("last", progress, *self.learner.resumable())
         self.learner.processes.wait()  # so that each finds the checkpoint

@@ -11,8 +11,10 @@ weights whenever it is resumed from the same checkpoint.
 
 from __future__ import annotations
 
+import copy
 import math
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from textwrap import shorten
 from typing import Any, ClassVar, cast
 
@@ -26,6 +28,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
+from rmt_rl import signals
 from rmt_rl.agent import AgentSpec
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
@@ -37,6 +40,7 @@ from rmt_rl.runs.options import OnlineRun
 from rmt_rl.sb3_agent import SB3Agent
 from rmt_rl.task import check_same_spaces
 from rmt_rl.training.learner import Diverged, Resumable
+from rmt_rl.training.needs import check_online
 from rmt_rl.training.parallel import Processes
 
 AnyEnv = gymnasium.Env[Any, Any]
@@ -59,6 +63,7 @@ class OnlineLearner:
 
     def __init__(self, config: OnlineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.config = config
+        check_online(config)
         self.processes = Processes()
         self.model = _restored(config, saved) if saved else _new_agent(config)
         _check_device(config.online.device)
@@ -93,11 +98,16 @@ class OnlineLearner:
         return self.made >= self.config.length
 
     def advance(self) -> Metrics:
-        """Act for a round and learn from it; return what Stable-Baselines3 logs of it."""
+        """Act for a round and learn from it; return what Stable-Baselines3 logs of it.
+
+        Raises:
+            Stopped: a signal stopped the round; weights, optimiser and number of steps are those before it.
+        """
         set_random_seed(_seed(self.config, self.made))
         try:
             # The interval is longer than the one round: its log is taken below, with what was learnt.
-            self.algorithm.learn(self.model.config.n_steps, log_interval=2, reset_num_timesteps=False)
+            with self._whole_or_not(), signals.interruptible():
+                self.algorithm.learn(self.model.config.n_steps, log_interval=2, reset_num_timesteps=False)
         except UsageError as error:  # of the environment's numbers
             raise UsageError(f"env {self.config.env!r}, after step {self.made}: {error}") from error
         except ValueError:  # of PyTorch, where a distribution's parameters are NaN
@@ -107,6 +117,20 @@ class OnlineLearner:
             raise Diverged(f"the weights are NaN or infinite after {self.made} steps")
         self.algorithm.dump_logs()
         return self.recorder.metrics
+
+    @contextmanager
+    def _whole_or_not(self) -> Iterator[None]:
+        """Undo what was learnt inside the block if a signal stops it."""
+        policy = self.algorithm.policy
+        made = self.made
+        weights, optimizer = copy.deepcopy((policy.state_dict(), policy.optimizer.state_dict()))
+        try:
+            yield
+        except signals.Stopped:
+            policy.load_state_dict(weights)
+            policy.optimizer.load_state_dict(optimizer)
+            self.algorithm.num_timesteps = made
+            raise
 
     def _finite(self) -> bool:
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())

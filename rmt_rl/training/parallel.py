@@ -120,6 +120,7 @@ class FabricProcesses(Processes):
 def _fabric(options: TrainingConfig) -> Fabric:
     """Return lightning-fabric's object, imported here since help and configs don't need it."""
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     try:
@@ -128,6 +129,7 @@ def _fabric(options: TrainingConfig) -> Fabric:
             devices=options.devices,
             precision=options.precision,
             strategy="ddp" if options.devices > 1 else "auto",
+            plugins=LightningEnvironment(),  # else it may join the tasks of a cluster, e.g. of Slurm
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
         raise UsageError(

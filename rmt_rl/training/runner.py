@@ -34,6 +34,13 @@ class SegmentRunner:
             logits, state = self.model(segment, state)
         return logits, state
 
+    def first_segment(self, batch: Batch) -> Tensor:
+        """Run the first segment of a batch from fresh states; return the logits."""
+        segment = batch.first(1).to(self.processes.device).segments[0]
+        state = self.model.initial_state(len(batch.fresh))
+        logits, _ = self.forward(segment, state)
+        return logits
+
     def loss(self, batch: Batch, counts: Counts, index: int, state: Tree) -> tuple[Tensor, Tree]:
         """Return a segment's share of the batch's mean loss per real step, and the next state."""
         segment = batch.segments[index]

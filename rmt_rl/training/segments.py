@@ -41,6 +41,7 @@ from rmt_rl.training.agents import new_agent, restored_agent
 from rmt_rl.training.datasets import large_actions, open_data
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, mean_square, padding
+from rmt_rl.training.needs import check_activations, check_offline, device_bytes
 from rmt_rl.training.optimization import decay_groups, learning_rate, make_step, seed_of
 from rmt_rl.training.parallel import FabricProcesses
 from rmt_rl.training.runner import SegmentRunner
@@ -71,6 +72,7 @@ class SegmentLearner:
 
     def __init__(self, config: OfflineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.config = config
+        check_offline(config)
         store = open_data(config)
         self.store = store
         self.model = restored_agent(config, saved, store) if saved else new_agent(config, store)
@@ -191,11 +193,9 @@ class SegmentLearner:
         """Run one segment, so that what the device can't do fails before anything is written; return warnings."""
         device = self.processes.device
         self.model.to(device)
-        batch = self.feed.batch(self.made).first(1)
-        one = batch.select(torch.tensor([0]))
-        segment = one.to(device).segments[0]
-        state = self.model.initial_state(1)
-        self.runner.forward(segment, state)
+        batch = self.feed.batch(self.made)
+        self.runner.first_segment(batch.select(torch.tensor([0])))
+        check_activations(self.config, batch, self.runner.first_segment, device_bytes(device.type))
         return _warnings(self.config, self.feed, self.store)
 
     def totals(self) -> Metrics:

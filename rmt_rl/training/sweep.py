@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from rmt_rl import signals
 from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.flags import parse
+from rmt_rl.reading import parse_json, read_text
 from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.folder import CONFIG, read_config
 from rmt_rl.terminal import say
@@ -30,6 +34,7 @@ from rmt_rl.training.datasets import open_data
 
 CPU_SECONDS = "cpu.json"  # in the folder of each run of a sweep
 Phase = Literal["train", "evaluate"]
+_running: set[int] = set()  # processes of commands that haven't ended
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,21 @@ class Sweep:
     options: Sequence[str] = ()
 
     def run(self) -> list[Path]:
-        """Train and evaluate all that isn't done yet; return the folders of all runs, those of one seed together."""
+        """Train and evaluate all that isn't done yet; return the folders of all runs, those of one seed together.
+
+        A signal that stops the sweep stops its commands, which save their work.
+        """
         self._open_data_sets()
         pairs = product(self.seeds, self.configs)
         seeds, configs = zip(*pairs, strict=True)
-        with ThreadPoolExecutor(self.jobs) as pool:
+        with signals.heard(), ThreadPoolExecutor(self.jobs) as pool:
             runs = pool.map(self._run, configs, seeds)
-            return list(runs)
+            try:
+                return list(runs)
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                _stop_running()
+                raise
 
     def _run(self, config: Path, seed: int) -> Path:
         run = self.runs / f"{config.stem}-{seed}"
@@ -146,20 +159,22 @@ def run_command(arguments: Sequence[str], run: Path, phase: Phase) -> None:
     text = f"rmt-rl {' '.join(arguments)}"
     began = time.perf_counter()
     command = [sys.executable, "-P", "-m", "rmt_rl", *arguments]  # -P: no imports from the current folder
-    one_thread = {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+    variables = {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,
-            env=os.environ | one_thread,
+            env=os.environ | variables,
             stdout=output,
             stderr=errors,
         )
+        _running.add(process.pid)
         _, status, usage = os.wait4(process.pid, 0)  # the only way to one child's own CPU time
+        _running.discard(process.pid)
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
-        printed = output.read()
-        complaint = errors.read()
+        printed = output.read().decode(errors="replace")
+        complaint = errors.read().decode(errors="replace")
     seconds = usage.ru_utime + usage.ru_stime
     wall_clock = time.perf_counter() - began
     say(f"$ {text}\n{printed}({wall_clock:.0f} s, CPU {seconds:.0f} s)\n", flush=True)
@@ -168,12 +183,19 @@ def run_command(arguments: Sequence[str], run: Path, phase: Phase) -> None:
     _add_cpu_seconds(run, phase, seconds)
 
 
+def _stop_running() -> None:
+    """Ask the processes of all commands to end."""
+    for process in tuple(_running):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+
+
 def cpu_seconds(run: Path) -> dict[str, float]:
     """Return the CPU seconds that a run of a sweep has taken so far, to train and to evaluate."""
     path = run / CPU_SECONDS
     seconds = {"train": 0.0, "evaluate": 0.0}
     if path.exists():
-        saved = json.loads(path.read_text())
+        saved = parse_json(read_text(path))
         seconds |= saved
     return seconds
 

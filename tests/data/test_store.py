@@ -2,6 +2,8 @@ import gc
 import os
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
@@ -411,13 +413,24 @@ def test_a_killed_write_leaves_nothing_that_minari_lists() -> None:
     assert EpisodeStore("wood/half-v0").lengths.tolist() == [5]
 
 
-def test_of_two_writers_the_first_to_finish_stays() -> None:
+@pytest.mark.filterwarnings("ignore:data set 'a-v0' is being made")
+def test_of_two_writers_the_second_waits_and_finds_the_data_set_there() -> None:
     def slow() -> Iterator[Trajectory]:
+        other.start()
+        time.sleep(0.5)
         yield episode(1, 5)
-        write("a-v0", [episode(0, 3)])
 
+    def write_too() -> None:
+        with pytest.raises(UsageError, match="exists already") as caught:
+            write("a-v0", [episode(0, 3)])
+        errors.append(caught.value)
+
+    errors: list[BaseException] = []
+    other = threading.Thread(target=write_too)
     write("a-v0", slow())
-    assert EpisodeStore("a-v0").lengths.tolist() == [3]
+    other.join()
+    assert errors
+    assert EpisodeStore("a-v0").lengths.tolist() == [5]
 
 
 def test_a_disk_with_too_little_room_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def golden_runs() -> dict[str, str]:
     for memory in ("tokens", "titans_mal", "armt"):
         hashes[f"language-{memory}"] = hash_of(language_model(memory))
     run = long_context()
+    hashes["long-context-text"] = hash_of(text())
     hashes["long-context-streams"] = hash_of(tensors(run / "last.safetensors"))
     hashes["long-context-metrics"] = hash_of(logged(run))
     return hashes
@@ -137,6 +138,13 @@ def long_context() -> Path:
     with contextlib.redirect_stdout(io.StringIO()):
         train(LONG_CONTEXT.split())
     return Path("long")
+
+
+def text() -> Values:
+    """The text that the long-context run reads: Python's documentation, which versions differ in."""
+    from experiments.long_context.texts import paragraphs
+
+    return {"train": paragraphs("train"), "test": paragraphs("test")}
 
 
 def probe() -> Values:

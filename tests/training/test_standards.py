@@ -57,6 +57,7 @@ def column(space: Space, count: int, rng: np.random.Generator) -> Any:
     if isinstance(space, spaces.Tuple):
         return tuple(column(part, count, rng) for part in space)
     if holds_numbers(space):
+        assert isinstance(space, spaces.Box)
         drawn = np.clip(rng.normal(300, 20, (count, *space.shape)), space.low, space.high)
         return drawn.astype(space.dtype)
     return np.stack([space.sample() for _ in range(count)])
@@ -96,7 +97,8 @@ def test_moments_are_those_of_all_steps() -> None:
     store = store_of(episodes, NESTED, actions)
     found = moments(store, "observations", holds_numbers)
     assert set(found) == {("speed",), ("count",), ("pair", 1)}
-    speeds = np.concatenate([each.observations["speed"][:-1] for each in episodes])
+    parts: list[Any] = [each.observations for each in episodes]
+    speeds = np.concatenate([part["speed"][:-1] for part in parts])
     assert_allclose(found["speed",].mean, speeds.mean(0), rtol=1e-12)
     assert_allclose(found["speed",].deviation, speeds.std(0), rtol=1e-12)
     assert found["pair", 1].deviation == 1  # every value is 1: nothing to divide by

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,6 @@ class Attention:
     write: float  # to the write tokens themselves
 
 
-@runtime_checkable
 class WriteTokens(Protocol):
     """A core whose `count` memory tokens stand in a row right behind the real ones, to write; others may precede.
 
@@ -44,6 +43,14 @@ class WriteTokens(Protocol):
 
     count: int
     memory_MD: Tensor
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield the core and all modules inside."""
+
+
+def has_write_tokens(module: object) -> TypeGuard[WriteTokens]:
+    """Return True if a module has the attributes of `WriteTokens`; a module keeps parameters outside its `__dict__`."""
+    return hasattr(module, "count") and hasattr(module, "memory_MD")
 
 
 class Inputs(NamedTuple):
@@ -85,7 +92,7 @@ def recorded_attention(core: nn.Module) -> Iterator[list[Inputs]]:
 def _inside_write_tokens(core: nn.Module) -> tuple[set[nn.Module], int]:
     """Return the modules around which write tokens are put, and their number."""
     for module in core.modules():
-        if isinstance(module, WriteTokens):
+        if has_write_tokens(module):
             return set(module.modules()), module.count
     return set(), 0
 

@@ -22,6 +22,7 @@ from rmt_rl.data.fillers import Fillers
 from rmt_rl.data.segment import Segment, Span, cut
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.machine import check_fits
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.options import RunConfig, offline_run
@@ -74,6 +75,7 @@ def inspect_run(
         UsageError: the run has no data sets or no memory, its data can't be had, or they have no episode that is
             longer than a segment or no filler segment.
     """
+    check_fits(f"memories={lanes}: comparing each with each", 8 * lanes * lanes, "choose fewer memories")
     config = offline_run(read_config(run), run)
     saved = read_checkpoint(path_of(run, checkpoint))
     agent = _with_memory(restore_agent(saved, device), run, config)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from rmt_rl.analysis.figures import COLOURS, MARKERS, finish, new_figure, save_figure
+from rmt_rl.analysis.figures import COLOURS, MARKERS, finish, in_default_style, new_figure, save_figure
 from rmt_rl.analysis.inspection.attention import Attention
 from rmt_rl.analysis.inspection.inspect_run import Inspection
 from rmt_rl.analysis.inspection.retention import Retained
@@ -30,6 +30,7 @@ FILLERS = "filler segments, the same for all memories"
 EDGE = "white"  # around markers
 
 
+@in_default_style
 def draw_inspection(inspection: Inspection, folder: Path) -> Path:
     """Draw the folder's inspection.png, and return its path.
 

@@ -21,6 +21,7 @@ class Evaluate(EvaluationSettings, ReadsRuns):
     """Roll out a run's agent in its environment, and write evaluation.json."""
 
     run: Positional[Path] = Field(description="folder of the run")
+    out: Path | None = Field(None, description="folder of evaluation.json, which plot reads too (unset: the run's)")
     vary: UseAppendAction[tuple[str, ...]] = Field(
         (), description="an env option and its values: corridor_length=90,300; give it again for a grid"
     )
@@ -36,19 +37,20 @@ def evaluate_run(arguments: Arguments) -> int:
     from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
     from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
     from rmt_rl.runs.evaluation import write_evaluation
-    from rmt_rl.runs.folder import read_config
+    from rmt_rl.runs.folder import open_results, read_config
 
     config = read_config(given.run)
     saved = read_checkpoint(path_of(given.run, given.checkpoint))
     agent = restore_agent(saved, given.device)
+    folder = open_results(given.run, config, given.out)
     done: list[Evaluation] = []
     with EvaluationProgress(given.episodes) as progress:
         for evaluation in evaluate_run_grid(config, agent, parse_vary(given.vary), given, progress):
-            progress.hide()
-            say(evaluation_line(evaluation), flush=True)
             done.append(evaluation)
             # With its update, so that results of a run that was trained further since aren't kept beside new ones.
-            write_evaluation(given.run, done, f"{given.checkpoint}, update {saved.header.update}")
+            write_evaluation(folder, done, f"{given.checkpoint}, update {saved.header.update}")
+            progress.hide()
+            say(evaluation_line(evaluation), flush=True)
     return 0
 
 

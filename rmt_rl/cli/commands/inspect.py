@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from rmt_rl.cli.arguments import Arguments, ReadsRuns
 from rmt_rl.config import SEED_LIMIT
+from rmt_rl.files import check_writable
 from rmt_rl.flags import parse
 from rmt_rl.terminal import say
 
@@ -41,7 +42,11 @@ def inspect_memory(arguments: Arguments) -> int:
     from rmt_rl.analysis.inspection.inspect_run import inspect_run, write_inspection
     from rmt_rl.analysis.inspection.picture import draw_inspection
     from rmt_rl.analysis.inspection.tables import inspection_tables
+    from rmt_rl.runs.folder import read_config
 
+    read_config(given.run)  # a folder that holds no run says so first
+    folder = given.run if given.out is None else given.out
+    check_writable(folder, "name another folder by --out")
     console = Console(stderr=True)
 
     def watched(fillers: Iterator[Segment]) -> Iterable[Segment]:
@@ -58,10 +63,10 @@ def inspect_memory(arguments: Arguments) -> int:
         device=given.device,
         watched=watched,
     )
+    written = write_inspection(found, folder), draw_inspection(found, folder)
     say(inspection_tables(found))
-    folder = given.run if given.out is None else given.out
-    say(write_inspection(found, folder))
-    say(draw_inspection(found, folder))
+    for path in written:
+        say(path)
     return 0
 
 

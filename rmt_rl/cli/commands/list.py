@@ -41,6 +41,9 @@ def _described(kind: Kind, name: str, entries: tuple[Entry, ...]) -> str:
     extra = registry.constant(kind, name, "EXTRA")
     if extra:
         source = f"{source or 'rmt-rl'}[{extra}]"
+    before = registry.constant(kind, name, "BEFORE_PYTHON")
+    if before:
+        source = f"{source}, before Python {before}"
     summary = registry.summary(kind, name)
     return f"{summary} ({source})" if source else summary
 

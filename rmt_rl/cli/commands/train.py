@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rmt_rl import registry
+from rmt_rl import registry, signals
 from rmt_rl.cli.arguments import (
     HELP,
     IMPORT,
@@ -23,7 +22,6 @@ from rmt_rl.cli.arguments import (
     positionals,
     require_values,
 )
-from rmt_rl.cli.interrupt import StopRequest
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.launch import is_first_process
@@ -186,32 +184,44 @@ def _separated(option: str) -> Arguments:
 
 
 def _watched(config: RunConfig, run: Path, resumed: bool) -> int:
-    """Train with a progress bar; Ctrl-C ends after the update under way, its checkpoint saved."""
+    """Train with a progress bar; a signal ends the run after the update under way, its checkpoint saved."""
     from rmt_rl.cli.progress import TrainingProgress
+
+    try:
+        with TrainingProgress(str(run), config.length) as progress:
+            made = _learn(config, run, resumed, progress)
+    except KeyboardInterrupt:
+        _tell_stopped(run, 0)
+        raise
+    stopped_by = signals.requested()
+    if stopped_by is not None:
+        _tell_stopped(run, made)
+        return signals.status_of(stopped_by)
+    if is_first_process():
+        say(run)
+    return 0
+
+
+def _tell_stopped(run: Path, made: int) -> None:
+    """Say how far a stopped run is, if that is known, and how to go on with it."""
     from rmt_rl.runs.folder import CONFIG
 
-    made = 0
-    with suppress(KeyboardInterrupt), StopRequest() as stop, TrainingProgress(str(run), config.length) as progress:
-        made = _learn(config, run, resumed, progress, stop)
-    done = made >= config.length  # an online agent ends a round that it began
-    if is_first_process() and done:
-        say(run)
-    elif is_first_process():
-        message = f"stopped at {made}" if made else "stopped"
-        config_file = run / CONFIG
-        if config_file.exists():
-            message += f"; go on with: rmt-rl train --resume {quote(str(run))}"
-        complain(message)
-    return 0 if done else 130
+    if not is_first_process():
+        return
+    message = f"stopped at {made}" if made else "stopped"
+    config_file = run / CONFIG
+    if config_file.exists():
+        message += f"; go on with: rmt-rl train --resume {quote(str(run))}"
+    complain(message)
 
 
-def _learn(config: RunConfig, run: Path, resumed: bool, report: Report, should_stop: Callable[[], bool]) -> int:
+def _learn(config: RunConfig, run: Path, resumed: bool, report: Report) -> int:
     """Train a run, or go on with one; return how far the run is. PyTorch is imported only now."""
     from rmt_rl.training.loop import resume, train
 
     if resumed:
-        return resume(run, report, should_stop)
-    return train(config, run, report, should_stop)
+        return resume(run, report, signals.stop_requested)
+    return train(config, run, report, signals.stop_requested)
 
 
 COMMAND = train_agent

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.reading import read_text
 
 
 def read_id(path: Path) -> str | None:
@@ -17,7 +18,7 @@ def read_id(path: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        run_id = path.read_text(encoding="utf-8").strip()
+        run_id = read_text(path).strip()
     except UnicodeDecodeError:
         run_id = ""
     if not run_id:

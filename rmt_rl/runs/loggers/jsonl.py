@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
 from rmt_rl.files import append, check_no_link, write_atomically
-from rmt_rl.numbers import finite_json
+from rmt_rl.reading import RESULTS_LIMIT, parse_json, read_text
 from rmt_rl.runs.metrics import Metrics, Settings
 
 METRICS = "metrics.jsonl"
@@ -31,7 +31,7 @@ def read_line(text: str) -> Line:
     Raises:
         ValueError: the line isn't an object of numbers with an update, or a number is out of range.
     """
-    values = finite_json(text)
+    values = parse_json(text)
     if not isinstance(values, dict) or "update" not in values:
         raise ValueError("no object with an update")
     for name, value in values.items():
@@ -76,11 +76,13 @@ def _lines(path: Path, update: int) -> list[str]:
     if not path.exists():
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = read_text(path, RESULTS_LIMIT).splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
         return [line for line in whole if read_line(line).update <= update]
     except OSError as error:
         raise unreadable(str(path), error) or error from None
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}); mend or remove it") from None
 

@@ -1,0 +1,151 @@
+"""Signals that ask this process to end: Ctrl-C, a closed terminal, a batch system's warning.
+
+A signal raises `Stopped` in the main thread, so that every `finally` cleans up. Inside `deferred()` it is only noted:
+what is under way there ends first. Outside `heard()`, as in another program that imports the library, signals do what
+they did before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from rmt_rl.launch import is_first_process
+
+_HEARD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last is what Slurm's --signal=USR1@60 sends
+BROKEN_PIPE = 13  # the number of SIGPIPE, which Python ignores and Windows lacks
+_SAME = 2.0  # seconds; a closed terminal and some batch systems send a signal twice
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that a signal ended, as shells report it."""
+        return status_of(self.number)
+
+
+class _State:
+    """The signals that this process has heard.
+
+    Attributes:
+        requested: the first signal; None if there was none.
+        raised: when the last `Stopped` was raised, in seconds.
+        deferring: True inside `deferred`.
+    """
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self.raised = -_SAME
+        self.deferring = False
+
+
+_state = _State()
+
+
+def status_of(number: int) -> int:
+    """Return the exit status that tells of a signal."""
+    return 128 + number
+
+
+def requested() -> int | None:
+    """Return the signal that asked this process to end; None if none did."""
+    return _state.requested
+
+
+def stop_requested() -> bool:
+    """Return True if a signal asked this process to end."""
+    return _state.requested is not None
+
+
+def request_stop(number: int) -> None:
+    """Ask this process to end as soon as it asks `stop_requested`; from any thread."""
+    if _state.requested is None:
+        _state.requested = number
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Hear signals inside the block. A signal that was ignored before, as under nohup, stays ignored.
+
+    Only the main thread can hear signals; in another one, nothing changes.
+    """
+    global _state
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, _state = _state, _State()
+    handlers = {}
+    for name in _HEARD:
+        number = getattr(signal, name, None)  # Windows has fewer
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            handlers[number] = signal.signal(number, _hear)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        _state = before
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let what is inside the block end before a signal stops it; ask `stop_requested`.
+
+    Raises:
+        KeyboardInterrupt: a second Ctrl-C stops at once.
+    """
+    before, _state.deferring = _state.deferring, True
+    try:
+        yield
+    finally:
+        _state.deferring = before
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a signal stop what is inside the block, inside of `deferred` too.
+
+    Raises:
+        Stopped: a signal was heard, before or inside the block.
+    """
+    before, _state.deferring = _state.deferring, False
+    try:
+        if _state.requested is not None and before:
+            raise Stopped(_state.requested)
+        yield
+    finally:
+        _state.deferring = before
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    is_first = _state.requested is None
+    request_stop(number)
+    if _state.deferring:
+        if is_first:
+            _tell()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        return
+    now = time.monotonic()
+    is_repeated = number != signal.SIGINT and now - _state.raised < _SAME
+    if not is_repeated:
+        _state.raised = now
+        raise Stopped(number)
+
+
+def _tell() -> None:
+    """Say that the process will end; by os.write, since what is under way may itself be a print."""
+    if is_first_process():
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this update; Ctrl-C once more to stop at once\n")
