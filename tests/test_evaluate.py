@@ -273,5 +273,5 @@ def test_what_is_varied_must_leave_an_agent_its_spaces() -> None:
     task, cls = load_task("cartpole_hidden"), agent_class("bc")
     with closing(task.make()) as env:
         agent = cls(cls.Config(), AgentSpec(env.observation_space, env.action_space))
-    with pytest.raises(UsageError, match=r"with hide='positions', .* has observation_space .*; vary another option"):
-        evaluate_grid(agent, task, {}, {"hide": ["velocities", "positions"]}, 1, seed=0)
+    with pytest.raises(UsageError, match=r"with hide='nothing', .* has observation_space .*; vary another option"):
+        evaluate_grid(agent, task, {}, {"hide": ["velocities", "nothing"]}, 1, seed=0)

@@ -166,7 +166,7 @@ def test_actions_are_sampled_and_returns_aimed_at() -> None:
 
 
 def test_a_run_is_evaluated_in_another_environment() -> None:
-    with pytest.raises(UsageError, match=r"env 'CartPole-v1' has observation_space .*, but the agent has .*; choose"):
+    with pytest.raises(UsageError, match=r"env 'CartPole-v1' has action_space .*, but the agent has .*; choose"):
         rmt_rl.evaluate("run", "CartPole-v1")
     found = rmt_rl.evaluate("run", "tmaze", episodes=4)
     assert found.references is None

@@ -260,7 +260,7 @@ def read_evaluation(run: Path) -> EvaluationFile | None:
     try:
         text = read_text(path, RESULTS_LIMIT)
         record = parse_json(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise unreadable(str(path), error) or UsageError(f"{path} can't be read: {error}") from error

@@ -141,7 +141,7 @@ def test_references_to_objects_are_no_numbers(scene: Scene) -> None:
         references = file["episode_0"].create_dataset("rewards", (count,), h5py.ref_dtype)
         references[:] = [file.ref] * count
     with pytest.raises(UsageError):
-        EpisodeStore(scene.dataset("tmaze")).episode(0)
+        EpisodeStore(scene.dataset("tmaze"), strict=True)
 
 
 def test_pickled_metadata(scene: Scene) -> None:

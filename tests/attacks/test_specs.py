@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,6 @@ VECTOR = "gymnasium.wrappers.vector.vectorize_observation:VectorizeTransformObse
 WRAPPERS = [
     wrapper("payload:Payload"),
     wrapper("os:system", {"command": "touch ran"}),
-    wrapper(RECORD, {"video_folder": "../elsewhere"}),
     wrapper(TRANSFORM, {"func": "payload.Payload", "observation_space": None}),
     wrapper(TRANSFORM, {"func": 5, "observation_space": None}),
     wrapper(CONVERT, {"env_xp": "payload", "target_xp": "payload"}),
@@ -162,6 +162,14 @@ WRAPPERS = [
 def test_a_wrapper(scene: Scene, each: Values) -> None:
     with pytest.raises(UsageError):
         GymnasiumTask(ID).make(spec=spec_of(ID, additional_wrappers=[each]))
+
+
+def test_a_wrapper_that_records_is_left_out(scene: Scene) -> None:
+    record = wrapper(RECORD, {"video_folder": "../elsewhere"})
+    with closing(GymnasiumTask(ID).make(spec=spec_of(ID, additional_wrappers=[record]))) as env:
+        assert "RecordVideo" not in str(env)
+        env.reset(seed=0)
+    assert not list(Path.cwd().parent.rglob("*.mp4"))
 
 
 def test_wrappers_with_values_are_made(scene: Scene) -> None:
