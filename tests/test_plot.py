@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from rmt_rl.analysis.aggregate import evaluation_cells, metric_curve, read_groups, varied_option
 from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.figures import COLOURS
-from rmt_rl.analysis.plot import plot
+from rmt_rl.analysis.plot import Axis, plot
 from rmt_rl.analysis.run_records import Score, read_single_evaluation
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import mean_interval, success_interval
@@ -321,3 +321,16 @@ def test_runs_without_success_count_only_where_they_are_drawn(tmp_path: Path) ->
     record = {"format": 1, "checkpoint": "last", "results": [nothing]}
     (unrated / "evaluation.json").write_text(json.dumps(record))
     assert comparison_table([rated, unrated]).startswith("| success rate at length")
+
+
+def test_thousands_of_results_are_drawn(tmp_path: Path) -> None:
+    """As one band, since bars beside each other would touch; other settings keep their results."""
+    results = {each + 1: each % 100 for each in range(3000)}
+    run = make_run(tmp_path / "run", results=results)
+    assert plot([run], tmp_path / "a.svg").stat().st_size > 10_000
+    (group,) = read_groups([run])
+    (row,) = evaluation_cells([group], "length", "success_rate").values()
+    assert list(row) == sorted(results)
+    ticks = Axis.of(list(row)).ticks()
+    assert "3,000" in ticks
+    assert len(ticks) < 30

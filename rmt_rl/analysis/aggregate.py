@@ -168,10 +168,16 @@ def _evaluated(run: RunRecord) -> tuple[str, str]:
 
 def _labels(settings: Sequence[OptionValues]) -> list[str]:
     """Name each group by its agent, and by the settings in which groups of that agent differ, its env if any do."""
+    differ_in_env = "env" in _differing(settings)
+    of_agents: dict[object, list[OptionValues]] = {}
+    for own in settings:
+        of_agents.setdefault(own.get("agent"), []).append(own)
+    differing = {agent: _differing(of_agent) for agent, of_agent in of_agents.items()}
     labels = []
     for own in settings:
         named = {}
-        for name in sorted(_names_in_label(own, settings)):
+        names = _names_in_label(own, differing[own.get("agent")], differ_in_env)
+        for name in sorted(names):
             if name in own:
                 named[name] = own[name]
         agent = str(own.get("agent"))
@@ -179,12 +185,10 @@ def _labels(settings: Sequence[OptionValues]) -> list[str]:
     return labels
 
 
-def _names_in_label(own: OptionValues, settings: Sequence[OptionValues]) -> set[str]:
+def _names_in_label(own: OptionValues, differing: set[str], differ_in_env: bool) -> set[str]:
     """Return the names of the settings that stand in a group's label."""
-    agent = own.get("agent")
-    of_agent = [each for each in settings if each.get("agent") == agent]
-    names = _differing(of_agent)
-    if "env" in _differing(settings):
+    names = set(differing)
+    if differ_in_env:
         names.add("env")
     if own.get("training.hindsight"):  # an auxiliary loss always stands there
         names.add("training.hindsight")

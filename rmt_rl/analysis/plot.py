@@ -5,9 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from rmt_rl.analysis.aggregate import (
     INTERVALS_OVER,
@@ -43,15 +45,17 @@ if TYPE_CHECKING:
 
 CURVES = {"eval/success_rate": "success rate", "eval/mean_return": "mean return"}
 Panel = Literal["learning", "evaluation"]
+PANELS: tuple[Panel, ...] = get_args(Panel)
 Looks: TypeAlias = dict[str, Style]
 """Styles by label."""
 
 LOG_SPAN = 20  # values whose ratio is larger are drawn on a logarithmic axis
+MOST_BARS = 1000  # of intervals beside each other; more are drawn as a band, since they touch
 MANY_POINTS = 25  # a curve with more has no markers
 CHARACTER = 0.018  # width of a tick label's character, as a share of the axis
 
 
-def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = get_args(Panel)) -> Path:
+def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = PANELS) -> Path:
     """Draw learning curves and, where runs were evaluated, success against the varied option; return `out`.
 
     Args:
@@ -175,23 +179,35 @@ def _draw_learning(axes: Axes, panel: LearningPanel, looks: Looks) -> None:
 
 def _draw_band(axes: Axes, curve: Mapping[int, Estimate], quantity: str, color: str) -> None:
     """Draw the intervals of a curve as a band."""
-    places = []
-    lows = []
-    highs = []
-    for at, estimate in curve.items():
-        if estimate.interval:
-            low, high = _within(estimate.interval, quantity)
-            places.append(at)
-            lows.append(low)
-            highs.append(high)
+    bars = _bars(curve, quantity)
     axes.fill_between(
-        places,
-        lows,
-        highs,
+        bars.places,
+        bars.lows,
+        bars.highs,
         color=color,
         alpha=0.15,
         linewidth=0,
     )
+
+
+class _Bars(NamedTuple):
+    """Intervals, each at its place."""
+
+    places: list[float]
+    lows: list[float]
+    highs: list[float]
+
+
+def _bars(estimates: Mapping[int, Estimate] | Mapping[float, Estimate], quantity: str) -> _Bars:
+    """Return the intervals of those estimates that have one."""
+    bars = _Bars([], [], [])
+    for place, estimate in estimates.items():
+        if estimate.interval:
+            low, high = _within(estimate.interval, quantity)
+            bars.places.append(place)
+            bars.lows.append(low)
+            bars.highs.append(high)
+    return bars
 
 
 # Evaluations by the varied option
@@ -236,10 +252,11 @@ def _draw_row(
         label=label,
         clip_on=False,
     )
-    for place, estimate in estimates.items():
-        if estimate.interval:
-            low, high = _within(estimate.interval, quantity)
-            axes.vlines(place, low, high, color=look.color, linewidth=1.5, alpha=0.7)
+    bars = _bars(estimates, quantity)
+    if len(estimates) > MOST_BARS:
+        axes.fill_between(bars.places, bars.lows, bars.highs, color=look.color, alpha=0.15, linewidth=0)
+    else:
+        axes.vlines(bars.places, bars.lows, bars.highs, color=look.color, linewidth=1.5, alpha=0.7)
 
 
 @dataclass(frozen=True)
@@ -264,12 +281,16 @@ class Axis:
     def shifted(self, value: Value, share: float) -> float:
         """Return the place of a value, moved by a share of the axis."""
         place = self.places[value]
-        places = self.places.values()
-        low = min(places)
-        high = max(places)
+        low, high = self._ends
         if self.logarithmic:
             return float(place * (high / low) ** share)
         return place + (high - low) * share
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """The least and the largest place."""
+        places = self.places.values()
+        return min(places), max(places)
 
     def ticks(self) -> dict[str, float]:
         """Choose the labels that have room: the last, and from the left all that touch no other."""
@@ -286,8 +307,8 @@ class Axis:
 
         kept: list[str] = []
         for label in marks:
-            touched = [other for other in (last, *kept) if touch(label, other)]
-            if label != last and not touched:
+            neighbours = chain(reversed(kept), (last,))  # the nearest first
+            if label != last and not any(touch(label, other) for other in neighbours):
                 kept.append(label)
         return {label: places[label] for label in (*kept, last)}
 

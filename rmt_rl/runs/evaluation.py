@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
@@ -234,13 +234,15 @@ def _merge_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: 
     path = run / FILE
     results = [evaluation.to_json() for evaluation in evaluations]
     before = _previous(run)
-    comparable = before["results"] if before["checkpoint"] == checkpoint else []
-    kept = [old for old in comparable if all(_may_stay(old, new) for new in results)]
-    repeated = [new["options"] for new in results]
-    dropped = [old for old in before["results"] if old not in kept and old["options"] not in repeated]
+    comparable = before["checkpoint"] == checkpoint
+    ways = set(map(_way, results))
+    repeated = {_hashable(new["options"]) for new in results}
+    others = [old for old in before["results"] if _hashable(old["options"]) not in repeated]
+    kept = [old for old in others if comparable and ways <= {_way(old)}]
+    dropped = len(others) - len(kept)
     if dropped:
         warnings.warn(
-            f"{path}: {len(dropped)} earlier results are dropped, as they are of another checkpoint, seed, target "
+            f"{path}: {dropped} earlier results are dropped, as they are of another checkpoint, seed, target "
             "return or number of lanes (environments played at once), or of actions chosen in another way",
             UserWarning,
             stacklevel=2,
@@ -292,10 +294,18 @@ def read_results(run: Path) -> list[ResultRecord]:
     return record["results"] if record else []
 
 
-def _may_stay(old: ResultRecord, new: ResultRecord) -> bool:
-    """Return True if an earlier result is of other options than a new one, and was made in the same way."""
-    same_way = all(old.get(name) == new.get(name) for name in SETTINGS)
-    return same_way and old["options"] != new["options"]
+def _way(result: ResultRecord) -> Hashable:
+    """Return the settings of a result that others must share to be compared with it."""
+    return tuple(result.get(name) for name in SETTINGS)
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return a JSON value with tuples in place of lists and objects; equal values give equal tuples."""
+    if isinstance(value, Mapping):
+        return frozenset((name, _hashable(member)) for name, member in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return value
 
 
 def _previous(run: Path) -> EvaluationFile:

@@ -23,13 +23,14 @@ class Plot(Frozen):
 def plot_runs(arguments: Arguments) -> int:
     """Draw the picture, print a table of the evaluations and the picture's path."""
     given = parse(Plot, arguments, "rmt-rl plot", __doc__ or "")
-    from rmt_rl.analysis.comparison import LEGEND, comparison_table
-    from rmt_rl.analysis.plot import plot
-    from rmt_rl.runs.evaluation import read_evaluation
+    from rmt_rl.analysis.aggregate import read_groups
+    from rmt_rl.analysis.comparison import LEGEND, comparison_of_groups
+    from rmt_rl.analysis.plot import PANELS, plot_groups
 
-    plot(given.runs, given.out)
-    if any(map(read_evaluation, given.runs)):
-        say(comparison_table(given.runs))
+    groups = read_groups(given.runs)
+    plot_groups(groups, given.out, PANELS)
+    if any(run.evaluations for group in groups for run in group.runs):
+        say(comparison_of_groups(groups))
         say(LEGEND)
     say(given.out)
     return 0
