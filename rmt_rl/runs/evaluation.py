@@ -305,7 +305,8 @@ def _hashable(value: Any) -> Hashable:
         return frozenset((name, _hashable(member)) for name, member in value.items())
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
-    return value
+    leaf: Hashable = value
+    return leaf
 
 
 def _previous(run: Path) -> EvaluationFile:
