@@ -74,7 +74,7 @@ TASKS = {
     "popgym position_only_pendulum": Case(
         ["popgym", "rate", "--env.task", "position_only_pendulum", *POPGYM],
         [EvaluationPlan(episodes=50)],
-        seeds=(0,),
+        seeds=(0, 1),
     ),
 }
 
