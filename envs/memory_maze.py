@@ -46,6 +46,8 @@ LANES = 4  # each environment takes 0.85 GB
 
 IDLE, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
 
+# PyTorch for CUDA imports Triton at some time. Triton's LLVM crashes the process if Mesa has loaded its own before.
+_LOADED_FIRST = "triton"
 _LONGEST = {9: 1000, 11: 2000, 13: 3000, 15: 4000}  # most steps of an episode, by the maze's size
 _TURN = np.deg2rad(18.3)  # radians that the ball turns in one step, once it is turning
 _CLEARANCE = 0.15  # least distance of the expert from walls, in cells; the ball's radius is 0.1
@@ -75,9 +77,8 @@ def _require_renderer() -> None:
     """
     if sys.platform == "linux" and "dm_control" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl" if find_library("EGL") or not find_library("OSMesa") else "osmesa")
-    # PyTorch for CUDA imports Triton at some time. If Mesa has loaded its LLVM before, Triton's crashes the process.
     with suppress(ImportError):
-        import_module("triton")
+        import_module(_LOADED_FIRST)
     backend = os.environ.get("MUJOCO_GL")
     remedy = (
         f"memory_maze can't draw with MUJOCO_GL={backend}: set MUJOCO_GL=egl and install Debian's libegl1, libgl1 and "

@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmt_rl.analysis.markdown import bracketed, half_width, markdown_table
@@ -11,6 +11,7 @@ def test_a_table_as_it_is_written() -> None:
     assert text == "| agent | success |\n| --- | ---: |\n| rate | 1.00 |\n| bc | 0.50 |"
 
 
+@settings(deadline=None)  # no test asserts a time
 @given(st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(CELLS, min_size=width, max_size=width), min_size=1)))
 def test_padded_columns_line_up_and_hold_the_same_cells(rows: list[list[str]]) -> None:
     plain = markdown_table(rows[0], rows[1:]).splitlines()
