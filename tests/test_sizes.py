@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from rmt_rl.agent import AgentSpec
 from rmt_rl.cli import main
+from rmt_rl.config import validated
 from rmt_rl.errors import UsageError, explained, is_out_of_memory, out_of_memory
 from rmt_rl.machine import check_fits, in_words, memory_bytes
 from rmt_rl.nn.model_size import count_weights
@@ -122,7 +123,9 @@ def test_weights_of_many_layers_are_extrapolated() -> None:
     cls = agent_class("rate")
     counts = {}
     for layers in (10, 11, 10_010):
-        counts[layers] = count_weights(lambda config: cls(config, SPEC), cls.Config(layers=layers)).bytes
+        counts[layers] = count_weights(
+            lambda config: cls(config, SPEC), validated(cls.Config, {"layers": layers})
+        ).bytes
     assert counts[10_010] == counts[10] + 10_000 * (counts[11] - counts[10])
 
 

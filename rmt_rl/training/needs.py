@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rmt_rl.acting.rollout import OBJECT
-from rmt_rl.agent import Agent, AgentConfig, AgentSpec
+from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Batch
 from rmt_rl.data.store import open_dataset
@@ -93,7 +93,7 @@ def bytes_of_step(spec: AgentSpec) -> int:
 def _check_segments(config: OfflineRun, step: int) -> None:
     """Raise a UsageError if a sequence of all segments doesn't fit, or a batch of sequences of one step."""
     data = config.data
-    segment_length = cast("AgentConfig", config.agent_options).segment_length
+    segment_length = config.agent_options.segment_length
     for name in ("segments", "burn_in"):
         segments = getattr(data, name)
         cause = f"{name}={segments}, segment_length={segment_length}: a single sequence"
