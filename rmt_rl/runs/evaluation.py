@@ -305,8 +305,7 @@ def _hashable(value: Any) -> Hashable:
         return frozenset((name, _hashable(member)) for name, member in value.items())
     if isinstance(value, list | tuple):
         return tuple(map(_hashable, value))
-    leaf: Hashable = value
-    return leaf
+    return cast("Hashable", value)
 
 
 def _previous(run: Path) -> EvaluationFile:
