@@ -160,7 +160,8 @@ class View:
 
     The numbers are those that Stable-Baselines3's networks make of the spaces that they know: categories one-hot,
     pixels from 0 to 1. Tuples and nested Dicts work too. An image that is too small for the convolutions is part of the
-    vector. `space` is the Box of the vector or image, or a Dict if there are several.
+    vector. If there is no number at all, the vector is one zero: networks need an input. `space` is the Box of the
+    vector or image, or a Dict if there are several.
 
     Raises:
         UsageError: the space has a part that is no Box, Discrete, MultiDiscrete or MultiBinary.
@@ -172,12 +173,15 @@ class View:
         self.images: dict[Place, AnySpace] = {}
         self.rest: dict[Place, AnySpace] = {}
         for place, leaf in self.leaves.items():
-            kind = self.images if _is_large_image(leaf) else self.rest
-            kind[place] = leaf
+            if _is_large_image(leaf):
+                self.images[place] = leaf
+            elif flatdim(leaf) > 0:
+                self.rest[place] = leaf
+        self.has_vector = bool(self.rest) or not self.images
         boxes: list[spaces.Box] = []
-        if self.rest:
+        if self.has_vector:
             numbers = sum(flatdim(leaf) for leaf in self.rest.values())
-            vector = spaces.Box(-np.inf, np.inf, (numbers,), np.float32)
+            vector = spaces.Box(-np.inf, np.inf, (max(numbers, 1),), np.float32)
             boxes.append(vector)
         for leaf in self.images.values():
             image = spaces.Box(0, 255, _image_shape(leaf), np.uint8)
@@ -204,9 +208,10 @@ class View:
         """
         batch = observed_batch(observation, self.original)
         parts = []
-        if self.rest:
+        if self.has_vector:
             vectors = [_as_vector(leaf, part_at(batch.values, place)) for place, leaf in self.rest.items()]
-            vector = np.concatenate(vectors, 1)
+            zero = np.zeros((batch.size, 1), np.float32)
+            vector = np.concatenate(vectors, 1) if vectors else zero
             parts.append(vector)
         for place, leaf in self.images.items():
             pixels = part_at(batch.values, place)

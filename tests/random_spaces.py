@@ -10,10 +10,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector.utils import batch_space
 from hypothesis import strategies as st
 
-from rmt_rl.trees import Place, leaves, map_leaves, map_space, nodes, part_at
+from rmt_rl.trees import Place, leaves, map_space, nodes, part_at
 
 Space = spaces.Space[Any]
 Strategy = st.SearchStrategy[Space]
@@ -185,7 +184,28 @@ gymnasium.register("random_spaces/Random-v0", entry_point="tests.random_spaces:R
 
 def draw_batch(space: Space, count: int) -> Any:
     """Return random values of a space, stacked: arrays (count, ...)."""
-    return map_leaves(np.asarray, batch_space(space, count).sample())
+
+    def drawn(place: Place, leaf: Space) -> Any:
+        is_integer = isinstance(leaf, spaces.Box) and leaf.dtype.kind in "iu"
+        rows = [_draw_integers(leaf) if is_integer else leaf.sample() for _ in range(count)]
+        return np.stack(rows).astype(leaf.dtype)
+
+    return map_space(drawn, space)
+
+
+def draw_value(space: Space) -> Any:
+    """Return a random value of a space, as `sample` does."""
+    batch = draw_batch(space, 1)
+    return map_space(lambda place, leaf: part_at(batch, place)[0, ...], space)
+
+
+def _draw_integers(space: Any) -> Any:
+    """Return bounds and middles of a Box of integers; Gymnasium's samples leave the space if the bounds are huge."""
+    low: Any = np.array(space.low, object)
+    middle = np.array(low + (np.array(space.high, object) - low) // 2, space.dtype)
+    choices = [space.low, space.high, middle]
+    picks = space.np_random.integers(3, size=space.shape)
+    return np.choose(picks, choices)
 
 
 def assert_contained(space: Space, batch: Any, count: int) -> None:

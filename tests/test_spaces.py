@@ -45,6 +45,7 @@ from tests.random_spaces import (
     assert_contained,
     assert_same_space,
     draw_batch,
+    draw_value,
     empties,
     observation_spaces,
     texts,
@@ -109,7 +110,7 @@ def assert_acts(agent: BaseAgent) -> None:
     for deterministic in (True, False, True):
         chosen, state = agent.predict(draw_batch(observations, 3), state, None, deterministic)
         assert_contained(actions, chosen, 3)
-    single, _ = agent.predict(observations.sample(), None, None, deterministic=False)
+    single, _ = agent.predict(draw_value(observations), None, None, deterministic=False)
     assert actions.contains(single), f"{single!r} isn't in {actions}"
     for place, leaf in leaves(actions):
         value = part_at(single, place)
@@ -166,7 +167,7 @@ def check_parts(observations: Space, actions: Space) -> None:
         loaded = load_agent(folder)
         assert_same_space(loaded.spec.observation_space, observations)
         assert_same_space(loaded.spec.action_space, actions)
-        observation = observations.sample()
+        observation = draw_value(observations)
         np.testing.assert_equal(loaded.predict(observation)[0], agent.predict(observation)[0])
 
 
