@@ -68,6 +68,8 @@ class GymnasiumTask:
         except (gymnasium.error.Error, ImportError) as error:
             package = module.replace("_", "-")
             remedy = f"; pip install {package}" if isinstance(error, ImportError) and module in _REGISTERING else ""
+            if not colon:
+                remedy = "; if a module that is installed registers it, name the module behind --import"
             raise UsageError(f"env {env_id!r} is not known to Gymnasium: {error}{remedy}") from error
 
     def make(self, render_mode: str | None = None, **options: Any) -> AnyEnv:

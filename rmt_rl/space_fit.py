@@ -72,6 +72,49 @@ def _facts(space: Any) -> tuple[object, ...]:
             return (space.shape,)
 
 
+def joined(one: AnySpace, other: AnySpace) -> AnySpace:
+    """Return the first of two spaces with bounds that hold the values of both; there is no `difference` between them.
+
+    The dtypes stay the first space's, unless only the other's can hold the values of both.
+    """
+    match one:
+        case spaces.Dict():
+            parts = [(key, joined(part, part_at(other, (key,)))) for key, part in one.items()]
+            return spaces.Dict(parts)
+        case spaces.Tuple():
+            return spaces.Tuple([joined(part, part_at(other, (index,))) for index, part in enumerate(one)])
+        case spaces.Box() if one.dtype.kind != "b" and one != other:
+            return _joined_boxes(one, other)
+        case _:
+            return one
+
+
+def _joined_boxes(one: spaces.Box, other: Any) -> spaces.Box:
+    is_wider = _holds(other.dtype, one) and not _holds(one.dtype, other)
+    dtype = other.dtype if is_wider else one.dtype
+    low = np.minimum(_cast(one.low, dtype), _cast(other.low, dtype))
+    high = np.maximum(_cast(one.high, dtype), _cast(other.high, dtype))
+    space: spaces.Box = spaces.Box(low, high, dtype=dtype)
+    return space
+
+
+def _holds(dtype: np.dtype[Any], space: spaces.Box) -> bool:
+    """Return True if a dtype of a Box's family can hold its numbers, of floats those that float32 can hold."""
+    if dtype.kind == "f":
+        return dtype.itemsize >= np.dtype(np.float32).itemsize
+    limits = np.iinfo(str(dtype))
+    return bool((space.low >= limits.min).all() and (space.high <= limits.max).all())
+
+
+def _cast(bounds: Array, dtype: np.dtype[Any]) -> Array:
+    """Return bounds in another dtype: if it is too small for them, its infinity or its largest integer."""
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return bounds.astype(dtype)
+    limits = np.iinfo(str(dtype))
+    return np.clip(bounds.astype(object), limits.min, limits.max).astype(dtype)
+
+
 def fit_actions(actions: Any, space: AnySpace) -> Any:
     """Return actions (N, ...) as copies in an environment's dtypes and within its bounds.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 from gymnasium import Space, spaces
 
 Key = str | int
@@ -88,6 +89,11 @@ def map_space(
         inner = (*place, key)
         mapped[key] = map_space(function, part, inner)
     return mapped if isinstance(space, spaces.Dict) else tuple(mapped.values())
+
+
+def bytes_of(space: Space[Any]) -> int:
+    """Return the bytes of one value of a space, as arrays; the space's parts have shapes and dtypes."""
+    return sum(int(np.prod(leaf.shape or ())) * np.dtype(leaf.dtype).itemsize for _, leaf in leaves(space))
 
 
 def with_keys(rename: Callable[[str], str], value: Any) -> Any:

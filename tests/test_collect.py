@@ -20,6 +20,8 @@ from rmt_rl.acting.policies import Behaviour, RandomPolicy, Share, parse_share
 from rmt_rl.acting.provenance import dataset_id
 from rmt_rl.acting.recording import trajectories
 from rmt_rl.acting.rollout import Step, rollout
+from rmt_rl.agent import AgentSpec
+from rmt_rl.cli import main
 from rmt_rl.data.references import read_references
 from rmt_rl.data.root import data_root
 from rmt_rl.data.store import EpisodeStore
@@ -27,6 +29,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.runs.folder import read_config, write_config
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.training.loop import resume, train
+from rmt_rl.training.needs import bytes_of_step
 from tests.recall import Config, Expert, Recall
 from tests.tiny import tiny
 
@@ -153,6 +156,36 @@ def test_steps_are_held_no_longer_than_an_open_episode_needs() -> None:
     most = max(sum(reward() is not None for reward in seen) for _ in trajectories(watched(), env.num_envs))
     assert len(seen) > 400
     assert most <= 12
+
+
+LARGEST = float(np.finfo(np.float64).max)
+WIDEST = spaces.Box(-LARGEST, LARGEST, (2,), np.float64)
+
+
+class Widest(gymnasium.Env[Any, Any]):
+    """Observations and, if asked for, actions with the largest bounds there are, as of old environments."""
+
+    observation_space = WIDEST
+
+    def __init__(self, acts: bool = False) -> None:
+        self.action_space = WIDEST if acts else spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(2), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.ones(2), 1.0, True, False, {}
+
+
+def test_bounds_between_which_nothing_can_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    collecting = ["collect", f"{__name__}:Widest", "--policy", "random", "--episodes", "3"]
+    assert main(collecting) == 0
+    identity = capsys.readouterr().out.strip()
+    store = EpisodeStore(identity)
+    assert bytes_of_step(AgentSpec(store.observation_space, store.action_space)) == 12
+    assert main([*collecting, "--env.acts"]) == 2
+    assert "no random action can be drawn from action_space=Box(" in capsys.readouterr().err
 
 
 def test_random_actions_are_seeded_and_spread() -> None:

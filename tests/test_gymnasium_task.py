@@ -172,7 +172,9 @@ def test_an_unknown_id_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "absent_module:Maze-v0", "rate"]) == 2
     assert "module 'absent_module' can't be imported (No module named 'absent_module')" in capsys.readouterr().err
     assert main(["train", "CartPool-v1", "rate"]) == 2
-    assert "env 'CartPool-v1' is not known to Gymnasium" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "env 'CartPool-v1' is not known to Gymnasium" in error
+    assert "registers it, name the module behind --import" in error
 
 
 def test_a_data_set_without_an_environment_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.spaces import Space
+from minari.serialization import deserialize_space
 
 import rmt_rl
 from rmt_rl.cli import main
@@ -26,6 +27,7 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.evaluation import read_evaluation
 from rmt_rl.runs.folder import read_config
+from rmt_rl.space_fit import joined
 from tests.replicas import REPLICAS, atari, change_metadata, pointmaze, robotics, write
 from tests.tiny import metrics
 
@@ -154,6 +156,53 @@ def test_data_sets_that_differ_in_widths_are_joined() -> None:
     }
 
 
+def test_data_sets_that_differ_in_bounds_are_joined_in_any_order() -> None:
+    near = spaces.Box(-1, 1, (2,), np.float32)
+    far = spaces.Box(-5000, 5000, (2,), np.float64)
+    write("mine/near-v0", None, near, near, episodes=2)
+    write("mine/far-v0", None, far, far, episodes=2)
+    for ids in (["mine/near-v0", "mine/far-v0"], ["mine/far-v0", "mine/near-v0"]):
+        store = EpisodeStore(ids)
+        assert len(store) == 4
+        for space in (store.observation_space, store.action_space):
+            assert isinstance(space, spaces.Box)
+            assert (space.low.min(), space.high.max()) == (-5000, 5000)
+
+
+def test_of_two_dtypes_the_one_that_holds_both_is_joined() -> None:
+    def box(low: float, high: float, dtype: Any) -> spaces.Box:
+        return spaces.Box(low, high, (2,), dtype)
+
+    pixels, counts = box(0, 255, np.uint8), box(0, 1000, np.int64)
+    assert joined(pixels, counts) == joined(counts, pixels) == counts
+    assert joined(pixels, box(0, 9, np.int64)) == pixels
+    assert joined(box(-1, 1, np.float16), box(-2, 0, np.float64)) == box(-2, 1, np.float64)
+    assert joined(box(-1, 1, np.float32), box(-1e300, 1e300, np.float64)) == box(-np.inf, np.inf, np.float32)
+    large = box(2**63, 2**63 + 2**12, np.uint64)
+    assert joined(counts, large) == box(0, 2**63 + 2**12, np.uint64)
+    assert joined(box(-1, 1, np.int64), large) == box(-1, 2**63 - 1, np.int64)
+    nested = spaces.Dict({"a": spaces.Tuple((pixels, spaces.Discrete(3)))})
+    other = spaces.Dict({"a": spaces.Tuple((counts, spaces.Discrete(3)))})
+    assert joined(nested, other) == other
+
+
+class Farther(Wide):
+    """Observations far outside the bounds of the data."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        _, *outcome = super().step(action)
+        return np.full(2, 5000.0), *outcome  # type: ignore[return-value]
+
+
+def test_agents_act_in_the_bounds_of_data_and_environment() -> None:
+    write("mine/near-v0", None, spaces.Box(-1, 1, (2,), np.float32), Farther.action_space)
+    run = ["train", f"{__name__}:Farther", "bc", "--dataset", "mine/near-v0", *TINY, "--eval-episodes", "2"]
+    assert main([*run, "--out", "run"]) == 0
+    assert main(["evaluate", "run", "--episodes", "2", "--import", __name__]) == 0
+
+
 # Files
 
 
@@ -204,6 +253,19 @@ def test_other_versions_are_not_damage(facts: dict[str, object], message: str) -
     with pytest.raises(UsageError, match=message) as raised:
         open_dataset("mine/cartpole-v0")
     assert "damaged" not in str(raised.value)
+
+
+def test_a_space_that_a_module_taught_to_minari_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = cartpole()
+    change_metadata(identity, observation_space=json.dumps({"type": "Cart", "sizes": 4}))
+    with pytest.raises(UsageError, match="has the type Cart, which Minari can't read"):
+        EpisodeStore(identity)
+
+    def read(values: dict[str, Any]) -> Space[Any]:
+        return spaces.Box(-9, 9, (values["sizes"],), np.float32)
+
+    monkeypatch.setitem(deserialize_space.registry, "Cart", read)
+    assert EpisodeStore(identity).observation_space == spaces.Box(-9, 9, (4,), np.float32)
 
 
 def put_folder(path: Path) -> None:

@@ -95,10 +95,20 @@ class RandomPolicy:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[Any, Any]:
-        """Draw an action for every environment; `episode_start` has one entry for each."""
+        """Draw an action for every environment; `episode_start` has one entry for each.
+
+        Raises:
+            UsageError: the bounds of the action space are too far apart to draw between them.
+        """
         if state is None:
             state = batch_space(self._action_space, len(episode_start))
-        return state.sample(), state
+        try:
+            return state.sample(), state
+        except OverflowError:  # NumPy's, of bounds like the largest float64
+            raise UsageError(
+                f"no random action can be drawn from action_space={self._action_space}, since its bounds are too far "
+                "apart; use infinite or narrower bounds"
+            ) from None
 
 
 def make_expert(task: Task, options: Options, seed: int) -> Policy:

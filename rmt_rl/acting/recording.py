@@ -13,7 +13,7 @@ import numpy as np
 
 from rmt_rl.acting.rollout import Step
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
-from rmt_rl.trees import leaves, map_leaves
+from rmt_rl.trees import bytes_of, map_leaves
 
 LANES = 64  # at most; the episodes depend on the number of lanes, since every lane draws its own random numbers
 STEP_BYTES = 1 << 18  # at most; observations of one step, of all lanes together
@@ -21,10 +21,7 @@ STEP_BYTES = 1 << 18  # at most; observations of one step, of all lanes together
 
 def recorded_lanes(observation_space: gymnasium.Space[Any]) -> int:
     """Return how many lanes to record at once: fewer for large observations."""
-    size = 0
-    for _, leaf in leaves(observation_space.sample()):
-        size += np.asarray(leaf).nbytes
-    fitting = STEP_BYTES // max(1, size)
+    fitting = STEP_BYTES // max(1, bytes_of(observation_space))
     return max(1, min(LANES, fitting))
 
 

@@ -22,6 +22,9 @@ PIECES = 4
 BYTES = 1 << 28
 """Data to read at most, if steps are large."""
 
+SMALLEST = float(np.finfo(np.float32).tiny)
+"""Smaller deviations count as none: float32 rounds them to 0."""
+
 Floats = NDArray[np.float64]
 
 
@@ -51,7 +54,7 @@ class Moments:
         """The standard deviation; 1 for numbers that don't vary, or by less than float32 can tell."""
         deviation: Floats = np.sqrt(self.squares / max(self.count, 1))
         noise = np.finfo(np.float32).eps * self.largest
-        return np.where(deviation > noise, deviation, 1.0)
+        return np.where(deviation > np.maximum(noise, SMALLEST), deviation, 1.0)
 
 
 def moments(store: EpisodeStore, name: str, wanted: Callable[[Space[Any]], bool]) -> dict[Place, Moments]:

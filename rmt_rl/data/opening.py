@@ -95,9 +95,10 @@ def _of_content(dataset_id: str, named: str, error: BaseException) -> UsageError
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the message of an error; of a KeyError without its quotes."""
+    """Return the message of an error, of a KeyError without its quotes; the error's kind if it has no message."""
     is_lookup = isinstance(error, KeyError) and error.args
-    return str(error.args[0] if is_lookup else error)
+    message = str(error.args[0] if is_lookup else error)
+    return message or type(error).__name__
 
 
 def evaluation_spec(dataset: minari.MinariDataset) -> EnvSpec | None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium import Space
 from gymnasium.envs.registration import EnvSpec
 
 from rmt_rl.data.opening import explained, open_dataset
@@ -27,8 +26,9 @@ from rmt_rl.data.storage import (
 )
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.learnable import check_actions, learnable_space, warn_of_text
+from rmt_rl.space_fit import joined
 from rmt_rl.task import check_same_spaces
-from rmt_rl.trees import leaves
+from rmt_rl.trees import bytes_of
 
 _BYTES_OF_OUTCOMES = 8 + 1 + 1 + 4  # of one step: reward, two flags and return-to-go
 
@@ -87,7 +87,7 @@ class EpisodeReader:
         self.observation_space, self.action_space = self._common_spaces()
 
     def _common_spaces(self) -> StoredSpaces:
-        """Return the first data set's spaces without texts; those of the others must hold the same values."""
+        """Return the spaces of all data sets without texts; they may differ in bounds and widths alone."""
         found = []
         for identity, dataset in zip(self.ids, self._datasets, strict=True):
             with explained(identity):
@@ -95,11 +95,12 @@ class EpisodeReader:
                 warn_of_text(whole.observation_space)
                 check_actions(whole.action_space)
                 found.append(whole._replace(observation_space=learnable_space(whole.observation_space)))
-        first = found[0]
+        common = found[0]
         for identity, other in zip(self.ids[1:], found[1:], strict=True):
             name, other_name = f"data set {self.ids[0]!r}", f"data set {identity!r}"
-            check_same_spaces(name, first, other_name, other, "train on each alone")
-        return first
+            check_same_spaces(name, found[0], other_name, other, "train on each alone")
+            common = StoredSpaces(*map(joined, common, other))
+        return common
 
     def index(self) -> Index:
         """Return the episodes of all data sets."""
@@ -165,8 +166,3 @@ class EpisodeReader:
             if name in columns:
                 columns[name] = conform(columns[name], space, name)
         return columns
-
-
-def bytes_of(space: Space[Any]) -> int:
-    """Return the bytes of one value of a space, as arrays."""
-    return sum(int(np.prod(leaf.shape or ())) * np.dtype(leaf.dtype).itemsize for _, leaf in leaves(space))

@@ -47,9 +47,14 @@ def read_spaces(storage: MinariStorage) -> StoredSpaces:
         Exception: any error that `space_from_json` raises on damaged metadata.
     """
     metadata = MinariStorage.read_raw_metadata(storage.data_path)
-    found = [space_from_json(metadata[name]) for name in StoredSpaces._fields]
-    observation_space, action_space = [with_keys(unescaped, space) for space in found]
-    return StoredSpaces(observation_space, action_space)
+    found = []
+    for name in StoredSpaces._fields:
+        try:
+            space = space_from_json(metadata[name])
+        except ValueError:  # of a type that a module of the user's taught to Minari
+            space = getattr(storage, name)
+        found.append(with_keys(unescaped, space))
+    return StoredSpaces(*found)
 
 
 def write_spaces(storage: MinariStorage, stored: StoredSpaces) -> None:
@@ -120,7 +125,8 @@ def read_index(storage: MinariStorage, file: OpenFile, episodes: int) -> list[In
 def _entry(facts: Any) -> IndexEntry:
     steps = facts.get("total_steps")
     seed = facts.get("seed")
-    return IndexEntry(None if steps is None else int(steps), None if seed is None else int(seed))
+    is_known = isinstance(seed, int | np.integer)  # older versions of Minari store an unknown seed as "None"
+    return IndexEntry(None if steps is None else int(steps), int(seed) if is_known else None)
 
 
 def read_columns(

@@ -20,6 +20,7 @@ from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
 from rmt_rl.runs.options import OfflineRun
+from rmt_rl.space_fit import joined
 from rmt_rl.task import check_same_spaces, default_episodes
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def open_data(config: OfflineRun) -> EpisodeStore:
     remedy = "train in the environment that the data come from, with the same options"
     with closing(make_env(task, config.env_options)) as env:
         check_spaces(f"env {config.env!r}", env, store, remedy)
+        store.observation_space = joined(store.observation_space, env.observation_space)
         store.action_space = env.action_space  # agents choose actions in its bounds and dtypes
     return store
 

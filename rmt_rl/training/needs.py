@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,9 +85,10 @@ def bytes_of_step(spec: AgentSpec) -> int:
     """Return the bytes of a step's observation and action, at least: a byte for a pixel, 4 for another number."""
     size = 0
     for space in (spec.observation_space, spec.action_space):
-        for _, leaf in leaves(space.sample()):
-            is_byte = getattr(leaf, "dtype", None) in ("uint8", "bool")
-            size += getattr(leaf, "size", 1) * (1 if is_byte else 4)
+        for _, leaf in leaves(space):
+            count = int(np.prod(leaf.shape or ()))
+            is_byte = leaf.dtype in (np.uint8, np.bool_)
+            size += count if is_byte else 4 * count
     return size
 
 

@@ -9,7 +9,7 @@ from gymnasium import Space, spaces
 from numpy.typing import NDArray
 
 from rmt_rl.agent import Agent
-from rmt_rl.data.moments import Moments, moments
+from rmt_rl.data.moments import SMALLEST, Moments, moments
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.nn.scaling import holds_numbers
 from rmt_rl.tokens import scales_of
@@ -48,7 +48,7 @@ class _Bounds(NamedTuple):
 
 def _bounds(space: spaces.Box) -> _Bounds:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (low < high)
+    bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (high - low > 2 * SMALLEST)
     low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
     return _Bounds((low + high) / 2, (high - low) / 2, bounded)
 

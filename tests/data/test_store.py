@@ -351,6 +351,15 @@ ODD: dict[Callable[[h5py.Group], None], str] = {
 }
 
 
+def test_seeds_that_are_no_numbers_are_unknown(root: Path) -> None:
+    write("a-v0", [episode(number, 4) for number in range(3)])
+    with changed(root, "a-v0") as file:
+        for number, seed in enumerate(("None", h5py.Empty("f"), np.uint64(7))):
+            file[f"episode_{number}"].attrs["seed"] = seed
+    store = EpisodeStore("a-v0")
+    assert [store.episode(index).seed for index in range(3)] == [None, None, 7]
+
+
 @pytest.mark.parametrize("spoil", ODD)
 def test_odd_episodes_are_left_out_and_indices_close_up(root: Path, spoil: Callable[[h5py.Group], None]) -> None:
     write("a-v0", [episode(number, 4) for number in range(5)])

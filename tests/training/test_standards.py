@@ -116,6 +116,18 @@ def test_moments_are_exact_far_from_zero_and_constants_are_left() -> None:
     assert found.deviation[2] == 1
 
 
+def test_numbers_that_float32_rounds_to_zero_are_left() -> None:
+    rng = np.random.default_rng(0)
+    space = spaces.Box(-1e-50, 1e-50, (2,), np.float64)
+    agent = agent_of(
+        store_of([episode(space.sample()[None].repeat(9, 0), rng.uniform(-1e-50, 1e-50, (8, 2)))], space, space)
+    )
+    for name in ("observation", "action"):
+        scale = scales_of(agent.scales, name).at(())  # type: ignore[arg-type]
+        assert scale.factor.tolist() == [1, 1]
+    assert space.contains(agent.predict(np.zeros(2))[0])
+
+
 def test_pieces_of_long_episodes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments_module, "STEPS", 8)
     space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
