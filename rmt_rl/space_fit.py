@@ -112,7 +112,9 @@ def _cast(bounds: Array, dtype: np.dtype[Any]) -> Array:
         with np.errstate(over="ignore"):
             return bounds.astype(dtype)
     limits = np.iinfo(str(dtype))
-    return np.clip(bounds.astype(object), limits.min, limits.max).astype(dtype)
+    exact: Array = bounds.astype(object)  # Python's integers have no limits
+    fitting: Array = np.clip(exact, limits.min, limits.max).astype(dtype)
+    return fitting
 
 
 def fit_actions(actions: Any, space: AnySpace) -> Any:
