@@ -17,6 +17,7 @@ from rmt_rl.errors import UsageError
 
 SETTINGS_LIMIT = 64 << 20  # bytes of a file that people write, such as a config.toml
 RESULTS_LIMIT = 4 << 30  # bytes of a file that grows with a run, such as a metrics.jsonl
+_PIECE = 1 << 16  # bytes read at once
 MOST_LEVELS = 100  # tables in tables of a TOML file
 
 KINDS = {
@@ -53,11 +54,14 @@ def read_text(path: Path, limit: int = SETTINGS_LIMIT) -> str:
         ValueError: the text isn't UTF-8.
     """
     check_regular(path, limit)
+    content = bytearray()
     with path.open("rb") as file:
-        content = file.read(limit + 1)  # a device's file, such as one below /proc, doesn't tell its size
-    if len(content) > limit:
-        raise UsageError(f"{path} has more than {limit:,} bytes; name another path")
-    return content.decode("utf-8").replace("\r\n", "\n")
+        while len(content) <= limit:  # a device's file, such as one below /proc, doesn't tell its size
+            piece = file.read(_PIECE)  # Python allocates as many bytes as are asked for
+            if not piece:
+                return content.decode("utf-8").replace("\r\n", "\n")
+            content += piece
+    raise UsageError(f"{path} has more than {limit:,} bytes; name another path")
 
 
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
