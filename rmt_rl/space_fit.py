@@ -112,7 +112,8 @@ def _cast(bounds: Array, dtype: np.dtype[Any]) -> Array:
         with np.errstate(over="ignore"):
             return bounds.astype(dtype)
     limits = np.iinfo(str(dtype))
-    return np.clip(bounds.astype(object), limits.min, limits.max).astype(dtype)
+    clipped: Array = np.clip(bounds.astype(object), limits.min, limits.max)
+    return clipped.astype(dtype)
 
 
 def fit_actions(actions: Any, space: AnySpace) -> Any:
