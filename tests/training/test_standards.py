@@ -123,7 +123,7 @@ def test_numbers_that_float32_rounds_to_zero_are_left() -> None:
         store_of([episode(space.sample()[None].repeat(9, 0), rng.uniform(-1e-50, 1e-50, (8, 2)))], space, space)
     )
     for name in ("observation", "action"):
-        scale = scales_of(agent.scales, name).at(())  # type: ignore[arg-type]
+        scale = scales_of(agent.scales, name).at(())
         assert scale.factor.tolist() == [1, 1]
     assert space.contains(agent.predict(np.zeros(2))[0])
 
