@@ -23,6 +23,7 @@ Array: TypeAlias = NDArray[Any]
 
 FACTOR = 1000.0
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+LARGEST_RESULT = 1e100  # of a result in a file: intervals and axes of larger numbers overflow
 
 
 class Words(NamedTuple):

@@ -12,6 +12,7 @@ So files that hold Minari's own JSON, such as older checkpoints, are read too.
 from __future__ import annotations
 
 import json
+from textwrap import shorten
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,9 +20,11 @@ from gymnasium import Space, spaces
 from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
+from rmt_rl.reading import parse_json
 
 Values: TypeAlias = dict[str, Any]
 Array: TypeAlias = NDArray[Any]
+_ERRORS = (ValueError, KeyError, TypeError, AttributeError, AssertionError, ArithmeticError, RecursionError)
 _BOUNDED = ("bounded_below", "bounded_above")
 
 
@@ -38,9 +41,14 @@ def space_from_json(text: str) -> Space[Any]:
     """Return the space of a JSON of `space_to_json`, or of Minari's.
 
     Raises:
-        ValueError, KeyError, TypeError, AssertionError: it is neither.
+        ValueError: it is neither.
     """
-    return _space(json.loads(text))
+    try:
+        return _space(parse_json(text, finite=False))
+    except _ERRORS as error:
+        start = shorten(text, 100)
+        reason = shorten(str(error), 200)
+        raise ValueError(f"{start} is no space of Gymnasium ({type(error).__name__}: {reason})") from error
 
 
 def _values(space: Space[Any]) -> Values:

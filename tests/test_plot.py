@@ -210,6 +210,24 @@ def test_any_kind_of_value_can_be_drawn(tmp_path: Path, values: list[Any]) -> No
     assert comparison_table([run]).splitlines()[2].count("0.50 [0.40, 0.60]") == len(values)
 
 
+@pytest.mark.parametrize(
+    ("agent", "value"), [("_hidden", 10**400), ("", "long" * 25_000), ("long" * 25_000, -1e308)], ids=range(3)
+)
+def test_any_text_and_number_of_a_file_is_drawn_soon(tmp_path: Path, agent: str, value: Any) -> None:
+    run = make_run(tmp_path / "run", agent, results={1: 20, value: 50}, option="_option" * 25_000)
+    comparison_table([run])
+    assert 300 < width(plot([run], tmp_path / "picture.png")) < 3000
+
+
+@pytest.mark.parametrize("update", ["²", "9" * 5000, "-3", ""])
+def test_a_checkpoint_s_update_may_be_any_text(tmp_path: Path, update: str) -> None:
+    run = make_run(tmp_path / "run", results={1: 20})
+    path = run / "evaluation.json"
+    record = json.loads(path.read_text()) | {"checkpoint": f"last, update {update}"}
+    path.write_text(json.dumps(record))
+    assert read_groups([run])
+
+
 def test_a_half_written_last_line_is_left_out_and_a_repeated_update_counts_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", curve={0: 0.1, 50: 0.2})
     with (run / "metrics.jsonl").open("a") as file:

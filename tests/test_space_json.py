@@ -82,7 +82,7 @@ def test_other_kinds_are_named(space: Space) -> None:
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"type": "Sphere"}', '{"type": "Box"}', "1", '{"type": "Discrete"}'])
 def test_damage_is_an_error_of_its_reader(text: str) -> None:
-    with pytest.raises((ValueError, KeyError, TypeError)):
+    with pytest.raises(ValueError, match="is no space of Gymnasium"):
         space_from_json(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import TypeAlias
 
 from rmt_rl.analysis.run_records import EvaluatedSetting, OptionValues, RunRecord, Score, is_number, read_run
 from rmt_rl.errors import UsageError
+from rmt_rl.numbers import LARGEST_RESULT
 from rmt_rl.statistics import Interval, mean, mean_interval
 
 INTERVALS_OVER = "mean and 95% interval over n seeds (of a single seed: over its episodes)"
+
+_UPDATE = re.compile("[0-9]{1,19}")
 
 Value: TypeAlias = int | float | str
 """A value of a varied option: a number, or the text of anything else."""
@@ -141,7 +145,7 @@ def _way_of_evaluation(run: RunRecord) -> str:
 
 def _warn_of_later_training(run: RunRecord) -> None:
     checkpoint, update = _evaluated(run)
-    if checkpoint != "last" or not update.isdigit():
+    if checkpoint != "last" or not _UPDATE.fullmatch(update):
         return
     curves = run.metrics.values()
     newest = max(map(max, curves), default=0)
@@ -306,7 +310,7 @@ def in_order(values: Iterable[Value]) -> list[Value]:
 
 
 def _value(value: object) -> Value:
-    return value if is_number(value) else str(value)
+    return value if is_number(value) and abs(value) <= LARGEST_RESULT else str(value)
 
 
 def _evaluations(groups: Iterable[Group], option: str | None = None) -> Iterator[EvaluatedSetting]:

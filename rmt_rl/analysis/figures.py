@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divisor: 63 styles
+MOST_CHARACTERS = 100  # of a text in a picture
 # So that lines that coincide, as at 1.00, all show.
 DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
@@ -55,8 +56,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def literal(text: str) -> str:
-    """Return a text that may come from a file so that Matplotlib draws its dollar signs, and sets no formula."""
-    return text.replace("$", r"\$")
+    """Return a text that may come from a file as Matplotlib draws it.
+
+    Dollar signs begin no formula, a leading underscore hides no label, and the text is cut, as long ones take minutes.
+    """
+    short = text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+    visible = f" {short}" if short.startswith("_") else short
+    return visible.replace("$", r"\$")
 
 
 def finish(axes: Axes, title: str, across: str, quantity: str) -> None:

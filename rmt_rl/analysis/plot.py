@@ -334,9 +334,8 @@ def _draw_legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]
     """Put one legend for all panels below them, where it covers nothing."""
     handles: dict[str, Artist] = {}
     for axes in panels:
-        drawn = axes.get_legend_handles_labels()
-        for handle, label in zip(*drawn, strict=True):
-            handles.setdefault(str(label), handle)
+        for line in axes.get_lines():
+            handles.setdefault(str(line.get_label()), line)
     seeds = {group.label: f" (n = {len(group.runs)})" for group in groups}
     labels = [literal(label + seeds.get(label, "")) for label in handles]
     longest = max(map(len, labels))

@@ -161,6 +161,8 @@ def _read_config_values(folder: Path) -> dict[str, Any]:
     for name in ("env", "agent"):
         if not isinstance(values.get(name), str):
             raise UsageError(f"{path} is damaged: it names no {name}")
+    if type(values.get("seed", 0)) is not int:
+        raise UsageError(f"{path} is damaged: seed={values['seed']!r} is no whole number")
     return values
 
 

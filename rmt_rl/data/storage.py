@@ -44,7 +44,7 @@ def read_spaces(storage: MinariStorage) -> StoredSpaces:
     """Return the spaces of a data set, whose own attributes have escaped keys and lack dtypes of Discrete.
 
     Raises:
-        Exception: any error that `space_from_json` raises on damaged metadata.
+        Exception: any error that Minari and `space_from_json` raise on damaged metadata.
     """
     metadata = MinariStorage.read_raw_metadata(storage.data_path)
     found = []

@@ -17,6 +17,7 @@ from rmt_rl.file_errors import UnreadableFile, unreadable
 from rmt_rl.files import write_atomically
 from rmt_rl.locks import held
 from rmt_rl.machine import check_fits
+from rmt_rl.numbers import LARGEST_RESULT
 from rmt_rl.reading import RESULTS_LIMIT, parse_json, read_text
 from rmt_rl.statistics import Interval, mean, mean_interval, success_interval
 
@@ -28,10 +29,15 @@ FILE = "evaluation.json"
 LOCK = ".evaluation.lock"  # held while the file is read and written again
 SETTINGS = ("seed", "deterministic", "target_return", "lanes")  # the same for all results of a file
 
-Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Natural: TypeAlias = Annotated[int, Field(ge=0)]
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
+
+
+def _not_too_large(number: float) -> float:
+    if abs(number) > LARGEST_RESULT:
+        raise ValueError(f"the number is larger than {LARGEST_RESULT:g}")
+    return number
 
 
 def _ordered(bounds: Interval) -> Interval:
@@ -41,6 +47,7 @@ def _ordered(bounds: Interval) -> Interval:
     return bounds
 
 
+Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_too_large)]
 EpisodeRecord = TypedDict(
     "EpisodeRecord",
     {"lane": Natural, "return": Finite, "length": Positive, "success": bool | None},

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
 from rmt_rl.files import append, check_no_link, write_atomically
+from rmt_rl.numbers import LARGEST_RESULT
 from rmt_rl.reading import RESULTS_LIMIT, parse_json, read_text
 from rmt_rl.runs.metrics import Metrics, Settings
 
@@ -37,15 +38,17 @@ def read_line(text: str) -> Line:
     for name, value in values.items():
         check_metric(name, value)
     update = values.pop("update")
-    if not isinstance(update, int) or update < 0:
+    if not isinstance(update, int) or not 0 <= update < 2**63:
         raise ValueError(f"update={update} is no number of updates")
     return Line(update, values)
 
 
 def check_metric(name: str, value: object) -> None:
-    """Raise a ValueError if a metric is no number, or out of the range that its name implies."""
+    """Raise a ValueError if a metric is no number, too large, or out of the range that its name implies."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError(f"a value is no number: {name}={value!r}")
+    if abs(value) > LARGEST_RESULT:
+        raise ValueError(f"{name} is larger than {LARGEST_RESULT:g}")
     for ending, (least, most) in RANGES.items():
         if name.endswith(ending) and not least <= value <= most:
             raise ValueError(f"{name}={value} isn't from {least} to {most}")
