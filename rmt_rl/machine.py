@@ -66,7 +66,7 @@ def in_words(size: int) -> str:
 def _physical_bytes() -> int | None:
     """Return RAM and swap. Where the swap isn't known, it counts as much as the RAM."""
     if MEMINFO.exists():
-        sizes = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        sizes = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="utf-8").splitlines())
         kib = [int(sizes[name].split()[0]) for name in ("MemTotal", "SwapTotal") if name in sizes]
         return sum(kib) * KIB
     with suppress(AttributeError, ValueError, OSError):  # not on Windows
@@ -78,7 +78,7 @@ def _limits() -> Iterator[int]:
     """Yield the limits of memory that are set for this process: of its control groups, and of its address space."""
     for file in _limit_files():
         with suppress(OSError, ValueError):  # `max` stands for no limit
-            yield int(file.read_text())
+            yield int(file.read_text(encoding="utf-8"))
     with suppress(ImportError, OSError, ValueError):
         import resource  # of Unix
 
@@ -91,7 +91,7 @@ def _limit_files() -> Iterator[Path]:
     """Yield the files that may hold limits of this process's control groups, of both versions."""
     places = [""]
     with suppress(OSError):
-        lines = CONTROL_GROUP.read_text().splitlines()
+        lines = CONTROL_GROUP.read_text(encoding="utf-8").splitlines()
         places += [line.rpartition(":")[2].strip("/") for line in lines]
     for place in set(places):
         for group in (Path(place), *Path(place).parents):

@@ -81,6 +81,6 @@ def _open_closed() -> None:
             nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
             os.set_inheritable(nowhere, True)
     if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - open as long as the process
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open as long as the process
     if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
