@@ -55,11 +55,7 @@ def read_text(path: Path, limit: int = SETTINGS_LIMIT) -> str:
         ValueError: the text isn't UTF-8.
     """
     check_regular(path, limit)
-    with path.open("rb") as file:
-        content = file.read(limit + 1)  # a device's file, such as one below /proc, doesn't tell its size
-    if len(content) > limit:
-        raise UsageError(f"{path} has more than {limit:,} bytes; name another path")
-    return content.decode("utf-8").replace("\r\n", "\n")
+    return path.read_text(encoding="utf-8")
 
 
 def parse_json(text: str) -> Any:
