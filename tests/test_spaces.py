@@ -23,6 +23,7 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, Phase, event, given, settings
 
 import rmt_rl
+from rmt_rl.acting.policies import RandomPolicy
 from rmt_rl.agent import Agent, AgentSpec, BaseAgent
 from rmt_rl.cli import main
 from rmt_rl.data.segment import Span, cut
@@ -237,6 +238,23 @@ def test_values_are_of_their_space_long(observations: Space, actions: Space) -> 
 @many(300)
 def test_the_commands_take_values_of_any_space_long(observations: Space, actions: Space) -> None:
     check_whole_way(observations, actions)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.MultiDiscrete(np.array([1, 2]), np.uint64, start=np.array([2**63 - 3, 0], np.uint64)),
+        spaces.Box(2**62, 2**63 - 1025, (2,), np.int64),
+        spaces.Box(2**53, 2**53 + 3, (2,), np.int64),
+    ],
+    ids=str,
+)
+def test_random_actions_are_in_their_space(space: Space) -> None:
+    """Gymnasium's own samples of such a batch aren't."""
+    policy = RandomPolicy(space, seed=0)
+    for _ in range(20):
+        actions, _ = policy.predict(None, None, np.ones(4, np.bool_))
+        assert_contained(space, actions, 4)
 
 
 @pytest.mark.parametrize("space", UNUSABLE, ids=str)
