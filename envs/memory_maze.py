@@ -1,4 +1,4 @@
-"""Memory Maze: 1,000-4,000 steps; go to one coloured ball after another; recall the maze and the balls throughout.
+"""Memory Maze: 1,000-4,000 steps; go to one coloured ball after another; recall the maze and balls.
 
 The task is that of Pašukonis, Lillicrap and Hafner (2022, arXiv:2210.13383), from their package `memory-maze`, adapted
 to Gymnasium. MuJoCo needs an OpenGL backend that draws without a screen. The environment variable MUJOCO_GL names the

@@ -256,7 +256,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UsageError, match=r"file/run/evaluation\.json can't be written: Not a directory"):
+    with pytest.raises(UsageError, match=r"file/run can't be written to \(Not a directory\)"):
         write_evaluation(tmp_path / "file" / "run", evaluated({}), "one")
 
 

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import UnreadableFile, unreadable
-from rmt_rl.files import write_atomically
+from rmt_rl.files import check_writable, write_atomically
 from rmt_rl.locks import held
 from rmt_rl.machine import check_fits
 from rmt_rl.numbers import LARGEST_RESULT
@@ -230,8 +230,9 @@ def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: s
     Processes may evaluate a run at once.
 
     Raises:
-        UsageError: the file can't be written.
+        UsageError: the folder can't be written to.
     """
+    check_writable(run, "name another folder for the results by --out")
     with held(run / LOCK, wait=True):
         return _merge_evaluation(run, evaluations, checkpoint)
 

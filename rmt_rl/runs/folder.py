@@ -51,13 +51,11 @@ def read_config(path: Path) -> RunConfig:
 
 
 def check_new(run: Path) -> None:
-    """Check that a folder holds no run, and can be written to.
+    """Check that a folder holds no run.
 
     Raises:
-        UsageError: the folder holds a run, its name isn't text, or it can't be made or written to.
+        UsageError: the folder holds a run.
     """
-    check_is_text(run)
-    check_writable(run, "choose another folder by --out")
     if (run / CONFIG).exists():
         raise UsageError(f"out={run} holds a run already; resume it (--resume {run}) or choose another folder")
 
@@ -69,8 +67,10 @@ def claimed(run: Path) -> Iterator[None]:
     The folder is made if it is missing, and removed if it is empty in the end.
 
     Raises:
-        UsageError: another process works in the folder, or it can't be written.
+        UsageError: another process works in the folder, its name isn't text, or it can't be made or written to.
     """
+    check_is_text(run)
+    check_writable(run, "choose another folder by --out")
     missing = [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
         with ExitStack() as stack:
