@@ -18,7 +18,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rmt_rl import signals
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.launch import drop_unusable_plot_settings
@@ -103,7 +102,6 @@ def train(
     Raises:
         UsageError: a name or an option is unknown, a value is out of range, the folder holds a run, the data or the
             environment don't fit, or training diverged.
-        KeyboardInterrupt: Ctrl-C, or another signal to end; a checkpoint is saved first.
 
     Example:
         >>> agent = rmt_rl.train(
@@ -119,10 +117,7 @@ def train(
         import_named(name)
     sections = {"env_options": env_options or {}, "agent_options": agent_options or {}}
     config = named_config(env, agent, {"seed": seed, **sections, **options})
-    with signals.heard():
-        train_run(config, Path(out), should_stop=signals.stop_requested)
-        if signals.stop_requested():
-            raise KeyboardInterrupt
+    train_run(config, Path(out))
     return load(out)
 
 

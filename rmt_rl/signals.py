@@ -17,7 +17,6 @@ from types import FrameType
 
 from rmt_rl.launch import is_first_process
 
-_DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 _HEARD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last is what Slurm's --signal=USR1@60 sends
 BROKEN_PIPE = 13  # the number of SIGPIPE, which Python ignores and Windows lacks
 _SAME = 2.0  # seconds; a closed terminal and some batch systems send a signal twice
@@ -77,7 +76,7 @@ def request_stop(number: int) -> None:
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """Hear signals inside the block. A signal that is ignored, as under nohup, or handled by others stays theirs.
+    """Hear signals inside the block. A signal that was ignored before, as under nohup, stays ignored.
 
     Only the main thread can hear signals; in another one, nothing changes.
     """
@@ -89,7 +88,7 @@ def heard() -> Iterator[None]:
     handlers = {}
     for name in _HEARD:
         number = getattr(signal, name, None)  # Windows has fewer
-        if number is not None and signal.getsignal(number) in _DEFAULT:
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             handlers[number] = signal.signal(number, _hear)
     try:
         yield

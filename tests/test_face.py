@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,6 @@ from rmt_rl.acting.collect import collect
 from rmt_rl.cli import main
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task
-from rmt_rl.runs.checkpoint import path_of, read_checkpoint
 from rmt_rl.runs.folder import read_config
 from tests.test_cli import TINY
 from tests.tiny import assert_same_run, tensors, work_folder
@@ -251,22 +246,3 @@ def test_load_takes_the_best_checkpoint_and_a_path() -> None:
     best = rmt_rl.load(Path("run"), "best")
     saved = tensors(Path("run/best.safetensors"))
     assert all(torch.equal(value, saved[f"model/{name}"]) for name, value in best.state_dict().items())
-
-
-def test_ctrl_c_ends_training_with_its_work_saved(tmp_path: Path) -> None:
-    run = tmp_path / "stopped"
-
-    def interrupt() -> None:
-        metrics = run / "metrics.jsonl"
-        while not (metrics.exists() and metrics.read_text(encoding="utf-8")):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    options = OPTIONS | {"updates": 100_000, "save_every": 100_000, "eval_episodes": 0}
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        rmt_rl.train("tmaze", "bc", run, **options)
-    thread.join()
-    assert read_checkpoint(path_of(run)).header.update > 0
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
