@@ -66,8 +66,8 @@ class Command:
 
     @property
     def error(self) -> str:
-        """Return what is on standard error so far."""
-        return self._error.read_text()
+        """Return what is on standard error so far; nothing of a pipe, whose reader would wait."""
+        return self._error.read_text() if self._error.is_file() else ""
 
     @property
     def output(self) -> str:
@@ -85,6 +85,9 @@ def _run(arguments: list[str], folder: str, output: str, error: str, ignored: li
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
+    # The parent's streams may know their files as seekable, which pipes aren't.
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - open as long as the process
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.exit(main(arguments))
 
 

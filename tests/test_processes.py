@@ -331,7 +331,6 @@ def test_a_full_standard_output_is_told() -> None:
     assert header(run / "last.safetensors")["update"] == 30
 
 
-@pytest.mark.slow  # waits for ever in the whole suite: to be looked into
 def test_a_pipe_that_is_closed_stops_training_with_its_work_saved() -> None:
     run = prolonged("piped", 1_000_000)
     text = (run / "config.toml").read_text().replace("eval_every = 250", "eval_every = 5")
