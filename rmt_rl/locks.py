@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -54,7 +55,7 @@ def held(path: Path, wait: bool = False) -> Iterator[None]:
     try:
         _acquire(lock, path)
     except Timeout:
-        raise Busy(str(holder_of(path) or "another process")) from None
+        raise Busy(str(_signed_holder(path) or "another process")) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise UsageError(
@@ -97,6 +98,16 @@ def _sign(descriptor: int) -> None:
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, text.encode())
+
+
+def _signed_holder(path: Path) -> Holder | None:
+    """Return the holder of a lock that is held; one that has just taken the lock gets half a second to sign."""
+    latest = time.monotonic() + 0.5
+    while True:
+        holder = holder_of(path)
+        if holder is not None or time.monotonic() > latest:
+            return holder
+        time.sleep(0.01)
 
 
 def this_host() -> str:
