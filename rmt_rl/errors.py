@@ -43,7 +43,7 @@ def out_of_memory(error: BaseException, arguments: Sequence[str]) -> str:
 def _largest_numbers(arguments: Sequence[str], count: int = 3) -> list[str]:
     """Return the options with the largest values, the largest first."""
     found = []
-    for option, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for option, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = option.partition("=")
         value = value if equals else following
         if name.startswith("--") and value.isascii() and value.isdigit():

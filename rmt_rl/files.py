@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import platform
+import re
 import tempfile
 import time
 import zlib
@@ -19,6 +20,7 @@ from rmt_rl.errors import UsageError
 
 _STALE = 600.0  # seconds after which a temporary file is of a writer that was killed, on whatever machine
 _NAME = 100  # characters of the file's name in the name of the temporary one; systems limit a name's length
+_TEMPORARY = re.compile(r"\.(\w+)-(\w+)-\w+\.tmp$")  # machine, process and secret
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)  # which Windows lacks
 
 
@@ -47,7 +49,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # it was renamed, or the folder couldn't be made
             temporary.unlink()
-    _sweep(path.parent, prefix)
+    sweep(path.parent, prefix)
 
 
 def append(path: Path, text: str) -> None:
@@ -71,11 +73,14 @@ def check_no_link(path: Path) -> None:
         raise UsageError(f"{path} is a link to {os.readlink(path)!r}, outside of the folder; remove the link")
 
 
-def _sweep(folder: Path, prefix: str) -> None:
-    """Remove temporary files that killed writers of the same file left."""
+def sweep(folder: Path, prefix: str = ".") -> None:
+    """Remove temporary files that killed writers left in a folder; those of one file have its name in the prefix."""
     oldest = time.time() - _STALE
-    for left in folder.glob(f"{glob.escape(prefix)}*-*-*.tmp"):
-        machine, process, _ = left.name.removeprefix(prefix).split("-", 2)
+    for left in folder.glob(f"{glob.escape(prefix)}*.tmp"):
+        match = _TEMPORARY.search(left.name)
+        if match is None:
+            continue
+        machine, process = match.groups()
         with suppress(OSError):  # another writer swept it
             is_old = left.lstat().st_mtime < oldest
             if is_old or (machine == _machine() and not _runs(process)):

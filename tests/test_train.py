@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium
 import minari
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -152,7 +153,7 @@ def test_a_run_does_not_go_on_on_data_of_a_changed_environment(tmp_path: Path, m
 
 def test_a_run_does_not_go_on_on_data_of_other_spaces(tmp_path: Path) -> None:
     train(tiny("bc"), tmp_path)
-    space = serialize_space(gymnasium.spaces.Box(-9, 9, (4,)))
+    space = serialize_space(gymnasium.spaces.Box(-9, 9, (4,), np.int64))
     edit(tmp_path / "last.safetensors", observation_space=space)
     with pytest.raises(UsageError, match=r"has observation_space .* but checkpoint .*last\.safetensors has Box.-9"):
         resume(tmp_path)

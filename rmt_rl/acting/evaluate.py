@@ -174,7 +174,7 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
 
 def _values(text: str) -> list[Any]:
     try:
-        values: list[Any] = parse_json(f"[{text}]")  # as a whole first: a value may itself hold commas
+        values: list[Any] = parse_json(f"[{text}]", finite=False)  # as a whole first: a value may itself hold commas
     except ValueError:
         values = [_value(item.strip()) for item in text.split(",")]
     return values
@@ -182,7 +182,7 @@ def _values(text: str) -> list[Any]:
 
 def _value(text: str) -> Any:
     try:
-        return parse_json(text)
+        return parse_json(text, finite=False)
     except ValueError:
         return text
 

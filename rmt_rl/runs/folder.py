@@ -21,7 +21,7 @@ import tomli_w
 from pydantic import JsonValue
 
 from rmt_rl.errors import UsageError
-from rmt_rl.files import check_is_text, check_writable, write_atomically
+from rmt_rl.files import check_is_text, check_writable, sweep, write_atomically
 from rmt_rl.locks import Busy, held
 from rmt_rl.reading import parse_toml, read_text
 from rmt_rl.runs.options import RunConfig, make_config
@@ -80,6 +80,7 @@ def claimed(run: Path) -> Iterator[None]:
                 raise UsageError(
                     f"{run} is in use by {busy}; wait for it or stop it, or choose another folder by --out"
                 ) from None
+            sweep(run)
             yield
     finally:
         with suppress(OSError):  # up to the first that isn't empty
