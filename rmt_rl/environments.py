@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from rmt_rl.errors import UsageError
-from rmt_rl.learnable import WithoutText, check_actions, is_text, learnable_space, texts_of, warn_of_text
+from rmt_rl.learnable import LeafSpace, WithoutText, check_actions, is_text, learnable_space, texts_of, warn_of_text
 from rmt_rl.success import SUCCESS, as_success
 from rmt_rl.task import Options, Task, task_config
 from rmt_rl.trees import nodes, part_at, place_name
@@ -25,7 +25,6 @@ AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 Begun: TypeAlias = tuple[Any, dict[str, Any]]
 Step: TypeAlias = tuple[Any, float, bool, bool, dict[str, Any]]
 _OLD = "environments of OpenAI's Gym can be wrapped by shimmy.GymV21CompatibilityV0 (pip install 'shimmy[gym-v21]')"
-_NUMBERS = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
 def make_env(task: Task, options: Options) -> AnyEnv:
@@ -167,7 +166,7 @@ def _observation_check(space: Space[Any]) -> Callable[[Any], str | None]:
         name = place_name("observation", place)
         if isinstance(part, spaces.Dict | spaces.Tuple):
             checks.append((place, _branch_check(part, name)))
-        elif isinstance(part, _NUMBERS) and not is_text(part):
+        elif isinstance(part, LeafSpace) and not is_text(part):
             checks.append((place, _leaf_check(part, name)))
 
     def check(observation: Any) -> str | None:

@@ -17,12 +17,13 @@ from gymnasium.vector import VectorEnv, VectorObservationWrapper
 from gymnasium.vector.utils import batch_space
 
 from rmt_rl.errors import UsageError
-from rmt_rl.trees import Place, leaves, place_name
+from rmt_rl.trees import Place, leaves, part_at, place_name
 
 AnySpace: TypeAlias = Space[Any]
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 AnyVectorEnv: TypeAlias = VectorEnv[Any, Any, Any]
-_NUMBERS = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+LeafSpace: TypeAlias = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+"""The spaces of arrays of numbers, truth values or categories, of which Dicts and Tuples are made."""
 ReadLeaf: TypeAlias = Callable[[Place, AnySpace], Any]
 
 
@@ -40,7 +41,7 @@ def check_kinds(space: AnySpace, name: str, remedy: str) -> None:
         remedy: the advice for such parts.
     """
     for place, leaf in leaves(space):
-        if not isinstance(leaf, _NUMBERS):
+        if not isinstance(leaf, LeafSpace):
             raise UsageError(
                 f"{place_name(name, place)} has a {type(leaf).__name__} space; only Box, Discrete, MultiDiscrete, "
                 f"MultiBinary and Dicts and Tuples of them can be learnt from: {remedy}"
@@ -98,11 +99,7 @@ def map_learnable(read: ReadLeaf, space: AnySpace, place: Place = ()) -> Any:
 
 def without_text(value: Any, space: AnySpace) -> Any:
     """Return a value of a space, or a batch of them, without its texts: a value of `learnable_space(space)`."""
-    if isinstance(space, spaces.Dict):
-        return {key: without_text(value[key], part) for key, part in _kept_parts(space)}
-    if isinstance(space, spaces.Tuple):
-        return tuple(without_text(value[index], part) for index, part in _kept_parts(space))
-    return value
+    return map_learnable(lambda place, leaf: part_at(value, place), space)
 
 
 def drop_texts(value: Any, space: AnySpace) -> Any:

@@ -13,8 +13,9 @@ import torch
 from gymnasium import Space
 
 from rmt_rl.data.segment import tensor_array
-from rmt_rl.data.trajectory import Array, LeafSpace, check_parts, check_values
+from rmt_rl.data.trajectory import Array, check_parts, check_values
 from rmt_rl.errors import UsageError
+from rmt_rl.learnable import LeafSpace
 from rmt_rl.numbers import ACTING
 from rmt_rl.trees import Place, leaves, map_space, part_at, place_name
 

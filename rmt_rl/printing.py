@@ -22,13 +22,11 @@ def replace_unprintable() -> None:
         stream.reconfigure(errors=_HANDLER)
 
 
-def _replacement(error: UnicodeError) -> tuple[str | bytes, int]:
+def _replacement(error: UnicodeError) -> tuple[str, int]:
     """Return what to write for the first character that can't be encoded, and where to go on."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     place = error.start
     character = error.object[place]
-    if "\udc80" <= character <= "\udcff":  # a byte of a file's name that isn't text: the byte itself
-        return character.encode("utf-8", "surrogateescape"), place + 1
     escaped = character.encode("ascii", "backslashreplace").decode("ascii")
     return _PLAIN.get(character, escaped), place + 1

@@ -29,6 +29,7 @@ from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size, only_value
 from rmt_rl.categories import categories
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
+from rmt_rl.learnable import LeafSpace
 from rmt_rl.nn.outputs import not_finite
 from rmt_rl.observations import ObservedBatch, observed_batch
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
@@ -235,10 +236,9 @@ def _sorted_leaves(space: AnySpace) -> dict[Place, AnySpace]:
     Raises:
         UsageError: a leaf is no Box, Discrete, MultiDiscrete or MultiBinary.
     """
-    encoded = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
     found = sorted(leaves(space), key=itemgetter(0))
     for _, leaf in found:
-        if not isinstance(leaf, encoded):
+        if not isinstance(leaf, LeafSpace):
             raise UsageError(
                 f"space={leaf} has no encoder; use Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple of these "
                 "(a gymnasium.wrappers.TransformObservation can turn it into one)"

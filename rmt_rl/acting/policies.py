@@ -11,8 +11,8 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 
 from rmt_rl.errors import UsageError
+from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Task, task_config
-from rmt_rl.trees import Place, map_space, part_at
 
 EXPERT, RANDOM = "expert", "random"  # policies that need no training run
 
@@ -104,22 +104,13 @@ class RandomPolicy:
         if state is None:
             state = batch_space(self._action_space, len(episode_start))
         try:
-            return _within(state, state.sample()), state
+            actions = fit_actions(state.sample(), state)  # Gymnasium rounds those of 64-bit integers to floats
+            return actions, state
         except (OverflowError, ValueError):  # NumPy's, of bounds like the largest float64 or uint64
             raise UsageError(
                 f"no random action can be drawn from action_space={self._action_space}, since its bounds are too far "
                 "apart; use infinite or narrower bounds"
             ) from None
-
-
-def _within(space: gymnasium.Space[Any], value: Any) -> Any:
-    """Return a sample within the bounds of its space: Gymnasium rounds those of 64-bit integers to floats."""
-
-    def bounded(place: Place, leaf: gymnasium.Space[Any]) -> Any:
-        part = part_at(value, place)
-        return np.clip(part, leaf.low, leaf.high) if isinstance(leaf, gymnasium.spaces.Box) else part
-
-    return map_space(bounded, space)
 
 
 def make_expert(task: Task, options: Options, seed: int) -> Policy:

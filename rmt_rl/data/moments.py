@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import Space
@@ -26,6 +26,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 """Smaller deviations count as none: float32 rounds them to 0."""
 
 Floats = NDArray[np.float64]
+Wanted = Callable[[Space[Any]], bool]
 
 
 class Moments:
@@ -57,24 +58,31 @@ class Moments:
         return np.where(deviation > np.maximum(noise, SMALLEST), deviation, 1.0)
 
 
-def moments(store: EpisodeStore, name: str, wanted: Callable[[Space[Any]], bool]) -> dict[Place, Moments]:
-    """Return the moments of a store's observations or actions, by the places of the leaves.
+class StoreMoments(NamedTuple):
+    """The moments of a store's observations and actions, by the places of the leaves."""
+
+    observations: dict[Place, Moments]
+    actions: dict[Place, Moments]
+
+
+def moments(store: EpisodeStore, of_observations: Wanted, of_actions: Wanted) -> StoreMoments:
+    """Return the moments of a store's observations and actions, read in one pass.
 
     Args:
         store: the episodes.
-        name: `observations` or `actions`.
-        wanted: whether to measure a leaf of the space; without any such leaf nothing is read.
+        of_observations: whether to measure a leaf of the observation space.
+        of_actions: the same for the action space. Without any leaf to measure nothing is read.
     """
-    space = store.observation_space if name == "observations" else store.action_space
-    found: dict[Place, Moments] = {}
-    for place, leaf in leaves(space):
-        if wanted(leaf):
-            found[place] = Moments(leaf.shape or ())
-    for trajectory, start, stop in _spread(store) if found else ():
-        values = getattr(trajectory, name)
-        for place, each in found.items():
-            each.add(part_at(values, place)[start:stop])
+    found = StoreMoments(_empty(store.observation_space, of_observations), _empty(store.action_space, of_actions))
+    for trajectory, start, stop in _spread(store) if any(found) else ():
+        for values, by_place in zip((trajectory.observations, trajectory.actions), found, strict=True):
+            for place, each in by_place.items():
+                each.add(part_at(values, place)[start:stop])
     return found
+
+
+def _empty(space: Space[Any], wanted: Wanted) -> dict[Place, Moments]:
+    return {place: Moments(leaf.shape or ()) for place, leaf in leaves(space) if wanted(leaf)}
 
 
 def _spread(store: EpisodeStore) -> Iterator[Span]:

@@ -16,12 +16,12 @@ from gymnasium import Space, spaces
 
 from rmt_rl.categories import categories
 from rmt_rl.errors import UsageError
+from rmt_rl.learnable import LeafSpace
 from rmt_rl.numbers import STEPS, Words, check_box, check_plain_numbers
 from rmt_rl.trees import Place, leaves, map_leaves, map_space, nodes, part_at, place_name
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Array | dict[str, "Arrays"] | tuple["Arrays", ...]
-LeafSpace: TypeAlias = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 _OUTCOME_DTYPES = {"rewards": np.float64, "terminations": np.bool_, "truncations": np.bool_}
 

@@ -61,17 +61,15 @@ def train(config: RunConfig, run: Path, report: Report = no_report, should_stop:
         UsageError: the data or the environment don't fit, the device can't do what an option asks for, the folder
             can't be written to, another process works in it, or training diverged.
     """
-    if config.devices > 1:
-        prepare_data_parallel(config.devices)
+    with _alone(config, run):
+        return _train(config, run, report, should_stop)
+
+
+def _train(config: RunConfig, run: Path, report: Report, should_stop: ShouldStop) -> int:
+    """Train an agent in a folder that is this run's alone."""
     first = is_first_process()  # further processes find the folder made
-    with claimed(run) if first else nullcontext():
-        if first:
-            check_new(run)
-        return _train(config, run, first, report, should_stop)
-
-
-def _train(config: RunConfig, run: Path, first: bool, report: Report, should_stop: ShouldStop) -> int:
-    """Train an agent in a folder that is this process's alone."""
+    if first:
+        check_new(run)
     check_loggers(config.logger)
     cls: type[AgentLearner] = learner_class(config.agent)
     origin = cls.origin(config)  # before anything else, as the environment's files may change meanwhile
@@ -94,15 +92,12 @@ def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = neve
         UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
     """
     config = read_config(run)
-    if config.devices > 1:
-        prepare_data_parallel(config.devices)
-    first = is_first_process()
-    with claimed(run) if first else nullcontext():
+    with _alone(config, run):
         return _resume(config, run, report, should_stop)
 
 
 def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldStop) -> int:
-    """Go on with a run in a folder that is this process's alone."""
+    """Go on with a run in a folder that is this run's alone."""
     check_loggers(config.logger)
     cls: type[AgentLearner] = learner_class(config.agent)
     path = path_of(run)
@@ -116,6 +111,13 @@ def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldSto
         if saved:
             loop.restore(saved)
         return loop.run(report, should_stop)
+
+
+def _alone(config: RunConfig, run: Path) -> AbstractContextManager[None]:
+    """Return a context in which no other run works in a folder; the first of the run's processes holds the lock."""
+    if config.devices > 1:
+        prepare_data_parallel(config.devices)
+    return claimed(run) if is_first_process() else nullcontext()
 
 
 def _loop(config: RunConfig, run: Path, learner: AgentLearner, origin: dict[str, JsonValue]) -> Loop:

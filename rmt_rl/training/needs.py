@@ -15,6 +15,7 @@ from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.config import Frozen
 from rmt_rl.data.opening import open_dataset
 from rmt_rl.data.segment import Batch
+from rmt_rl.environments import make_env
 from rmt_rl.machine import check_fits
 from rmt_rl.nn.model_size import BEYOND, count_weights, without_memory
 from rmt_rl.recurrence import Tree, tree_leaves
@@ -70,8 +71,7 @@ def _spec(config: RunConfig) -> AgentSpec | None:
     try:
         if data is not None and data.dataset:
             return _spec_of(cast("HasSpaces", open_dataset(data.dataset[0])))
-        env = load_task(config.env).make(**dict(config.env_options))
-        with closing(env):
+        with closing(make_env(load_task(config.env), config.env_options)) as env:
             return _spec_of(env)
     except Exception:
         return None

@@ -27,14 +27,14 @@ def standardise(agent: Agent, store: EpisodeStore) -> None:
     """
     if not agent.spec.standardised:
         return
+    measured = moments(store, holds_numbers, _lacks_bounds)
     observations = scales_of(agent.scales, "observation")
-    for place, found in moments(store, "observations", holds_numbers).items():
+    for place, found in measured.observations.items():
         observations.at(place).set(found.mean, found.deviation)
     actions = scales_of(agent.scales, "action")
-    measured = moments(store, "actions", _lacks_bounds)
     for place in actions.places:
         space = part_at(store.action_space, place)
-        shift, factor = _of_actions(space, measured.get(place))
+        shift, factor = _of_actions(space, measured.actions.get(place))
         actions.at(place).set(shift, factor)
 
 

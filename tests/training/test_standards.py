@@ -95,7 +95,7 @@ def test_moments_are_those_of_all_steps() -> None:
     actions = spaces.Box(-1, 1, (2,), np.float32)
     episodes = [episode(column(NESTED, n + 1, rng), column(actions, n, rng)) for n in (1, 7, 30)]
     store = store_of(episodes, NESTED, actions)
-    found = moments(store, "observations", holds_numbers)
+    found = moments(store, holds_numbers, holds_numbers).observations
     assert set(found) == {("speed",), ("count",), ("pair", 1)}
     parts: list[Any] = [each.observations for each in episodes]
     speeds = np.concatenate([part["speed"][:-1] for part in parts])
@@ -133,7 +133,7 @@ def test_pieces_of_long_episodes_are_read(monkeypatch: pytest.MonkeyPatch) -> No
     space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
     rising = np.arange(101.0)[:, None]
     store = store_of([episode(rising, rising[:-1])], space, space)
-    found = moments(store, "observations", holds_numbers)[()]
+    found = moments(store, holds_numbers, holds_numbers).observations[()]
     assert found.count == 8
     assert 40 < found.mean[0] < 60
 
@@ -143,7 +143,7 @@ def test_few_steps_of_large_ones_are_read(monkeypatch: pytest.MonkeyPatch) -> No
     space = spaces.Box(-np.inf, np.inf, (100,), np.float64)
     values = np.random.default_rng(0).normal(size=(31, 100))
     store = store_of([episode(values, values[:-1])], space, space)
-    assert moments(store, "observations", holds_numbers)[()].count == moments_module.PIECES
+    assert moments(store, holds_numbers, holds_numbers).observations[()].count == moments_module.PIECES
 
 
 def agent_of(store: EpisodeStore, name: str = "bc", standardised: bool = True) -> Agent:
