@@ -86,7 +86,7 @@ def warn_of_text(space: AnySpace) -> None:
     if texts:
         verb = "is text" if len(texts) == 1 else "are texts"
         message = f"{', '.join(texts)} {verb}, which agents don't learn from: left out"
-        warnings.warn(message, UserWarning, stacklevel=1)  # one place, so that Python shows the warning once
+        warnings.warn(message, UserWarning, stacklevel=1)
 
 
 def map_learnable(read: ReadLeaf, space: AnySpace, place: Place = ()) -> Any:

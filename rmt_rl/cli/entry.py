@@ -89,7 +89,7 @@ def _run(arguments: Arguments) -> int:
     with without_current_folder(), warnings.catch_warnings():
         import_typed([name])
         command = registry.command(name)
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _WarningPrinter()
         return command(rest)
 
 
@@ -113,10 +113,22 @@ def _complain(message: str) -> None:
         complain(f"error: {one_line(message)}")
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-    """Print one line for a warning that is meant for users; of others, developers want to know the place."""
-    if category is UserWarning:
-        complain(f"warning: {one_line(str(message))}")
-    else:
-        text = warnings.formatwarning(message, category, *place[:2])
-        complain(text.removesuffix("\n"))
+class _WarningPrinter:
+    """Print one line for a warning that is meant for users; of others, developers want to know the place.
+
+    Each line for users is printed once a command. Python alone can't promise that: whoever changes its filters makes
+    it forget what was shown.
+    """
+
+    def __init__(self) -> None:
+        self._printed: set[str] = set()
+
+    def __call__(self, message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if category is not UserWarning:
+            text = warnings.formatwarning(message, category, *place[:2])
+            complain(text.removesuffix("\n"))
+            return
+        line = f"warning: {one_line(str(message))}"
+        if line not in self._printed:
+            self._printed.add(line)
+            complain(line)
