@@ -26,7 +26,7 @@ def walking(
 ) -> Iterator[Step]:
     """Roll out without end: an untrained agent that walks right, so that episodes last corridor + 2 steps."""
     env = make_vec_env(load_task("tmaze"), {"corridor_length": corridor_length}, environments)
-    config = size.config()
+    config = size.config(episodes=1)
     spec = AgentSpec(env.single_observation_space, env.single_action_space, 1.0, 1.0)
     agent: Any = agent_class(config.agent)(config.agent_options, spec)
     with torch.no_grad():

@@ -55,15 +55,15 @@ class Size:
         """Return the longest corridor of RATE's task whose episodes end within the segments, a step to spare."""
         return SEGMENTS * self.segment_length - 2
 
-    def config(self, **training: Any) -> OfflineRun:
-        """Return the config of a run at this size on T-Maze, with these training options."""
+    def config(self, episodes: int, **training: Any) -> OfflineRun:
+        """Return the config of a run at this size on T-Maze, with so many episodes and these training options."""
         config = make_config(
             {
                 "env": "tmaze",
                 "agent": "rate",
                 "env_options": {"corridor_length": (1, self.longest_corridor)},
                 "agent_options": self.options,
-                "data": {"segments": SEGMENTS, "batch_size": self.batch_size},
+                "data": {"segments": SEGMENTS, "batch_size": self.batch_size, "collect_episodes": episodes},
                 "training": {"accelerator": "cpu", "updates": 10**6, "save_every": 10**6, **training},
                 "evaluation": {"eval_episodes": 0},
             }

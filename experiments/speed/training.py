@@ -16,7 +16,7 @@ from rmt_rl.training.segments import SegmentLearner
 
 def collected(size: Size, effort: Effort) -> Result:
     """Collect the data set, so that its making is in no other measure."""
-    config = size.config()
+    config = size.config(effort.episodes)
     return {"dataset": collect(config.env, config.env_options, effort.episodes, seed=0)}
 
 
@@ -25,7 +25,7 @@ class Training:
 
     def __init__(self, size: Size, effort: Effort, gradient: str = "full") -> None:
         collected(size, effort)
-        self.config = size.config(gradient=gradient)
+        self.config = size.config(effort.episodes, gradient=gradient)
         self.learner = SegmentLearner(self.config)
         self.store = self.learner.store
         for index in range(len(self.store)):

@@ -24,6 +24,8 @@ MOST_TENSORS = 600  # counting more takes longer than a second; the rest is extr
 BEYOND = 2**63  # bytes; PyTorch can't count as many
 FEW, TWICE = 16, 32  # values of an option by which its share of the tensors is told
 
+_DRAWING = frozenset({Tensor.normal_, Tensor.uniform_})
+
 ConfigT = TypeVar("ConfigT", bound=Frozen)
 
 
@@ -56,9 +58,15 @@ class _Counter:
 
 
 class _StayOnMeta(TorchFunctionMode):
-    """Leaves a meta tensor where it is if it is to be moved to another device, where it can't go."""
+    """Leaves a meta tensor where it is if it is to be moved to another device, where it can't go.
+
+    Values are not drawn, for there are none. PyTorch would import its compiler to do so, which takes a second.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        draws = func in _DRAWING or getattr(func, "__module__", None) == nn.init.__name__
+        if draws:
+            return args[0] if args else kwargs["tensor"]
         try:
             return func(*args, **(kwargs or {}))
         except NotImplementedError:
