@@ -222,6 +222,15 @@ def consecutive_places(first_B: Tensor, count: int) -> Tensor:
     return first_B[:, None] + torch.arange(count, device=first_B.device)
 
 
+def used_places(places_BT: Tensor, capacity: int) -> int:
+    """Return a number of places, at most `capacity`, that holds all of `places_BT`.
+
+    On a CPU it is the smallest. Elsewhere it is the capacity, because a GPU would have to be waited for.
+    """
+    is_free_to_ask = places_BT.device.type == "cpu" and places_BT.numel() and not torch.compiler.is_compiling()
+    return int(places_BT.max()) + 1 if is_free_to_ask else capacity
+
+
 def added_tokens(length: int, lengths_B: Tensor | None) -> Tensor | int:
     """Return the number of real tokens among `length` new ones: all of them, or `lengths_B` (B,)."""
     return length if lengths_B is None else lengths_B
