@@ -73,14 +73,14 @@ class FabricProcesses(Processes):
         self.fabric.launch()
 
     def any(self, here: bool) -> bool:
-        return bool(self.sum(torch.tensor(float(here), device=self.device)))
+        return here if self.alone else bool(self.sum(torch.tensor(float(here), device=self.device)))
 
     def wait(self) -> None:
         self.fabric.barrier()
 
     def sum(self, here: Tensor) -> Tensor:
         """Return the sum over all processes."""
-        return cast("Tensor", self.fabric.all_reduce(here, reduce_op="sum"))
+        return here if self.alone else cast("Tensor", self.fabric.all_reduce(here, reduce_op="sum"))
 
     def mean(self, here: Tensor) -> Tensor:
         """Return the mean over all processes."""
@@ -88,7 +88,7 @@ class FabricProcesses(Processes):
 
     def share(self) -> Tensor:
         """Return the indices of this process's sequences in the batch, int64."""
-        return torch.arange(self.rank, self.batch_size, self.fabric.world_size).to(self.device)
+        return torch.arange(self.rank, self.batch_size, self.fabric.world_size, device=self.device)
 
     def own(self, batch: Batch) -> Batch:
         """Return this process's sequences of a batch, on its device."""
