@@ -253,7 +253,7 @@ class SegmentLearner:
         return Resumable(self.optimizer, whole_state)
 
     def close(self) -> None:
-        """There is nothing to release."""
+        self.store.close()
 
 
 def _outcome(batch: Batch, sums: Sums) -> Outcome | None:
