@@ -30,6 +30,8 @@ _INPUT = 0  # the descriptor; Python's own object locks, also while the process 
 def work() -> int:
     """Read a job, and run the commands that are due; return the exit status."""
     job = Job.model_validate_json(_first_line())
+    if hasattr(signal, "SIGUSR2"):  # Slurm sends it to all processes; the one that started this one acts on it
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     watch = threading.Thread(target=_stop_with_the_sweep, daemon=True)
     try:
         with signals.heard(), tempfile.TemporaryDirectory() as scratch:

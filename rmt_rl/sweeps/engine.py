@@ -33,6 +33,7 @@ class Job(Frozen):
         cores: threads of the run.
         gpus: GPUs of the run, or the share of one; 0: none.
         folder: the current folder of its process, if there is such a folder.
+        variables: environment variables of its process.
         log: the file that its output is appended to.
     """
 
@@ -46,6 +47,7 @@ class Job(Frozen):
     gpus: float = Field(0.0, ge=0)
     folder: Path
     log: Path
+    variables: dict[str, str] = {}
 
 
 class Outcome(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -20,6 +21,7 @@ from rmt_rl.terminal import one_line
 WORKER = "rmt_rl.cli.cell"  # the module that such a process runs
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _LONGEST_ERROR = 500  # characters
+_LOOK = 0.1  # seconds between two looks at the process
 _LOG_LIMIT = 2**26  # bytes of a log that is read
 
 
@@ -41,7 +43,7 @@ class CellProcess:
         with job.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", WORKER],  # -P: no imports from the current folder
-                env=os.environ | own | dict(variables or {}),
+                env=os.environ | own | job.variables | dict(variables or {}),
                 cwd=job.folder if job.folder.is_dir() else None,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -66,12 +68,21 @@ class CellProcess:
 
     def wait(self) -> Outcome:
         """Wait for the end of the process and return the outcome."""
-        return self._outcome(self._process.wait())
+        while True:
+            outcome = self.poll()
+            if outcome is not None:
+                return outcome
+            time.sleep(_LOOK)  # an exception that another thread sends to this one doesn't end a system call
 
     def stop(self) -> None:
         """Ask the process to save its work and end."""
         with suppress(OSError):
             self._pipe.close()
+
+    def end(self) -> None:
+        """Stop the process, and wait until its work is saved."""
+        self.stop()
+        self._process.wait()
 
     def _outcome(self, code: int) -> Outcome:
         self.stop()
@@ -105,5 +116,4 @@ def work_on(job: Job) -> Outcome:
     try:
         return process.wait()
     finally:
-        process.stop()
-        process.wait()
+        process.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from rmt_rl.sweeps.state import check_same_config, is_finished
 
 OWN = ".sweep"  # the folder of the sweep's own files among those of the runs: logs, and the engine's files
 _LOCK = "lock"
+_VARIABLES = ("MINARI_DATASETS_PATH",)  # that processes on other machines need
 _INTERVAL = 0.5  # seconds between two reports of the runs that are under way
 
 
@@ -47,6 +49,7 @@ def job_of(cell: Cell, sweep: SweepConfig, modules: Sequence[str] = (), trust_sp
         gpus=sweep.gpus,
         folder=Path.cwd(),
         log=out / OWN / f"{cell.name}.log",
+        variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
     )
 
 

@@ -68,7 +68,7 @@ class LocalEngine:
         for process in self._processes.values():
             process.stop()
         for process in self._processes.values():
-            process.wait()
+            process.end()
 
     def _ended(self) -> list[Outcome]:
         ended, self._unbegun = self._unbegun, []
