@@ -28,6 +28,7 @@ from rmt_rl.errors import UsageError
 PADDING = -10  # the official mark of an action that is no action
 OBSERVATION, ACTIONS = 4, 4  # of T-Maze
 VALVE_HEADS = 2
+TOKENS = 3  # of a step
 
 
 class Steps(NamedTuple):
@@ -188,6 +189,45 @@ class OfficialRATE(Official):
         return output["logits"], output["mem_tokens"]
 
 
+class OfficialELMUR(Official):
+    """The official ELMUR: memory slots in every layer, written anew by each segment, and relative positions."""
+
+    def build(self, checkout: Path, size: Size) -> nn.Module:
+        options = size.options
+        model: nn.Module = _imported(checkout, "offline_rl_baselines.ELMUR.model").ELMURModel(
+            env_name="tmaze",
+            state_dim=OBSERVATION,
+            act_dim=ACTIONS,
+            n_layer=options["layers"],
+            n_head=options["heads"],
+            d_model=options["width"],
+            d_ff=size.official_hidden,
+            memory_size=options["slots"],
+            lru_blend_alpha=options["blend"],
+            max_seq_len=options["distances"],
+            dropout=options["dropout"],
+            dropatt=0,
+            padding_idx=PADDING,
+        )
+        return model
+
+    def initial_memory(self, batch_size: int) -> list[Any]:
+        memory: list[Any] = self.model.init_memory(batch_size, torch.device("cpu"))  # type: ignore[operator]
+        return memory
+
+    def detached(self, memory: list[Any]) -> list[Any]:
+        return [slots._replace(vec=slots.vec.detach()) for slots in memory]
+
+    def forward(
+        self, steps: Steps, targets: Tensor | None, memory: list[Any], segment: int
+    ) -> tuple[Tensor, list[Any]]:
+        place = segment * self.segment_length * TOKENS
+        output = self.model(
+            steps.states, steps.actions, steps.returns, targets, None, memory_states=memory, pos_offset=place
+        )
+        return output["logits"], output["memory_states"]
+
+
 def _imported(checkout: Path, name: str) -> Any:
     """Import a module of a checkout, whose folder joins the end of the search path."""
     if str(checkout) not in sys.path:
@@ -201,7 +241,7 @@ def _imported(checkout: Path, name: str) -> Any:
         ) from error
 
 
-MODELS: dict[str, type[Official]] = {"rate": OfficialRATE}
+MODELS: dict[str, type[Official]] = {"rate": OfficialRATE, "elmur": OfficialELMUR}
 """Official models by the name of our agent."""
 
 

@@ -46,8 +46,8 @@ class Size:
         official_hidden: hidden width of the official feed-forward net; None: the official layers have none.
         batch_size: episodes of a batch.
         repeats: repeats of every speed, fewer if one takes long.
-        updates: updates of a repeat of training; the official code makes one.
-        official_segments: segments of a repeat of the official code's acting in 100 environments.
+        updates: updates of a repeat of training.
+        official_segments: segments of a repeat of the official code's training and of its acting in 100 environments.
         episodes: episodes of the data set.
         vector_steps: steps of all environments in a repeat of acting, at least.
         late_step: step up to which acting is followed; 0: late acting, floor and profiles are left out.
@@ -117,18 +117,18 @@ QUICK_SIZES = {
 }
 
 SIZES = {
-    "small": Size(
+    "RATE, small": Size(
         agent="rate",
         options=_HEADS | {"layers": 2, "hidden": 64, "memory_tokens": 5, "segment_length": 30},
         official_hidden=64,
         batch_size=64,
-        repeats=5,
+        repeats=3,
         updates=8,
-        late_step=20_000,
+        late_step=10_000,
     ),
     # The paper's: run_experiments/TMaze.sh of the official repository. Our layers can't do without a feed-forward net;
     # one of 64 has as many parameters as the matrices by which the official layers project their positions.
-    "paper": Size(
+    "RATE, paper": Size(
         agent="rate",
         options=_HEADS | {"layers": 10, "hidden": 64, "memory_tokens": 15, "segment_length": 50},
         official_hidden=None,
@@ -136,6 +136,26 @@ SIZES = {
         repeats=2,
         updates=4,
         official_segments=1,
-        late_step=3_000,
+        late_step=1_500,
+    ),
+    # The official repository has no script of ELMUR on T-Maze: these are the sizes of "small". Heads are of 16, because
+    # the official ones share the width.
+    "ELMUR": Size(
+        agent="elmur",
+        options={
+            "width": 64,
+            "heads": 4,
+            "layers": 2,
+            "hidden": 64,
+            "dropout": 0.2,
+            "slots": 2,
+            "blend": 0.79,
+            "distances": 512,
+            "segment_length": 30,
+        },
+        official_hidden=64,
+        batch_size=64,
+        repeats=3,
+        updates=8,
     ),
 }

@@ -54,6 +54,13 @@ class Training:
         """Return the real steps of the batches of these updates."""
         return sum(self.feed.batch(update).steps for update in updates)
 
+    def by_length(self) -> list[int]:
+        """Return the updates of the first pool of batches, that of the shortest episodes first."""
+        return sorted(range(POOL), key=self._steps_of)
+
+    def _steps_of(self, update: int) -> int:
+        return self.feed.batch(update).steps
+
     def speed(self, count: int) -> float:
         """Make the next updates; return real environment steps a CPU second."""
         first = self.learner.made
@@ -64,7 +71,8 @@ class Training:
 class OfficialTraining:
     """The official code's training on the data of ours, in shuffled batches of whole segments, as its own loader's.
 
-    Every batch costs the same, because padding is computed like real steps. Its real steps are those of a mean batch.
+    Every segment costs the same, because padding is computed like real steps, and no gradient leaves the segment. So a
+    repeat can be the first segments of a batch. Its real steps are those of a mean batch.
     """
 
     def __init__(self, checkout: Path, size: Size, ours: Training) -> None:
@@ -72,7 +80,9 @@ class OfficialTraining:
         shuffles = ours.config.data.model_copy(update={"bucket_batches": 1})
         self.feed = make_feed(ours.store, shuffles, size.segment_length, ours.config.seed)
         self.segment_length = size.segment_length
-        self.real_steps = size.batch_size * float(ours.store.lengths.mean())
+        self.segments = size.official_segments
+        mean_length = float(ours.store.lengths.mean())
+        self.real_steps = size.batch_size * mean_length * self.segments / SEGMENTS
         self.made = 0
 
     def batch(self) -> list[Steps]:
@@ -86,7 +96,7 @@ class OfficialTraining:
 
     def speed(self) -> float:
         """Train on the next batch; return real environment steps a CPU second."""
-        segments = self.batch()
+        segments = self.batch()[: self.segments]
         began = time.process_time()
         self.official.train(segments)
         return self.real_steps / (time.process_time() - began)
@@ -100,12 +110,14 @@ def _few(steps: Steps) -> Steps:
 def training(size: Size, checkout: Path | None) -> Result:
     """Measure real environment steps a CPU second of training, and the share of real steps in whole segments."""
     measures: dict[str, Measure] = {}
+    parameters: dict[str, dict[str, int]] = {}
     for name, gradient in GRADIENTS.items():
         work = Training(size, gradient)
-        work.run(1)
+        *_, longest = work.by_length()
+        work.run(1, longest)
         work.learner.made = 0
         measures[name] = partial(work.speed, size.updates)
-    parameters = {OURS: counted(work.learner.model)}
+        parameters[OURS] = counted(work.learner.model)
     if checkout:
         theirs = OfficialTraining(checkout, size, work)
         theirs.warm_up()
@@ -120,9 +132,8 @@ def memory_of_ours(size: Size, gradient: str) -> Result:
     """Measure the memory (MB) of an update on the longest of a pool's batches, above what is resident before it."""
     return_freed_blocks()
     work = Training(size, gradient)
-    lengths = {update: work.steps(range(update, update + 1)) for update in range(POOL)}
-    work.run(1, min(lengths, key=lengths.__getitem__))
-    longest = max(lengths, key=lengths.__getitem__)
+    shortest, *_, longest = work.by_length()
+    work.run(1, shortest)
     return {"mb": peak_of(partial(work.run, 1, longest))}
 
 
