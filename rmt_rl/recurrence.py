@@ -245,9 +245,9 @@ def added_tokens(length: int, lengths_B: Tensor | None) -> Tensor | int:
 def joined(kept_BND: Tensor, count_B: Tensor, x_BLD: Tensor) -> Tensor:
     """Return each batch element's first `count_B` kept tokens, directly followed by its new ones.
 
-    The result is (B, the largest count + L, D).
+    The result is (B, the largest count + L, D) on a CPU, (B, all kept places + L, D) elsewhere.
     """
-    longest = int(count_B.max()) if len(count_B) else 0
+    longest = used_places(count_B - 1, kept_BND.shape[1])
     if not longest:
         return x_BLD
     row = torch.cat((kept_BND[:, :longest].to(x_BLD.dtype), torch.zeros_like(x_BLD)), 1)

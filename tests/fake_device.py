@@ -15,7 +15,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 from unittest import mock
@@ -30,6 +30,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 import rmt_rl.agent
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.agent import Agent, AgentSpec
+from rmt_rl.nn import attention
 from rmt_rl.registry import agent_class, load_task, names
 from rmt_rl.runs.options import OfflineRun, Schedule, make_config
 from rmt_rl.training.loop import Loop
@@ -40,7 +41,9 @@ from rmt_rl.wrappers import VectorReturnToGo
 NAME = "imaginary"
 DEVICE = torch.device("privateuseone", 0)  # the name that PyTorch keeps for a backend before it is registered
 ENVIRONMENTS = 3
+CORRIDORS: dict[str, Any] = {"corridor_length": (1, 3)}  # episodes of 2 to 5 steps
 LOG_EVERY = 2  # updates
+SAMPLED = "rmt"  # the agent that draws its actions
 ROOMS = ("rmt_rl", "agents")
 ASKING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::equal")
 """Operators whose result, or the shape of it, depends on values, so that the host waits for them."""
@@ -50,10 +53,30 @@ OTHERS: dict[str, dict[str, Any]] = {
     "rate streams": {"data": {"feed": "streams"}},
     "rate windows": {"data": {"feed": "windows", "burn_in": 1}},
     "rate curriculum": {"training": {"curriculum": 0.5}},
-    "rate cached": {"agent_options": {"cached": 6}},
-    "rate free": {"agent_options": {"reads": "free"}},
 }
 """Options of training that take other paths, by a name that begins with the agent's."""
+
+
+def _gru_cell(from_input: Tensor, from_hidden: Tensor, hidden: Tensor, *biases: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(hidden), hidden.new_empty(len(hidden), 5 * hidden.shape[1])
+
+
+def _gru_cell_backward(gradient: Tensor, workspace: Tensor, has_bias: bool) -> tuple[Tensor, ...]:
+    batch_size, width = gradient.shape
+    shapes = ((batch_size, 3 * width), (batch_size, 3 * width), (batch_size, width), (3 * width,), (3 * width,))
+    return tuple(gradient.new_empty(shape) for shape in shapes)
+
+
+def _exponential(values: Tensor, *rate: float) -> Tensor:
+    return values
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "aten::_thnn_fused_gru_cell": _gru_cell,
+    "aten::_thnn_fused_gru_cell_backward": _gru_cell_backward,
+    "aten::exponential_": _exponential,
+}
+"""Operators that fake tensors lack; their results have no values."""
 
 
 class Counts(TypedDict):
@@ -67,7 +90,7 @@ class Observer(TorchDispatchMode):
     """Notes every wait and every blocking copy since the last `taken`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.waits: list[str] = []
         self.blocking: list[str] = []
 
@@ -85,9 +108,12 @@ class Observer(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         name = func._schema.name
-        if name in ASKING and args[0].device == DEVICE:
-            self.waits.append(f"{name} {_place()}")
+        if name in ASKING:
+            if args[0].device == DEVICE:
+                self.waits.append(f"{name} {_place()}")
             return self._answer(name, args[0])
+        if name in KERNELS:
+            return KERNELS[name](*args)
         if name == "aten::index" and any(map(_is_mask, args[1])):
             self.waits.append(f"boolean index {_place()}")
         if name in ("aten::_to_copy", "aten::copy_"):
@@ -100,7 +126,7 @@ class Observer(TorchDispatchMode):
         if name == "aten::_local_scalar_dense":
             return asked.new_ones((), device="cpu").numpy().item()
         if name == "aten::nonzero":
-            return torch.zeros(max(1, len(asked) // 2), asked.ndim, dtype=torch.long, device=DEVICE)
+            return torch.zeros(max(1, len(asked) // 2), asked.ndim, dtype=torch.long, device=asked.device)
         raise NotImplementedError(name)
 
     def _note_copy(self, name: str, args: Any, kwargs: Any) -> None:
@@ -144,8 +170,8 @@ def _numpy(tensor: Tensor, real: Callable[[Tensor], Any] = Tensor.numpy) -> Any:
     return np.ones(tuple(tensor.shape), dtype)
 
 
-def _tolist(tensor: Tensor, real: Callable[[Tensor], Any] = Tensor.tolist) -> Any:
-    return _numpy(tensor.cpu()).tolist() if isinstance(tensor, FakeTensor) else real(tensor)
+def _tolist(tensor: FakeTensor) -> Any:
+    return _numpy(tensor.cpu()).tolist()
 
 
 def _moved(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
@@ -164,21 +190,20 @@ def _moved(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 @contextmanager
 def imaginary_device() -> Iterator[Observer]:
     """Let learners work on the device, and observe."""
-    patches = [
+    patches: list[Any] = [
         mock.patch.object(FabricProcesses, "device", DEVICE),
         mock.patch.object(Tensor, "numpy", _numpy),
-        mock.patch.object(Tensor, "tolist", _tolist),
+        mock.patch.object(FakeTensor, "tolist", _tolist),
+        mock.patch.object(attention, "Tensor", FakeTensor),  # which tables of rotations are kept as
+        mock.patch.object(attention, "_tables", {}),
         mock.patch.object(torch.nn.Module, "to", _moved),
-        mock.patch.object(rmt_rl.agent, "_new_generator", lambda device, seed: torch.Generator()),
+        mock.patch.object(rmt_rl.agent, "_new_generator", return_value=torch.Generator()),
     ]
-    for patch in patches:
-        patch.start()
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), Observer() as observer:
-            yield observer
-    finally:
+    with ExitStack() as stack:
         for patch in patches:
-            patch.stop()
+            stack.enter_context(patch)
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        yield stack.enter_context(Observer())
 
 
 def config_of(agent: str, options: dict[str, dict[str, Any]]) -> OfflineRun:
@@ -188,8 +213,8 @@ def config_of(agent: str, options: dict[str, dict[str, Any]]) -> OfflineRun:
     values: dict[str, Any] = {
         "env": "tmaze",
         "agent": agent,
-        "env_options": {"corridor_length": (1, 8)},
-        "agent_options": {"segment_length": 4, "width": 8} | own | heads,
+        "env_options": CORRIDORS,
+        "agent_options": {"segment_length": 2, "width": 8} | own | heads,
         "data": {"segments": 2, "batch_size": 4, "bucket_batches": 1, "collect_episodes": 12},
         "training": {"accelerator": "cpu"},
         "evaluation": {"eval_episodes": 0},
@@ -206,7 +231,7 @@ class Enough(Exception):
 
 
 def trained(config: OfflineRun) -> dict[str, Counts]:
-    """Return what is noted in an update between two lines of metrics, and in one with a line."""
+    """Return what is noted in the first update, before a line of metrics, and in the second, with a line."""
     noted: list[Counts] = []
     with imaginary_device() as observer:
         learner = SegmentLearner(config)
@@ -215,31 +240,34 @@ def trained(config: OfflineRun) -> dict[str, Counts]:
 
         def report(update: int, metrics: dict[str, float]) -> None:
             noted.append(observer.taken())
-            if update == 2 * LOG_EVERY:
+            if update == LOG_EVERY:
                 raise Enough
 
         schedule = Schedule(LOG_EVERY, save_every=10**6)
         try:
             Loop(learner, Path(tempfile.mkdtemp()), schedule, {}).run(report)
         except Enough:
-            *_, between, line = noted
-    return {"between lines": between, "with a line": line}
+            between, line = noted
+    return {"before a line": between, "with a line": line}
 
 
 def acted(config: OfflineRun, deterministic: bool) -> Counts:
-    """Return what is noted in the worst of some steps, in environments at unlike places of their segments."""
-    steps = 3 * config.agent_options.segment_length
-    env = make_vec_env(load_task("tmaze"), {"corridor_length": (1, 8)}, ENVIRONMENTS)
+    """Return what is noted in the worst step after the first, which makes tables.
+
+    The environments stand at unlike places of their segments.
+    """
+    steps = 2 * config.agent_options.segment_length + 1
+    env = make_vec_env(load_task("tmaze"), CORRIDORS, ENVIRONMENTS)
     spec = AgentSpec(env.single_observation_space, env.single_action_space, 1.0, 1.0)
     noted: list[Counts] = []
     with imaginary_device() as observer:
-        agent: Agent = agent_class(config.agent)(config.agent_options, spec)
+        agent = agent_class(config.agent)(config.agent_options, spec)
         agent.to(DEVICE)
         for _ in rollout(agent, VectorReturnToGo(env, 1.0), 10**6, seed=0, deterministic=deterministic):
             noted.append(observer.taken())
             if len(noted) == steps:
                 break
-    return max(noted, key=_number)
+    return max(noted[1:], key=_number)
 
 
 def _half_formats() -> list[torch.dtype]:
@@ -266,8 +294,7 @@ def noted(config: OfflineRun, acts: bool) -> dict[str, Counts]:
     """Return what is noted in each kind of work of an agent."""
     counts = trained(config)
     if acts:
-        counts["step"] = acted(config, deterministic=True)
-        counts["sampled step"] = acted(config, deterministic=False)
+        counts["step"] = acted(config, deterministic=config.agent != SAMPLED)
     return counts
 
 

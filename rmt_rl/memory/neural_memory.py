@@ -152,7 +152,8 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
 
     def _row(self, x_BLD: Tensor, state: NeuralState) -> Tensor:
         """Return each batch element's waiting tokens, directly followed by its new tokens, (B, R, D)."""
-        return joined(state.tokens_BCD, state.count_B, x_BLD)
+        waiting_BND = state.tokens_BCD[:, : self.chunk - 1]  # a full chunk doesn't wait
+        return joined(waiting_BND, state.count_B, x_BLD)
 
     def _learn(
         self, row: Tensor, state: NeuralState, length: int, lengths_B: Tensor | None

@@ -251,7 +251,9 @@ class Loop:
     def _must_read(self, before: int) -> bool:
         """Return True if the metrics since `before` are due, or weights that must be finite, or too many to keep."""
         schedule = self.schedule
-        intervals = (schedule.log_every, schedule.evaluate_every, schedule.save_every)
+        intervals = [schedule.log_every, schedule.save_every]
+        if self.evaluate is not None:
+            intervals.append(schedule.evaluate_every)
         return len(self.unread) >= MOST_UNREAD or any(self._due(every, before) for every in intervals)
 
     def _read(self) -> None:
