@@ -106,7 +106,9 @@ class EpisodeReader:
             if loaded is not None:
                 return loaded
             stamp = stamp_of(folder)
-            return index_of(read_lengths(storage, file, episodes), stamp)
+            lengths = read_lengths(storage, file, episodes)
+        self.close()  # frees HDF5's memory of every episode
+        return index_of(lengths, stamp)
 
     def save(self, number: int, index: EpisodeIndex) -> None:
         """Write the index of a data set beside the data if the folder can be written to and lacks the index."""
