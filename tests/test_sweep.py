@@ -79,6 +79,18 @@ def test_cells_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path("runs").exists()
 
 
+def test_the_sweeps_of_the_page_have_the_cells_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    Path("page.toml").write_text(text)
+    (flags,) = re.findall(r"rmt-rl (sweep --envs .*?) +#", page.replace("\\\n", ""))
+    assert main(["sweep", "page.toml", "--dry-run"]) == 0
+    by_file = capsys.readouterr().out.splitlines()
+    assert (by_file[0], len(by_file)) == ("runs/lr/tmaze-rate-lr0.001-0", 20)
+    assert main([*flags.split(), "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == by_file[:8]
+
+
 @pytest.mark.parametrize(
     ("varied", "name"),
     [
