@@ -47,7 +47,7 @@ class Job(Frozen):
     gpus: float = Field(0.0, ge=0)
     folder: Path
     log: Path
-    variables: dict[str, str] = {}
+    variables: dict[str, str] = Field({})
 
 
 class Outcome(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, TypeAlias
 from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
 from rmt_rl.acting.evaluate import parse_vary
-from rmt_rl.config import SEED_LIMIT, Frozen, Strings
+from rmt_rl.config import SEED_LIMIT, Frozen, Strings, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.reading import parse_toml, read_text
 from rmt_rl.registry import slug
@@ -39,6 +39,13 @@ def _option_names(values: Any) -> Any:
     return dotted(values) if isinstance(values, Mapping) else values
 
 
+def _plans(values: Any) -> Any:
+    """Return evaluations from their tables. Errors are about an evaluation's own options."""
+    if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
+        return values
+    return [validated(EvaluationPlan, value) for value in values]
+
+
 OptionNames = BeforeValidator(_option_names)
 
 
@@ -54,7 +61,9 @@ class SweepConfig(Frozen):
         {}, description='the matrix: a list of values for each option, e.g. "agent.width" = [32, 64]'
     )
     train: Annotated[dict[str, JsonValue], OptionNames] = Field({}, description="further options of all runs")
-    evaluate: tuple[EvaluationPlan, ...] = Field((), description="evaluations of every trained run")
+    evaluate: Annotated[tuple[EvaluationPlan, ...], BeforeValidator(_plans)] = Field(
+        (), description="evaluations of every trained run"
+    )
     cores: int = Field(1, ge=1, description="threads of each run")
     gpus: float = Field(0.0, ge=0, description="GPUs of each run, or the share of one; 0: the CPU alone")
     engine: str = Field("local", description="what executes the runs, see rmt-rl list")

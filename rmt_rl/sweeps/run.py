@@ -113,6 +113,11 @@ def closing_engine(engine: Engine) -> Iterator[Engine]:
     """Close an engine in the end, its jobs' work saved. A second signal stops the waiting."""
     try:
         yield engine
+    except KeyboardInterrupt:
+        number = signals.requested()
+        if number is None:
+            raise
+        raise signals.Stopped(number) from None  # libraries in C turn every signal into Ctrl-C
     finally:
         with signals.deferred():
             engine.close()

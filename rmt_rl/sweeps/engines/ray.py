@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -43,9 +44,9 @@ class RayEngine:
         with _signals_kept():
             url = _start(options)
         self.note = f"Ray's dashboard: http://{url}" if url else ""
-        self._resources = {"num_cpus": setting.cores, "num_gpus": setting.gpus}
-        self.capacity = self._fitting()
-        self._task = ray.remote(max_retries=_FOREVER, **self._resources)(work_on)
+        self.capacity = _fitting(setting)
+        remote = ray.remote(max_retries=_FOREVER, num_cpus=setting.cores, num_gpus=setting.gpus)
+        self._task: Any = remote(work_on)
         self._jobs: dict[Any, Job] = {}  # by the reference of their task
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -73,18 +74,24 @@ class RayEngine:
         with _signals_kept():
             ray.shutdown()
 
-    def _fitting(self) -> int:
-        """Return the number of jobs that fit on the cluster at once; at least 1."""
-        there_are = ray.cluster_resources()
-        fitting = [there_are.get("CPU", 0) / self._resources["num_cpus"]]
-        if self._resources["num_gpus"]:
-            fitting.append(there_are.get("GPU", 0) / self._resources["num_gpus"])
-        if min(fitting) < 1:
-            raise UsageError(
-                f"cores={self._resources['num_cpus']}, gpus={self._resources['num_gpus']}: Ray has "
-                f"{there_are.get('CPU', 0):g} cores and {there_are.get('GPU', 0):g} GPUs; choose fewer"
-            )
-        return int(min(fitting))
+
+def _fitting(setting: Setting) -> int:
+    """Return the number of jobs that fit on the cluster at once.
+
+    Raises:
+        UsageError: none fits.
+    """
+    resources: Any = ray.cluster_resources  # published without types
+    there_are = resources()
+    cores, gpus = there_are.get("CPU", 0), there_are.get("GPU", 0)
+    by_cores = cores / setting.cores
+    by_gpus = gpus / setting.gpus if setting.gpus else by_cores
+    fitting = int(min(by_cores, by_gpus))
+    if not fitting:
+        raise UsageError(
+            f"cores={setting.cores}, gpus={setting.gpus}: Ray has {cores:g} cores and {gpus:g} GPUs; choose fewer"
+        )
+    return fitting
 
 
 def _start(options: RayOptions) -> str:
@@ -98,7 +105,7 @@ def _start(options: RayOptions) -> str:
     try:
         context = ray.init(
             address=address,
-            logging_level="error",
+            logging_level=logging.ERROR,
             log_to_driver=False,
             **(own if address == _HERE else {}),
         )
