@@ -20,11 +20,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
-from rmt_rl.data.segment import Segment
+from rmt_rl.data.segment import Segment, moved
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
-from rmt_rl.nn.outputs import finite
+from rmt_rl.nn.outputs import on_host
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
@@ -262,7 +262,8 @@ class Agent(BaseAgent):
         state = self._close_full_segments(state)
         logits, cache = self._advance(acting, state)
         generator = None if deterministic else self._generator()
-        actions = self.head.act(finite(logits[:, : self.head.size]), generator)
+        for_action = logits[:, : self.head.size]
+        actions = self.head.values(on_host(self.head.choose(for_action, generator), for_action))
         own_actions = map_leaves(np.copy, actions)  # callers may change theirs
         steps = state.steps + 1
         following = ActingState(cache, steps, own_actions)
@@ -290,7 +291,7 @@ class Agent(BaseAgent):
         fresh = self._fresh(count)
         if count == len(steps):
             return fresh
-        indices = torch.as_tensor(starting, device=self.device)
+        indices = moved(torch.from_numpy(starting), self.device)
         put_lanes_(state.cache, indices, fresh.cache)
         steps = steps.copy()
         steps[starting] = 0
@@ -302,7 +303,7 @@ class Agent(BaseAgent):
         if not full.any():
             return state
         places = np.flatnonzero(full)
-        indices = torch.as_tensor(places, device=self.device)
+        indices = moved(torch.from_numpy(places), self.device)
         every = full.all()
         cache = state.cache if every else select_lanes(state.cache, indices)
         if self.late:
@@ -350,7 +351,7 @@ class Agent(BaseAgent):
         if inside.all():
             x_BTD = torch.stack([*late, *known], 1)
             return x_BTD, None
-        inside_B = torch.as_tensor(inside, device=self.device)
+        inside_B = moved(torch.from_numpy(inside), self.device)
         return put_late_first(late, known, inside_B)
 
 

@@ -222,6 +222,21 @@ def consecutive_places(first_B: Tensor, count: int) -> Tensor:
     return first_B[:, None] + torch.arange(count, device=first_B.device)
 
 
+def is_free_to_ask(tensor: Tensor) -> bool:
+    """Tell whether Python can read the tensor's values for nothing.
+
+    A GPU would have to be waited for, a compiled graph can't depend on values, and fake tensors have none.
+    """
+    return type(tensor) is Tensor and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def used_places(places_BT: Tensor, capacity: int) -> int:
+    """Return the number of places, at most `capacity`, up to the last of `places_BT`; the capacity if asking costs."""
+    if not places_BT.numel() or not is_free_to_ask(places_BT):
+        return capacity
+    return int(places_BT.max()) + 1
+
+
 def added_tokens(length: int, lengths_B: Tensor | None) -> Tensor | int:
     """Return the number of real tokens among `length` new ones: all of them, or `lengths_B` (B,)."""
     return length if lengths_B is None else lengths_B
@@ -230,9 +245,9 @@ def added_tokens(length: int, lengths_B: Tensor | None) -> Tensor | int:
 def joined(kept_BND: Tensor, count_B: Tensor, x_BLD: Tensor) -> Tensor:
     """Return each batch element's first `count_B` kept tokens, directly followed by its new ones.
 
-    The result is (B, the largest count + L, D).
+    The result is (B, the largest count + L, D) on a CPU, (B, all kept places + L, D) elsewhere.
     """
-    longest = int(count_B.max()) if len(count_B) else 0
+    longest = used_places(count_B - 1, kept_BND.shape[1])
     if not longest:
         return x_BLD
     row = torch.cat((kept_BND[:, :longest].to(x_BLD.dtype), torch.zeros_like(x_BLD)), 1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rmt_rl.data.segment import Segment, Tensors, tensor_array
+from rmt_rl.data.segment import Segment, Tensors, moved, tensor_array
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.encoders import encoder, return_encoder
 from rmt_rl.nn.scaling import FARTHEST, Scales
@@ -125,7 +125,7 @@ def to_tensors(value: Any, device: torch.device) -> Any:
 
     def to_tensor(leaf: Any) -> Tensor:
         array = tensor_array(np.asarray(leaf))
-        return torch.as_tensor(array, device=device)
+        return moved(torch.from_numpy(array), device)
 
     return map_leaves(to_tensor, value)
 
@@ -149,17 +149,8 @@ def acting_input(
     if array.size != batch.size:
         raise UsageError(f"return_to_go has shape {array.shape}; give one number for each of {batch.size} observations")
     scaled = array.reshape(batch.size).astype(np.float32) / spec.return_scale
-    observations = map_leaves(torch.from_numpy, batch.values)
-    return Acting(_moved(observations, device), to_tensors(scaled, device)), batch.is_single
-
-
-def _moved(tensors: Any, device: torch.device) -> Any:
-    """Return a value's tensors on the device."""
-
-    def moved(tensor: Tensor) -> Tensor:
-        return tensor.to(device)
-
-    return map_leaves(moved, tensors)
+    observations = map_leaves(lambda leaf: moved(torch.from_numpy(leaf), device), batch.values)
+    return Acting(observations, to_tensors(scaled, device)), batch.is_single
 
 
 def put_late_first(

@@ -136,7 +136,7 @@ def test_a_run_is_made_again_from_its_config_with_another_seed_and_options() -> 
 
 def interrupt_after_lines(run: Path, count: int) -> None:
     def watch() -> None:
-        for _ in range(2000):
+        for _ in range(24_000):
             file = run / "metrics.jsonl"
             if file.exists() and len(file.read_text().splitlines()) >= count:
                 os.kill(os.getpid(), signal.SIGINT)

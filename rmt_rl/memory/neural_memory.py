@@ -36,6 +36,7 @@ from rmt_rl.recurrence import (
     added_tokens,
     clone,
     consecutive_places,
+    is_free_to_ask,
     joined,
     only_first,
     put_lanes_,
@@ -151,7 +152,8 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
 
     def _row(self, x_BLD: Tensor, state: NeuralState) -> Tensor:
         """Return each batch element's waiting tokens, directly followed by its new tokens, (B, R, D)."""
-        return joined(state.tokens_BCD, state.count_B, x_BLD)
+        waiting_BND = state.tokens_BCD[:, : self.chunk - 1]  # a full chunk doesn't wait
+        return joined(waiting_BND, state.count_B, x_BLD)
 
     def _learn(
         self, row: Tensor, state: NeuralState, length: int, lengths_B: Tensor | None
@@ -302,5 +304,7 @@ def _bounded(matrix_BOI: Tensor) -> Tensor:
     """
     limit = 2 * math.sqrt(matrix_BOI.shape[1] * matrix_BOI.shape[2])
     norm_B11 = torch.linalg.vector_norm(matrix_BOI, dim=(1, 2), keepdim=True)
+    if is_free_to_ask(norm_B11) and bool((norm_B11 <= limit).all()):
+        return matrix_BOI  # as from below, without a product
     bounded: Tensor = matrix_BOI * (limit / norm_B11.clamp(min=limit))
     return bounded

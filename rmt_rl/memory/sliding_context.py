@@ -26,6 +26,7 @@ from rmt_rl.recurrence import (
     only_first,
     put_tokens_,
     take_tokens,
+    used_places,
 )
 
 
@@ -72,7 +73,7 @@ class SlidingContext(SegmentRecurrent[Context, OpenContext]):
 
     def begin(self, state: Context, batch_size: int, capacity: int) -> OpenContext:
         inner = self.inner.begin(self.inner.initial_state(batch_size), batch_size, self.context + capacity)
-        if int(state.count_B.max()):
+        if used_places(state.count_B - 1, self.context):
             _, inner = self.inner.step(state.tokens_BND, inner, state.count_B)
         room = state.tokens_BND.new_zeros(batch_size, capacity, self.width)
         return OpenContext(torch.cat((state.tokens_BND, room), 1), state.count_B.clone(), inner)

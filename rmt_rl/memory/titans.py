@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
 from rmt_rl.memory.neural_memory import NeuralMemory, NeuralState
-from rmt_rl.nn.attention import rotate
+from rmt_rl.nn.attention import rotate, standing, turned_back
 from rmt_rl.nn.decoder import Block, CacheT, DecoderConfig, KeyValues, StateT
 from rmt_rl.nn.token_core import Core, Layers, TokenCore
 from rmt_rl.recurrence import Stack, added_tokens, clone, consecutive_places, only_first, put_tokens_, take_tokens
@@ -92,9 +92,9 @@ class TitansBlock(Block[StateT, CacheT]):
 
     def rotations(self, places: int) -> Tensor:
         """Return the rotations of `Block`, but none for the slower half of the channel pairs."""
-        table = super().rotations(places).clone()
-        table[:, self._turned :] = 1
-        return table
+        table = super().rotations(places)
+        turned = self._turned
+        return torch.cat((table[:, :turned], standing(table[:, turned:])), 1)
 
     @property
     def _turned(self) -> int:
@@ -260,7 +260,7 @@ class SlidingWindowBlock(TitansBlock[WindowState, WindowState]):
         kept, persistent = self.window - 1, len(self.persistent_PD)
         oldest_B = (cache.count_B - kept).clamp(min=0)
         places = persistent + consecutive_places(oldest_B, kept)
-        back = self.rotations(cache.keys_BCHE.shape[1])[oldest_B][:, None].conj()
+        back = turned_back(self.rotations(cache.keys_BCHE.shape[1])[oldest_B][:, None])
         kept_B = cache.count_B.clamp(max=kept)
         keys = only_first(rotate(take_tokens(cache.keys_BCHE, places), back), kept_B)
         return KeyValues(keys, only_first(take_tokens(cache.values_BCHE, places), kept_B), kept_B)

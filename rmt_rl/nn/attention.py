@@ -99,9 +99,12 @@ _tables: dict[tuple[int, int, torch.device | None, float], Tensor] = {}
 
 
 def rotary_table(head_width: int, places: int, device: torch.device | None = None, base: float = 10_000.0) -> Tensor:
-    """Return rotations exp(i p base^(-2j/E)) as complex64 (places, E/2): RoFormer (arXiv 2104.09864), section 3.2.2.
+    """Return rotations by the angles p base^(-2j/E): RoFormer (arXiv 2104.09864), section 3.2.2.
 
     Each table is computed once and kept outside of modules. As a buffer it would be cast along with its module.
+
+    Returns:
+        Cosines and sines, float32 (places, E/2, 2).
     """
     key = head_width, places, device, base
     if key in _tables:
@@ -109,18 +112,41 @@ def rotary_table(head_width: int, places: int, device: torch.device | None = Non
     with torch.inference_mode(False):  # a table made while acting must serve in training too
         frequencies = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
         angles = torch.outer(torch.arange(places, dtype=torch.float64), frequencies)
-        table = torch.polar(torch.ones_like(angles), angles).to(device, torch.complex64)
+        table = torch.stack((angles.cos(), angles.sin()), -1).to(device, torch.float32)
     if type(table) is Tensor and not torch.compiler.is_compiling():  # a table of a compiled graph is used only there
         _tables[key] = table
     return table
 
 
-def rotate(x_BTGE: Tensor, rotations_BTJ: Tensor) -> Tensor:
+def rotate(x_BTGE: Tensor, rotations_BTJ2: Tensor) -> Tensor:
     """Rotate pairs of neighbouring channels of every head by the angles of their places, in at least float32.
 
-    This takes one complex product. On a CPU, forward and backward are five times faster than the form with halves and
-    sines.
+    In eager mode this takes one complex product. On a CPU, forward and backward are four times faster than with real
+    ones. Compilers and ONNX know real numbers only.
     """
     wide = x_BTGE if x_BTGE.dtype == torch.float64 else x_BTGE.float()
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotations_BTJ[..., None, :]).flatten(-2).to(x_BTGE.dtype)
+    pairs_BTGJ2 = wide.unflatten(-1, (-1, 2))
+    rotations_BT1J2 = rotations_BTJ2[..., None, :, :]
+    product = _real_product if torch.compiler.is_compiling() else _complex_product
+    return product(pairs_BTGJ2, rotations_BT1J2).flatten(-2).to(x_BTGE.dtype)
+
+
+def _complex_product(pairs: Tensor, rotations: Tensor) -> Tensor:
+    return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotations))
+
+
+def _real_product(pairs: Tensor, rotations: Tensor) -> Tensor:
+    x, y = pairs.unbind(-1)
+    cosine, sine = rotations.unbind(-1)
+    return torch.stack((x * cosine - y * sine, x * sine + y * cosine), -1)
+
+
+def standing(rotations: Tensor) -> Tensor:
+    """Return rotations (..., 2) of the same shape that leave everything where it is."""
+    return torch.stack((torch.ones_like(rotations[..., 0]), torch.zeros_like(rotations[..., 1])), -1)
+
+
+def turned_back(rotations: Tensor) -> Tensor:
+    """Return the inverse rotations (..., 2)."""
+    cosine, sine = rotations.unbind(-1)
+    return torch.stack((cosine, -sine), -1)

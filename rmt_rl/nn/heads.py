@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rmt_rl.categories import Categories, categories
@@ -22,9 +23,15 @@ from rmt_rl.nn.scaling import Scale
 
 
 class Head(ABC):
-    """A family of distributions over an action space, with `size` = P parameters (`numbers`)."""
+    """A family of distributions over an action space, with `size` = P parameters (`numbers`).
+
+    Attributes:
+        size: P.
+        count: N, the numbers that make up an action: one for each variable or dimension.
+    """
 
     size: int
+    count: int
 
     @abstractmethod
     def loss(self, numbers: Tensor, action: Any) -> Tensor:
@@ -35,11 +42,20 @@ class Head(ABC):
         """Return the accuracy (...,) of the mode, a float in 0 ... 1, given parameters (..., P)."""
 
     @abstractmethod
-    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
-        """Return actions for parameters (B, P) as NumPy values of the space.
+    def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the numbers (B, N) of actions for parameters (B, P): indices of categories as int64, floats else.
 
-        The actions are the mode if `generator` is None, else samples drawn with it.
+        The actions are the mode if `generator` is None, else samples drawn with it. The host doesn't wait for them.
         """
+
+    @abstractmethod
+    def values(self, chosen: NDArray[Any]) -> Any:
+        """Return actions, as values (B, ...) of the space, from what `choose` returned."""
+
+    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+        """Return actions for parameters (B, P) as NumPy values of the space; see `choose`."""
+        chosen: NDArray[Any] = self.choose(numbers, generator).cpu().numpy()
+        return self.values(chosen)
 
 
 @singledispatch
@@ -65,7 +81,7 @@ class Categorical(Head):
         self.space, self.shape = space, space.shape or ()
         self.sizes: list[int] = variables.sizes.tolist()
         self.starts: list[int] = variables.starts.tolist()
-        self.size = sum(self.sizes)
+        self.size, self.count = sum(self.sizes), len(self.sizes)
 
     def _parts(self, numbers: Tensor, action: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return logits and index of each variable.
@@ -88,15 +104,25 @@ class Categorical(Head):
         hits = [logits.argmax(-1) == index for logits, index in self._parts(numbers, action)]
         return torch.stack(hits).float().mean(0)
 
-    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
-        picks = [
-            logits.argmax(-1)
-            if generator is None
-            else torch.multinomial(logits.float().softmax(-1), 1, generator=generator)[:, 0]
-            for logits in numbers.split(self.sizes, -1)
-        ]
-        chosen: np.ndarray[Any, Any] = torch.stack(picks, -1).cpu().numpy() + np.array(self.starts)
-        return chosen.reshape(len(numbers), *self.shape).astype(self.space.dtype)
+    def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
+        variables = numbers.split(self.sizes, -1)
+        return torch.stack([_index(logits, generator) for logits in variables], -1)
+
+    def values(self, chosen: NDArray[Any]) -> Any:
+        categories = chosen.astype(np.int64) + np.array(self.starts)
+        return categories.reshape(len(chosen), *self.shape).astype(self.space.dtype)
+
+
+def _index(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return the index (B,) of the likeliest category, or of one drawn with the generator.
+
+    The draw is that of `torch.multinomial`, bit for bit, without its checks, for which the host would wait.
+    """
+    if generator is None:
+        return logits.argmax(-1)
+    probabilities = logits.float().softmax(-1)
+    noise = torch.empty_like(probabilities).exponential_(1, generator=generator)
+    return (probabilities / noise).argmax(-1)
 
 
 class Gaussian(Head):
@@ -130,13 +156,16 @@ class Gaussian(Head):
         errors: Tensor = (self._targets(action, mean) - mean).abs()
         return (errors < 0.1).float().mean(-1)
 
-    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+    def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
         mean, log_std = self._moments(numbers)
         if generator is not None:
             mean = mean + log_std.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
         means = mean.float().reshape(-1, *self.space.shape)
         unscaled = means if self.scale is None else self.scale.undo(means)
-        action = unscaled.double().cpu().numpy()
+        return unscaled.reshape(len(numbers), self.count)
+
+    def values(self, chosen: NDArray[Any]) -> Any:
+        action = chosen.astype(np.float64).reshape(-1, *self.space.shape)
         if np.issubdtype(self.space.dtype, np.integer):
             return _whole(action, self.space)
         limits = np.finfo(str(self.space.dtype))
@@ -159,7 +188,7 @@ def _whole(action: np.ndarray[Any, Any], space: spaces.Box) -> np.ndarray[Any, A
 class Nothing(Head):
     """The distribution over a part of no size, such as a Box (0,), whose only action is empty."""
 
-    size = 0
+    size = count = 0
 
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.space = space
@@ -170,9 +199,17 @@ class Nothing(Head):
     def correct(self, numbers: Tensor, action: Any) -> Tensor:
         return numbers.new_ones(numbers.shape[:-1])
 
-    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+    def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
+        return _no_numbers(numbers)
+
+    def values(self, chosen: NDArray[Any]) -> Any:
         shape = self.space.shape or ()
-        return np.empty((len(numbers), *shape), self.space.dtype)
+        return np.empty((len(chosen), *shape), self.space.dtype)
+
+
+def _no_numbers(numbers: Tensor) -> Tensor:
+    """Return the numbers (B, 0) of empty actions. Beside floats or integers, their type changes nothing."""
+    return torch.empty(len(numbers), 0, dtype=torch.bool, device=numbers.device)
 
 
 class Joint(Head):
@@ -182,6 +219,8 @@ class Joint(Head):
         self.parts, self.make = parts, make
         self.sizes = [part.size for part in parts.values()]
         self.size = sum(self.sizes)
+        self.counts = [part.count for part in parts.values()]
+        self.count = sum(self.counts)
 
     def _each(self, numbers: Tensor) -> list[tuple[Any, Head, Tensor]]:
         split = numbers.split(self.sizes, -1)
@@ -195,8 +234,14 @@ class Joint(Head):
         accuracies = [part.correct(own, action[key]) for key, part, own in self._each(numbers) if part.size]
         return torch.stack(accuracies).mean(0)
 
-    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
-        actions = {key: part.act(own, generator) for key, part, own in self._each(numbers)}
+    def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
+        chosen = [part.choose(own, generator) for _, part, own in self._each(numbers)]
+        return torch.cat([_no_numbers(numbers), *chosen], 1)
+
+    def values(self, chosen: NDArray[Any]) -> Any:
+        ends = np.cumsum(self.counts)
+        split = np.split(chosen, ends[:-1], 1) if self.counts else []
+        actions = {key: part.values(own) for (key, part), own in zip(self.parts.items(), split, strict=True)}
         return actions if self.make is dict else tuple(actions.values())
 
 

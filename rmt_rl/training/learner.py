@@ -6,11 +6,12 @@ stops, and knows no algorithm. One learner a file; an agent's class names its ow
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import torch
 from pydantic import JsonValue
-from torch import nn
+from torch import Tensor, nn
 
 from rmt_rl.agent import BaseAgent
 from rmt_rl.errors import UsageError
@@ -19,6 +20,9 @@ from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, Header
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import RunConfig
 from rmt_rl.training.parallel import Processes
+
+Measured: TypeAlias = Mapping[str, "float | Tensor"]
+"""The metrics of an update. Tensors () stay on their device until a line of metrics is due, so that no update waits."""
 
 
 class Diverged(UsageError):
@@ -57,11 +61,18 @@ class Learner(Protocol):
     def done(self) -> bool:
         """True at the end of the run."""
 
-    def advance(self) -> Metrics:
+    def advance(self) -> Measured:
         """Make the next update, or round of updates; return what to log.
 
         Raises:
             Diverged: the loss, the gradient or the weights are NaN or infinite.
+        """
+
+    def check(self, update: int, metrics: Metrics) -> None:
+        """Check the metrics of an update, which may be read several updates later, but before anything is saved.
+
+        Raises:
+            Diverged: the loss or the gradient was NaN or infinite.
         """
 
     def totals(self) -> Metrics:

@@ -5,7 +5,6 @@ The loop knows no algorithm: it drives any `Learner`. `train` begins a run in a 
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -29,8 +28,10 @@ from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.folder import check_new, check_origin, claimed, read_config, write_config
 from rmt_rl.runs.metrics import Log, Metrics, Report, Settings, check_loggers
 from rmt_rl.runs.options import RunConfig, Schedule, learner_class
-from rmt_rl.training.learner import AgentLearner, Diverged, Learner
+from rmt_rl.training.learner import AgentLearner, Diverged, Learner, Measured
+from rmt_rl.training.measures import finite, read
 
+MOST_UNREAD = 100  # updates whose metrics may wait on the device
 ShouldStop = Callable[[], bool]
 """Asked before every update; on True a checkpoint is saved and training ends early."""
 
@@ -115,8 +116,8 @@ def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldSto
 
 def _alone(config: RunConfig, run: Path) -> AbstractContextManager[None]:
     """Return a context in which no other run works in a folder; the first of the run's processes holds the lock."""
-    if config.devices > 1:
-        prepare_data_parallel(config.devices)
+    if config.devices * config.num_nodes > 1:
+        prepare_data_parallel(config.devices, config.num_nodes)
     return claimed(run) if is_first_process() else nullcontext()
 
 
@@ -179,6 +180,7 @@ class Loop:
         self.origin = origin
         self.best: float | None = None  # score of the best evaluation
         self.unlogged: list[Metrics] = []  # of the updates since the last line of metrics
+        self.unread: list[tuple[int, Measured]] = []  # numbers and metrics of the last updates, still on the device
         self.saved: int | None = None  # the update of the last checkpoint
         self.made_before: int | None = None  # updates before the last one, while its evaluation is still to be made
 
@@ -222,9 +224,12 @@ class Loop:
         learner = self.learner
         if self.made_before is None:
             before = learner.made
-            self.unlogged.append(_finite(self._advance()))
+            measured = self._advance()
+            self.unread.append((learner.made, measured))
             self.made_before = before
         before = self.made_before
+        if self._must_read(before):
+            self._read()
         try:
             evaluation = self._evaluate() if self._due(self.schedule.evaluate_every, before) else {}
         except signals.Stopped:
@@ -243,6 +248,25 @@ class Loop:
             self.save()
         return metrics
 
+    def _must_read(self, before: int) -> bool:
+        """Return True if the metrics since `before` are due, or weights that must be finite, or too many to keep."""
+        schedule = self.schedule
+        intervals = [schedule.log_every, schedule.save_every]
+        if self.evaluate is not None:
+            intervals.append(schedule.evaluate_every)
+        return len(self.unread) >= MOST_UNREAD or any(self._due(every, before) for every in intervals)
+
+    def _read(self) -> None:
+        """Read and check the metrics that are still on the device."""
+        unread, self.unread = self.unread, []
+        metrics = read([measured for _, measured in unread])
+        for (update, _), entry in zip(unread, metrics, strict=True):
+            try:
+                self.learner.check(update, entry)
+            except Diverged as error:
+                raise self._explained(error) from None
+            self.unlogged.append(finite(entry))
+
     def _log(self, log: Log | None, before: int, evaluation: Metrics) -> Metrics:
         """Write a line of metrics if one is due, or if there are results of an evaluation; return the metrics."""
         metrics = self._means() | self.learner.totals() if self._due(self.schedule.log_every, before) else {}
@@ -260,7 +284,7 @@ class Loop:
         """Return whether a multiple of `every` was reached since `before` updates, or the end."""
         return self.learner.made // every > before // every or self.learner.done
 
-    def _advance(self) -> Metrics:
+    def _advance(self) -> Measured:
         try:
             return self.learner.advance()
         except Diverged as error:
@@ -290,6 +314,7 @@ class Loop:
 
     def save(self) -> None:
         """Save all that resuming needs."""
+        self._read()
         state = LoopState(
             best=self.best, unlogged=tuple(self.unlogged), origin=self.origin, made_before=self.made_before
         )
@@ -300,15 +325,12 @@ class Loop:
 
     def _write(self, name: str, progress: dict[str, JsonValue], *resumable: Any) -> None:
         learner = self.learner
-        if not all(torch.isfinite(parameter).all() for parameter in learner.model.parameters()):
+        are_finite = [torch.isfinite(parameter).all() for parameter in learner.model.parameters()]
+        if not torch.stack(are_finite).all():
             raise self._explained(Diverged(f"the weights are NaN or infinite after update {learner.made}"))
         if learner.processes.first:
             path = path_of(self.folder, name)
             save_checkpoint(path, learner.header(progress), learner.model, *resumable)
-
-
-def _finite(metrics: Metrics) -> Metrics:
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _warn(remarks: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,26 +12,21 @@ from torch import Tensor
 from rmt_rl.data.segment import Segment
 from rmt_rl.recurrence import Tree, tree_leaves
 from rmt_rl.runs.metrics import Metrics
-from rmt_rl.training.learner import Diverged
+from rmt_rl.training.learner import Diverged, Measured
 from rmt_rl.training.parallel import FabricProcesses
 
 
 class Sums(NamedTuple):
-    """Numbers of actions, over all processes."""
+    """Numbers of actions, over all processes, as tensors () on the device."""
 
-    right: float
-    right_decisive: float
-    decisive: float
+    right: Tensor
+    right_decisive: Tensor
+    decisive: Tensor
 
     @property
-    def decisive_accuracy(self) -> float | None:
-        """The share of right actions at decisive steps; None without a decisive step."""
-        return self.right_decisive / self.decisive if self.decisive else None
-
-    def decisive_accuracy_as(self, name: str) -> Metrics:
-        """Return the accuracy at decisive steps under this name; no metric without a decisive step."""
-        accuracy = self.decisive_accuracy
-        return {} if accuracy is None else {name: accuracy}
+    def decisive_accuracy(self) -> Tensor:
+        """The share of right actions at decisive steps; NaN without a decisive step."""
+        return self.right_decisive / self.decisive
 
 
 class Counts:
@@ -52,18 +48,41 @@ class Counts:
     def sums(self, processes: FabricProcesses) -> Sums:
         """Return the counts of all processes; every process must call it."""
         whole = processes.sum(self.values)
-        return Sums(*whole.tolist())
+        return Sums(*exact(whole).unbind())
 
 
-def check_finite(update: int, loss: Tensor, norm: Tensor, more: Metrics | None = None) -> None:
+def exact(value: Tensor) -> Tensor:
+    """Return the value in the precision of Python's numbers; in float32 on Apple's GPUs, which know no other."""
+    return value.float() if value.device.type == "mps" else value.double()
+
+
+def read(measured: Sequence[Measured]) -> list[Metrics]:
+    """Return the metrics of updates as numbers; the host waits once for the device that holds them."""
+    tensors = []
+    for entry in measured:
+        tensors += [value for value in entry.values() if isinstance(value, Tensor)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else ())
+
+    def number(value: float | Tensor) -> float:
+        return next(numbers) if isinstance(value, Tensor) else value
+
+    return [{name: number(value) for name, value in entry.items()} for entry in measured]
+
+
+def finite(metrics: Metrics) -> Metrics:
+    """Return the metrics that are neither NaN nor infinite."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def check_finite(update: int, loss: float, norm: float, more: Metrics | None = None) -> None:
     """Raise Diverged if the loss or the gradient is NaN or infinite; the message holds the other metrics too."""
-    if torch.isfinite(loss) and torch.isfinite(norm):
+    if math.isfinite(loss) and math.isfinite(norm):
         return
-    facts = [f"gradient norm {float(norm)}"]
+    facts = [f"gradient norm {norm}"]
     for name, value in (more or {}).items():
         facts.append(f"{name} {value:g}")
     shown = ", ".join(facts)
-    raise Diverged(f"the loss is {float(loss)} ({shown}) at update {update}")
+    raise Diverged(f"the loss is {loss} ({shown}) at update {update}")
 
 
 def mean_square(state: Tree, device: torch.device) -> Tensor:

@@ -118,6 +118,9 @@ class OnlineLearner:
         self.algorithm.dump_logs()
         return self.recorder.metrics
 
+    def check(self, update: int, metrics: Metrics) -> None:
+        """There is nothing to check, because `advance` looks at the weights."""
+
     @contextmanager
     def _whole_or_not(self) -> Iterator[None]:
         """Undo what was learnt inside the block if a signal stops it."""

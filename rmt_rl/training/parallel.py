@@ -73,14 +73,14 @@ class FabricProcesses(Processes):
         self.fabric.launch()
 
     def any(self, here: bool) -> bool:
-        return bool(self.sum(torch.tensor(float(here), device=self.device)))
+        return here if self.alone else bool(self.sum(torch.tensor(float(here), device=self.device)))
 
     def wait(self) -> None:
         self.fabric.barrier()
 
     def sum(self, here: Tensor) -> Tensor:
         """Return the sum over all processes."""
-        return cast("Tensor", self.fabric.all_reduce(here, reduce_op="sum"))
+        return here if self.alone else cast("Tensor", self.fabric.all_reduce(here, reduce_op="sum"))
 
     def mean(self, here: Tensor) -> Tensor:
         """Return the mean over all processes."""
@@ -93,7 +93,7 @@ class FabricProcesses(Processes):
 
     def share(self) -> Tensor:
         """Return the indices of this process's sequences in the batch, int64."""
-        return torch.arange(self.rank, self.batch_size, self.fabric.world_size).to(self.device)
+        return torch.arange(self.rank, self.batch_size, self.fabric.world_size, device=self.device)
 
     def own(self, batch: Batch) -> Batch:
         """Return this process's sequences of a batch, on its device; the feed may have drawn these alone."""
@@ -129,13 +129,16 @@ def _fabric(options: TrainingConfig) -> Fabric:
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    is_on_one_node = options.num_nodes == 1
     try:
         return Fabric(
             accelerator=options.accelerator,
             devices=options.devices,
+            num_nodes=options.num_nodes,
             precision=options.precision,
-            strategy="ddp" if options.devices > 1 else "auto",
-            plugins=LightningEnvironment(),  # else it may join the tasks of a cluster, e.g. of Slurm
+            strategy="ddp" if options.devices * options.num_nodes > 1 else "auto",
+            # On one node, else it may join the tasks of a cluster, e.g. of Slurm. On several it asks the launcher.
+            plugins=LightningEnvironment() if is_on_one_node else None,
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
         raise UsageError(

@@ -22,7 +22,7 @@ from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.agent import Agent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
-from rmt_rl.data.feed import DrawOptions, Outcome, SegmentFeed, make_feed
+from rmt_rl.data.feed import DrawOptions, Feed, Outcome, SegmentFeed, make_feed
 from rmt_rl.data.segment import Batch
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.recurrence import Tree, clone, detach, where_lanes
@@ -40,12 +40,14 @@ from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import new_agent, restored_agent
 from rmt_rl.training.datasets import large_actions, open_data
 from rmt_rl.training.learner import Resumable
-from rmt_rl.training.measures import Counts, Sums, check_finite, mean_square, padding
+from rmt_rl.training.measures import Counts, Sums, check_finite, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
 from rmt_rl.training.optimization import decay_groups, learning_rate, make_step, seed_of
 from rmt_rl.training.parallel import FabricProcesses
 from rmt_rl.training.runner import SegmentRunner
 
+OF_KEPT = ("train/aged_loss", "data/age", "train/aged_decisive_accuracy")
+"""Metrics of the batch that memory ageing keeps."""
 Step = Callable[[int, Tree], tuple[Tensor, Tree]]
 Backpropagate = Callable[[Step, int, Tree], tuple[Tensor, Tree]]
 """Called with a segment's step, the number of segments and the first state; returns the loss and the last state."""
@@ -100,7 +102,7 @@ class SegmentLearner:
     def done(self) -> bool:
         return self.made >= self.config.length
 
-    def advance(self) -> Metrics:
+    def advance(self) -> dict[str, float | Tensor]:
         """Draw a batch, backpropagate through its segments, and make one step of the optimiser."""
         began = time.perf_counter()
         update = self.made
@@ -128,23 +130,23 @@ class SegmentLearner:
         of_kept = self.learn_from_kept(fillers or ())
         loss = processes.sum(loss)
         rate = learning_rate(self.config.training, update)
-        norm = self._descend(loss, rate, of_kept)
+        norm = processes.clip_gradient(self.model.parameters(), self.config.training.clip)
+        make_step(self.optimizer, rate)
         if self.feed.carries:
             self.carried = clone(state)
         if fillers is not None:
             self.ageing.keep(update, batch, len(fillers), aged)
         self.made += 1
         sums = counts.sums(processes)
-        outcome = _outcome(batch, sums)
-        if outcome is not None:
-            self.feed.learn(update, outcome)
+        self._learn_outcome(update, batch, sums)
         size = mean_square(state, processes.device)
-        return sums.decisive_accuracy_as("train/decisive_accuracy") | {
-            "train/loss": float(loss),
+        return {
+            "train/decisive_accuracy": sums.decisive_accuracy,
+            "train/loss": exact(loss),
             "train/accuracy": sums.right / batch.steps,
             "train/learning_rate": rate,
-            "train/gradient_norm": float(norm),
-            "train/state_norm": math.sqrt(processes.mean(size)),
+            "train/gradient_norm": exact(norm),
+            "train/state_norm": exact(processes.mean(size)).sqrt(),
             "data/segments": segments,
             "data/padding": padding(batch.segments, processes.batch_size, batch.steps),
             **fed,
@@ -152,15 +154,19 @@ class SegmentLearner:
             **of_kept,
         }
 
-    def _descend(self, loss: Tensor, rate: float, of_kept: Metrics) -> Tensor:
-        """Make one step of the optimiser; return the norm of the gradient before clipping."""
-        parameters = self.model.parameters()
-        norm = self.processes.clip_gradient(parameters, self.config.training.clip)
-        check_finite(self.made + 1, loss, norm, of_kept)
-        make_step(self.optimizer, rate)
-        return norm
+    def check(self, update: int, metrics: Metrics) -> None:
+        of_kept = {name: metrics[name] for name in OF_KEPT if name in metrics}
+        check_finite(update, metrics["train/loss"], metrics["train/gradient_norm"], of_kept)
 
-    def learn_from_kept(self, fillers: Segments) -> Metrics:
+    def _learn_outcome(self, update: int, batch: Batch, sums: Sums) -> None:
+        """Tell the feed the outcome of an update. Of the feeds, only those that learn make the host wait for it."""
+        if type(self.feed).learn is Feed.learn:
+            return
+        outcome = _outcome(batch, sums)
+        if outcome is not None:
+            self.feed.learn(update, outcome)
+
+    def learn_from_kept(self, fillers: Segments) -> dict[str, float | Tensor]:
         """Age the kept memories further, and backpropagate the loss of the segments behind them."""
         kept = self.ageing.age_kept(fillers, self.runner.run)
         if kept is None:
@@ -175,9 +181,9 @@ class SegmentLearner:
         sums = counts.sums(self.processes)
         loss = self.processes.sum(loss)
         return {
-            "train/aged_loss": float(loss),
+            "train/aged_loss": exact(loss),
             "data/age": kept.age,
-            **sums.decisive_accuracy_as("train/aged_decisive_accuracy"),
+            "train/aged_decisive_accuracy": sums.decisive_accuracy,
         }
 
     def initial_state(self, batch: Batch) -> Tree:
@@ -254,8 +260,8 @@ def _outcome(batch: Batch, sums: Sums) -> Outcome | None:
     """Return the accuracy on a batch, of decisive actions if the environment declares them; None if it has none."""
     segments = batch.segments
     declared = segments[0].decisive is not None
-    accuracy = sums.decisive_accuracy if declared else sums.right / batch.steps
-    if accuracy is None:
+    accuracy = float(sums.decisive_accuracy if declared else sums.right / batch.steps)
+    if math.isnan(accuracy):
         return None
     return Outcome(len(segments), accuracy)
 

@@ -187,11 +187,14 @@ class TokenLearner:
             **self.feed.measures(),
         }
 
+    def check(self, update: int, metrics: Metrics) -> None:
+        """There is nothing to check, because `advance` looks at the loss and the gradient."""
+
     def _descend(self, loss: Tensor, rate: float) -> Tensor:
         """Make one step of the optimiser; return the norm of the gradient before clipping."""
         parameters = self.model.parameters()
         norm = clip_grad_norm_(parameters, self.config.clip)
-        check_finite(self.made + 1, loss, norm)
+        check_finite(self.made + 1, float(loss), float(norm))
         make_step(self.optimizer, rate)
         return norm
 

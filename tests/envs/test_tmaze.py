@@ -314,6 +314,7 @@ def counted_instructions() -> Iterator[list[str]]:
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks only while the tracer is set whether a frame wants this
     sys.settrace(trace)
     try:
         yield executed

@@ -11,11 +11,11 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from rmt_rl.errors import UsageError
-from rmt_rl.nn.attention import Backend, backend, causal_mask, flash, flex, rotary_table, rotate
+from rmt_rl.nn.attention import Backend, backend, causal_mask, flash, flex, rotary_table, rotate, standing, turned_back
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
 
 HAS_FLASH = importlib.util.find_spec("flash_attn") is not None
@@ -117,7 +117,7 @@ def test_compiled_flex_is_sdpa(masked: bool) -> None:
 
 
 def rotations(places: int) -> Tensor:
-    return rotary_table(8, places).to(torch.complex128)
+    return rotary_table(8, places).double()
 
 
 def test_scores_depend_on_the_distance_only() -> None:
@@ -153,7 +153,29 @@ def test_a_longer_table_only_adds_places() -> None:
 def test_a_table_without_numbers_is_not_kept() -> None:
     with FakeTensorMode():
         rotary_table(6, 3)
-    assert rotary_table(6, 3)[0].equal(torch.ones(3, dtype=torch.complex64))
+    assert rotary_table(6, 3)[0].equal(torch.tensor([[1.0, 0.0]] * 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_compiled_rotation_is_the_same_in_real_numbers(dtype: torch.dtype) -> None:
+    x_BTHE = torch.randn(B, T, H, 8).to(dtype)
+    table = rotary_table(8, T)
+    program = torch.export.export(Rotation(), (x_BTHE, table))
+    used = {str(node.target) for node in program.graph.nodes}
+    assert not [name for name in used if "complex" in name]
+    torch.testing.assert_close(program.module()(x_BTHE, table), rotate(x_BTHE, table))
+
+
+class Rotation(nn.Module):
+    def forward(self, x_BTHE: Tensor, rotations: Tensor) -> Tensor:
+        return rotate(x_BTHE, rotations)
+
+
+def test_turning_back_undoes_a_rotation() -> None:
+    x_BTHE = torch.randn(B, T, H, 8)
+    table = rotary_table(8, T)
+    torch.testing.assert_close(rotate(rotate(x_BTHE, table), turned_back(table)), x_BTHE)
+    assert torch.equal(rotate(x_BTHE, standing(table)), x_BTHE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -219,3 +219,11 @@ def test_a_part_of_no_size_takes_no_parameters() -> None:
         torch.testing.assert_close(getattr(made, measure)(numbers, action), getattr(alone, measure)(numbers, action))
     chosen = made.act(numbers[0], None)
     assert [(part.shape, part.dtype) for part in chosen.values()] == [((6,), int), ((6, 3, 0), float), ((6, 0), int)]
+
+
+def test_draws_are_those_of_multinomial() -> None:
+    logits = torch.randn(500, 7)
+    drawn = head(spaces.Discrete(7)).act(logits, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+    assert drawn.tolist() == expected[:, 0].tolist()
