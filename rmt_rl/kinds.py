@@ -12,7 +12,7 @@ import gymnasium
 
 from rmt_rl.task import is_task
 
-Kind = Literal["envs", "agents", "memory", "feeds", "loggers", "commands"]
+Kind = Literal["envs", "agents", "memory", "feeds", "loggers", "engines", "commands"]
 
 
 class KindInfo(NamedTuple):
@@ -62,6 +62,10 @@ def _is_mechanism(thing: object) -> bool:
     return isinstance(thing, ModuleType) or _is_core(thing)
 
 
+def _is_engine(thing: object) -> bool:
+    return isinstance(thing, type) and hasattr(thing, "Config") and hasattr(thing, "submit") and hasattr(thing, "poll")
+
+
 def _is_logger(thing: object) -> bool:
     return isinstance(thing, type) and hasattr(thing, "write") and hasattr(thing, "close")
 
@@ -104,6 +108,15 @@ KINDS: dict[Kind, KindInfo] = {
         fits=_is_logger,
         wanted="a class with the methods of rmt_rl.runs.metrics.Logger",
         attribute="LOGGER",
+        strict=True,
+    ),
+    "engines": KindInfo(
+        home="rmt_rl.sweeps.engines",
+        noun="engine",
+        plural="engines",
+        fits=_is_engine,
+        wanted="a class with Config and the methods of rmt_rl.sweeps.engine.Engine",
+        attribute="ENGINE",
         strict=True,
     ),
     "commands": KindInfo(

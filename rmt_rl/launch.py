@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import NamedTuple
 
 from rmt_rl.errors import UsageError
 
@@ -20,24 +21,57 @@ _TASKS = {  # variables in which launchers tell each of their processes how many
     "mpiexec": "PMI_SIZE",
     "jsrun": "JSM_NAMESPACE_SIZE",
 }
+_RANK = "RMT_RL_RANK"  # of this process among those of several nodes
+
+
+class _NodesLauncher(NamedTuple):
+    """A launcher of processes on several nodes, and the variables that it gives each of them.
+
+    Attributes:
+        mark: a variable that only this launcher sets.
+        rank: number of the process, from 0.
+        size: number of processes on all nodes.
+    """
+
+    mark: str
+    rank: str
+    size: str
+
+
+_OF_NODES = (
+    _NodesLauncher("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE"),  # torchrun
+    _NodesLauncher("SLURM_STEP_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # srun
+)
 
 
 def is_first_process() -> bool:
-    """Return False in the additional processes of data parallel training, which the first starts by the same command.
+    """Return False in all processes of data parallel training but one.
 
-    The ranks that a cluster gives its tasks don't count: a run knows nothing of other tasks.
+    The ranks that a cluster gives its tasks don't count, unless the run's processes are on several nodes: a run knows
+    nothing of other tasks.
     """
+    if _RANK in os.environ:
+        return os.environ[_RANK] == "0"
     return _STARTER not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def prepare_data_parallel(devices: int) -> None:
-    """Make this process the first of data parallel training, unless another process has started it for that.
+def prepare_data_parallel(devices: int, num_nodes: int) -> None:
+    """Make this process one of data parallel training.
 
-    Variables that tell of a cluster's processes are unset, as if there were no cluster.
+    On one node it becomes the first, unless another process has started it for that. Variables that tell of a cluster's
+    processes are unset, as if there were no cluster. On several nodes a launcher has started all processes.
+
+    Args:
+        devices: processes on each node.
+        num_nodes: nodes.
 
     Raises:
-        UsageError: a launcher has started this process as one of several.
+        UsageError: on one node, a launcher has started this process as one of several; on several nodes, none has, or
+            the number of its processes is another.
     """
+    if num_nodes > 1:
+        _join_nodes(devices, num_nodes)
+        return
     if not is_first_process() or os.environ.get(_STARTER) == str(os.getpid()):
         return
     for launcher, variable in _TASKS.items():
@@ -45,11 +79,30 @@ def prepare_data_parallel(devices: int) -> None:
         if tasks != "1":
             raise UsageError(
                 f"devices={devices}: {launcher} has started {tasks} processes ({variable}={tasks}); start one, which "
-                "starts the others itself, or set devices to 1 for a run in each"
+                "starts the others itself, or set devices to 1 for a run in each, or num_nodes for one run on several "
+                "nodes"
             )
     for variable in _RANKS:
         os.environ.pop(variable, None)
     os.environ[_STARTER] = str(os.getpid())
+
+
+def _join_nodes(devices: int, num_nodes: int) -> None:
+    """Take this process's rank from the launcher that has started it."""
+    wanted = devices * num_nodes
+    launcher = next((each for each in _OF_NODES if each.mark in os.environ), None)
+    if launcher is None:
+        raise UsageError(
+            f"num_nodes={num_nodes}: no launcher has started this process; on each node run torchrun --nnodes "
+            f"{num_nodes} --nproc-per-node {devices} ... -m rmt_rl train ..., or start the command by srun"
+        )
+    started = os.environ.get(launcher.size, "1")
+    if started != str(wanted):
+        raise UsageError(
+            f"num_nodes={num_nodes}, devices={devices}: {wanted} processes are needed, but the launcher has started "
+            f"{started} ({launcher.size}={started})"
+        )
+    os.environ[_RANK] = os.environ[launcher.rank]
 
 
 def drop_unusable_plot_settings() -> None:

@@ -222,13 +222,19 @@ def consecutive_places(first_B: Tensor, count: int) -> Tensor:
     return first_B[:, None] + torch.arange(count, device=first_B.device)
 
 
-def used_places(places_BT: Tensor, capacity: int) -> int:
-    """Return a number of places, at most `capacity`, that holds all of `places_BT`.
+def is_free_to_ask(tensor: Tensor) -> bool:
+    """Tell whether Python can read the tensor's values for nothing.
 
-    On a CPU it is the smallest. Elsewhere it is the capacity, because a GPU would have to be waited for.
+    A GPU would have to be waited for, a compiled graph can't depend on values, and fake tensors have none.
     """
-    is_free_to_ask = places_BT.device.type == "cpu" and places_BT.numel() and not torch.compiler.is_compiling()
-    return int(places_BT.max()) + 1 if is_free_to_ask else capacity
+    return type(tensor) is Tensor and tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def used_places(places_BT: Tensor, capacity: int) -> int:
+    """Return the number of places, at most `capacity`, up to the last of `places_BT`; the capacity if asking costs."""
+    if not places_BT.numel() or not is_free_to_ask(places_BT):
+        return capacity
+    return int(places_BT.max()) + 1
 
 
 def added_tokens(length: int, lengths_B: Tensor | None) -> Tensor | int:

@@ -1,4 +1,4 @@
-"""Find environments, agents, memory mechanisms, feeds, loggers and commands by name.
+"""Find environments, agents, memory mechanisms, feeds, loggers, engines and commands by name.
 
 A name is one of three things:
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rmt_rl.agent import BaseAgent
     from rmt_rl.data.feed import FeedClass
     from rmt_rl.runs.metrics import Logger
+    from rmt_rl.sweeps.engine import EngineClass
     from rmt_rl.task import Task
 
 Command = Callable[[Sequence[str]], int]
@@ -177,6 +178,15 @@ def logger_class(name: str) -> type[Logger]:
     return cast("type[Logger]", load("loggers", name))
 
 
+def engine_class(name: str) -> EngineClass:
+    """Import the class of an engine, which executes the runs of a sweep.
+
+    Raises:
+        UsageError: no engine has this name, its module isn't imported, or a package that it needs is not installed.
+    """
+    return cast("EngineClass", load("engines", name))
+
+
 def command(name: str) -> Command:
     """Import a command of `rmt-rl`.
 
@@ -203,12 +213,13 @@ def task_of_spec(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def slug(name: str) -> str:
+def slug(name: str, kept: str = "") -> str:
     """Return a name as (part of) a data set's id, or of a file's name that every system allows.
 
-    A long name is shortened, and ends in a hash of the whole.
+    A long name is shortened, and ends in a hash of the whole. Of other characters than letters, digits, `_` and `-`
+    those in `kept` stay.
     """
-    text = re.sub(r"[^-\w]", "-", name)
+    text = re.sub(rf"[^-\w{re.escape(kept)}]", "-", name)
     if _RESERVED.fullmatch(text):
         return f"{text}_"
     encoded = text.encode()

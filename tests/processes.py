@@ -53,6 +53,12 @@ class Command:
         """Send a signal."""
         os.kill(self.process.pid, number)
 
+    def pause(self) -> None:
+        """Stop the command and wait until all its threads stand still."""
+        self.send(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        self.until(lambda: all(_is_stopped(task) for task in tasks.iterdir()))
+
     def kill(self) -> None:
         """Kill the command, and wait for its end."""
         self.process.kill()
@@ -73,6 +79,11 @@ class Command:
     def output(self) -> str:
         """Return what is on standard output so far."""
         return self._output.read_text()
+
+
+def _is_stopped(task: Path) -> bool:
+    """Return True if Linux says of a thread that it is stopped."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def _run(arguments: list[str], folder: str, output: str, error: str, ignored: list[int]) -> None:

@@ -3,34 +3,93 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiments.speed import rate
 from experiments.speed.peer_ours import Padded, Recomputing
 from experiments.speed.peer_report import peers_report
+from experiments.speed.report import rate_report
+from experiments.speed.sizes import BESIDE
 from rmt_rl.memory.tokens import MemoryTokens
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_quick_benchmark_measures_everything_and_writes_its_tables(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.speed.rate", "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+# Stands in for the official repository: the names that the benchmark uses, and none of its arithmetic.
+STAND_IN = """
+import torch
+from torch import nn
+
+class RATE(nn.Module):
+    def __init__(self, state_dim, act_dim, d_model, num_mem_tokens, n_head, d_head, **options):
+        super().__init__()
+        self.mem_tokens = nn.Parameter(torch.zeros(num_mem_tokens, 1, d_model))
+        self.r_w_bias, self.r_r_bias = (nn.Parameter(torch.zeros(n_head, d_head)) for _ in range(2))
+        self.head = nn.Linear(state_dim, act_dim)
+
+    def forward(self, states, actions, rtgs, target, timesteps, mem_tokens):
+        expected = states.shape[1] - (target is None)
+        assert (0 if actions is None else actions.shape[1]) == expected
+        logits = self.head(states) + mem_tokens.mean()
+        return {"logits": logits, "mem_tokens": 0.5 * mem_tokens}
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder that stands in for a clone of the official repository."""
+    folder = tmp_path / "official"
+    (folder / "RATE").mkdir(parents=True)
+    (folder / "RATE" / "RATE_model.py").write_text(STAND_IN)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield folder
+    for name in ("RATE", "RATE.RATE_model"):
+        sys.modules.pop(name, None)
+
+
+def test_the_quick_benchmark_compares_with_the_official_code_in_its_own_run_or_not_at_all(
+    tmp_path: Path, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate.main(["--quick", "--out", str(tmp_path), "--official", str(checkout)])
+    text = (tmp_path / "rate.md").read_text()
+    assert text in capsys.readouterr().out
     written = json.loads((tmp_path / "rate.json").read_text())
-    small = written["results"]["small"]
     assert written["quick"]
-    speeds = [speed for result in small.values() for speed in result.get("steps_per_second", [])]
-    assert len(speeds) == 5
-    assert min(speeds) > 0
-    assert 0 < small["floor"]["attention_flops_per_step"] < small["floor"]["flops_per_step"]
-    assert set(small["late"]["milliseconds_per_step"]) == {"100", "300"}
-    table = (tmp_path / "rate.md").read_text()
-    assert table.count("| small | ") == 7 + 2 + 1 + 3
-    assert table in done.stdout
+    tiny = written["results"]["tiny"]
+    speeds = tiny["speeds"]
+    assert set(speeds) == set(BESIDE) | set(BESIDE.values())
+    assert min(min(found) for found in speeds.values()) > 0
+    rows = text.splitlines()
+    for measure, official in BESIDE.items():
+        (ours,), (theirs,) = speeds[measure], speeds[official]
+        start = (
+            f"| tiny | {measure}, steps / s | {ours:,.0f} (n = 1) | {theirs:,.0f} (n = 1) | **{ours / theirs:.1f}** |"
+        )
+        assert any(row.startswith(start) for row in rows)
+    assert tiny["parameters"]["official"] == {"all": 4 * 5 + 2 * 16 + 2 * 8, "trained": 4 * 5 + 2 * 16}
+    assert 0 < tiny["floor"]["attention_flops_per_step"] < tiny["floor"]["flops_per_step"]
+    assert set(tiny["late"]["milliseconds_per_step"]) == {"1", "20"}
+    assert sum(row.startswith("| tiny | ") for row in rows) == 2 + 7 + 2 + 1 + 3
+
+    for table in (speeds, tiny["memory"]):
+        for official in set(BESIDE.values()) & set(table):
+            del table[official]
+    del tiny["parameters"]["official"]
+    alone = rate_report({}, written["results"])
+    assert "official" not in alone
+    assert f"| tiny | training, steps / s | {speeds['training'][0]:,.0f} (n = 1) |\n" in alone
+
+
+def test_a_folder_without_the_official_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        rate.main(["--quick", "--out", str(tmp_path), "--official", str(tmp_path)])
+    assert f"--official={tmp_path} has no module RATE.RATE_model" in capsys.readouterr().err
+    assert not list(tmp_path.glob("rate.*"))
 
 
 # Beside the two packages; what runs them is skipped where they aren't installed.

@@ -15,7 +15,7 @@ import rmt_rl
 from rmt_rl.acting.collect import collect
 from rmt_rl.acting.policies import Behaviour, parse_share
 from rmt_rl.acting.rollout import make_vec_env
-from rmt_rl.registry import agent_class, load_task, names
+from rmt_rl.registry import NotInstalled, agent_class, load_task, names
 from rmt_rl.sb3_agent import SB3Agent
 from tests.tiny import work_folder
 
@@ -31,10 +31,19 @@ KINDS = ("bc", "ppo", "rate", "recurrent_ppo")
 
 
 def pairs() -> Iterator[Any]:
-    """Yield every environment with every agent."""
+    """Yield every environment with every agent; environments whose extra isn't installed are skipped."""
     for env, agent in product(names("envs"), names("agents")):
         is_slow = env == COSTLY and agent not in KINDS
-        yield pytest.param(env, agent, marks=pytest.mark.slow if is_slow else ())
+        yield pytest.param(env, agent, marks=[*unusable(env), *[pytest.mark.slow] * is_slow])
+
+
+@cache
+def unusable(env: str) -> list[pytest.MarkDecorator]:
+    try:
+        load_task(env)
+    except NotInstalled as error:
+        return [pytest.mark.skip(reason=str(error))]
+    return []
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ NAMES: dict[registry.Kind, tuple[str, str]] = {  # the name of each kind's thing
     "memory": ("lab_trace", "trace"),
     "feeds": ("lab_endings", "endings"),
     "loggers": ("lab_csv", "csv_log"),
+    "engines": ("lab_here", "here"),
     "commands": ("lab_show", "show"),
 }
 TRAIN = ["train", "lab_cue", "lab_trace", "--feed", "lab_endings", "--logger", "lab_csv", "--agent.width", "16"]

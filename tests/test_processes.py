@@ -81,7 +81,7 @@ def test_a_second_process_in_a_run_is_refused_until_the_first_is_gone(capsys: py
     run = prolonged("shared", 1_000_000)
     first = Command(["train", "--resume", str(run)])
     first.until(lambda: holder_of(run / ".lock") and len(metrics(run)) > 3)
-    first.send(signal.SIGSTOP)
+    first.pause()
     before = content(run)
     for arguments in (["train", "--resume", str(run)], [*TRAIN, "--out", str(run)]):
         assert main(arguments) == 2

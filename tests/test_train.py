@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import gymnasium
@@ -311,6 +312,48 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     assert len(metrics(tmp_path / "one")) == len(metrics(tmp_path / "two"))
     for line, other in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert other == pytest.approx(line, rel=1e-3)
+
+
+def test_two_nodes_learn_what_one_process_does(tmp_path: Path) -> None:
+    options = {"data": {"feed": "streams"}, "ageing": 2, "ageing_from": 0, "ageing_updates": 4}
+    train(tiny(**options), tmp_path / "one")
+    write_config(tiny(**options, num_nodes=2), tmp_path)
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    command = ["-m", "rmt_rl", "train", "--config", "config.toml", "--out", "two"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--node-rank", str(rank), *place, *command],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [node.communicate(timeout=180) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert [out for out, _ in outputs] == ["two\n", ""]
+    one, two = (tensors(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=2e-4)
+    assert len(metrics(tmp_path / "one")) == len(metrics(tmp_path / "two"))
+
+
+def test_several_nodes_need_a_launcher_of_as_many_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"num_nodes=2: no launcher has started this process; .* torchrun --nnodes 2"):
+        train(tiny(num_nodes=2), tmp_path / "run")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    with pytest.raises(UsageError, match=r"2 processes are needed, but .* started 3 \(SLURM_STEP_NUM_TASKS=3\)"):
+        train(tiny(num_nodes=2), tmp_path / "run")
+    with pytest.raises(UsageError, match="num_nodes=2 can't share batch_size=5: choose a multiple of 2"):
+        tiny(num_nodes=2, data={"batch_size": 5})
+    assert not (tmp_path / "run").exists()
 
 
 def test_learning_rate_warms_up_stays_and_decays() -> None:

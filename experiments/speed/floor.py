@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from experiments.speed.measures import Effort, Result
 from experiments.speed.sizes import Size
-from experiments.speed.training import Training
+from experiments.speed.training import POOL, Training
+from experiments.speed.turns import Result
 
 
 class Product(NamedTuple):
@@ -25,7 +25,7 @@ class Product(NamedTuple):
 SQUARE = Product(1024, 1024, 1024)
 
 
-def floor(size: Size, effort: Effort) -> Result:
+def floor(size: Size) -> Result:
     """Measure FLOPs a real step (2 a multiply-add, causal attention as half a square), and the machine's rates."""
     aten = torch.ops.aten
     attention: list[int] = []
@@ -43,10 +43,10 @@ def floor(size: Size, effort: Effort) -> Result:
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
     smaller = replace(size, batch_size=size.batch_size // 8)  # as many FLOPs a step, and sooner done
-    work = Training(smaller, effort)
+    work = Training(smaller)
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-        work.run(effort.updates)
-    steps = work.steps(range(effort.updates))
+        work.run(POOL)
+    steps = work.steps(range(POOL))
     return {
         "flops_per_step": counter.get_total_flops() / steps,
         "attention_flops_per_step": sum(attention) / steps,

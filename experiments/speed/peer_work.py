@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,14 +12,10 @@ from torch import Tensor
 
 from experiments.speed.peer_pairs import Pair
 from experiments.speed.peer_sizes import Contestant, Generate
-from rmt_rl.analysis.process_memory import peak_mb
+from experiments.speed.turns import peak_of, return_freed_blocks
 
 Runs = Mapping[str, Callable[[], object]]
 Seconds = dict[str, list[float]]
-
-M_MMAP_THRESHOLD = -3  # of glibc's mallopt
-RESET_PEAK = "5"  # written to clear_refs
-KEPT = 1 << 16  # bytes; larger blocks are given back when they are freed
 
 
 def parameters(pair: Pair) -> dict[str, int]:
@@ -132,18 +126,12 @@ def peak(pair: Pair, segments: int, name: str) -> float:
     """Measure the most memory (MB) resident in a training step, above what stands before it.
 
     Best in a process of its own. Before it stand imports, parameters, AdamW's averages and data; a step of one segment
-    has loaded all that is loaded on first use. Freed blocks of 64 KiB or more go back to the system at once, so that
-    what is resident is alive.
+    has loaded all that is loaded on first use.
     """
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_THRESHOLD, KEPT)
+    return_freed_blocks()
     trainees = _trainees(pair)
     training_steps(pair, trainees, 1)[name]()
     run = training_steps(pair, trainees, segments)[name]
     for trainee in trainees.values():
         trainee.optimizer.zero_grad()
-    libc.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="utf-8")
-    before = peak_mb()
-    run()
-    return peak_mb() - before
+    return peak_of(run)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from torch.profiler import ProfilerActivity, profile
 
 from experiments.speed.acting import play, walking
-from experiments.speed.measures import Effort, Result
 from experiments.speed.sizes import Size
-from experiments.speed.training import Training
+from experiments.speed.training import POOL, Training
+from experiments.speed.turns import Result
 
 KINDS = {  # the first that matches
     "attention kernel": r"aten::_scaled_dot_product_.*",
@@ -29,15 +29,20 @@ KINDS = {  # the first that matches
 REST = "Python, autograd, environment"
 
 
-def profile_training(size: Size, effort: Effort) -> Result:
+def profile_training(size: Size) -> Result:
     """Profile updates."""
-    work = Training(size, effort)
+    work = Training(size)
     work.run(1)
-    updates = max(1, effort.updates // 4)
-    return profiled(lambda: len(work.run(updates)) - 1)
+    updates = POOL // 4
+
+    def run() -> int:
+        work.run(updates)
+        return updates
+
+    return profiled(run)
 
 
-def profile_acting(size: Size, effort: Effort, environments: int) -> Result:
+def profile_acting(size: Size, environments: int) -> Result:
     """Profile steps of all environments, in lock-step, over one segment and its end."""
     steps = walking(size, environments, size.longest_corridor)
     count = size.segment_length

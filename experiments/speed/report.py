@@ -1,4 +1,4 @@
-"""The tables of `rate.md`, from the results of `rate.py`."""
+"""The tables of `rate.md`, from what was measured."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from experiments.speed.sizes import SIZES, Aims
+from experiments.speed.sizes import AIMS, BESIDE, MEMORY_AIM, OFFICIAL, OFFICIAL_TRAINING, OURS, REPLAY, TRAINING
 from rmt_rl.analysis.markdown import markdown_table
 
-Found = Mapping[str, Mapping[str, Any]]
-"""Results of one size by measure, see `rate.cases`."""
-AIMS = Aims()
-TRAININGS = ("training", "training, memory replay")
-ACTING_ALONE = "acting, 1 lane"
-ACTING_TOGETHER = ("acting, 100 lanes in lock-step", "acting, 100 lanes at mixed places")
-PROFILES = {"training": "an update", "acting, 1 lane": "a step", "acting, 100 lanes": "a step"}  # and their units
+Found = Mapping[str, Any]
+"""Results of one size, see `rate.measured`."""
+PROFILES = {TRAINING: "an update", "acting, 1 environment": "a step", "acting, 100 environments": "a step"}
+MEMORIES = (TRAINING, REPLAY)
 SMALLEST_SHARE = 0.005  # that is shown
-COMPARISON = ["size", "measure", "ours", "official code", "ratio", "aim", "met"]
+ALONE = ["size", "measure", "ours"]
+COMPARISON = [*ALONE, "official code", "ours / official code", "aim", "met"]
+PARAMETERS = ["size", "code", "parameters", "of which a training step changes"]
 LATE = ["size", "step", "ms a step, one environment"]
 FLOOR = ["size", "kFLOP a step", "attention", "GFLOP/s, 1024²", "GFLOP/s, its products", "steps / s", "reached"]
 PROFILE = ["size", "", "share of the time", "operator calls", "ms, profiled"]
 
 
 def rate_report(machine: Mapping[str, str], results: Mapping[str, Found]) -> str:
-    """Return Markdown: machine, speeds against the official code, acting late in an episode, floor, profiles."""
-    in_depth = {name: found for name, found in results.items() if SIZES[name].in_depth}
+    """Return Markdown: machine, parameters, speeds and memory, acting late in an episode, floor, profiles."""
+    in_depth = {name: found for name, found in results.items() if "late" in found}
+    beside = any(OFFICIAL_TRAINING in found["speeds"] for found in results.values())
     parts = [
         "<!-- Written by `python -m experiments.speed.rate`. -->\n",
         f"Measured on {described(machine)}. "
-        "Median (lowest to highest of n repeats), float32, CPU time of one thread.\n",
-        "## Beside the official code\n",
-        markdown_table(COMPARISON, _comparison(results), left=2),
+        "Median (lowest to highest of n repeats), float32, CPU time of one thread. "
+        "Speeds are environment steps a second, in training without padding.\n",
+        "## Parameters\n",
+        markdown_table(PARAMETERS, _parameters(results), left=2),
+        "\n## Beside the official code\n" if beside else "\n## Ours alone\n",
+        markdown_table(COMPARISON if beside else ALONE, _rows(results, beside), left=2),
         "\n## Acting late in an episode\n",
         markdown_table(LATE, _late(in_depth)),
         "\n## The floor\n",
@@ -57,70 +60,48 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
     return f"{middle} ({lowest} to {highest}, n = {count})"
 
 
-def _shown(measure: str) -> str:
-    """Return a measure's name as the tables have it: results call an environment played in parallel a lane."""
-    return measure.replace("lane", "environment")
-
-
 # Beside the official code
 
 
-def _comparison(results: Mapping[str, Found]) -> Iterator[Sequence[str]]:
+def _parameters(results: Mapping[str, Found]) -> Iterator[Sequence[str]]:
+    names = {OURS: "ours", OFFICIAL: "official code"}
     for size, found in results.items():
-        anchors = SIZES[size].anchors
-        for measure in TRAININGS:
-            yield _training_row(size, measure, found)
-        yield _acting_row(size, ACTING_ALONE, found, anchors.acting_1, AIMS.acting_1)
-        for measure in ACTING_TOGETHER:
-            yield _acting_row(size, measure, found, anchors.acting_100, AIMS.acting_100)
-        for measure in TRAININGS:
-            yield _memory_row(size, measure, found)
+        for side, counts in found["parameters"].items():
+            yield [size, names[side], f"{counts['all']:,}", f"{counts['trained']:,}"]
 
 
-def _training_row(size: str, measure: str, found: Found) -> Sequence[str]:
-    speeds = found[measure]["steps_per_second"]
-    padded = SIZES[size].anchors.training
-    real = padded * found[measure]["real_share"]
-    ratio, own_count = median(speeds) / real, median(speeds) / padded
-    return [
-        size,
-        f"{measure}, real steps / s",
-        spread(speeds),
-        f"{real:,.0f} real ({padded:,.0f} with padding)",
-        f"**{ratio:.1f}** a real step ({own_count:.1f} by its own count)",
-        f"≥ {AIMS.training:g}",
-        _met(ratio >= AIMS.training),
-    ]
+def _rows(results: Mapping[str, Found], beside: bool) -> Iterator[Sequence[str]]:
+    for size, found in results.items():
+        for row in [*_speed_rows(found), *_memory_rows(found)]:
+            yield [size, *(row if beside else row[:2])]
 
 
-def _acting_row(size: str, measure: str, found: Found, official: float, aim: float) -> Sequence[str]:
-    speeds = found[measure]["steps_per_second"]
-    ratio = median(speeds) / official
-    return [
-        size,
-        f"{_shown(measure)}, steps / s",
-        spread(speeds),
-        f"{official:,.0f}",
-        f"**{ratio:.1f}**",
-        f"≥ {aim:g}",
-        _met(ratio >= aim),
-    ]
+def _speed_rows(found: Found) -> Iterator[Sequence[str]]:
+    speeds = found["speeds"]
+    for measure, aim in AIMS.items():
+        ours, official = speeds[measure], speeds.get(BESIDE[measure])
+        if official is None:
+            yield [f"{measure}, steps / s", spread(ours)]
+            continue
+        ratios = [our / their for our, their in zip(ours, official, strict=True)]
+        met = median(ratios) >= aim
+        yield [f"{measure}, steps / s", spread(ours), spread(official), _ratio(ratios, 1), f"≥ {aim:g}", _met(met)]
 
 
-def _memory_row(size: str, measure: str, found: Found) -> Sequence[str]:
-    peak = found[measure]["peak_mb"] / 1000
-    imported = found[measure]["imported_mb"] / 1000
-    official = SIZES[size].anchors.peak_gb
-    ratio = peak / official
-    return [
-        size,
-        f"{measure}, peak GB",
-        f"{peak:.2f}, of it {imported:.2f} imports",
-        f"{official:.2f}",
-        f"**{ratio:.2f}**",
-        f"≤ {AIMS.peak:g}",
-        _met(ratio <= AIMS.peak),
-    ]
+def _memory_rows(found: Found) -> Iterator[Sequence[str]]:
+    memory = found["memory"]
+    for measure in MEMORIES:
+        ours, official = memory[measure], memory.get(BESIDE[measure])
+        if official is None:
+            yield [f"{measure}, memory, MB", f"{ours:,.0f}"]
+            continue
+        met = ours / official <= MEMORY_AIM
+        ratio = _ratio([ours / official], 2)
+        yield [f"{measure}, memory, MB", f"{ours:,.0f}", f"{official:,.0f}", ratio, f"≤ {MEMORY_AIM:g}", _met(met)]
+
+
+def _ratio(ratios: Sequence[float], digits: int) -> str:
+    return f"**{spread(ratios, digits)}**" if len(ratios) > 1 else f"**{ratios[0]:.{digits}f}**"
 
 
 def _met(met: bool) -> str:
@@ -141,7 +122,7 @@ def _floor(results: Mapping[str, Found]) -> Iterator[Sequence[str]]:
         floor = found["floor"]
         flops = floor["flops_per_step"]
         fastest = floor["square_flops_per_second"] / flops
-        speed = median(found["training"]["steps_per_second"])
+        speed = median(found["speeds"][TRAINING])
         yield [
             size,
             f"{flops / 1e3:,.0f}",
@@ -159,7 +140,7 @@ def _profiles(results: Mapping[str, Found]) -> Iterator[Sequence[str]]:
             profile = found[f"profile, {measure}"]
             yield [
                 size,
-                _shown(measure),
+                measure,
                 _shares(profile["shares"]),
                 f"{profile['calls']:,.0f} {unit}",
                 f"{profile['milliseconds']:,.1f} {unit}",

@@ -155,8 +155,8 @@ def _check_spaces(policy: Policy, task: Task, settings: Iterable[_Setting]) -> N
                 check_same_spaces(f"with {words}, {task.ID}", env, "the agent", spec, "vary another option")
 
 
-def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
-    """Read `corridor_length=90,300`: values are JSON, and strings where they aren't.
+def parse_vary(texts: Iterable[str], flag: str = "--vary") -> dict[str, list[Any]]:
+    """Read `corridor_length=90,300`: values are JSON, and strings where they aren't. Errors name the flag.
 
     Raises:
         UsageError: a text has no name, no values, or the name of an earlier one.
@@ -165,9 +165,9 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
     for text in texts:
         name, equals, values = text.partition("=")
         if not (name.strip() and equals and values.strip()):
-            raise UsageError(f"--vary {text!r}: give it as NAME=VALUE,VALUE,...")
+            raise UsageError(f"{flag} {text!r}: give it as NAME=VALUE,VALUE,...")
         if name.strip() in vary:
-            raise UsageError(f"--vary {text!r}: {name.strip()!r} is varied twice; list all its values once")
+            raise UsageError(f"{flag} {text!r}: {name.strip()!r} is varied twice; list all its values once")
         vary[name.strip()] = _values(values)
     return vary
 

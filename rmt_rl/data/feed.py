@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import ClassVar, Generic, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from rmt_rl.config import Frozen
+from rmt_rl.data.orders import Orders as Orders  # for feeds of others
 from rmt_rl.data.segment import Batch, Span, cut
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import feed_class
@@ -24,7 +24,6 @@ from rmt_rl.registry import feed_class
 Ints: TypeAlias = npt.NDArray[np.int64]
 BatchT = TypeVar("BatchT")
 OutcomeT = TypeVar("OutcomeT")
-ORDER, SHUFFLE, FILLERS = range(3)  # purposes of random numbers: the second word of a generator's seed
 
 
 class Feed(ABC, Generic[BatchT, OutcomeT]):
@@ -205,28 +204,6 @@ class PickedFeed(SegmentFeed):
 def _check_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise UsageError(f"{name} is {value}; give at least {least}")
-
-
-class Orders:
-    """The endless sequence of random orders of `size` items, one order after another, indexed by place."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size = size
-
-        @lru_cache(maxsize=2)  # a pool of windows rarely crosses more than one border
-        def order(epoch: int) -> Ints:
-            return np.random.default_rng([seed, ORDER, epoch]).permutation(size)
-
-        self._order = order
-
-    def __getitem__(self, places: Ints) -> Ints:
-        """Return the items at these places, ascending int64."""
-        epochs = places // self.size
-        parts = [places[:0]]
-        for epoch in np.unique(epochs):
-            inside = places[epochs == epoch] % self.size
-            parts.append(self._order(int(epoch))[inside])
-        return np.concatenate(parts)
 
 
 def make_feed(episodes: Episodes, config: FeedConfig, segment_length: int, seed: int) -> SegmentFeed:

@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from rmt_rl.data.feed import FILLERS, Episodes, Ints
+from rmt_rl.data.feed import Episodes, Ints
+from rmt_rl.data.orders import FILLERS
 from rmt_rl.data.segment import Segment, collate
 from rmt_rl.errors import UsageError
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
+
+
+class _Runs(NamedTuple):
+    """Runs of consecutive starts, one episode's after another's: N starts have far fewer runs."""
+
+    first: Ints  # (R,) the run's first start
+    places: Ints  # (R,) its place among all starts
+
+
+class _IdleStarts:
+    """The steps at which a full segment of idle steps begins, by episode.
+
+    Args:
+        episodes: the episodes with such steps, int64 (N,), ascending.
+        counts: their numbers of such steps, int64 (N,).
+        runs: the starts of these episodes; None if they are 1, 2, ... in each.
+    """
+
+    def __init__(self, episodes: Ints, counts: Ints, runs: _Runs | None) -> None:
+        self.episodes, self.counts = episodes, counts
+        self._runs = runs
+        self._firsts = np.cumsum(counts) - counts  # (N,) place of each episode's first start among all
+
+    def steps(self, chosen: Ints, picks: Ints) -> Ints:
+        """Return the steps of the starts of number `picks` in the episodes of number `chosen`, both int64 (B,)."""
+        if self._runs is None:
+            return picks + 1
+        places = self._firsts[chosen] + picks
+        first, begins = self._runs
+        run = np.searchsorted(begins, places, side="right") - 1
+        return first[run] + places - begins[run]
 
 
 class Fillers:
@@ -40,7 +72,7 @@ class Fillers:
             UsageError: no episode has as many idle steps in a row as a segment.
         """
         starts = self._idle_starts
-        if not starts:
+        if not len(starts.episodes):
             longest = self._lengths.max()
             raise UsageError(
                 f"segment_length is {self._segment_length}, but no episode (the longest has {longest} "
@@ -50,33 +82,46 @@ class Fillers:
         if count == 0:
             return ()
         generator = np.random.default_rng([self._seed, FILLERS, update])
-        episodes = generator.choice(list(starts), (count, batch_size)).tolist()
-        choices = []
-        for row in episodes:
-            choices.append([len(starts[episode]) for episode in row])
-        picks = generator.integers(0, choices).tolist()
-        return tuple(map(self._segment, episodes, picks))
+        chosen = generator.integers(0, len(starts.episodes), (count, batch_size))
+        picks = generator.integers(0, starts.counts[chosen])
+        return tuple(map(self._segment, chosen, picks))
 
-    def _segment(self, episodes: list[int], picks: list[int]) -> Segment:
-        """Return the segment that begins at the idle start of number `pick` of each episode."""
+    def _segment(self, chosen: Ints, picks: Ints) -> Segment:
+        """Return the segment that begins at the idle start of number `pick` of each chosen episode with starts."""
+        starts = self._idle_starts
+        episodes = starts.episodes[chosen].tolist()
+        first_steps = starts.steps(chosen, picks).tolist()
         spans = []
-        for episode, pick in zip(episodes, picks, strict=True):
-            starts = self._idle_starts[episode]
-            start = int(starts[pick])
+        for episode, start in zip(episodes, first_steps, strict=True):
             stop = start + self._segment_length
             spans.append(self._episodes.span(episode, start, stop))
         return collate(spans)
 
     @cached_property
-    def _idle_starts(self) -> dict[int, Ints]:
-        """The steps at which a full segment of idle steps begins, by episode; episodes without any are left out."""
-        found = {}
-        for index in range(len(self._lengths)):
-            idle = self._idle(index)
-            starts = self._starts(idle)
-            if len(starts):
-                found[index] = starts
-        return found
+    def _idle_starts(self) -> _IdleStarts:
+        """The steps at which a full segment of idle steps begins."""
+        if self._task_declares_idle:
+            return self._declared_starts()
+        counts = np.maximum(self._lengths - self._segment_length - 1, 0)  # from step 1 on
+        episodes = np.flatnonzero(counts)
+        return _IdleStarts(episodes, counts[episodes], None)
+
+    def _declared_starts(self) -> _IdleStarts:
+        """Return the starts in the idle steps that the task declares, from every episode's labels."""
+        counts = np.zeros_like(self._lengths)
+        firsts, places = [], []
+        before = 0  # starts of the episodes so far
+        for index, length in enumerate(self._lengths.tolist()):
+            span = self._episodes.span(index, 0, length)
+            starts = self._starts(np.asarray(span.trajectory.idle))
+            begins = np.flatnonzero(np.diff(starts, prepend=-2) > 1)  # of its runs
+            firsts.append(starts[begins])
+            places.append(begins + before)
+            counts[index] = len(starts)
+            before += len(starts)
+        episodes = np.flatnonzero(counts)
+        runs = _Runs(np.concatenate(firsts), np.concatenate(places))
+        return _IdleStarts(episodes, counts[episodes], runs)
 
     def _starts(self, idle: Bools) -> Ints:
         """Return the steps at which a full segment of idle steps begins, from `idle` (T,)."""
@@ -84,16 +129,6 @@ class Fillers:
         idle_before = np.append(0, np.cumsum(idle))  # (T + 1,)
         idle_ahead = idle_before[length:] - idle_before[:-length]
         return np.flatnonzero(idle_ahead == length)
-
-    def _idle(self, index: int) -> Bools:
-        """Return True for the idle steps of an episode, bool (T,); read it only if its task declares idle steps."""
-        length = int(self._lengths[index])
-        if self._task_declares_idle:
-            span = self._episodes.span(index, 0, length)
-            return np.asarray(span.trajectory.idle)
-        steps = np.arange(length)
-        last = length - 1
-        return (steps > 0) & (steps < last)
 
     @cached_property
     def _task_declares_idle(self) -> bool:

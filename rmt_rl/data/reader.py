@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from rmt_rl.data.index import EpisodeIndex, index_of, load_index, save_index, screening_key, stamp_of
+from rmt_rl.data.open_files import OpenFiles
 from rmt_rl.data.opening import explained, open_dataset
 from rmt_rl.data.returns import ReturnSummary, noted_returns
-from rmt_rl.data.screening import Odd
 from rmt_rl.data.storage import (
     OUTCOMES,
     STEPS,
     OpenFile,
     StoredSpaces,
-    opened,
     read_columns,
-    read_index,
+    read_lengths,
+    read_seed,
     read_spaces,
     reads_parts,
     was_changed,
@@ -27,6 +28,7 @@ from rmt_rl.data.storage import (
 from rmt_rl.data.trajectory import Trajectory, conform
 from rmt_rl.learnable import check_actions, learnable_space, warn_of_text
 from rmt_rl.space_fit import joined
+from rmt_rl.space_json import space_to_json
 from rmt_rl.task import check_same_spaces
 from rmt_rl.trees import bytes_of
 
@@ -40,25 +42,11 @@ class Episode(NamedTuple):
         dataset: number of its data set.
         number: its number in the data set.
         steps: its length.
-        seed: seed of the reset that began it, if known.
     """
 
     dataset: int
     number: int
     steps: int
-    seed: int | None
-
-
-class Index(NamedTuple):
-    """All episodes of the data sets.
-
-    Attributes:
-        episodes: those with at least one step, in order.
-        odd: the faults of the others, for each data set.
-    """
-
-    episodes: list[Episode]
-    odd: list[Odd]
 
 
 class EpisodeReader:
@@ -84,6 +72,7 @@ class EpisodeReader:
         self.env_spec: EnvSpec | None = datasets[0].env_spec
         self._datasets = datasets
         self._storages = [dataset.storage for dataset in datasets]
+        self._files = OpenFiles()
         self.observation_space, self.action_space = self._common_spaces()
 
     def _common_spaces(self) -> StoredSpaces:
@@ -102,22 +91,34 @@ class EpisodeReader:
             common = StoredSpaces(*map(joined, common, other))
         return common
 
-    def index(self) -> Index:
-        """Return the episodes of all data sets."""
-        episodes = []
-        odd: list[Odd] = []
-        for number, identity in enumerate(self.ids):
-            storage = self._storages[number]
-            with explained(identity), opened(storage) as file:
-                entries = read_index(storage, file, self.sizes[number])
-            without: Odd = {}
-            for episode, entry in enumerate(entries):
-                if entry.steps is not None and entry.steps > 0:
-                    episodes.append(Episode(number, episode, entry.steps, entry.seed))
-                else:
-                    without[episode] = "it has no step" if entry.steps == 0 else f"its number of steps is {entry.steps}"
-            odd.append(without)
-        return Index(episodes, odd)
+    def indices(self) -> list[EpisodeIndex]:
+        """Return the index of the episodes of each data set."""
+        return list(map(self._index, range(len(self.ids))))
+
+    def _index(self, number: int) -> EpisodeIndex:
+        """Return the index that a data set holds, or a new one."""
+        storage, episodes = self._storages[number], self.sizes[number]
+        with self.opened(number) as file:
+            if file is None:
+                return index_of(read_lengths(storage, file, episodes), None)
+            folder = storage.data_path
+            loaded = load_index(folder, episodes, file)
+            if loaded is not None:
+                return loaded
+            stamp = stamp_of(folder)
+            lengths = read_lengths(storage, file, episodes)
+        self.close()  # frees HDF5's memory of every episode
+        return index_of(lengths, stamp)
+
+    def save(self, number: int, index: EpisodeIndex) -> None:
+        """Write the index of a data set beside the data if the folder can be written to and lacks the index."""
+        if not index.is_saved:
+            save_index(self._storages[number].data_path, index)
+
+    def screening_key(self, all_fit: bool) -> str:
+        """Return the key of searches for odd episodes, which depend on their depth and on the spaces."""
+        depth = "whole" if all_fit else "outcomes"
+        return screening_key(depth, space_to_json(self.observation_space), space_to_json(self.action_space))
 
     def noted_returns(self, number: int) -> ReturnSummary | None:
         """Return the extremes of returns in a data set's metadata; None without them, or if the data were changed."""
@@ -139,13 +140,17 @@ class EpisodeReader:
     @contextmanager
     def opened(self, dataset: int, place: str = "") -> Iterator[OpenFile]:
         """Yield the file of a data set; errors name the data set and the place in it, such as `", episode 3"`."""
-        with explained(self.ids[dataset], place), opened(self._storages[dataset]) as file:
-            yield file
+        with explained(self.ids[dataset], place):
+            yield self._files.get(dataset, self._storages[dataset])
+
+    def close(self) -> None:
+        """Close the files of the data sets, until they are needed again."""
+        self._files.close()
 
     def whole(self, episode: Episode, file: OpenFile) -> Trajectory:
         """Read a whole episode."""
         columns = self.columns(episode, (*STEPS, *OUTCOMES), 0, episode.steps, file)
-        trajectory = Trajectory(**columns, seed=episode.seed)
+        trajectory = Trajectory(**columns, seed=self.seed(episode, file))
         if len(trajectory) != episode.steps:
             raise ValueError(f"{len(trajectory)} steps, of {episode.steps}")
         return self._annotate(trajectory) if self._annotate else trajectory
@@ -155,7 +160,11 @@ class EpisodeReader:
         no_observations = np.empty((episode.steps + 1, 0))
         no_actions = np.empty((episode.steps, 0))
         outcomes = self.columns(episode, OUTCOMES, 0, 0, file)
-        return Trajectory(no_observations, no_actions, **outcomes, seed=episode.seed)
+        return Trajectory(no_observations, no_actions, **outcomes, seed=self.seed(episode, file))
+
+    def seed(self, episode: Episode, file: OpenFile) -> int | None:
+        """Return the seed of the reset that began an episode, if known."""
+        return read_seed(self._storages[episode.dataset], file, episode.number)
 
     def columns(self, episode: Episode, names: Sequence[str], start: int, stop: int, file: OpenFile) -> dict[str, Any]:
         """Read columns of an episode, and check them against the spaces; see `read_columns`."""

@@ -45,12 +45,17 @@ class ReturnSummary:
         self.best = max(self.best, other.best)
 
 
-class _NotedReturns(SavedState, strict=True):
-    """A `ReturnSummary` in the metadata of a data set."""
+class NotedReturns(SavedState, strict=True):
+    """A `ReturnSummary` in the metadata or the index of a data set."""
 
     episodes: int = Field(ge=0)
     largest: float = Field(ge=0, le=FLOAT32_MAX)
     best: float = Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX)
+
+    @property
+    def summary(self) -> ReturnSummary:
+        """The same numbers as a `ReturnSummary`."""
+        return ReturnSummary(self.episodes, self.largest, self.best)
 
 
 def noted_returns(dataset: minari.MinariDataset) -> ReturnSummary | None:
@@ -65,12 +70,12 @@ def noted_returns(dataset: minari.MinariDataset) -> ReturnSummary | None:
     try:
         if not isinstance(noted, Mapping):
             raise UsageError(f"{noted!r} holds no returns")
-        checked = validated(_NotedReturns, noted)
+        checked = validated(NotedReturns, noted)
     except UsageError as error:
         raise UsageError(
             f"{RETURNS_KEY} in its metadata.json: {error}; remove it there, and the returns are read from the episodes"
         ) from None
-    return ReturnSummary(checked.episodes, checked.largest, checked.best)
+    return checked.summary
 
 
 def sum_from(rewards: Array, step: int) -> float:

@@ -8,8 +8,7 @@ files remain valid Minari files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,7 +28,8 @@ Stored: TypeAlias = h5py.Group | h5py.Dataset
 OpenFile: TypeAlias = h5py.File | None
 STEPS = ("observations", "actions")
 OUTCOMES = ("rewards", "terminations", "truncations")
-_FILE = "main_data.hdf5"
+DATA_FILE = "main_data.hdf5"
+UNKNOWN = int(np.iinfo(np.int64).min)  # in place of the steps of an episode that doesn't tell them
 _CHUNK_BYTES = 1 << 16  # about
 
 
@@ -76,38 +76,16 @@ def reads_parts(storage: MinariStorage) -> bool:
 
 def was_changed(storage: MinariStorage) -> bool:
     """Return True if episodes were written after the metadata, which `rmt_rl.data.writing` writes last."""
-    changes = [(storage.data_path / name).stat().st_mtime_ns for name in (METADATA_FILE_NAME, _FILE)]
+    changes = [(storage.data_path / name).stat().st_mtime_ns for name in (METADATA_FILE_NAME, DATA_FILE)]
     return bool(changes[1] > changes[0])
 
 
-@contextmanager
-def opened(storage: MinariStorage) -> Iterator[OpenFile]:
-    """Yield the open file of a storage, which makes reading many episodes faster; None for Minari's other formats."""
-    if not reads_parts(storage):
-        yield None
-        return
-    with h5py.File(storage.data_path / _FILE, "r") as file:
-        yield file
-
-
-class IndexEntry(NamedTuple):
-    """Facts of an episode that are known without reading its data.
-
-    Attributes:
-        steps: number of steps; None if the storage doesn't tell.
-        seed: seed of the reset that began the episode, if known.
-    """
-
-    steps: int | None
-    seed: int | None
-
-
-def read_index(storage: MinariStorage, file: OpenFile, episodes: int) -> list[IndexEntry]:
-    """Return the index entry of every episode of a storage.
+def read_lengths(storage: MinariStorage, file: OpenFile, episodes: int) -> list[int]:
+    """Return the steps of every episode of a storage, `UNKNOWN` for an episode that doesn't tell.
 
     Args:
         storage: the data set's storage.
-        file: its file, from `opened`.
+        file: its open file; None for Minari's other formats.
         episodes: number of its episodes.
 
     Raises:
@@ -115,18 +93,37 @@ def read_index(storage: MinariStorage, file: OpenFile, episodes: int) -> list[In
     """
     numbers = range(episodes)
     if file is None:
-        return [_entry(facts) for facts in storage.get_episode_metadata(numbers)]
+        return [read_length(facts) for facts in storage.get_episode_metadata(numbers)]
     missing = [number for number in numbers if f"episode_{number}" not in file]
     if missing:
         raise ValueError(f"its metadata count {episodes} episodes, but episode_{missing[0]} isn't in its file")
-    return [_entry(inside(file, f"episode_{number}").attrs) for number in numbers]
+    return [read_length(inside(file, f"episode_{number}").attrs) for number in numbers]
 
 
-def _entry(facts: Any) -> IndexEntry:
+def read_length(facts: Any) -> int:
+    """Return the steps of an episode from its attributes; `UNKNOWN` if these don't tell.
+
+    Raises:
+        ValueError: the number of steps is beyond 64 bits.
+    """
     steps = facts.get("total_steps")
+    if steps is None:
+        return UNKNOWN
+    number = int(steps)
+    if abs(number) >= 1 << 62:
+        raise ValueError(f"an episode counts {number} steps")
+    return number
+
+
+def read_seed(storage: MinariStorage, file: OpenFile, episode: int) -> int | None:
+    """Return the seed of the reset that began an episode, if known."""
+    if file is None:
+        (facts,) = storage.get_episode_metadata([episode])
+    else:
+        facts = inside(file, f"episode_{episode}").attrs
     seed = facts.get("seed")
     is_known = isinstance(seed, int | np.integer)  # older versions of Minari store an unknown seed as "None"
-    return IndexEntry(None if steps is None else int(steps), int(seed) if is_known else None)
+    return int(seed) if is_known else None
 
 
 def read_columns(
@@ -142,7 +139,7 @@ def read_columns(
 
     Args:
         storage: the data set's storage.
-        file: its file, from `opened`.
+        file: its open file; None for Minari's other formats.
         episode: the episode's number in the storage.
         names: columns, from `STEPS` and `OUTCOMES`.
         start: the first step to read of `STEPS`; `OUTCOMES` are read whole.
@@ -252,7 +249,7 @@ def write_episodes(storage: MinariStorage, episodes: Iterable[Trajectory]) -> No
     """
     count = 0
     steps = 0
-    path = storage.data_path / _FILE
+    path = storage.data_path / DATA_FILE
     with h5py.File(path, "a", track_order=True) as file:
         for episode in episodes:
             group = file.create_group(f"episode_{count}")

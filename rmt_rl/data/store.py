@@ -10,10 +10,11 @@ import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
 
 from rmt_rl.data.cache import EpisodeCache, Key
+from rmt_rl.data.index import LONGEST_FAULT, EpisodeIndex, Screening, faults_of_lengths
 from rmt_rl.data.opening import reason_of
 from rmt_rl.data.reader import Episode, EpisodeReader
 from rmt_rl.data.received import ForeignContent
-from rmt_rl.data.returns import ReturnSummary, sum_from
+from rmt_rl.data.returns import NotedReturns, ReturnSummary, sum_from
 from rmt_rl.data.screening import FAULTS, Odd, report
 from rmt_rl.data.segment import Span
 from rmt_rl.data.storage import OUTCOMES, STEPS, OpenFile
@@ -63,33 +64,62 @@ class EpisodeStore:
         self.action_space = self._reader.action_space
         self.env_spec: EnvSpec | None = self._reader.env_spec
         self._cache = EpisodeCache(cache_bytes)
-        index = self._reader.index()
-        self._all_fit = self._reader.bytes_of_step * sum(each.steps for each in index.episodes) <= cache_bytes
+        indices = self._reader.indices()
+        steps = sum(float(index.lengths.clip(0).sum(dtype=np.float64)) for index in indices)
+        self._all_fit = self._reader.bytes_of_step * steps <= cache_bytes
         self._returns_of: list[ReturnSummary] = []  # of each data set
-        self._episodes: list[Episode] = []
-        for number, (identity, odd) in enumerate(zip(self.ids, index.odd, strict=True)):
-            with_steps = [each for each in index.episodes if each.dataset == number]
-            odd |= self._search(number, with_steps)
-            report(identity, self._reader.sizes[number], odd, strict)
-            self._episodes += [each for each in with_steps if each.number not in odd]
-        self.lengths: Lengths = np.array([each.steps for each in self._episodes], dtype=np.int64)  # (N,) steps
+        self._screens_labels = annotate is not None
+        numbers = []  # of each data set's episodes
+        for dataset, (identity, index) in enumerate(zip(self.ids, indices, strict=True)):
+            odd = faults_of_lengths(index.lengths) | self._search(dataset, index)
+            report(identity, self._reader.sizes[dataset], odd, strict)
+            self._reader.save(dataset, index)
+            kept = np.ones(len(index.lengths), np.bool_)
+            kept[list(odd)] = False
+            numbers.append(np.flatnonzero(kept))
+        counts = list(map(len, numbers))
+        self._dataset_of = np.repeat(np.arange(len(counts)), counts)  # (N,) int64
+        self._number_of = np.concatenate(numbers)  # (N,) int64, the episode's number in its data set
+        lengths = [index.lengths[kept] for index, kept in zip(indices, numbers, strict=True)]
+        self.lengths: Lengths = np.concatenate(lengths)  # (N,) steps
         self._reads_whole = self._episodes_to_read_whole(annotate is not None)  # (N,) bool
         self.span(0, 0, 1)  # data that can't be read show here and not mid-run
 
-    def _search(self, dataset: int, episodes: Sequence[Episode]) -> Odd:
-        """Return the faults of the odd ones among a data set's episodes, and note the returns of the others."""
+    def _search(self, dataset: int, index: EpisodeIndex) -> Odd:
+        """Return the faults of the odd ones among a data set's episodes with steps; note the returns of the others."""
+        noted = self._reader.noted_returns(dataset)
+        if noted is not None:
+            self._returns_of.append(noted)
+            return {}
+        if self._screens_labels:  # the task's labels may find faults, too
+            return self._read_all(dataset, index)
+        key = self._reader.screening_key(self._all_fit)
+        found = index.screenings.get(key)
+        if found is not None:
+            self._returns_of.append(found.returns.summary)
+            return dict.fromkeys(found.odd, found.fault)
+        odd = self._read_all(dataset, index)
+        returns = self._returns_of[dataset]
+        if returns.episodes:
+            fault = odd[min(odd)] if odd else ""
+            noted_returns = NotedReturns(**vars(returns))
+            index.add(key, Screening(odd=tuple(odd), fault=fault[:LONGEST_FAULT], returns=noted_returns))
+        return odd
+
+    def _read_all(self, dataset: int, index: EpisodeIndex) -> Odd:
+        """Read the episodes of a data set, and return the faults of the odd ones; note the returns of the others."""
         odd: Odd = {}
-        returns = self._reader.noted_returns(dataset)
-        if returns is None:
-            returns = ReturnSummary()
-            with self._reader.opened(dataset) as file:
-                for episode in episodes:
-                    try:
-                        returns.add(self._checked(episode, file))
-                    except ForeignContent:
-                        raise
-                    except FAULTS as error:
-                        odd[episode.number] = reason_of(error)
+        returns = ReturnSummary()
+        with_steps = np.flatnonzero(index.lengths > 0).tolist()
+        with self._reader.opened(dataset) as file:
+            for number in with_steps:
+                episode = Episode(dataset, number, int(index.lengths[number]))
+                try:
+                    returns.add(self._checked(episode, file))
+                except ForeignContent:
+                    raise
+                except FAULTS as error:
+                    odd[number] = reason_of(error)
         self._returns_of.append(returns)
         return odd
 
@@ -112,7 +142,11 @@ class EpisodeStore:
         return is_small
 
     def __len__(self) -> int:
-        return len(self._episodes)
+        return len(self.lengths)
+
+    def _place(self, index: int) -> Episode:
+        """Return the place and the length of the episode of an index."""
+        return Episode(int(self._dataset_of[index]), int(self._number_of[index]), int(self.lengths[index]))
 
     def episode(self, index: int) -> Trajectory:
         """Return the whole episode of an index, 0 <= index < len(self).
@@ -120,7 +154,7 @@ class EpisodeStore:
         Raises:
             UsageError: its data are damaged or don't fit the data set's spaces.
         """
-        return self._cached(self._episodes[index], is_outline=False)
+        return self._cached(self._place(index), is_outline=False)
 
     def span(self, index: int, start: int, stop: int) -> Span:
         """Return the steps `start <= step < stop` of an episode, at least one.
@@ -130,7 +164,7 @@ class EpisodeStore:
         Raises:
             UsageError: their data are damaged or don't fit the data set's spaces.
         """
-        episode = self._episodes[index]
+        episode = self._place(index)
         key = Key(episode.dataset, episode.number, is_outline=False)
         if self._reads_whole[index] or key in self._cache:
             return Span(self.episode(index), start, stop)
@@ -172,4 +206,8 @@ class EpisodeStore:
         first_step = f" from step {start}" if start else ""
         with self._reader.opened(episode.dataset, f", episode {episode.number}{first_step}") as file:
             steps = self._reader.columns(episode, STEPS, start, stop, file)
-            return Trajectory(**steps, **outcomes, seed=episode.seed, later=later)
+            return Trajectory(**steps, **outcomes, seed=outline.seed, later=later)
+
+    def close(self) -> None:
+        """Close the files of the data sets; they are opened again when the next episode is read."""
+        self._reader.close()

@@ -21,6 +21,7 @@ from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
 from minari.namespace import create_namespace
 from minari.serialization import deserialize_space, serialize_space
 
+from rmt_rl.data.index import index_of, stamp_of, write_index
 from rmt_rl.data.keys import escaped
 from rmt_rl.data.returns import RETURNS_KEY, ReturnSummary
 from rmt_rl.data.root import data_root
@@ -93,10 +94,12 @@ def write_dataset(
     with _building(dataset_id, folder) as built:
         storage = _new_storage(built / "data", spaces, spec)
         returns = ReturnSummary()
-        write_episodes(storage, _watched(episodes, spaces, storage, returns))
+        lengths: list[int] = []
+        write_episodes(storage, _watched(episodes, spaces, storage, returns, lengths))
         if returns.episodes == 0:
             raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
         storage.update_metadata(facts | {RETURNS_KEY: vars(returns)})
+        write_index(storage.data_path, index_of(lengths, stamp_of(storage.data_path)))
 
 
 def _check_id(dataset_id: str) -> None:
@@ -132,9 +135,13 @@ def _new_storage(folder: Path, spaces: StoredSpaces, env_spec: EnvSpec | None) -
 
 
 def _watched(
-    episodes: Iterable[Trajectory], spaces: StoredSpaces, storage: MinariStorage, returns: ReturnSummary
+    episodes: Iterable[Trajectory],
+    spaces: StoredSpaces,
+    storage: MinariStorage,
+    returns: ReturnSummary,
+    lengths: list[int],
 ) -> Iterator[Trajectory]:
-    """Yield the episodes, fitted to their spaces, and count their returns.
+    """Yield the episodes, fitted to their spaces, and note their returns and lengths.
 
     Raises:
         OSError: the disk has no room for an episode.
@@ -143,6 +150,7 @@ def _watched(
         if shutil.disk_usage(storage.data_path).free < episode.nbytes + _RESERVE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         returns.add(episode)
+        lengths.append(len(episode))
         yield replace(
             episode,
             observations=conform(episode.observations, spaces.observation_space, "observations"),

@@ -36,6 +36,7 @@ from rmt_rl.recurrence import (
     added_tokens,
     clone,
     consecutive_places,
+    is_free_to_ask,
     joined,
     only_first,
     put_lanes_,
@@ -303,5 +304,7 @@ def _bounded(matrix_BOI: Tensor) -> Tensor:
     """
     limit = 2 * math.sqrt(matrix_BOI.shape[1] * matrix_BOI.shape[2])
     norm_B11 = torch.linalg.vector_norm(matrix_BOI, dim=(1, 2), keepdim=True)
+    if is_free_to_ask(norm_B11) and bool((norm_B11 <= limit).all()):
+        return matrix_BOI  # as from below, without a product
     bounded: Tensor = matrix_BOI * (limit / norm_B11.clamp(min=limit))
     return bounded

@@ -90,7 +90,10 @@ class TrainingConfig(LearningRateConfig):
         description="compile the agent's forward pass by torch.compile (needs a C++ compiler; on CUDA, Triton)",
     )
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps: see lightning-fabric")
-    devices: int = Field(1, ge=1, description="devices for data parallel training")
+    devices: int = Field(1, ge=1, description="devices for data parallel training, on each node")
+    num_nodes: int = Field(
+        1, ge=1, description="nodes for data parallel training; torchrun or srun starts the processes of several"
+    )
     log_every: int = Field(10, ge=1, description="updates between two lines of metrics")
     save_every: int = Field(100, ge=1, description="updates between two checkpoints")
 
@@ -164,7 +167,12 @@ class RunConfig(Frozen):
 
     @property
     def devices(self) -> int:
-        """Number of devices, each with a process of its own."""
+        """Number of devices on each node, each with a process of its own."""
+        return 1
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes."""
         return 1
 
     @property
@@ -214,6 +222,10 @@ class OfflineRun(RunConfig):
         return self.training.devices
 
     @property
+    def num_nodes(self) -> int:
+        return self.training.num_nodes
+
+    @property
     def length(self) -> int:
         return self.training.updates
 
@@ -223,10 +235,13 @@ class OfflineRun(RunConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        devices = self.training.devices
+        processes = self.devices * self.num_nodes
         batch_size = self.data.batch_size
-        if batch_size % devices:
-            raise ValueError(f"devices={devices} can't share batch_size={batch_size}: choose a multiple of {devices}")
+        if batch_size % processes:
+            nodes = f" on each of num_nodes={self.num_nodes}" if self.num_nodes > 1 else ""
+            raise ValueError(
+                f"devices={self.devices}{nodes} can't share batch_size={batch_size}: choose a multiple of {processes}"
+            )
         if self.training.depth != 1 and self.training.gradient != "truncated":
             raise ValueError(
                 f"depth={self.training.depth} is for a truncated gradient, but gradient={self.training.gradient!r} "

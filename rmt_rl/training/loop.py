@@ -116,8 +116,8 @@ def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldSto
 
 def _alone(config: RunConfig, run: Path) -> AbstractContextManager[None]:
     """Return a context in which no other run works in a folder; the first of the run's processes holds the lock."""
-    if config.devices > 1:
-        prepare_data_parallel(config.devices)
+    if config.devices * config.num_nodes > 1:
+        prepare_data_parallel(config.devices, config.num_nodes)
     return claimed(run) if is_first_process() else nullcontext()
 
 

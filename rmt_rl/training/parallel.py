@@ -125,13 +125,16 @@ def _fabric(options: TrainingConfig) -> Fabric:
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    is_on_one_node = options.num_nodes == 1
     try:
         return Fabric(
             accelerator=options.accelerator,
             devices=options.devices,
+            num_nodes=options.num_nodes,
             precision=options.precision,
-            strategy="ddp" if options.devices > 1 else "auto",
-            plugins=LightningEnvironment(),  # else it may join the tasks of a cluster, e.g. of Slurm
+            strategy="ddp" if options.devices * options.num_nodes > 1 else "auto",
+            # On one node, else it may join the tasks of a cluster, e.g. of Slurm. On several it asks the launcher.
+            plugins=LightningEnvironment() if is_on_one_node else None,
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
         raise UsageError(

@@ -247,7 +247,7 @@ class SegmentLearner:
         return Resumable(self.optimizer, whole_state)
 
     def close(self) -> None:
-        """There is nothing to release."""
+        self.store.close()
 
 
 def _teach(feed: SegmentFeed, update: int, batch: Batch, sums: Sums) -> None:

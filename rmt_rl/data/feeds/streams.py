@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import Field, JsonValue
 
 from rmt_rl.config import SavedState, validated
-from rmt_rl.data.feed import Episodes, FeedConfig, Orders, PickedFeed, Picks
+from rmt_rl.data.feed import Episodes, FeedConfig, PickedFeed, Picks
 from rmt_rl.data.feeds.episodes import EpisodeFeed
+from rmt_rl.data.orders import Orders
 from rmt_rl.errors import UsageError
 
 

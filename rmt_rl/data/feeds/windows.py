@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-from rmt_rl.data.feed import SHUFFLE, Episodes, FeedConfig, Ints, Orders, PickedFeed, Picks
+from rmt_rl.data.feed import Episodes, FeedConfig, Ints, PickedFeed, Picks
+from rmt_rl.data.orders import SHUFFLE, Orders
 
 
 class WindowFeed(PickedFeed):
@@ -42,6 +45,7 @@ class WindowFeed(PickedFeed):
         wanted = min(config.bucket_batches, batches_of_data)
         self._pool_batches = max(1, wanted)
         self._burn_in_steps = config.burn_in * segment_length
+        self._pool = lru_cache(maxsize=1)(self._drawn_pool)
 
     def _window_counts(self) -> Ints:
         """Return the number of windows of every episode, int64 (N,)."""
@@ -65,7 +69,7 @@ class WindowFeed(PickedFeed):
             burn_in=pool.burn_in[chosen],
         )
 
-    def _pool(self, number: int) -> Picks:
+    def _drawn_pool(self, number: int) -> Picks:
         """Return the windows of a pool."""
         size = self._pool_batches * self._config.batch_size
         places = number * size + np.arange(size)

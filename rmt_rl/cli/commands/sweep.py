@@ -1,0 +1,155 @@
+"""Train and evaluate a matrix of runs: rmt-rl sweep SWEEP.toml, or by flags; on this machine, Ray or Slurm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from pydantic import Field, create_model
+from tyro.conf import UseAppendAction
+
+from rmt_rl import registry
+from rmt_rl.acting.evaluate import parse_vary
+from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading, option_values
+from rmt_rl.config import Frozen, validated
+from rmt_rl.errors import UsageError
+from rmt_rl.flags import parse
+from rmt_rl.sweeps.engine import Setting
+from rmt_rl.sweeps.matrix import SweepConfig, cells_of, dotted, read_sweep
+from rmt_rl.sweeps.run import claimed, closing_engine, execute, job_of, unfinished
+from rmt_rl.terminal import complain, say
+
+if TYPE_CHECKING:
+    from rmt_rl.sweeps.engine import Job, Outcome
+    from rmt_rl.sweeps.matrix import Cell
+
+_FIELDS = ("envs", "agents", "seeds", "cores", "gpus", "out", "engine")  # of the file, which flags replace as they are
+
+
+class SweepFlags(ReadsRuns):
+    """Flags of a sweep. They replace what the file says; `--options` and `--train` are added to its tables."""
+
+    envs: tuple[str, ...] = Field((), description="environments")
+    agents: tuple[str, ...] = Field((), description="agents")
+    seeds: tuple[int, ...] = Field((), description="training seeds (unset: 0)")
+    options: tuple[str, ...] = Field(
+        (),
+        description="the matrix: options and their values: learning-rate=0.001,0.0003 env.corridor-length=[1,9],[1,88]",
+    )
+    train: tuple[str, ...] = Field((), description="further options of all runs: updates=500 agent.width=64")
+    vary: UseAppendAction[tuple[str, ...]] = Field(
+        (), description="evaluate over an env option's values: corridor_length=90,300; give it again for a grid"
+    )
+    episodes: int | None = Field(None, description="episodes of each evaluation (unset: 100, or no evaluation)")
+    cores: int | None = Field(None, description="threads of each run (unset: 1)")
+    gpus: float | None = Field(None, description="GPUs of each run, or the share of one (unset: the CPU alone)")
+    out: Path | None = Field(None, description="folder of the runs (unset: runs/sweep)")
+    engine: str | None = Field(None, description="what executes the runs: local, ray or slurm (unset: local)")
+    dry_run: bool = Field(False, description="print the folders of the runs, one a line, and end")
+    engine_options: Frozen
+
+
+def run_sweep(arguments: Arguments) -> int:
+    """Work on all cells that aren't finished; print a line for each, and those that failed again at the end."""
+    count = leading(arguments)
+    files, flags = arguments[:count], arguments[count:]
+    if count > 1:
+        raise UsageError(f"rmt-rl sweep takes one SWEEP.toml before any options, not {' '.join(files)}")
+    values = read_sweep(Path(files[0])) if files else {}
+    given, options = _parse(values, flags)
+    typed = [name for name in (*given.envs, *given.agents) if ":" in name]
+    import_typed(typed)
+    given.import_modules()
+    sweep = validated(SweepConfig, _merged(values, given))
+    cells = cells_of(sweep)
+    if given.dry_run:
+        for cell in cells:
+            say(sweep.out / cell.name)
+        return 0
+    modules = (*given.modules, *typed)
+    jobs = [job_of(cell, sweep, modules, given.trust_spec) for cell in cells]
+    return _execute(sweep, cells, jobs, options)
+
+
+def _parse(values: Mapping[str, Any], flags: Arguments) -> tuple[SweepFlags, Frozen]:
+    """Return the flags, and the options of the engine, from the file and the flags."""
+    named = option_values("--engine", flags)
+    in_file = values.get("engine", "local")
+    engine = named[-1] if named else in_file
+    if not isinstance(engine, str):
+        raise UsageError(f"engine={engine!r} is no name; see rmt-rl list")
+    import_typed(named)
+    options_class = registry.engine_class(engine).Config
+    hint: Any = Annotated[options_class, tyro.conf.arg(name="")]
+    model: type[SweepFlags] = create_model("SweepFlags", __base__=SweepFlags, engine_options=(hint, options_class()))
+    own = values.get("engine_options", {}) if engine == in_file else {}
+    if not isinstance(own, Mapping):
+        raise UsageError(f"engine_options={own!r} is no table; write [engine_options] above its options")
+    default = model(engine_options=validated(options_class, own))
+    description = f"{__doc__}\n\nOptions are those of engine {engine!r}; --engine NAME --help shows those of another."
+    given = parse(model, flags, "rmt-rl sweep", description, default)
+    return given, given.engine_options
+
+
+def _merged(values: Mapping[str, Any], given: SweepFlags) -> dict[str, Any]:
+    """Return the values of the file, with those that flags give in their places."""
+    merged = dict(values)
+    for name in _FIELDS:
+        value = getattr(given, name)
+        if value not in ((), None):
+            merged[name] = value
+    for name, added in (("options", _matrix(given.options)), ("train", _single(given.train))):
+        if added:
+            merged[name] = _joined(merged.get(name, {}), added, name)
+    if given.vary or given.episodes is not None:
+        plan = {"vary": given.vary} | ({} if given.episodes is None else {"episodes": given.episodes})
+        merged["evaluate"] = [plan]
+    return merged
+
+
+def _joined(table: Any, added: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{name}={table!r} is no table; write [{name}] above its options")
+    return {**dotted(table), **added}
+
+
+def _matrix(texts: Sequence[str]) -> dict[str, list[Any]]:
+    return dotted(parse_vary(texts, "--options"))
+
+
+def _single(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the one value of each option."""
+    single = {}
+    for name, values in parse_vary(texts, "--train").items():
+        if len(values) != 1:
+            raise UsageError(f"--train {name}: give one value, or a list as [1,2]; --options takes several to compare")
+        single[name] = values[0]
+    return dotted(single)
+
+
+def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], options: Frozen) -> int:
+    """Work on the jobs that aren't finished; return 1 if some failed."""
+    from rmt_rl.cli.sweep_progress import SweepProgress
+
+    with claimed(sweep.out) as own, SweepProgress(sweep.out, len(jobs)) as progress:
+        due = unfinished(cells, jobs, progress)
+        if not due:
+            return 0
+        setting = Setting(sweep.cores, sweep.gpus, own)
+        with closing_engine(registry.engine_class(sweep.engine)(options, setting)) as engine:
+            if engine.note:
+                complain(engine.note)
+            failed = execute(due, engine, progress)
+    for outcome in failed:
+        complain(_failure(outcome, own))
+    return 1 if failed else 0
+
+
+def _failure(outcome: Outcome, own: Path) -> str:
+    reason = outcome.error or f"exit status {outcome.status}"
+    return f"failed: {outcome.name}: {reason} (see {own / outcome.name}.log)"
+
+
+COMMAND = run_sweep

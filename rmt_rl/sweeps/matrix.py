@@ -1,0 +1,207 @@
+"""The matrix of a sweep: environments x agents x options x seeds, each combination a run with a name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+from pydantic import BeforeValidator, Field, JsonValue, field_validator
+
+from rmt_rl.acting.evaluate import parse_vary
+from rmt_rl.config import SEED_LIMIT, Frozen, Strings, validated
+from rmt_rl.errors import UsageError
+from rmt_rl.reading import parse_toml, read_text
+from rmt_rl.registry import slug
+from rmt_rl.runs.named_options import named_config
+from rmt_rl.runs.options import RunConfig
+from rmt_rl.sweeps.engine import EvaluationPlan, check_gpus
+
+SECTIONS = ("env", "agent")  # of dotted names, such as agent.width
+_RESERVED = {"seed": "seeds", "env": "envs", "agent": "agents"}  # options with a field of their own
+Values: TypeAlias = Mapping[str, Any]
+
+
+def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with tables `[env]` and `[agent]` as dotted names, and all names with underscores."""
+    flat = {}
+    for name, value in values.items():
+        is_section = name in SECTIONS and isinstance(value, Mapping)
+        members = {f"{name}.{inner}": member for inner, member in value.items()} if is_section else {name: value}
+        for key, member in members.items():
+            flat[key.replace("-", "_")] = member
+    return flat
+
+
+def _option_names(values: Any) -> Any:
+    return dotted(values) if isinstance(values, Mapping) else values
+
+
+def _plans(values: Any) -> Any:
+    """Return evaluations from their tables. Errors are about an evaluation's own options."""
+    if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
+        return values
+    return [validated(EvaluationPlan, value) for value in values]
+
+
+OptionNames = BeforeValidator(_option_names)
+
+
+class SweepConfig(Frozen):
+    """The matrix of a sweep, its evaluations, and where it is executed."""
+
+    envs: Strings = Field(min_length=1, description="environments")
+    agents: Strings = Field(min_length=1, description="agents")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=SEED_LIMIT)], ...] = Field(
+        (0,), min_length=1, description="training seeds"
+    )
+    options: Annotated[dict[str, tuple[JsonValue, ...]], OptionNames] = Field(
+        {}, description='the matrix: a list of values for each option, e.g. "agent.width" = [32, 64]'
+    )
+    train: Annotated[dict[str, JsonValue], OptionNames] = Field({}, description="further options of all runs")
+    evaluate: Annotated[tuple[EvaluationPlan, ...], BeforeValidator(_plans)] = Field(
+        (), description="evaluations of every trained run"
+    )
+    cores: int = Field(1, ge=1, description="threads of each run")
+    gpus: float = Field(0.0, ge=0, description="GPUs of each run, or the share of one; 0: the CPU alone")
+    engine: str = Field("local", description="what executes the runs, see rmt-rl list")
+    engine_options: dict[str, JsonValue] = Field({}, description="options of the engine")
+    out: Path = Field(Path("runs/sweep"), description="folder of the runs, on storage that all machines share")
+
+    @field_validator("seeds", "envs", "agents")
+    @classmethod
+    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        _check_distinct("", values)
+        return values
+
+    @field_validator("options", "train")
+    @classmethod
+    def _no_field(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name in options:
+            if name in _RESERVED:
+                raise UsageError(f"option {name!r} has a field of its own: {_RESERVED[name]}")
+        return options
+
+    @field_validator("options")
+    @classmethod
+    def _some_values(cls, options: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for name, values in options.items():
+            if not values:
+                raise UsageError(f"option {name!r} has no values; list some")
+            _check_distinct(f"option {name!r}: ", values)
+        return options
+
+    @field_validator("evaluate")
+    @classmethod
+    def _readable(cls, plans: tuple[EvaluationPlan, ...]) -> tuple[EvaluationPlan, ...]:
+        for plan in plans:
+            parse_vary(plan.vary)
+        return plans
+
+    @field_validator("gpus")
+    @classmethod
+    def _divisible(cls, gpus: float) -> float:
+        check_gpus(gpus)
+        return gpus
+
+
+def _check_distinct(where: str, values: Sequence[Any]) -> None:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise UsageError(f"{where}{value!r} stands there twice; remove one")
+
+
+class Cell(NamedTuple):
+    """A run of a sweep: its name, which is the name of its folder, and its options."""
+
+    name: str
+    config: RunConfig
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """Return the values of a sweep's TOML file.
+
+    Raises:
+        UsageError: the file can't be read, or isn't TOML.
+    """
+    try:
+        return parse_toml(read_text(path))
+    except OSError as error:
+        raise UsageError(f"sweep {path} can't be read ({error.strerror}); name a TOML file") from None
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"sweep {path} isn't valid TOML: {error}") from None
+
+
+def cells_of(sweep: SweepConfig) -> list[Cell]:
+    """Return all runs of a sweep. Those of one seed stand together, so that early results are of all settings.
+
+    Raises:
+        UsageError: options don't fit an environment or agent, or two runs would have the same name.
+    """
+    names = list(sweep.options)
+    cells: dict[str, Cell] = {}
+    settings = product(*sweep.options.values())
+    for seed, env, agent, values in product(sweep.seeds, sweep.envs, sweep.agents, list(settings)):
+        varied = dict(zip(names, values, strict=True))
+        cell = make_cell(sweep, env, agent, varied, seed)
+        if cell.name.lower() in cells:  # some systems don't tell capitals from small letters
+            raise UsageError(
+                f"two runs would have the name {cell.name}; choose values that differ in letters or digits"
+            )
+        cells[cell.name.lower()] = cell
+    return list(cells.values())
+
+
+def make_cell(sweep: SweepConfig, env: str, agent: str, varied: Values, seed: int) -> Cell:
+    """Return the run with these values of the matrix.
+
+    Raises:
+        UsageError: options don't fit the environment or the agent; the message names the run.
+    """
+    name = cell_name(env, agent, varied, seed)
+    try:
+        config = named_config(env, agent, _by_section({**sweep.train, **varied, "seed": seed}))
+    except UsageError as error:
+        raise UsageError(f"run {name}: {error}") from error
+    return Cell(name, config)
+
+
+def _by_section(options: Values) -> dict[str, Any]:
+    """Return options with those of the environment and of the agent in mappings of their own."""
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    own: dict[str, Any] = {}
+    for name, value in options.items():
+        section, _, inner = name.partition(".")
+        place, key = (sections[section], inner) if inner and section in SECTIONS else (own, name)
+        place[key] = value
+    given = {f"{section}_options": values for section, values in sections.items() if values}
+    return own | given
+
+
+def cell_name(env: str, agent: str, varied: Values, seed: int) -> str:
+    """Return the name of a run's folder, such as `tmaze-rate-lr0.001-0`; every system allows it."""
+    shortened = {name: _initials(name) for name in varied}
+    short = list(shortened.values())
+    parts = [env, agent]
+    for name, value in varied.items():
+        initials = shortened[name]
+        word = initials if short.count(initials) == 1 else name
+        parts.append(f"{word}{_value_text(value)}")
+    return slug("-".join([*parts, str(seed)]), kept=".")
+
+
+def _initials(name: str) -> str:
+    """Return `lr` for learning_rate, and a name of one word as it is."""
+    *_, last = name.split(".")
+    words = [word for word in last.split("_") if word]
+    return "".join(word[0] for word in words) if len(words) > 1 else last
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "_".join(map(_value_text, value))
+    return re.sub(r"^(?=[^\d-])", "_", str(value))

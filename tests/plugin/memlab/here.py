@@ -1,0 +1,52 @@
+"""Work on one cell after the other in the process of the sweep, e.g. under a debugger."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+from rmt_rl.cli import main
+from rmt_rl.config import Frozen
+from rmt_rl.sweeps.engine import Job, Outcome, Setting
+from rmt_rl.sweeps.state import due_commands
+
+
+class HereOptions(Frozen):
+    """The engine has no options."""
+
+
+class HereEngine:
+    Config = HereOptions
+
+    def __init__(self, options: HereOptions, setting: Setting) -> None:
+        self.note = ""
+        self.capacity = 1
+        self.jobs: deque[Job] = deque()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        self.jobs += jobs
+
+    def poll(self, seconds: float) -> list[Outcome]:
+        if not self.jobs:
+            return []
+        job = self.jobs.popleft()
+        with tempfile.TemporaryDirectory() as scratch:
+            for arguments in due_commands(job, Path(scratch)):
+                status = main(arguments)
+                if status:
+                    return [Outcome(job.name, status, "see above")]
+        return [Outcome(job.name, 0)]
+
+    def running(self) -> set[str]:
+        return set()
+
+    def stop(self, name: str) -> None:
+        """There is never anything to stop."""
+
+    def close(self) -> None:
+        self.jobs.clear()
+
+
+ENGINE = HereEngine
