@@ -30,10 +30,12 @@ class Feed(ABC, Generic[BatchT, OutcomeT]):
     """The batches of a training run, one an update.
 
     Attributes:
+        rows: the batch elements that a process trains on; a feed may draw these alone, or the whole batch.
         carries: batch elements may continue where the last update stopped, so the learner keeps their states.
         burns_in: the option `burn_in` has an effect.
     """
 
+    rows: slice = slice(None)
     carries: bool = False
     burns_in: ClassVar[bool] = False
 
@@ -184,20 +186,22 @@ class PickedFeed(SegmentFeed):
     def batch(self, update: int) -> Batch:
         """Return the batch of an update; a sequence without steps left is padding in the later segments."""
         picks = self.picks(update)
+        lengths = picks.stop - picks.start
         spans = self._spans(picks)
-        halves = [span.split(steps) for span, steps in zip(spans, picks.burn_in.tolist(), strict=True)]
+        halves = [span.split(steps) for span, steps in zip(spans, picks.burn_in[self.rows].tolist(), strict=True)]
         burn_in, rest = zip(*halves, strict=True)
         return Batch(
-            cut(rest, self._segment_length),
-            fresh=torch.from_numpy(picks.fresh),
-            steps=int((picks.stop - picks.start).sum()),
-            burn_in=cut(burn_in, self._segment_length),
+            cut(rest, self._segment_length, lengths),
+            fresh=torch.from_numpy(picks.fresh[self.rows]),
+            steps=int(lengths.sum()),
+            burn_in=cut(burn_in, self._segment_length, picks.burn_in),
         )
 
     def _spans(self, picks: Picks) -> list[Span]:
-        """Return the picked steps with the steps of their burn-in before them."""
+        """Return the picked steps of this process's batch elements, with the steps of their burn-in before them."""
         first = picks.start - picks.burn_in
-        rows = zip(picks.episodes.tolist(), first.tolist(), picks.stop.tolist(), strict=True)
+        columns = (picks.episodes, first, picks.stop)
+        rows = zip(*(column[self.rows].tolist() for column in columns), strict=True)
         return [self._episodes.span(episode, start, stop) for episode, start, stop in rows]
 
 

@@ -65,8 +65,14 @@ class Fillers:
         self._segment_length = segment_length
         self._seed = seed
 
-    def draw(self, update: int, count: int, batch_size: int) -> tuple[Segment, ...]:
+    def draw(self, update: int, count: int, batch_size: int, rows: slice = slice(None)) -> tuple[Segment, ...]:
         """Return `count` full segments of idle steps; each batch element comes from an episode drawn at random.
+
+        Args:
+            update: the number of the update.
+            count: number of segments.
+            batch_size: batch elements of a segment.
+            rows: the batch elements to return.
 
         Raises:
             UsageError: no episode has as many idle steps in a row as a segment.
@@ -84,7 +90,7 @@ class Fillers:
         generator = np.random.default_rng([self._seed, FILLERS, update])
         chosen = generator.integers(0, len(starts.episodes), (count, batch_size))
         picks = generator.integers(0, starts.counts[chosen])
-        return tuple(map(self._segment, chosen, picks))
+        return tuple(map(self._segment, chosen[:, rows], picks[:, rows]))
 
     def _segment(self, chosen: Ints, picks: Ints) -> Segment:
         """Return the segment that begins at the idle start of number `pick` of each chosen episode with starts."""

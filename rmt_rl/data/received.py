@@ -65,12 +65,17 @@ def inside(group: h5py.Group, key: str) -> Any:
         UsageError: the key is a link, or the array's values aren't in the file or need a program library to be read.
         RuntimeError: there is no such key.
     """
-    info = group.id.links.get_info(key.encode())
-    _check_link(f"{group.name}/{key}", info.type)
-    part = group[key]
-    if isinstance(part, h5py.Dataset):
-        _check_storage(part)
-    return part
+    name = key.encode()
+    kind = group.id.links.get_info(name).type
+    if kind != h5py.h5l.TYPE_HARD:
+        _check_link(f"{group.name}/{key}", kind)
+    opened = h5py.h5o.open(group.id, name)  # in a third of the time of `group[key]`
+    if isinstance(opened, h5py.h5g.GroupID):
+        return h5py.Group(opened)
+    if not isinstance(opened, h5py.h5d.DatasetID):
+        raise ValueError(f"{group.name}/{key} is neither a group nor an array")
+    _check_storage(opened, f"{group.name}/{key}")
+    return h5py.Dataset(opened)
 
 
 def _check_link(name: str, kind: int) -> None:
@@ -81,17 +86,18 @@ def _check_link(name: str, kind: int) -> None:
         )
 
 
-def _check_storage(array: h5py.Dataset) -> None:
-    facts = array.id.get_create_plist()
-    if array.is_virtual or facts.get_external_count():
+def _check_storage(array: Any, name: str) -> None:
+    """Check that the values of an array, a `DatasetID`, are in the file and need no program library."""
+    facts = array.get_create_plist()
+    if facts.get_layout() == h5py.h5d.VIRTUAL or facts.get_external_count():
         raise ForeignContent(
-            f"{array.name!r} takes its values from other files, which aren't read; write the data into one file"
+            f"{name!r} takes its values from other files, which aren't read; write the data into one file"
         )
     filters = {facts.get_filter(index)[0] for index in range(facts.get_nfilters())}
     foreign = sorted(filters - _BUILT_IN)
     if foreign:
         raise ForeignContent(
-            f"{array.name!r} is packed with HDF5 filters {foreign}, for which HDF5 would load a shared library; write "
+            f"{name!r} is packed with HDF5 filters {foreign}, for which HDF5 would load a shared library; write "
             "the data again with gzip, or without a filter"
         )
 

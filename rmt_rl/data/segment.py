@@ -10,12 +10,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
 from rmt_rl.trees import map_leaves
 
 Tensors: TypeAlias = torch.Tensor | dict[str, "Tensors"] | tuple["Tensors", ...]
+Lengths: TypeAlias = npt.NDArray[np.int64]
 TensorFunction: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -121,24 +123,38 @@ def moved(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def cut(spans: Sequence[Span], segment_length: int) -> tuple[Segment, ...]:
-    """Cut each span into segments of `segment_length` steps, as many as the longest span needs.
+def cut(spans: Sequence[Span], segment_length: int, lengths: Lengths | None = None) -> tuple[Segment, ...]:
+    """Cut each span into segments of `segment_length` steps, as many as the longest sequence of the batch needs.
 
     A segment is as long as its longest sequence, so only the last segment may be shorter. Sequences that have ended
     have no real step in it. Spans without any step give no segment.
+
+    Args:
+        spans: some or all sequences of a batch.
+        segment_length: steps of a full segment.
+        lengths: steps of all sequences of the batch; None if `spans` are all.
     """
-    longest = max(span.length for span in spans)
+    if lengths is None:
+        lengths = np.array([span.length for span in spans], dtype=np.int64)
     segments = []
-    for offset in range(0, longest, segment_length):
+    for offset in range(0, int(lengths.max()), segment_length):
         parts = [_part(span, offset, segment_length) for span in spans]
-        segments.append(collate(parts))
+        of_segment = np.clip(lengths - offset, 0, segment_length)
+        segments.append(collate(parts, of_segment))
     return tuple(segments)
 
 
-def collate(spans: Sequence[Span]) -> Segment:
-    """Return one segment of the spans, padded with zeros to the longest."""
+def collate(spans: Sequence[Span], of_all: Lengths | None = None) -> Segment:
+    """Return one segment of the spans, padded with zeros to the longest sequence of the batch.
+
+    Args:
+        spans: some or all sequences of a batch.
+        of_all: steps of all sequences of the batch; None if `spans` are all.
+    """
     lengths = np.array([span.length for span in spans], dtype=np.int64)
-    longest = int(lengths.max())
+    if of_all is None:
+        of_all = lengths
+    longest = int(of_all.max())
     trajectories = [span.trajectory for span in spans]
 
     def padded(name: str) -> Any:
@@ -158,7 +174,7 @@ def collate(spans: Sequence[Span]) -> Segment:
         terminations=padded("terminations"),
         truncations=padded("truncations"),
         lengths=torch.from_numpy(lengths),
-        full=bool((lengths == longest).all()),
+        full=bool((of_all == longest).all()),
         hindsight=padded_if_declared("hindsight"),
         decisive=padded_if_declared("decisive"),
     )

@@ -166,7 +166,7 @@ def read_columns(
         return columns
     group = inside(file, f"episode_{episode}")
     for name in names:
-        if name not in group:
+        if not group.id.links.exists(name.encode()):
             raise ValueError(f"it has no {name}")
         stored = inside(group, name)
         entries = length + 1 if name == "observations" else length

@@ -83,13 +83,8 @@ class Ageing:
         generator = np.random.default_rng([self.seed, update])
         count = int(generator.integers(0, most + 1))
         processes = self.processes
-        fillers = self._source.draw(update, count, processes.batch_size)
-        share = processes.share()
-        chosen = []
-        for filler in fillers:
-            on_device = filler.to(processes.device)
-            chosen.append(on_device.select(share))
-        return tuple(chosen)
+        fillers = self._source.draw(update, count, processes.batch_size, processes.rows)
+        return tuple(filler.to(processes.device) for filler in fillers)
 
     def aged(self, state: Tree, fillers: Segments, run: RunSegments) -> Tree:
         """Return the state after the filler segments, with the gradient of the state before them."""

@@ -97,7 +97,7 @@ def mean_square(state: Tree, device: torch.device) -> Tensor:
     return torch.cat(floats).square().mean()
 
 
-def padding(segments: Sequence[Segment], real_steps: int) -> float:
-    """Return the share of computed steps that are padding."""
-    computed_steps = sum(segment.returns_to_go.numel() for segment in segments)
+def padding(segments: Sequence[Segment], batch_size: int, real_steps: int) -> float:
+    """Return the share of computed steps that are padding, in a whole batch of which `segments` may be a share."""
+    computed_steps = batch_size * sum(segment.returns_to_go.shape[1] for segment in segments)
     return 1 - real_steps / computed_steps

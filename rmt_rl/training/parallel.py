@@ -88,14 +88,20 @@ class FabricProcesses(Processes):
         """Return the mean over all processes."""
         return self.sum(here) / self.fabric.world_size
 
+    @property
+    def rows(self) -> slice:
+        """This process's sequences in the batch."""
+        return slice(self.rank, None, self.fabric.world_size)
+
     def share(self) -> Tensor:
         """Return the indices of this process's sequences in the batch, int64."""
         return torch.arange(self.rank, self.batch_size, self.fabric.world_size, device=self.device)
 
     def own(self, batch: Batch) -> Batch:
-        """Return this process's sequences of a batch, on its device."""
+        """Return this process's sequences of a batch, on its device; the feed may have drawn these alone."""
         batch = batch.to(self.device)
-        return batch if self.alone else batch.select(self.share())
+        is_whole = len(batch.fresh) == self.batch_size
+        return batch.select(self.share()) if is_whole and not self.alone else batch
 
     def own_state(self, state: TreeT) -> TreeT:
         """Return this process's sequences of a state of the whole batch."""

@@ -109,9 +109,8 @@ class SegmentLearner:
         processes = self.processes
         seed = seed_of(self.config.seed, update, processes.rank)
         torch.manual_seed(seed)
-        whole = self.feed.batch(update)
+        batch = processes.own(self.feed.batch(update))
         fed = self.feed.measures()
-        batch = processes.own(whole)
         segments = len(batch.segments)
         fillers = self.ageing.fillers(update, segments)
         counts = Counts(processes.device)
@@ -149,7 +148,7 @@ class SegmentLearner:
             "train/gradient_norm": exact(norm),
             "train/state_norm": exact(processes.mean(size)).sqrt(),
             "data/segments": segments,
-            "data/padding": padding(whole.segments, batch.steps),
+            "data/padding": padding(batch.segments, processes.batch_size, batch.steps),
             **fed,
             "time/steps_per_second": batch.steps / (time.perf_counter() - began),
             **of_kept,
@@ -215,6 +214,7 @@ class SegmentLearner:
         if saved is not None:
             self._restore(saved)
         self.carried = self.processes.own_state(self.carried)
+        self.feed.rows = self.processes.rows  # from now on, as a kept batch is drawn whole when it is restored
 
     def _restore(self, saved: Checkpoint[AgentHeader]) -> None:
         self.made = saved.header.update

@@ -238,3 +238,24 @@ def test_sorting_by_length_leaves_less_padding() -> None:
 def test_values_out_of_range_are_named(segment_length: int, seed: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         feed_of([5], segment_length=segment_length, seed=seed)
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+@pytest.mark.parametrize("rows", [slice(0, None, 3), slice(2, None, 3)])
+def test_a_share_of_a_batch_is_that_of_the_whole(feed: str, rows: slice) -> None:
+    options = {"burn_in": 2} if feed == "windows" else {}
+    lengths = list(range(1, 60, 3))
+    whole, own = (feed_of(lengths, feed, **options) for _ in range(2))
+    own.rows = rows
+    for update in range(12):
+        drawn, batch = own.batch(update), whole.batch(update)
+        wanted = batch.select(torch.arange(4)[rows])
+        assert equal(drawn, wanted)
+        assert drawn.steps == batch.steps
+        assert [segment.full for segment in drawn.segments] == [segment.full for segment in batch.segments]
+
+
+def test_a_share_of_fillers_is_that_of_the_whole() -> None:
+    made = Fillers(InMemory([7, 6, 30]), 4, seed=0)
+    for whole, own in zip(made.draw(3, 2, 5), made.draw(3, 2, 5, slice(1, None, 2)), strict=True):
+        assert torch.equal(whole.returns_to_go[1::2], own.returns_to_go)
