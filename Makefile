@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test check
+.PHONY: demo test check gpu-check
 
 demo: $(READY)  ## T-Maze data, RATE and DT trained on them, evaluated, plotted
 	$(VENV)/bin/python -m experiments.demo
@@ -16,6 +16,11 @@ check: $(READY)  ## style, types, and which way imports point
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+
+gpu-check: $(READY)  ## on a machine with a CUDA device: its tests, then a table of speeds
+	@$(VENV)/bin/python -m experiments.speed.gpu --only-ask
+	$(VENV)/bin/python -m pytest tests/gpu
+	$(VENV)/bin/python -m experiments.speed.gpu
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

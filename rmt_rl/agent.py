@@ -265,8 +265,7 @@ class Agent(BaseAgent):
         for_action = logits[:, : self.head.size]
         actions = self.head.values(on_host(self.head.choose(for_action, generator), for_action))
         own_actions = map_leaves(np.copy, actions)  # callers may change theirs
-        steps = state.steps + 1
-        following = ActingState(cache, steps, own_actions)
+        following = ActingState(cache, state.steps + 1, own_actions)
         if single:
             actions = only_value(actions, self.spec.action_space)
         return actions, following

@@ -10,6 +10,7 @@ from experiments.memory_family import __main__ as memory_family
 from experiments.memory_family.million import million_table
 from experiments.speed.peer_report import peers_report
 from experiments.speed.report import rate_report
+from experiments.speed.rmt import rmt_report
 from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.results import FILE, Experiment, RunResult
 from rmt_rl.errors import UsageError
@@ -146,7 +147,7 @@ def test_stored_tables_are_those_of_stored_results(tmp_path: Path, experiment: E
 
 def test_stored_tables_of_measures_are_those_of_stored_measures() -> None:
     speed = ROOT / "speed"
-    for name, report in (("rate", rate_report), ("peers", peers_report)):
+    for name, report in (("rate", rate_report), ("rmt", rmt_report), ("peers", peers_report)):
         stored = json.loads((speed / f"{name}.json").read_text())
         assert report(stored["machine"], stored["results"]) == (speed / f"{name}.md").read_text()
     million = ROOT / "memory_family" / "million"

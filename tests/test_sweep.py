@@ -19,7 +19,7 @@ from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.folder import read_config
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.engines.local import LocalEngine, LocalOptions
-from rmt_rl.sweeps.matrix import cell_name
+from rmt_rl.sweeps.naming import cell_name
 from tests.processes import Command, kill_all
 from tests.tiny import assert_same_run, in_process, metrics, work_folder
 

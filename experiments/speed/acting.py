@@ -29,6 +29,7 @@ from rmt_rl.wrappers import VectorReturnToGo
 
 RIGHT = 0  # the action
 MANY = 100  # environments
+TURNS_ALONE = 4  # repeats with one environment, which are short, for one of the others
 
 
 def _environments(count: int, corridor_length: int | tuple[int, int]) -> VecEnv:
@@ -81,7 +82,8 @@ def acting(size: Size, checkout: Path | None) -> Result:
         measures[name] = partial(acting_speed, steps, count)
     if checkout:
         measures |= _official_measures(checkout, size)
-    return {"speeds": in_turns(measures, size.repeats)}
+    alone = {name: measures.pop(name) for name in (ALONE, OFFICIAL_ALONE) if name in measures}
+    return {"speeds": in_turns(alone, TURNS_ALONE * size.repeats) | in_turns(measures, size.repeats)}
 
 
 def _official_measures(checkout: Path, size: Size) -> dict[str, Measure]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -28,3 +29,10 @@ def _processor() -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.processor()
+
+
+def commit(checkout: Path) -> str:
+    """Return the commit of a checkout, shortened, or "of no commit" if the folder is no clone."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    return f"at commit {done.stdout.strip()}" if done.returncode == 0 else "of no commit"

@@ -9,7 +9,6 @@ Dimensions: B batch elements or environments, K steps of a segment.
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -254,10 +253,3 @@ def check(checkout: Path, sizes: Iterable[Size]) -> None:
     """Raise UsageError if a checkout lacks a model of these sizes, before anything is measured."""
     for size in sizes:
         official(checkout, size)
-
-
-def commit(checkout: Path) -> str:
-    """Return the commit of a checkout, shortened, or "of no commit" if the folder is no clone."""
-    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"at commit {done.stdout.strip()}" if done.returncode == 0 else "of no commit"

@@ -23,8 +23,8 @@ import torch
 
 from experiments.speed.acting import acting, late
 from experiments.speed.floor import floor
-from experiments.speed.machine import machine
-from experiments.speed.official import check, commit
+from experiments.speed.machine import commit, machine
+from experiments.speed.official import check
 from experiments.speed.profiles import profile_acting, profile_training
 from experiments.speed.report import rate_report
 from experiments.speed.sizes import OFFICIAL_TRAINING, QUICK_SIZES, SIZES, Size

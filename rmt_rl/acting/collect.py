@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import gymnasium
 
@@ -17,7 +17,7 @@ from rmt_rl.acting.evaluate import ProgressReport, evaluate
 from rmt_rl.acting.policies import EXPERT, EXPERT_ALONE, RANDOM, Behaviour, RandomPolicy, Share, has_expert, make_expert
 from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
-from rmt_rl.acting.rollout import make_vec_env, rollout
+from rmt_rl.acting.rollout import make_vec_env, rollout, shares
 from rmt_rl.config import Frozen
 from rmt_rl.data.root import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 Env = gymnasium.Env[Any, Any]
 REFERENCE_EPISODES = 100
 EPISODE_BYTES = 1024  # of an episode in a file, at least
+Compute: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Calls a function with each argument and returns the results in order, as `map` does."""
 
 
 def collect(
@@ -47,6 +49,8 @@ def collect(
     seed: int,
     behaviour: Behaviour = EXPERT_ALONE,
     progress: ProgressReport | None = None,
+    shards: int = 1,
+    compute: Compute = map,
 ) -> str:
     """Let policies play, write every episode to a Minari data set, and return its id.
 
@@ -62,19 +66,24 @@ def collect(
         seed: seed of the environment and of all policies.
         behaviour: the policies that play.
         progress: called after every episode that is written.
+        shards: parts into which the episodes of each policy are divided, each with seeds of its own. The episodes
+            depend on the number of shards, and not on who plays them.
+        compute: calls a function with each of several arguments, and returns the results in order. Plays the shards.
 
     Raises:
         UsageError: the task is unknown or has no expert, or an argument doesn't fit it.
     """
     _check_trained(behaviour)
     task = load_task(task_name)
-    recipe = Recipe(task_name, task, task_config(task, options), episodes, seed, behaviour)
+    recipe = Recipe(task_name, task, task_config(task, options), episodes, seed, behaviour, shards)
+    if shards < 1 or shards > min(behaviour.episodes_by_share(episodes)):
+        raise UsageError(f"shards={shards}: every policy plays at least an episode in each; choose 1 or more, or fewer")
     identity = recipe.dataset_id()
     with making(identity) as folder:
         if folder is not None:
             check_disk(f"episodes={episodes}: their data", episodes * EPISODE_BYTES, data_root(), "collect fewer")
             with closing(make_env(task, recipe.config)) as env:
-                _write(identity, folder, recipe, env, progress)
+                _write(identity, folder, recipe, env, progress, compute)
     return identity
 
 
@@ -86,19 +95,20 @@ def _check_trained(behaviour: Behaviour) -> None:
         )
 
 
-def _write(identity: str, folder: Path, recipe: Recipe, env: Env, progress: ProgressReport | None) -> None:
-    task, shares = recipe.task, recipe.behaviour.shares
+def _write(
+    identity: str, folder: Path, recipe: Recipe, env: Env, progress: ProgressReport | None, compute: Compute
+) -> None:
+    task, policies = recipe.task, recipe.behaviour.shares
     check_storable(env)
     spec = env_spec(task, recipe.config)
-    players = [_player(share, recipe, env) for share in shares]
-    best = (Share(EXPERT),) if has_expert(task, recipe.config) else shares
+    best = (Share(EXPERT),) if has_expert(task, recipe.config) else policies
     write_dataset(
         identity,
-        _reported(_episodes(players, recipe, recorded_lanes(env.observation_space)), progress),
+        _reported(_episodes(recipe, env, compute), progress),
         env_spec=spec,
         observation_space=env.observation_space,
         action_space=env.action_space,
-        algorithm_name=" + ".join(share.name for share in shares),
+        algorithm_name=" + ".join(share.name for share in policies),
         description=f"{recipe.episodes} episodes in {task.ID}, played to the end, none left out.",
         ref_min_score=_score(Share(RANDOM), recipe, env),
         ref_max_score=max(_score(share, recipe, env) for share in best),
@@ -142,14 +152,69 @@ def _score(share: Share, recipe: Recipe, env: Env) -> float:
     return evaluation.mean_return
 
 
-def _episodes(players: Iterable[_Player], recipe: Recipe, lanes: int) -> Iterator[Trajectory]:
+def _episodes(recipe: Recipe, env: Env, compute: Compute) -> Iterator[Trajectory]:
     """Play all episodes, one policy after another."""
-    counts = recipe.behaviour.episodes_by_share(recipe.episodes)
-    played = []
-    for number, (player, count) in enumerate(zip(players, counts, strict=True)):
-        seed = recipe.seed + number * LANES  # lanes count their seeds up from here
-        played.append(_played(player, recipe, count, seed, lanes))
+    parts = list(_parts(recipe))
+    if recipe.shards > 1:
+        return chain.from_iterable(compute(play_shard, [Shard.of(recipe, part) for part in parts]))
+    players = [_player(share, recipe, env) for share in recipe.behaviour.shares]
+    lanes = recorded_lanes(env.observation_space)
+    played = [_played(players[part.policy], recipe, part.episodes, part.seed, lanes) for part in parts]
     return chain.from_iterable(played)
+
+
+class Part(NamedTuple):
+    """Episodes that are played together.
+
+    Attributes:
+        policy: number of the policy among those of the mix.
+        shard: number of the shard.
+        episodes: number of episodes.
+        seed: seed of the environments, which count their seeds up from here.
+    """
+
+    policy: int
+    shard: int
+    episodes: int
+    seed: int
+
+
+def _parts(recipe: Recipe) -> Iterator[Part]:
+    """Yield the parts of a data set in order."""
+    counts = recipe.behaviour.episodes_by_share(recipe.episodes)
+    for policy, count in enumerate(counts):
+        for shard, episodes in enumerate(shares(count, recipe.shards).tolist()):
+            place = policy * recipe.shards + shard
+            yield Part(policy, shard, episodes, recipe.seed + place * LANES)
+
+
+class Shard(NamedTuple):
+    """All that a process needs to play a part of a data set."""
+
+    task_name: str
+    options: dict[str, Any]
+    episodes: int  # of the whole data set
+    seed: int
+    behaviour: Behaviour
+    part: Part
+
+    @classmethod
+    def of(cls, recipe: Recipe, part: Part) -> Shard:
+        """Return the shard of a recipe that is this part of it."""
+        options = dict(recipe.config)
+        return cls(recipe.task_name, options, recipe.episodes, recipe.seed, recipe.behaviour, part)
+
+
+def play_shard(shard: Shard) -> list[Trajectory]:
+    """Play the episodes of a shard."""
+    task = load_task(shard.task_name)
+    config = task_config(task, shard.options)
+    seed = shard.seed + shard.part.shard * LANES  # of the policy
+    recipe = Recipe(shard.task_name, task, config, shard.episodes, seed, shard.behaviour)
+    with closing(make_env(task, config)) as env:
+        player = _player(shard.behaviour.shares[shard.part.policy], recipe, env)
+        lanes = recorded_lanes(env.observation_space)
+        return list(_played(player, recipe, shard.part.episodes, shard.part.seed, lanes))
 
 
 def _played(player: _Player, recipe: Recipe, episodes: int, seed: int, lanes: int) -> Iterator[Trajectory]:

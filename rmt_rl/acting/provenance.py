@@ -35,6 +35,7 @@ class Recipe:
     episodes: int
     seed: int  # of the environment and of all policies
     behaviour: Behaviour = EXPERT_ALONE
+    shards: int = 1  # parts into which the episodes of each policy are divided, each with seeds of its own
 
     def dataset_id(self) -> str:
         """Return the Minari id, e.g. `tmaze/expert-4000-seed0-1a2b3c4d-v0`.
@@ -54,6 +55,7 @@ class Recipe:
             UsageError: as in `dataset_id`.
         """
         origin = origin_of(self.task)
+        shards = {"shards": self.shards} if self.shards > 1 else {}
         return {
             "env": self.task.ID,
             "options": self.config.model_dump(mode="json"),
@@ -63,6 +65,7 @@ class Recipe:
             "env_source_sha256": origin.source_sha256,
             "packages": origin.packages,
             "behaviour": self._behaviour_facts(),
+            **shards,
         }
 
     def _behaviour_facts(self) -> dict[str, object]:

@@ -5,6 +5,7 @@ A scale belongs to a Box of numbers. Images, categories and truth values are lef
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +46,7 @@ class Scale(nn.Module):
     def forward(self, value: Tensor) -> Tensor:
         """Scale values (..., *shape) of any real dtype."""
         scaled = (value.to(self.shift.dtype) - self.shift) / self.factor
-        return scaled.clamp(-self.farthest, self.farthest) if np.isfinite(self.farthest) else scaled
+        return scaled.clamp(-self.farthest, self.farthest) if math.isfinite(self.farthest) else scaled
 
     def undo(self, scaled: Tensor) -> Tensor:
         """Return the values (..., *shape) of scaled ones that weren't clipped."""

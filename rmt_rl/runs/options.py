@@ -78,7 +78,17 @@ class TrainingConfig(LearningRateConfig):
         0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, if it declares them"
     )
     ageing_from: int = Field(150, ge=0, description="memory ageing: its first update")
-    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="number format")
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        "32-true", description="number format; bf16-mixed is recommended on a GPU"
+    )
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "high",
+        description="float32 matrix products on CUDA: high and medium use TF32, highest doesn't; no effect elsewhere",
+    )
+    compile: bool = Field(
+        False,
+        description="compile the agent's forward pass by torch.compile (needs a C++ compiler; on CUDA, Triton)",
+    )
     accelerator: str = Field("auto", description="auto, cpu, cuda, mps: see lightning-fabric")
     devices: int = Field(1, ge=1, description="devices for data parallel training, on each node")
     num_nodes: int = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue
 
 from rmt_rl.config import Frozen, Strings
 from rmt_rl.errors import UsageError
+from rmt_rl.sweeps.calls import Call
 
 
 class EvaluationPlan(Frozen):
@@ -110,6 +111,13 @@ class Engine(Protocol):
 
     def stop(self, name: str) -> None:
         """Ask a job to save its work and end, or not to begin. It has an outcome like others."""
+
+    def results(self, calls: Sequence[Call]) -> Iterator[Any]:
+        """Make calls on any machine and yield their results in order.
+
+        Raises:
+            UsageError: a call raised it, or its process ended.
+        """
 
     def close(self) -> None:
         """Stop all jobs, and wait until their work is saved."""

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, JsonValue, field_validator
+from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_validator
 
 from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.config import SEED_LIMIT, Frozen, Strings, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.reading import parse_toml, read_text
-from rmt_rl.registry import slug
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
 from rmt_rl.sweeps.engine import EvaluationPlan, check_gpus
+from rmt_rl.sweeps.naming import SECTIONS, cell_name, dotted_names
+from rmt_rl.sweeps.space import SearchConfig
 
-SECTIONS = ("env", "agent")  # of dotted names, such as agent.width
 _RESERVED = {"seed": "seeds", "env": "envs", "agent": "agents"}  # options with a field of their own
 Values: TypeAlias = Mapping[str, Any]
-
-
-def dotted(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with tables `[env]` and `[agent]` as dotted names, and all names with underscores."""
-    flat = {}
-    for name, value in values.items():
-        is_section = name in SECTIONS and isinstance(value, Mapping)
-        members = {f"{name}.{inner}": member for inner, member in value.items()} if is_section else {name: value}
-        for key, member in members.items():
-            flat[key.replace("-", "_")] = member
-    return flat
-
-
-def _option_names(values: Any) -> Any:
-    return dotted(values) if isinstance(values, Mapping) else values
 
 
 def _plans(values: Any) -> Any:
@@ -46,7 +30,12 @@ def _plans(values: Any) -> Any:
     return [validated(EvaluationPlan, value) for value in values]
 
 
-OptionNames = BeforeValidator(_option_names)
+def _search(values: Any) -> Any:
+    """Return a search from its table. Errors are about the search's own options."""
+    return validated(SearchConfig, values) if isinstance(values, Mapping) else values
+
+
+OptionNames = BeforeValidator(dotted_names)
 
 
 class SweepConfig(Frozen):
@@ -68,6 +57,9 @@ class SweepConfig(Frozen):
     gpus: float = Field(0.0, ge=0, description="GPUs of each run, or the share of one; 0: the CPU alone")
     engine: str = Field("local", description="what executes the runs, see rmt-rl list")
     engine_options: dict[str, JsonValue] = Field({}, description="options of the engine")
+    search: Annotated[SearchConfig | None, BeforeValidator(_search)] = Field(
+        None, description="a search in the place of the matrix"
+    )
     out: Path = Field(Path("runs/sweep"), description="folder of the runs, on storage that all machines share")
 
     @field_validator("seeds", "envs", "agents")
@@ -92,6 +84,12 @@ class SweepConfig(Frozen):
                 raise UsageError(f"option {name!r} has no values; list some")
             _check_distinct(f"option {name!r}: ", values)
         return options
+
+    @model_validator(mode="after")
+    def _matrix_or_search(self) -> Self:
+        if self.search is not None and self.options:
+            raise ValueError("a search draws the options, so there is no matrix; remove [options] or [search]")
+        return self
 
     @field_validator("evaluate")
     @classmethod
@@ -156,13 +154,15 @@ def cells_of(sweep: SweepConfig) -> list[Cell]:
     return list(cells.values())
 
 
-def make_cell(sweep: SweepConfig, env: str, agent: str, varied: Values, seed: int) -> Cell:
-    """Return the run with these values of the matrix.
+def make_cell(
+    sweep: SweepConfig, env: str, agent: str, varied: Values, seed: int, named_by: Values | None = None
+) -> Cell:
+    """Return the run with these values of the matrix, or of a search. The values, or `named_by`, are in its name.
 
     Raises:
         UsageError: options don't fit the environment or the agent; the message names the run.
     """
-    name = cell_name(env, agent, varied, seed)
+    name = cell_name(env, agent, varied if named_by is None else named_by, seed)
     try:
         config = named_config(env, agent, _by_section({**sweep.train, **varied, "seed": seed}))
     except UsageError as error:
@@ -180,28 +180,3 @@ def _by_section(options: Values) -> dict[str, Any]:
         place[key] = value
     given = {f"{section}_options": values for section, values in sections.items() if values}
     return own | given
-
-
-def cell_name(env: str, agent: str, varied: Values, seed: int) -> str:
-    """Return the name of a run's folder, such as `tmaze-rate-lr0.001-0`; every system allows it."""
-    shortened = {name: _initials(name) for name in varied}
-    short = list(shortened.values())
-    parts = [env, agent]
-    for name, value in varied.items():
-        initials = shortened[name]
-        word = initials if short.count(initials) == 1 else name
-        parts.append(f"{word}{_value_text(value)}")
-    return slug("-".join([*parts, str(seed)]), kept=".")
-
-
-def _initials(name: str) -> str:
-    """Return `lr` for learning_rate, and a name of one word as it is."""
-    *_, last = name.split(".")
-    words = [word for word in last.split("_") if word]
-    return "".join(word[0] for word in words) if len(words) > 1 else last
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "_".join(map(_value_text, value))
-    return re.sub(r"^(?=[^\d-])", "_", str(value))

@@ -19,7 +19,7 @@ from rmt_rl.sweeps.state import check_same_config, is_finished
 OWN = ".sweep"  # the folder of the sweep's own files among those of the runs: logs, and the engine's files
 _LOCK = "lock"
 _VARIABLES = ("MINARI_DATASETS_PATH",)  # that processes on other machines need
-_INTERVAL = 0.5  # seconds between two reports of the runs that are under way
+INTERVAL = 0.5  # seconds between two reports of the runs that are under way
 
 
 class Report(Protocol):
@@ -80,6 +80,11 @@ def unfinished(cells: Sequence[Cell], jobs: Sequence[Job], report: Report) -> li
     """
     for cell, job in zip(cells, jobs, strict=True):
         check_same_config(job.run, cell.config)
+    return due_of(jobs, report)
+
+
+def due_of(jobs: Sequence[Job], report: Report) -> list[Job]:
+    """Return the jobs that have something left to do, and report the others."""
     due = []
     for job in jobs:
         if is_finished(job):
@@ -99,7 +104,7 @@ def execute(jobs: Sequence[Job], engine: Engine, report: Report) -> list[Outcome
     waiting = set(by_name)
     engine.submit(jobs)
     while waiting:
-        for outcome in engine.poll(_INTERVAL):
+        for outcome in engine.poll(INTERVAL):
             waiting.discard(outcome.name)
             report.ended(by_name[outcome.name], outcome)
             if not outcome.is_done:

@@ -49,6 +49,8 @@ class FabricProcesses(Processes):
     def __init__(self, options: TrainingConfig, batch_size: int) -> None:
         self.fabric = _fabric(options)
         self.batch_size = batch_size
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision(options.matmul_precision)
 
     @property
     def first(self) -> bool:  # type: ignore[override]  # known once the processes are started

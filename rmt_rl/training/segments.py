@@ -44,7 +44,7 @@ from rmt_rl.training.measures import Counts, Sums, check_finite, exact, mean_squ
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
 from rmt_rl.training.optimization import decay_groups, learning_rate, make_step, seed_of
 from rmt_rl.training.parallel import FabricProcesses
-from rmt_rl.training.runner import SegmentRunner
+from rmt_rl.training.runner import SegmentRunner, check_compiler
 
 OF_KEPT = ("train/aged_loss", "data/age", "train/aged_decisive_accuracy")
 """Metrics of the batch that memory ageing keeps."""
@@ -80,7 +80,7 @@ class SegmentLearner:
         self.model = restored_agent(config, saved, store) if saved else new_agent(config, store)
         options = config.training
         self.processes = FabricProcesses(options, config.data.batch_size)
-        self.runner = SegmentRunner(self.model, self.processes, options.hindsight)
+        self.runner = SegmentRunner(self.model, self.processes, options.hindsight, options.compile)
         self.feed = _feed(config, store)
         self.ageing = Ageing(config, store, self.model, self.processes)
         self.backpropagate = _backpropagation(options, self.processes)
@@ -138,7 +138,7 @@ class SegmentLearner:
             self.ageing.keep(update, batch, len(fillers), aged)
         self.made += 1
         sums = counts.sums(processes)
-        self._learn_outcome(update, batch, sums)
+        _teach(self.feed, update, batch, sums)
         size = mean_square(state, processes.device)
         return {
             "train/decisive_accuracy": sums.decisive_accuracy,
@@ -157,14 +157,6 @@ class SegmentLearner:
     def check(self, update: int, metrics: Metrics) -> None:
         of_kept = {name: metrics[name] for name in OF_KEPT if name in metrics}
         check_finite(update, metrics["train/loss"], metrics["train/gradient_norm"], of_kept)
-
-    def _learn_outcome(self, update: int, batch: Batch, sums: Sums) -> None:
-        """Tell the feed the outcome of an update. Of the feeds, only those that learn make the host wait for it."""
-        if type(self.feed).learn is Feed.learn:
-            return
-        outcome = _outcome(batch, sums)
-        if outcome is not None:
-            self.feed.learn(update, outcome)
 
     def learn_from_kept(self, fillers: Segments) -> dict[str, float | Tensor]:
         """Age the kept memories further, and backpropagate the loss of the segments behind them."""
@@ -197,6 +189,8 @@ class SegmentLearner:
     def rehearse(self) -> list[str]:
         """Run one segment, so that what the device can't do fails before anything is written; return warnings."""
         device = self.processes.device
+        if self.config.training.compile:
+            check_compiler(device)
         self.model.to(device)
         batch = self.feed.batch(self.made)
         self.runner.first_segment(batch.select(torch.tensor([0])))
@@ -254,6 +248,15 @@ class SegmentLearner:
 
     def close(self) -> None:
         self.store.close()
+
+
+def _teach(feed: SegmentFeed, update: int, batch: Batch, sums: Sums) -> None:
+    """Tell a feed the outcome of an update. Only feeds that learn make the host wait for it."""
+    if type(feed).learn is Feed.learn:
+        return
+    outcome = _outcome(batch, sums)
+    if outcome is not None:
+        feed.learn(update, outcome)
 
 
 def _outcome(batch: Batch, sums: Sums) -> Outcome | None:

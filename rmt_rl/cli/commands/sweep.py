@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +18,13 @@ from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.sweeps.engine import Setting
-from rmt_rl.sweeps.matrix import SweepConfig, cells_of, dotted, read_sweep
+from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
+from rmt_rl.sweeps.naming import dotted
 from rmt_rl.sweeps.run import claimed, closing_engine, execute, job_of, unfinished
 from rmt_rl.terminal import complain, say
 
 if TYPE_CHECKING:
-    from rmt_rl.sweeps.engine import Job, Outcome
+    from rmt_rl.sweeps.engine import Engine, Job, Outcome
     from rmt_rl.sweeps.matrix import Cell
 
 _FIELDS = ("envs", "agents", "seeds", "cores", "gpus", "out", "engine")  # of the file, which flags replace as they are
@@ -47,6 +49,7 @@ class SweepFlags(ReadsRuns):
     gpus: float | None = Field(None, description="GPUs of each run, or the share of one (unset: the CPU alone)")
     out: Path | None = Field(None, description="folder of the runs (unset: runs/sweep)")
     engine: str | None = Field(None, description="what executes the runs: local, ray or slurm (unset: local)")
+    search: int | None = Field(None, description="number of trials; the file's [search] has the ranges of the options")
     dry_run: bool = Field(False, description="print the folders of the runs, one a line, and end")
     engine_options: Frozen
 
@@ -63,12 +66,14 @@ def run_sweep(arguments: Arguments) -> int:
     import_typed(typed)
     given.import_modules()
     sweep = validated(SweepConfig, _merged(values, given))
+    modules = (*given.modules, *typed)
+    if sweep.search is not None:
+        return _search(sweep, modules, given, options)
     cells = cells_of(sweep)
     if given.dry_run:
         for cell in cells:
             say(sweep.out / cell.name)
         return 0
-    modules = (*given.modules, *typed)
     jobs = [job_of(cell, sweep, modules, given.trust_spec) for cell in cells]
     return _execute(sweep, cells, jobs, options)
 
@@ -103,6 +108,8 @@ def _merged(values: Mapping[str, Any], given: SweepFlags) -> dict[str, Any]:
     for name, added in (("options", _matrix(given.options)), ("train", _single(given.train))):
         if added:
             merged[name] = _joined(merged.get(name, {}), added, name)
+    if given.search is not None:
+        merged["search"] = {**values.get("search", {}), "trials": given.search}
     if given.vary or given.episodes is not None:
         plan = {"vary": given.vary} | ({} if given.episodes is None else {"episodes": given.episodes})
         merged["evaluate"] = [plan]
@@ -137,19 +144,47 @@ def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], opt
         due = unfinished(cells, jobs, progress)
         if not due:
             return 0
-        setting = Setting(sweep.cores, sweep.gpus, own)
-        with closing_engine(registry.engine_class(sweep.engine)(options, setting)) as engine:
-            if engine.note:
-                complain(engine.note)
+        with _engine(sweep, options, own) as engine:
             failed = execute(due, engine, progress)
+    return _tell_failures(failed, own)
+
+
+def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, options: Frozen) -> int:
+    """Search for good options; print the best. Return 1 if runs failed."""
+    try:
+        from rmt_rl.sweeps.search import Search
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise UsageError("a search needs 'optuna', which is not installed: pip install 'rmt-rl[sweep]'") from error
+    from rmt_rl.cli.sweep_progress import SweepProgress
+
+    if given.dry_run:
+        raise UsageError("a search draws its options while it runs, so --dry-run has nothing to print; leave it out")
+    with claimed(sweep.out) as own:
+        search = Search(sweep, own, modules, given.trust_spec)
+        with SweepProgress(sweep.out, search.cells) as progress, _engine(sweep, options, own) as engine:
+            failed = search.run(engine, progress)
+        say(search.summary())
+    return _tell_failures(failed, own)
+
+
+@contextmanager
+def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> Iterator[Engine]:
+    """Yield the sweep's engine, and close it in the end."""
+    setting = Setting(sweep.cores, sweep.gpus, own)
+    with closing_engine(registry.engine_class(sweep.engine)(options, setting)) as engine:
+        if engine.note:
+            complain(engine.note)
+        yield engine
+
+
+def _tell_failures(failed: Sequence[Outcome], own: Path) -> int:
+    """Print a line for each failed cell; return the exit status."""
     for outcome in failed:
-        complain(_failure(outcome, own))
+        reason = outcome.error or f"exit status {outcome.status}"
+        complain(f"failed: {outcome.name}: {reason} (see {own / outcome.name}.log)")
     return 1 if failed else 0
-
-
-def _failure(outcome: Outcome, own: Path) -> str:
-    reason = outcome.error or f"exit status {outcome.status}"
-    return f"failed: {outcome.name}: {reason} (see {own / outcome.name}.log)"
 
 
 COMMAND = run_sweep

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from pydantic import Field
 
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
+from rmt_rl.sweeps.calls import Call, answer, in_order
 from rmt_rl.sweeps.engine import Job, Outcome, Setting, check_gpus
 from rmt_rl.sweeps.process import CellProcess
 
@@ -63,6 +69,19 @@ class LocalEngine:
             self._queue.remove(job)
             self._unbegun.append(Outcome(name, 143, "stopped before it began"))
 
+    def results(self, calls: Sequence[Call]) -> Iterator[Any]:
+        """Make the calls in processes of their own, which a signal of the terminal doesn't reach."""
+        before = set(multiprocessing.active_children())
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(self.capacity, context, initializer=_ignore_interrupts) as pool:
+            try:
+                yield from in_order(lambda call: pool.submit(answer, call), _waited, calls, 2 * self.capacity)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in set(multiprocessing.active_children()) - before:
+                    process.terminate()
+                raise
+
     def close(self) -> None:
         self._queue.clear()
         for process in self._processes.values():
@@ -87,6 +106,21 @@ class LocalEngine:
             variables = {_VISIBLE: place} if job.gpus else {}
             self._processes[job.name] = CellProcess(job, variables)
             self._places[job.name] = place
+
+
+def _ignore_interrupts() -> None:
+    """Leave Ctrl-C to the process that waits for the results."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _waited(future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise UsageError(
+            "a process that played a shard was killed, perhaps for lack of memory; choose fewer --jobs, "
+            "or more --shards"
+        ) from error
 
 
 def _places(options: LocalOptions, setting: Setting) -> list[str]:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
+from rmt_rl.sweeps.calls import Call, answer, in_order
 from rmt_rl.sweeps.engine import Job, Outcome, Setting
 from rmt_rl.sweeps.process import work_on
 from rmt_rl.terminal import one_line
@@ -47,6 +48,7 @@ class RayEngine:
         self.capacity = _fitting(setting)
         remote = ray.remote(max_retries=_FOREVER, num_cpus=setting.cores, num_gpus=setting.gpus)
         self._task: Any = remote(work_on)
+        self._call: Any = remote(answer)
         self._jobs: dict[Any, Job] = {}  # by the reference of their task
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -65,6 +67,9 @@ class RayEngine:
         for task, job in self._jobs.items():
             if job.name == name:
                 ray.cancel(task)
+
+    def results(self, calls: Sequence[Call]) -> Iterator[Any]:
+        return in_order(self._call.remote, ray.get, calls, 2 * self.capacity)
 
     def close(self) -> None:
         for task in self._jobs:

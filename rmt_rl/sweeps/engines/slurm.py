@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import submitit
@@ -13,6 +13,7 @@ from submitit.helpers import DelayedSubmission
 from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.config import Frozen, Strings
 from rmt_rl.errors import UsageError
+from rmt_rl.sweeps.calls import Call, answer, result_of
 from rmt_rl.sweeps.engine import Job, Outcome, Setting
 from rmt_rl.sweeps.process import CellProcess
 from rmt_rl.terminal import one_line
@@ -87,6 +88,10 @@ class SlurmEngine:
             self._stopped.add(name)
             _, batch_job = self._pending[name]
             batch_job.cancel(check=False)
+
+    def results(self, calls: Sequence[Call]) -> Iterator[Any]:
+        for batch_job in self._executor.map_array(answer, calls):
+            yield result_of(batch_job.result())
 
     def close(self) -> None:
         for name in self._pending:

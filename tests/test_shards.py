@@ -1,0 +1,118 @@
+"""Data sets collected in shards: the same bytes, whoever plays them."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import minari
+import pytest
+
+from rmt_rl.acting.collect import collect
+from rmt_rl.acting.policies import Behaviour, parse_share
+from rmt_rl.acting.provenance import dataset_id
+from rmt_rl.cli import main
+from rmt_rl.data.index import INDEX_FILE
+from rmt_rl.data.root import data_root
+from rmt_rl.errors import UsageError
+from tests.processes import Command, kill_all
+from tests.tiny import work_folder
+
+COLLECT = ["collect", "tmaze", "--episodes", "50", "--policy", "expert=4", "random=1", "--shards", "3"]
+SHORT = ["--env.corridor-length", "1", "9"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with work_folder(tmp_path_factory) as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays() -> Iterator[None]:
+    yield
+    kill_all()
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """Return all files but the indices, which hold the times at which their data were written."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.name != INDEX_FILE]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        ["local", "--jobs", "2"],
+        pytest.param(["slurm", "--cluster", "local"], marks=pytest.mark.slow),  # seconds to start each
+        ["ray"],
+    ],
+)
+def test_every_engine_writes_what_one_process_does(
+    engine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ({"ray": "ray", "slurm": "submitit"}.get(engine[0], ""),):
+        if name:
+            pytest.importorskip(name)
+    found = []
+    for root, more in ((tmp_path / "one", []), (tmp_path / "many", ["--engine", *engine])):
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+        assert main([*COLLECT, *SHORT, *more]) == 0
+        found.append((capsys.readouterr().out, contents(root)))
+    assert found[0] == found[1]
+    assert len(found[0][1]) >= 2
+
+
+def test_shards_are_played_with_seeds_of_their_own() -> None:
+    options = {"corridor_length": 3}
+    identity = collect("tmaze", options, 40, 0, shards=4)
+    episodes = list(minari.load_dataset(identity))
+    assert len(episodes) == 40
+    firsts = {episode.observations[0].tobytes() + episode.observations[1].tobytes() for episode in episodes[::10]}
+    assert len(firsts) > 1
+    assert identity != dataset_id("tmaze", options, 40, 0)
+    assert data_root().joinpath(identity).is_dir()
+
+
+def test_shards_and_engines_that_do_not_fit_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    mixed = Behaviour((parse_share("expert=9"), parse_share("random=1")))
+    with pytest.raises(UsageError, match="shards=3: every policy plays at least an episode in each"):
+        collect("tmaze", {}, 20, 0, mixed, shards=3)
+    assert main(["collect", "tmaze", "--engine", "local"]) == 2
+    assert "engine=local plays shards; say how many by --shards" in capsys.readouterr().err
+
+
+def test_an_error_of_a_shard_is_the_command_s(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("broken.py").write_text(BROKEN)
+    command = ["collect", "broken:Broken", "--policy", "random", "--episodes", "8", "--shards", "2"]
+    for more in ([], ["--engine", "local", "--jobs", "1"]):
+        assert main([*command, *more]) == 2
+        assert "observations is not finite in environment 0: nan" in capsys.readouterr().err
+
+
+BROKEN = """
+import gymnasium, numpy
+class Broken(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation = numpy.full(1, numpy.nan if seed and seed >= 64 else 0, numpy.float32)  # the second shard's
+        return numpy.zeros(1, numpy.float32), {}
+    def step(self, action):
+        return self.observation, 0.0, False, True, {}
+"""
+
+
+def test_sigterm_ends_the_shards_too() -> None:
+    command = Command(
+        ["collect", "tmaze", "--episodes", "2000000", "--shards", "8", "--engine", "local", "--jobs", "2"]
+    )
+    root = data_root()
+    command.until(lambda: list(root.rglob(".unfinished*")))
+    time.sleep(3)
+    command.send(signal.SIGTERM)
+    assert command.status() == 143, command.error
+    assert "Traceback" not in command.error
