@@ -32,6 +32,7 @@ from rmt_rl.space_json import space_to_json
 from rmt_rl.task import check_same_spaces
 from rmt_rl.trees import bytes_of
 
+_PIECE = 1024  # episodes whose lengths are read before the file is closed, in about 5 MiB
 _BYTES_OF_OUTCOMES = 8 + 1 + 1 + 4  # of one step: reward, two flags and return-to-go
 
 
@@ -100,14 +101,17 @@ class EpisodeReader:
         storage, episodes = self._storages[number], self.sizes[number]
         with self.opened(number) as file:
             if file is None:
-                return index_of(read_lengths(storage, file, episodes), None)
+                return index_of(read_lengths(storage, file, range(episodes)), None)
             folder = storage.data_path
             loaded = load_index(folder, episodes, file)
             if loaded is not None:
                 return loaded
             stamp = stamp_of(folder)
-            lengths = read_lengths(storage, file, episodes)
-        self.close()  # frees HDF5's memory of every episode
+        lengths = []
+        for first in range(0, episodes, _PIECE):
+            with self.opened(number) as file:
+                lengths += read_lengths(storage, file, range(episodes)[first : first + _PIECE])
+            self.close()  # HDF5 uses its memory of these episodes again for the next ones
         return index_of(lengths, stamp)
 
     def save(self, number: int, index: EpisodeIndex) -> None:

@@ -80,22 +80,22 @@ def was_changed(storage: MinariStorage) -> bool:
     return bool(changes[1] > changes[0])
 
 
-def read_lengths(storage: MinariStorage, file: OpenFile, episodes: int) -> list[int]:
-    """Return the steps of every episode of a storage, `UNKNOWN` for an episode that doesn't tell.
+def read_lengths(storage: MinariStorage, file: OpenFile, numbers: range) -> list[int]:
+    """Return the steps of episodes of a storage, `UNKNOWN` for an episode that doesn't tell.
 
     Args:
         storage: the data set's storage.
         file: its open file; None for Minari's other formats.
-        episodes: number of its episodes.
+        numbers: the episodes.
 
     Raises:
         Exception: any error that Minari and h5py raise on damaged files.
     """
-    numbers = range(episodes)
     if file is None:
         return [read_length(facts) for facts in storage.get_episode_metadata(numbers)]
     missing = [number for number in numbers if f"episode_{number}" not in file]
     if missing:
+        episodes = storage.total_episodes
         raise ValueError(f"its metadata count {episodes} episodes, but episode_{missing[0]} isn't in its file")
     return [read_length(inside(file, f"episode_{number}").attrs) for number in numbers]
 
