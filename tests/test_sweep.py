@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from rmt_rl import registry
 from rmt_rl.cli import main
+from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.locks import holder_of
 from rmt_rl.runs.evaluation import read_results
@@ -20,6 +23,7 @@ from rmt_rl.runs.folder import read_config
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.engines.local import LocalEngine, LocalOptions
 from rmt_rl.sweeps.naming import cell_name
+from rmt_rl.sweeps.space import SearchConfig
 from tests.processes import Command, kill_all
 from tests.tiny import assert_same_run, in_process, metrics, work_folder
 
@@ -81,7 +85,8 @@ def test_cells_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_sweeps_of_the_page_have_the_cells_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    text, search = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert validated(SearchConfig, tomllib.loads(search)["search"]).trials == 50
     Path("page.toml").write_text(text)
     (flags,) = re.findall(r"rmt-rl (sweep --envs .*?) +#", page.replace("\\\n", ""))
     assert main(["sweep", "page.toml", "--dry-run"]) == 0
@@ -89,6 +94,28 @@ def test_the_sweeps_of_the_page_have_the_cells_that_it_names(capsys: pytest.Capt
     assert (by_file[0], len(by_file)) == ("runs/lr/tmaze-rate-lr0.001-0", 20)
     assert main([*flags.split(), "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == by_file[:8]
+
+
+@pytest.mark.parametrize(
+    ("engine", "flags", "message"),
+    [
+        ("ray", ["--address", "127.0.0.1:1"], "address=127.0.0.1:1: no cluster can be reached"),
+        ("slurm", [], "engine=slurm can't be used here"),
+        ("slurm", ["--cluster", "local", "--gpus", "0.5"], "gpus=0.5: Slurm gives whole GPUs"),
+        ("slurm", ["--sbatch", "account=x\nrm"], "engine_options.sbatch=.*String should match pattern"),
+    ],
+)
+def test_an_engine_that_cannot_be_used_says_so(
+    engine: str, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[engine])
+    if engine == "slurm" and shutil.which("sbatch"):
+        pytest.skip("this machine has Slurm")
+    assert sweep("--engine", engine, *flags, "--out", "nowhere") == 2
+    assert not Path("nowhere").exists()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
 
 
 @pytest.mark.parametrize(

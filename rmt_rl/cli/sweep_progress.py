@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -57,19 +57,19 @@ class SweepProgress:
         self._tell(word, job, _last_metrics(job.run))
 
     def under_way(self, running: set[str]) -> None:
-        if not self.console.is_interactive:
+        if not (running and self.console.is_interactive):
             return
         now = time.monotonic()
         for name in running:
             self.began.setdefault(name, now)
-        table = Table(title=self._title(len(running)), title_justify="left", box=None)
+        table = Table(box=None)
         for heading in ("running", "minutes", "metrics"):
             table.add_column(heading, justify="left", no_wrap=True)
         for name in sorted(running)[:_MOST_ROWS]:
             minutes = (now - self.began[name]) / 60
             table.add_row(Text(plain(name)), f"{minutes:.1f}", Text(_last_metrics(self.out / name)))
         self.live.start()
-        self.live.update(table, refresh=True)
+        self.live.update(Group(self._title(len(running)), table), refresh=True)
 
     def _title(self, running: int) -> str:
         ended = sum(self.counts.values())

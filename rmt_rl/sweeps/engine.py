@@ -14,7 +14,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.sweeps.calls import Call
 
 
-class EvaluationPlan(Frozen):
+class PlannedEvaluation(Frozen):
     """An evaluation of a trained run: in its own environment, or over values of the environment's options."""
 
     vary: Strings = Field((), description='options to vary and their values, e.g. ["corridor_length=90,900"]')
@@ -41,7 +41,7 @@ class Job(Frozen):
     name: str
     run: Path
     config: dict[str, JsonValue]
-    evaluations: tuple[EvaluationPlan, ...] = ()
+    evaluations: tuple[PlannedEvaluation, ...] = ()
     modules: tuple[str, ...] = ()
     trust_spec: bool = False
     cores: int = Field(1, ge=1)

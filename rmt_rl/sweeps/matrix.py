@@ -15,7 +15,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.reading import parse_toml, read_text
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
-from rmt_rl.sweeps.engine import EvaluationPlan, check_gpus
+from rmt_rl.sweeps.engine import PlannedEvaluation, check_gpus
 from rmt_rl.sweeps.naming import SECTIONS, cell_name, dotted_names
 from rmt_rl.sweeps.space import SearchConfig
 
@@ -27,7 +27,7 @@ def _plans(values: Any) -> Any:
     """Return evaluations from their tables. Errors are about an evaluation's own options."""
     if not isinstance(values, Sequence) or not all(isinstance(value, Mapping) for value in values):
         return values
-    return [validated(EvaluationPlan, value) for value in values]
+    return [validated(PlannedEvaluation, value) for value in values]
 
 
 def _search(values: Any) -> Any:
@@ -50,7 +50,7 @@ class SweepConfig(Frozen):
         {}, description='the matrix: a list of values for each option, e.g. "agent.width" = [32, 64]'
     )
     train: Annotated[dict[str, JsonValue], OptionNames] = Field({}, description="further options of all runs")
-    evaluate: Annotated[tuple[EvaluationPlan, ...], BeforeValidator(_plans)] = Field(
+    evaluate: Annotated[tuple[PlannedEvaluation, ...], BeforeValidator(_plans)] = Field(
         (), description="evaluations of every trained run"
     )
     cores: int = Field(1, ge=1, description="threads of each run")
@@ -93,7 +93,7 @@ class SweepConfig(Frozen):
 
     @field_validator("evaluate")
     @classmethod
-    def _readable(cls, plans: tuple[EvaluationPlan, ...]) -> tuple[EvaluationPlan, ...]:
+    def _readable(cls, plans: tuple[PlannedEvaluation, ...]) -> tuple[PlannedEvaluation, ...]:
         for plan in plans:
             parse_vary(plan.vary)
         return plans

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -57,6 +57,8 @@ def job_of(cell: Cell, sweep: SweepConfig, modules: Sequence[str] = (), trust_sp
 def claimed(out: Path) -> Iterator[Path]:
     """Keep other sweeps from a folder inside the block; yield the folder of the sweep's own files.
 
+    Folders that are empty in the end are removed.
+
     Raises:
         UsageError: another sweep works there, or the folder can't be written to.
     """
@@ -70,6 +72,10 @@ def claimed(out: Path) -> Iterator[Path]:
         raise UsageError(
             f"{out} is in use by a sweep, {busy}; wait for it or stop it, or choose another folder by --out"
         ) from None
+    finally:
+        with suppress(OSError):  # a folder that isn't empty stays
+            own.rmdir()
+            out.rmdir()
 
 
 def unfinished(cells: Sequence[Cell], jobs: Sequence[Job], report: Report) -> list[Job]:

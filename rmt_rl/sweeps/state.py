@@ -17,7 +17,7 @@ from rmt_rl.runs.checkpoint import path_of, read_checkpoint
 from rmt_rl.runs.evaluation import read_evaluation
 from rmt_rl.runs.folder import CONFIG, read_config
 from rmt_rl.runs.options import RunConfig, make_config
-from rmt_rl.sweeps.engine import EvaluationPlan, Job
+from rmt_rl.sweeps.engine import Job, PlannedEvaluation
 
 
 def is_finished(job: Job) -> bool:
@@ -88,7 +88,7 @@ def _trained(job: Job) -> int | None:
     return None if is_evaluation_due or header.update < length else header.update
 
 
-def _is_evaluated(job: Job, plan: EvaluationPlan) -> bool:
+def _is_evaluated(job: Job, plan: PlannedEvaluation) -> bool:
     """Return True if the run's `evaluation.json` has the results of all values, of its last checkpoint."""
     record = read_evaluation(job.run)
     if record is None or record["checkpoint"] != f"last, update {_trained(job)}":

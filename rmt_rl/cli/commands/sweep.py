@@ -109,7 +109,7 @@ def _merged(values: Mapping[str, Any], given: SweepFlags) -> dict[str, Any]:
         if added:
             merged[name] = _joined(merged.get(name, {}), added, name)
     if given.search is not None:
-        merged["search"] = {**values.get("search", {}), "trials": given.search}
+        merged["search"] = _joined(values.get("search", {}), {"trials": given.search}, "search")
     if given.vary or given.episodes is not None:
         plan = {"vary": given.vary} | ({} if given.episodes is None else {"episodes": given.episodes})
         merged["evaluate"] = [plan]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ EXTRA = "sweep"
 _LOCALHOST = "127.0.0.1"
 _HERE = "local"  # Ray's word for an instance of its own
 _GRACE = 60.0  # seconds in which stopped jobs save their work
+_PATIENCE = 10.0  # seconds to reach a cluster
 _FOREVER = -1  # retries of a task whose node or worker died
 
 
@@ -106,6 +108,7 @@ def _start(options: RayOptions) -> str:
         UsageError: there is no cluster at the address.
     """
     address = options.address or os.environ.get("RAY_ADDRESS", _HERE)
+    _check_reachable(address)
     own: dict[str, Any] = {"include_dashboard": options.dashboard, "_node_ip_address": _LOCALHOST}
     try:
         context = ray.init(
@@ -117,6 +120,17 @@ def _start(options: RayOptions) -> str:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"address={address}: Ray can't be used ({one_line(str(error))}); see docs/scale.md") from error
     return context.dashboard_url or ""
+
+
+def _check_reachable(address: str) -> None:
+    """Raise a UsageError if nothing listens at HOST:PORT, for which Ray would wait many minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"address={address}: no cluster can be reached ({error}); see docs/scale.md") from None
 
 
 def _outcome(job: Job, task: Any) -> Outcome:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import submitit
 from pydantic import Field
 from submitit.helpers import DelayedSubmission
 
-from rmt_rl.acting.evaluate import parse_vary
-from rmt_rl.config import Frozen, Strings
+from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.sweeps.calls import Call, answer, result_of
 from rmt_rl.sweeps.engine import Job, Outcome, Setting
@@ -21,6 +20,7 @@ from rmt_rl.terminal import one_line
 EXTRA = "sweep"
 _LOOK = 0.2  # seconds between two looks at the jobs
 _GRACE = 60.0  # seconds in which stopped jobs save their work
+_PLAIN = r"^[\w-]+=[\w.,:/@%+-]+$"  # an option of sbatch; whatever else would be part of a shell script
 _ALWAYS = 1_000_000  # time limits after which a job is queued again
 
 
@@ -29,10 +29,12 @@ class SlurmOptions(Frozen):
 
     cluster: Literal["slurm", "local"] = Field("slurm", description="local: processes on this machine, to try it out")
     timeout_min: int = Field(1440, ge=1, description="time limit of a job, minutes; then it is queued again")
-    partition: str | None = Field(None, description="partition")
+    partition: str | None = Field(None, pattern=r"^[\w.,-]+$", description="partition, or several as a,b")
     mem_gb: float | None = Field(None, gt=0, description="memory of a job, GB (unset: the partition's default)")
     parallel: int = Field(256, ge=1, description="jobs of the array that run at once")
-    sbatch: Strings = Field((), description="further options of sbatch: account=mylab qos=low")
+    sbatch: tuple[Annotated[str, Field(pattern=_PLAIN)], ...] = Field(
+        (), description="further options of sbatch: account=mylab qos=low"
+    )
 
 
 class Work:
@@ -141,7 +143,7 @@ def _executor(options: SlurmOptions, setting: Setting) -> Any:
         )
     except RuntimeError as error:
         raise UsageError(f"engine=slurm can't be used here ({error}); start the sweep where sbatch is") from error
-    given = {name: values[0] for name, values in parse_vary(options.sbatch, "--sbatch").items()}
+    given = dict(option.split("=", 1) for option in options.sbatch)
     memory = {} if options.mem_gb is None else {"mem_gb": options.mem_gb}
     partition = {} if options.partition is None else {"slurm_partition": options.partition}
     executor.update_parameters(
