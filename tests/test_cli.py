@@ -8,9 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import invalidate_caches
 from pathlib import Path
 
@@ -134,24 +133,25 @@ def test_a_run_is_made_again_from_its_config_with_another_seed_and_options() -> 
     assert other.data_options == first.data_options
 
 
-def interrupt_after_lines(run: Path, count: int) -> None:
-    def watch() -> None:
-        for _ in range(24_000):
-            file = run / "metrics.jsonl"
-            if file.exists() and len(file.read_text().splitlines()) >= count:
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-            time.sleep(0.005)
-
-    threading.Thread(target=watch, daemon=True).start()
+@contextmanager
+def interrupted_after_lines(run: Path, count: int) -> Iterator[None]:
+    """Send SIGINT to this process once a run has so many lines of metrics, from a process that nothing here delays."""
+    metrics_file = (run / "metrics.jsonl").absolute()
+    until = 'until [ "$(cat "$1" 2>/dev/null | wc -l)" -ge "$2" ]; do sleep 0.01; done; kill -INT "$3"'
+    watcher = subprocess.Popen(["sh", "-c", until, "sh", str(metrics_file), str(count), str(os.getpid())])
+    try:
+        yield
+    finally:
+        watcher.kill()
+        watcher.wait()
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(capfd: pytest.CaptureFixture[str]) -> None:
     train = ["train", "tmaze", "bc", *TINY, "--updates", "300", "--eval-episodes", "0"]
     assert main([*train, "--out", "runs/whole"]) == 0
-    interrupt_after_lines(Path("runs/stopped"), 3)
     capfd.readouterr()
-    assert main([*train, "--out", "runs/stopped"]) == 130
+    with interrupted_after_lines(Path("runs/stopped"), 3):
+        assert main([*train, "--out", "runs/stopped"]) == 130
     made = header(Path("runs/stopped/last.safetensors"))["update"]
     assert 6 <= made < 300
     text = capfd.readouterr().err
