@@ -139,9 +139,11 @@ def interrupted_after_lines(run: Path, count: int) -> Iterator[None]:
     metrics_file = (run / "metrics.jsonl").absolute()
     until = 'until [ "$(cat "$1" 2>/dev/null | wc -l)" -ge "$2" ]; do sleep 0.01; done; kill -INT "$3"'
     watcher = subprocess.Popen(["sh", "-c", until, "sh", str(metrics_file), str(count), str(os.getpid())])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may ignore SIGINT
     try:
         yield
     finally:
+        signal.signal(signal.SIGINT, before)
         watcher.kill()
         watcher.wait()
 
