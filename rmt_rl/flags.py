@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from operator import or_
+from threading import Lock
 from types import GenericAlias, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -29,14 +30,15 @@ def parse(model: type[Model], arguments: Sequence[str], prog: str, description: 
         SystemExit: an argument is unknown or can't be read, and tyro has printed why (2); or help was printed (0).
     """
     overridden = {} if default is None else {"default": default}
-    values: Any = tyro.cli(
-        model,
-        args=arguments,
-        prog=prog,
-        description=description,
-        registry=_PLAIN_VALUES,
-        **overridden,
-    )
+    with _one_at_a_time:
+        values: Any = tyro.cli(
+            model,
+            args=arguments,
+            prog=prog,
+            description=description,
+            registry=_PLAIN_VALUES,
+            **overridden,
+        )
     return validated(model, values)
 
 
@@ -50,6 +52,7 @@ def with_options(base: type[Model], **classes: type[BaseModel]) -> type[Model]:
 
 
 _PLAIN_VALUES = ConstructorRegistry()
+_one_at_a_time = Lock()  # tyro's caches aren't made for several threads
 
 
 @_PLAIN_VALUES.struct_rule

@@ -110,6 +110,7 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
         again("bc-two")
 
 
+@pytest.mark.slow
 def test_the_family_is_made_with_ageing_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
     plans = [EvaluationPlan("corridor_length=1,6", episodes=5)]

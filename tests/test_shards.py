@@ -47,7 +47,7 @@ def contents(root: Path) -> dict[str, bytes]:
     [
         ["local", "--jobs", "2"],
         pytest.param(["slurm", "--cluster", "local"], marks=pytest.mark.slow),  # seconds to start each
-        ["ray"],
+        pytest.param(["ray"], marks=pytest.mark.slow),
     ],
 )
 def test_every_engine_writes_what_one_process_does(
