@@ -1,17 +1,19 @@
 """Signals that ask this process to end: Ctrl-C, a closed terminal, a batch system's warning.
 
 A signal raises `Stopped` in the main thread, so that every `finally` cleans up. Inside `deferred()` it is only noted:
-what is under way there ends first. Outside `heard()`, as in another program that imports the library, signals do what
-they did before.
+what is under way there ends first. Where Python ignores an exception, as in a finaliser, `Stopped` is raised once more
+behind it. Outside `heard()`, as in another program that imports the library, signals do what they did before.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -20,6 +22,7 @@ from rmt_rl.launch import is_first_process
 _HEARD = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last is what Slurm's --signal=USR1@60 sends
 BROKEN_PIPE = 13  # the number of SIGPIPE, which Python ignores and Windows lacks
 _SAME = 2.0  # seconds; a closed terminal and some batch systems send a signal twice
+_AGAIN = 0.01  # seconds, in which a finaliser that a signal came into has ended
 
 
 class Stopped(KeyboardInterrupt):
@@ -42,12 +45,14 @@ class _State:
         requested: the first signal; None if there was none.
         raised: when the last `Stopped` was raised, in seconds.
         deferring: True inside `deferred`.
+        ignored: True from when Python ignored a `Stopped` until it is raised once more.
     """
 
     def __init__(self) -> None:
         self.requested: int | None = None
         self.raised = -_SAME
         self.deferring = False
+        self.ignored = False
 
 
 _state = _State()
@@ -90,9 +95,11 @@ def heard() -> Iterator[None]:
         number = getattr(signal, name, None)  # Windows has fewer
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             handlers[number] = signal.signal(number, _hear)
+    report, sys.unraisablehook = sys.unraisablehook, lambda ignored: _ignore(ignored, report)
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, handler in handlers.items():
             signal.signal(number, handler)
         _state = before
@@ -130,18 +137,33 @@ def interruptible() -> Iterator[None]:
 
 def _hear(number: int, frame: FrameType | None) -> None:
     is_first = _state.requested is None
+    is_again, _state.ignored = _state.ignored, False
     request_stop(number)
     if _state.deferring:
         if is_first:
             _tell()
-        elif number == signal.SIGINT:
+        elif number == signal.SIGINT and not is_again:
             raise KeyboardInterrupt
         return
     now = time.monotonic()
     is_repeated = number != signal.SIGINT and now - _state.raised < _SAME
-    if not is_repeated:
+    if is_again or not is_repeated:
         _state.raised = now
         raise Stopped(number)
+
+
+def _ignore(ignored: sys.UnraisableHookArgs, report: Callable[[sys.UnraisableHookArgs], object]) -> None:
+    """Have a signal heard once more whose exception Python ignores; report any other exception.
+
+    `interrupt_main` calls `_hear` as the signal did, but only in a moment: here its exception would be ignored again.
+    """
+    if not isinstance(ignored.exc_value, Stopped):
+        report(ignored)
+        return
+    _state.ignored = True
+    timer = threading.Timer(_AGAIN, _thread.interrupt_main, [ignored.exc_value.number])
+    timer.daemon = True
+    timer.start()
 
 
 def _tell() -> None:

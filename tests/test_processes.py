@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +202,70 @@ def test_a_collection_ends_at_a_signal_and_leaves_nothing(number: signal.Signals
     print(f"{number.name} while collecting: {time.monotonic() - began:.2f} s")
     assert command.error == command.output == ""
     assert not list(Path("data").glob(".*"))
+
+
+class Finalised:
+    """An object whose finaliser a signal comes into."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+def by_finaliser(number: int) -> None:
+    Finalised(number)
+
+
+def by_weak_reference(number: int) -> None:
+    kept: set[int] = set()
+    _reference = weakref.ref(kept, lambda _: signal.raise_signal(number))
+    del kept
+
+
+def by_callback_of_c(number: int) -> None:
+    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(number))()
+
+
+def ignored_once(signal_in: Callable[[int], None], number: int, is_training: bool) -> None:
+    with signals.heard():
+        try:
+            signal_in(number)
+            with signals.deferred() if is_training else nullcontext():
+                end = time.monotonic() + (0.2 if is_training else 20)
+                while time.monotonic() < end:
+                    pass
+            with signals.interruptible():
+                sys.exit(1)
+        except signals.Stopped as stopped:
+            sys.exit(stopped.status)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("signal_in", [by_finaliser, by_weak_reference, by_callback_of_c])
+def test_a_signal_is_heard_that_comes_where_python_ignores_exceptions(
+    signal_in: Callable[[int], None], number: signal.Signals, is_training: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status = in_process(ignored_once, signal_in, number, is_training)
+    assert status == (1 if is_training else STATUS[number]), capfd.readouterr().err
+    assert "ignored" not in capfd.readouterr().err
+
+
+def test_other_ignored_exceptions_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ValueError("a lost value")
+
+    told: list[Any] = []
+    before, sys.unraisablehook = sys.unraisablehook, told.append
+    try:
+        with signals.heard():
+            ctypes.CFUNCTYPE(None)(fail)()
+        assert sys.unraisablehook == told.append
+    finally:
+        sys.unraisablehook = before
+    assert [str(each.exc_value) for each in told] == ["a lost value"]
 
 
 def test_data_collected_by_training_end_at_a_signal() -> None:
