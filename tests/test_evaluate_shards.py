@@ -91,7 +91,7 @@ def test_a_plan_divides_values_and_environments() -> None:
     agent = SavedAgent(Path("rate"), "last", 2, "cpu")
     vary = {"corridor_length": [2, 9]}
     plan = plan_shards(config, agent, vary, settings, 2)
-    assert plan.count == 4
+    assert len(plan.every_shard()) == 4
     for shards in plan.shards:
         assert [(shard.part.first, shard.part.size, shard.episodes) for shard in shards] == [(0, 2, 5), (2, 1, 2)]
     told: list[tuple[int, int]] = []
@@ -100,7 +100,8 @@ def test_a_plan_divides_values_and_environments() -> None:
     assert [one.episodes for one in made] == [one.episodes for one in whole]
     lengths = [[episode.length for episode in one.episodes] for one in whole]
     assert told == [(sum(each[:count]), count) for each in lengths for count in (5, 7)]
-    assert plan_shards(config, agent, vary, settings, 1).count == 2, "an engine may play whole values"
+    of_whole_values = plan_shards(config, agent, vary, settings, 1)
+    assert len(of_whole_values.every_shard()) == 2
 
 
 def test_a_checkpoint_that_was_trained_meanwhile_is_refused() -> None:
