@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with work_folder(tmp_path_factory) as folder:
         for agent in ("rate", "dt"):
             train(tiny(agent, updates=2, evaluation={"eval_episodes": 0}), Path(agent))
-        Path("broken.py").write_text(BROKEN.replace("seed >= 64", "seed == 70"))  # of the second shard
-        for env, run in (("CartPole-v1", "ppo"), ("broken:Broken", "broken-run")):
+        Path("late.py").write_text(BROKEN.replace("seed >= 64", "seed == 70"))  # of the second shard
+        for env, run in (("CartPole-v1", "ppo"), ("late:Broken", "broken-run")):
             assert main(["train", env, "ppo", *ACTING, "--eval-episodes", "0", "--out", run]) == 0
         yield folder
 
@@ -140,7 +140,7 @@ def test_an_agent_that_cannot_sample_in_parts_is_named(
 
 
 def test_an_error_of_a_shard_is_the_command_s(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["evaluate", "broken-run", "--import", "broken", "--episodes", "80", "--seed", "0", "--num-envs", "80"]
+    command = ["evaluate", "broken-run", "--import", "late", "--episodes", "80", "--seed", "0", "--num-envs", "80"]
     assert path_of("broken-run").exists()
     assert main([*command, "--shards", "2"]) == 2
     assert "observations is not finite in environment" in capsys.readouterr().err
