@@ -81,7 +81,7 @@ def _costs(growth: Growth, counts: Sequence[int]) -> dict[int, dict[str, float]]
 
 def growth_report(where: dict[str, str], found: dict[str, dict[int, dict[str, float]]]) -> str:
     """Return the table as Markdown."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, costs in found.items():
         rows += _rows(name, costs)
     machine_line = ", ".join(f"{key} {value}" for key, value in where.items())
