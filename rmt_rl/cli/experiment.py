@@ -98,8 +98,8 @@ def config_cells(
 def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: Sequence[str] = ()) -> list[Path]:
     """Train and evaluate, as far as that isn't done; return the folders of the runs.
 
-    Data sets are collected before, one after the other by this process. A signal stops the runs, which save their work;
-    the next call goes on from there.
+    Their data sets are collected before. A signal stops the runs, which save their work. The next call goes on from
+    there.
 
     Args:
         cells: the runs.
@@ -116,7 +116,8 @@ def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: S
     try:
         with signals.heard(), claimed(out) as own, SweepProgress(out, len(jobs)) as progress:
             due = unfinished(cells, jobs, progress)
-            _collect_data_sets(cells)
+            waiting = {job.name for job in due}
+            collect_data_sets([cell for cell in cells if cell.name in waiting])
             setting = Setting(folder.cores, folder.gpus, own)
             failed = _execute(due, execution, setting, progress)
     except signals.Stopped as stopped:
@@ -128,8 +129,11 @@ def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: S
     return [out / cell.name for cell in cells]
 
 
-def _collect_data_sets(cells: Sequence[Cell]) -> None:
-    """Collect the data sets of all runs that are missing, so that no run's time includes that of collecting."""
+def collect_data_sets(cells: Sequence[Cell]) -> None:
+    """Collect the data sets of runs, as far as they are missing, one after the other in this process.
+
+    No run thus waits for the process of another one, and no run's CPU seconds include those of collecting.
+    """
     collected = set()
     for cell in cells:
         ids = dataset_ids(cell.config)
