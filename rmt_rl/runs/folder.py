@@ -8,6 +8,7 @@ events.out.tfevents*  the same for TensorBoard
 last.safetensors      the newest checkpoint, to resume from
 best.safetensors      the checkpoint of the best evaluation during training
 evaluation.json       results of `rmt-rl evaluate`
+cpu.json              CPU seconds of training and evaluation, if a sweep made the run
 .lock                 names the process that trains the run now
 """
 

@@ -13,7 +13,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.files import check_is_text, check_writable
 from rmt_rl.locks import Busy, held
 from rmt_rl.sweeps.engine import Engine, Job, Outcome
-from rmt_rl.sweeps.matrix import Cell, SweepConfig
+from rmt_rl.sweeps.matrix import Cell
 from rmt_rl.sweeps.state import check_same_config, is_finished
 
 OWN = ".sweep"  # the folder of the sweep's own files among those of the runs: logs, and the engine's files
@@ -35,14 +35,30 @@ class Report(Protocol):
         """Show the jobs that run now."""
 
 
-def job_of(cell: Cell, sweep: SweepConfig, modules: Sequence[str] = (), trust_spec: bool = False) -> Job:
+class Shared(Protocol):
+    """The settings that the runs of a sweep have in common."""
+
+    @property
+    def out(self) -> Path:
+        """The folder of the runs."""
+
+    @property
+    def cores(self) -> int:
+        """Threads of each run."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of each run, or the share of one."""
+
+
+def job_of(cell: Cell, sweep: Shared, modules: Sequence[str] = (), trust_spec: bool = False) -> Job:
     """Return the job of a cell."""
     out = sweep.out.absolute()
     return Job(
         name=cell.name,
         run=out / cell.name,
         config=cell.config.model_dump(mode="json", exclude_none=True),
-        evaluations=sweep.evaluate,
+        evaluations=cell.evaluations,
         modules=tuple(modules),
         trust_spec=trust_spec,
         cores=sweep.cores,

@@ -12,7 +12,7 @@ from pydantic import Field, create_model
 from tyro.conf import UseAppendAction
 
 from rmt_rl import registry
-from rmt_rl.acting.evaluate import parse_vary
+from rmt_rl.acting.evaluate import parse_vary, single_values
 from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading, option_values
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
@@ -24,7 +24,7 @@ from rmt_rl.sweeps.run import claimed, closing_engine, execute, job_of, unfinish
 from rmt_rl.terminal import complain, say
 
 if TYPE_CHECKING:
-    from rmt_rl.sweeps.engine import Engine, Job, Outcome
+    from rmt_rl.sweeps.engine import Engine, Job
     from rmt_rl.sweeps.matrix import Cell
 
 _FIELDS = ("envs", "agents", "seeds", "cores", "gpus", "out", "engine")  # of the file, which flags replace as they are
@@ -105,7 +105,8 @@ def _merged(values: Mapping[str, Any], given: SweepFlags) -> dict[str, Any]:
         value = getattr(given, name)
         if value not in ((), None):
             merged[name] = value
-    for name, added in (("options", _matrix(given.options)), ("train", _single(given.train))):
+    train = dotted(single_values(given.train, "--train"))
+    for name, added in (("options", _matrix(given.options)), ("train", train)):
         if added:
             merged[name] = _joined(merged.get(name, {}), added, name)
     if given.search is not None:
@@ -126,19 +127,9 @@ def _matrix(texts: Sequence[str]) -> dict[str, list[Any]]:
     return dotted(parse_vary(texts, "--options"))
 
 
-def _single(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the one value of each option."""
-    single = {}
-    for name, values in parse_vary(texts, "--train").items():
-        if len(values) != 1:
-            raise UsageError(f"--train {name}: give one value, or a list as [1,2]; --options takes several to compare")
-        single[name] = values[0]
-    return dotted(single)
-
-
 def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], options: Frozen) -> int:
     """Work on the jobs that aren't finished; return 1 if some failed."""
-    from rmt_rl.cli.sweep_progress import SweepProgress
+    from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 
     with claimed(sweep.out) as own, SweepProgress(sweep.out, len(jobs)) as progress:
         due = unfinished(cells, jobs, progress)
@@ -146,7 +137,7 @@ def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], opt
             return 0
         with _engine(sweep, options, own) as engine:
             failed = execute(due, engine, progress)
-    return _tell_failures(failed, own)
+    return tell_failures(failed, own)
 
 
 def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, options: Frozen) -> int:
@@ -157,7 +148,7 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
         if error.name != "optuna":
             raise
         raise UsageError("a search needs 'optuna', which is not installed: pip install 'rmt-rl[sweep]'") from error
-    from rmt_rl.cli.sweep_progress import SweepProgress
+    from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 
     if given.dry_run:
         raise UsageError("a search draws its options while it runs, so --dry-run has nothing to print; leave it out")
@@ -166,7 +157,7 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
         with SweepProgress(sweep.out, search.cells) as progress, _engine(sweep, options, own) as engine:
             failed = search.run(engine, progress)
         say(search.summary())
-    return _tell_failures(failed, own)
+    return tell_failures(failed, own)
 
 
 @contextmanager
@@ -177,14 +168,6 @@ def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> Iterator[Engine]:
         if engine.note:
             complain(engine.note)
         yield engine
-
-
-def _tell_failures(failed: Sequence[Outcome], own: Path) -> int:
-    """Print a line for each failed cell; return the exit status."""
-    for outcome in failed:
-        reason = outcome.error or f"exit status {outcome.status}"
-        complain(f"failed: {outcome.name}: {reason} (see {own / outcome.name}.log)")
-    return 1 if failed else 0
 
 
 COMMAND = run_sweep
