@@ -128,8 +128,9 @@ class FabricProcesses(Processes):
 def _fabric(options: TrainingConfig) -> Fabric:
     """Return lightning-fabric's object, imported here since help and configs don't need it."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    from rmt_rl.training.one_node import OneNode
 
     is_on_one_node = options.num_nodes == 1
     try:
@@ -140,7 +141,7 @@ def _fabric(options: TrainingConfig) -> Fabric:
             precision=options.precision,
             strategy="ddp" if options.devices * options.num_nodes > 1 else "auto",
             # On one node, else it may join the tasks of a cluster, e.g. of Slurm. On several it asks the launcher.
-            plugins=LightningEnvironment() if is_on_one_node else None,
+            plugins=OneNode() if is_on_one_node else None,
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
         raise UsageError(
