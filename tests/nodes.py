@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # PyTorch documents it
+
+from tests.tiny import start_process
 
 PATIENCE = 120.0  # seconds for all nodes together
 _CLOSING = 40.0  # seconds after which torchrun has killed its processes, which it gives 30
@@ -83,3 +86,32 @@ class Node:
     def error(self) -> str:
         """Its standard error so far."""
         return self._error.read_text()
+
+
+def in_processes(count: int, function: Callable[..., object], *arguments: Any) -> list[int]:
+    """Run a function in several processes, as torchrun would start them on nodes of their own; return the exit codes.
+
+    Raises:
+        AssertionError: a process isn't done in time. All are ended.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes = [start_process(_as_node, rank, count, store.port, function, *arguments) for rank in range(count)]
+    deadline = monotonic() + PATIENCE
+    try:
+        for process in processes:
+            process.join(max(deadline - monotonic(), 0.0))
+        codes = [process.exitcode for process in processes]
+        assert None not in codes, f"not done after {PATIENCE:.0f} s: exit codes {codes}"
+        return codes
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _as_node(rank: int, count: int, port: int, function: Callable[..., object], *arguments: Any) -> None:
+    """Run a function with the variables that torchrun sets."""
+    here = {"RANK": rank, "GROUP_RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": 1}
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    for name, value in {**here, **store, "TORCHELASTIC_RUN_ID": "test"}.items():
+        os.environ[name] = str(value)
+    function(*arguments)

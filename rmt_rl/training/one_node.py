@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # PyTorch documents it
 
 _SHARES_STORE = "TORCHELASTIC_USE_AGENT_STORE"  # tells PyTorch that the store is open already; also in new processes
 

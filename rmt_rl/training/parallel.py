@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from rmt_rl.agent import Agent
 from rmt_rl.data.segment import Batch
 from rmt_rl.errors import UsageError
-from rmt_rl.recurrence import TreeT, select_lanes, tree_map
+from rmt_rl.recurrence import Tree, TreeT, select_lanes, tree_map
+from rmt_rl.runs.checkpoint import Header, save_checkpoint
+from rmt_rl.runs.shards import remove_other_shards
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -36,6 +40,28 @@ class Processes:
 
     def wait(self) -> None:
         """Wait until every process has come here."""
+
+    def all_finite(self, model: nn.Module) -> bool:
+        """Return True if all weights are finite; every process must call it."""
+        are_finite = [torch.isfinite(parameter).all() for parameter in model.parameters()]
+        return bool(torch.stack(are_finite).all())
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """Return the model with all weights, to act with; every process must call it."""
+        return model
+
+    def save(
+        self,
+        path: Path,
+        header: Header,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        state: Tree = (),
+    ) -> None:
+        """Write a checkpoint; every process must call it. See `rmt_rl.runs.checkpoint.save_checkpoint`."""
+        if self.first:
+            save_checkpoint(path, header, model, optimizer, state)
+            remove_other_shards(path)
 
 
 class FabricProcesses(Processes):
@@ -73,6 +99,13 @@ class FabricProcesses(Processes):
     def launch(self) -> None:
         """Start the other processes."""
         self.fabric.launch()
+
+    def prepare(self, model: Agent) -> None:
+        """Move a model to this process's device, once all processes are started."""
+        model.to(self.device)
+
+    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Do to an optimiser's state what `prepare` does to the weights."""
 
     def any(self, here: bool) -> bool:
         return here if self.alone else bool(self.sum(torch.tensor(float(here), device=self.device)))
