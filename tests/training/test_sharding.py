@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,15 +13,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from rmt_rl import signals
+from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.agent import Agent
 from rmt_rl.cli import main
-from rmt_rl.registry import agent_class, names
+from rmt_rl.errors import UsageError
+from rmt_rl.registry import agent_class, load_task, names
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
+from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.folder import write_config
 from rmt_rl.runs.options import OfflineRun, RunConfig, make_config
-from rmt_rl.training.loop import resume, train
+from rmt_rl.training.loop import Loop, resume, train
+from rmt_rl.training.segments import SegmentLearner
 from tests.nodes import in_processes
-from tests.tiny import Values, header, metrics, tiny, work_folder
+from tests.tiny import Values, header, metrics, started, tiny, work_folder
 
 AGES = {"ageing": 2, "ageing_from": 0, "ageing_updates": 4}
 AGED = {"data": {"feed": "streams"}, **AGES}
@@ -151,3 +159,62 @@ def train_and_die(config: Values, whole: Path, killed: Path) -> None:
 
     train(make_config(config), whole)
     train(make_config(config), killed, die)
+
+
+def test_a_process_keeps_its_half_alone(tmp_path: Path) -> None:
+    """Half of the weights, of their gradients and of both moments, but for what has no two rows to divide."""
+    config = sharded(tiny(updates=1, agent_options={"segment_length": 4, "width": 64, "layers": 2}))
+    assert in_processes(2, measure, plain(config), tmp_path) == [0, 0]
+    for rank in range(2):
+        shares = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert shares == {"weights": pytest.approx(0.5, abs=0.01), "adam": pytest.approx(0.5, abs=0.01)}
+
+
+def measure(config: Values, folder: Path) -> None:
+    """Make an update; write the share of all bytes that this process has."""
+    learner = started(make_config(config), folder)
+    learner.advance()
+    weights = list(learner.model.parameters())
+    shares = {"weights": share([*weights, *(weight.grad for weight in weights)])}
+    shares["adam"] = share([value for state in learner.optimizer.state.values() for value in state.values()])
+    (folder / f"{learner.processes.rank}.json").write_text(json.dumps(shares))
+
+
+def share(tensors: Sequence[Tensor | None]) -> float:
+    given = [tensor for tensor in tensors if tensor is not None]
+    here = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in given]
+    return sum(tensor.numel() for tensor in here) / sum(tensor.numel() for tensor in given)
+
+
+def test_a_signal_in_one_process_stops_the_evaluation_of_all(tmp_path: Path) -> None:
+    config = sharded(tiny(updates=2, evaluation={"eval_every": 1}))
+    run = tmp_path / "run"
+    assert in_processes(2, stop_one, plain(config), run) == [0, 0]
+    saved = header(path_of(run))
+    assert (saved["update"], saved["progress"]["made_before"]) == (1, 0), "its evaluation is still to be made"
+    assert not path_of(run, "best").exists()
+
+
+def stop_one(config: Values, run: Path) -> None:
+    """Train; the second process gets a signal while both evaluate."""
+    learner = started(make_config(config), run)
+    assert isinstance(learner, SegmentLearner)
+
+    def evaluation(agent: Agent) -> Evaluation:
+        if not learner.processes.first:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(agent, load_task("tmaze"), learner.config.env_options, 2, 0)
+
+    with signals.heard():
+        Loop(learner, run, learner.config.schedule, {}, evaluation).run()
+
+
+def test_what_cannot_be_sharded_is_told() -> None:
+    with pytest.raises(UsageError, match=r"compile=True .* strategy='fsdp'"):
+        tiny(strategy="fsdp", compile=True)
+
+
+def test_one_process_has_nothing_to_shard(tmp_path: Path) -> None:
+    train(tiny("bc", updates=2), tmp_path / "ddp")
+    train(tiny("bc", updates=2, strategy="fsdp"), tmp_path / "fsdp")
+    assert_equal(tmp_path / "ddp", tmp_path / "fsdp")
