@@ -15,9 +15,9 @@ import threading
 from pathlib import Path
 
 from rmt_rl import signals
-from rmt_rl.cli.arguments import import_modules
 from rmt_rl.cli.entry import main
 from rmt_rl.locks import held
+from rmt_rl.plugins import import_modules
 from rmt_rl.registry import trust_specs
 from rmt_rl.runs.cpu_time import counted
 from rmt_rl.runs.folder import LOCK

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-from pydantic import Field, create_model
+from pydantic import Field
 from tyro.conf import UseAppendAction
 
 from rmt_rl import registry
 from rmt_rl.acting.evaluate import parse_vary, single_values
-from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading, option_values
+from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading
+from rmt_rl.cli.engines import opened_engine, typed_engine, with_engine_options
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
 from rmt_rl.sweeps.naming import dotted
-from rmt_rl.sweeps.run import claimed, closing_engine, execute, job_of, unfinished
-from rmt_rl.terminal import complain, say
+from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
+from rmt_rl.terminal import say
 
 if TYPE_CHECKING:
     from rmt_rl.sweeps.engine import Engine, Job
@@ -80,19 +80,15 @@ def run_sweep(arguments: Arguments) -> int:
 
 def _parse(values: Mapping[str, Any], flags: Arguments) -> tuple[SweepFlags, Frozen]:
     """Return the flags, and the options of the engine, from the file and the flags."""
-    named = option_values("--engine", flags)
     in_file = values.get("engine", "local")
-    engine = named[-1] if named else in_file
+    engine = typed_engine(flags) or in_file
     if not isinstance(engine, str):
         raise UsageError(f"engine={engine!r} is no name; see rmt-rl list")
-    import_typed(named)
-    options_class = registry.engine_class(engine).Config
-    hint: Any = Annotated[options_class, tyro.conf.arg(name="")]
-    model: type[SweepFlags] = create_model("SweepFlags", __base__=SweepFlags, engine_options=(hint, options_class()))
+    model = with_engine_options(SweepFlags, engine)
     own = values.get("engine_options", {}) if engine == in_file else {}
     if not isinstance(own, Mapping):
         raise UsageError(f"engine_options={own!r} is no table; write [engine_options] above its options")
-    default = model(engine_options=validated(options_class, own))
+    default = model(engine_options=validated(registry.engine_class(engine).Config, own))
     description = f"{__doc__}\n\nOptions are those of engine {engine!r}; --engine NAME --help shows those of another."
     given = parse(model, flags, "rmt-rl sweep", description, default)
     return given, given.engine_options
@@ -160,14 +156,9 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
     return tell_failures(failed, own)
 
 
-@contextmanager
-def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> Iterator[Engine]:
-    """Yield the sweep's engine, and close it in the end."""
-    setting = Setting(sweep.cores, sweep.gpus, own)
-    with closing_engine(registry.engine_class(sweep.engine)(options, setting)) as engine:
-        if engine.note:
-            complain(engine.note)
-        yield engine
+def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> AbstractContextManager[Engine]:
+    """Return a context with the sweep's engine."""
+    return opened_engine(sweep.engine, options, Setting(sweep.cores, sweep.gpus, own))
 
 
 COMMAND = run_sweep
