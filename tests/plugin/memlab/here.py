@@ -13,6 +13,7 @@ from rmt_rl.config import Frozen
 from rmt_rl.sweeps.calls import Call, answer, result_of
 from rmt_rl.sweeps.engine import Job, Outcome, Setting
 from rmt_rl.sweeps.state import due_commands
+from rmt_rl.sweeps.stored import local, stored
 
 
 class HereOptions(Frozen):
@@ -35,11 +36,8 @@ class HereEngine:
             return []
         job = self.jobs.popleft()
         with tempfile.TemporaryDirectory() as scratch:
-            for arguments in due_commands(job, Path(scratch)):
-                status = main(arguments)
-                if status:
-                    return [Outcome(job.name, status, "see above")]
-        return [Outcome(job.name, 0)]
+            status = _work(job, Path(scratch))
+        return [Outcome(job.name, status, "see above" if status else "")]
 
     def running(self) -> set[str]:
         return set()
@@ -53,6 +51,16 @@ class HereEngine:
 
     def close(self) -> None:
         self.jobs.clear()
+
+
+def _work(job: Job, scratch: Path) -> int:
+    here = local(job, scratch / "runs") if job.store else job
+    with stored(here):
+        for arguments in due_commands(here, scratch):
+            status = main(arguments)
+            if status:
+                return status
+    return 0
 
 
 ENGINE = HereEngine
