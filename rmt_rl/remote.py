@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from rmt_rl.terminal import one_line
 PART = ".part"  # ends the names of files whose writing isn't finished
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+)://(?P<rest>\S.*)")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
-_PAUSES = (1.0, 4.0)  # seconds before an operation that failed is tried again
+PAUSES = (1.0, 4.0)  # seconds before an operation that failed is tried again
 _HOPELESS = (NotImplementedError, PermissionError)  # not tried again
 _LONGEST_REASON = 300  # characters
 
@@ -131,18 +131,20 @@ class RemoteFolder:
         self._put(name, lambda path: self._fs.put_file(str(source), path))
 
     def get(self, name: str, target: Path) -> None:
-        """Copy a file to a local one.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
+        """Copy a file, which exists, to a local one."""
         target.parent.mkdir(parents=True, exist_ok=True)
         self._tried("read", lambda: self._fs.get_file(self._path(name), str(target)))
 
     def remove(self, name: str) -> None:
         """Remove a file if there is one."""
-        with suppress(FileNotFoundError):
-            self._tried("written to", lambda: self._fs.rm_file(self._path(name)))
+        path = self._path(name)
+
+        def removed() -> None:
+            self._fs.invalidate_cache()
+            if self._fs.exists(path):  # not all protocols tell a missing file from other errors
+                self._fs.rm_file(path)
+
+        self._tried("written to", removed)
 
     def _connect(self, **options: Any) -> None:
         with self._explained("reached"):
@@ -179,7 +181,7 @@ class RemoteFolder:
     def _tried(self, what: str, operation: Callable[[], T]) -> T:
         """Return the result of an operation, which is tried again when it fails."""
         with self._lock, self._explained(what):
-            for pause in _PAUSES:
+            for pause in PAUSES:
                 try:
                     return operation()
                 except (FileNotFoundError, ImportError, *_HOPELESS):
