@@ -38,8 +38,7 @@ def s3_server(patch: pytest.MonkeyPatch) -> Iterator[str]:
     """Yield the URL of a folder in a bucket of moto, which stands in for S3."""
     pytest.importorskip("s3fs")
     server_module = pytest.importorskip("moto.server")
-    import boto3
-
+    boto3 = pytest.importorskip("boto3")
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
