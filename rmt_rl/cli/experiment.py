@@ -64,11 +64,13 @@ ExecutionFlags = Annotated[Execution, tyro.conf.arg(name="")]
 
 
 class _Folder(NamedTuple):
-    """The folder of the runs, and the cores and GPUs of each run."""
+    """The folder of the runs, the cores and GPUs of each run, and no URL that keeps them."""
 
     out: Path
     cores: int = 1
     gpus: float = 0.0
+    store: str = ""
+    scratch: Path | None = None
 
 
 def config_cells(

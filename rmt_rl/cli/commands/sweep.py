@@ -19,6 +19,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
+from rmt_rl.sweeps.mirror import MirroredReport, mirrored
 from rmt_rl.sweeps.naming import dotted
 from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
 from rmt_rl.terminal import say
@@ -27,7 +28,17 @@ if TYPE_CHECKING:
     from rmt_rl.sweeps.engine import Engine, Job
     from rmt_rl.sweeps.matrix import Cell
 
-_FIELDS = ("envs", "agents", "seeds", "cores", "gpus", "out", "engine")  # of the file, which flags replace as they are
+_FIELDS = (  # of the file, which flags replace as they are
+    "envs",
+    "agents",
+    "seeds",
+    "cores",
+    "gpus",
+    "out",
+    "store",
+    "scratch",
+    "engine",
+)
 
 
 class SweepFlags(ReadsRuns):
@@ -48,6 +59,12 @@ class SweepFlags(ReadsRuns):
     cores: int | None = Field(None, description="threads of each run (unset: 1)")
     gpus: float | None = Field(None, description="GPUs of each run, or the share of one (unset: the CPU alone)")
     out: Path | None = Field(None, description="folder of the runs (unset: runs/sweep)")
+    store: str | None = Field(
+        None, description="URL that keeps the runs where machines share no folder: s3://bucket/sweeps/lr (unset: --out)"
+    )
+    scratch: Path | None = Field(
+        None, description="with --store, folder for runs on the machine that works on them (unset: for temporary files)"
+    )
     engine: str | None = Field(None, description="what executes the runs: local, ray or slurm (unset: local)")
     search: int | None = Field(None, description="number of trials; the file's [search] has the ranges of the options")
     dry_run: bool = Field(False, description="print the folders of the runs, one a line, and end")
@@ -72,7 +89,7 @@ def run_sweep(arguments: Arguments) -> int:
     cells = cells_of(sweep)
     if given.dry_run:
         for cell in cells:
-            say(sweep.out / cell.name)
+            say(f"{sweep.store.rstrip('/')}/{cell.name}" if sweep.store else sweep.out / cell.name)
         return 0
     jobs = [job_of(cell, sweep, modules, given.trust_spec) for cell in cells]
     return _execute(sweep, cells, jobs, options)
@@ -127,12 +144,17 @@ def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], opt
     """Work on the jobs that aren't finished; return 1 if some failed."""
     from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 
-    with claimed(sweep.out) as own, SweepProgress(sweep.out, len(jobs)) as progress:
-        due = unfinished(cells, jobs, progress)
+    with (
+        claimed(sweep.out) as own,
+        mirrored(sweep.store, sweep.out, own) as mirror,
+        SweepProgress(sweep.out, len(jobs)) as progress,
+    ):
+        report = MirroredReport(progress, mirror) if mirror else progress
+        due = unfinished(cells, jobs, report)
         if not due:
             return 0
         with _engine(sweep, options, own) as engine:
-            failed = execute(due, engine, progress)
+            failed = execute(due, engine, report)
     return tell_failures(failed, own)
 
 
@@ -148,10 +170,11 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
 
     if given.dry_run:
         raise UsageError("a search draws its options while it runs, so --dry-run has nothing to print; leave it out")
-    with claimed(sweep.out) as own:
-        search = Search(sweep, own, modules, given.trust_spec)
+    with claimed(sweep.out) as own, mirrored(sweep.store, sweep.out, own) as mirror:
+        search = Search(sweep, own, modules, given.trust_spec, mirror)
         with SweepProgress(sweep.out, search.cells) as progress, _engine(sweep, options, own) as engine:
-            failed = search.run(engine, progress)
+            report = MirroredReport(progress, mirror) if mirror else progress
+            failed = search.run(engine, report)
         say(search.summary())
     return tell_failures(failed, own)
 
