@@ -1,4 +1,4 @@
-"""How costs grow with segments, batch, environments and runs: `python -m experiments.speed.growth`.
+"""Growth of costs with segments, batch, environments and runs: `python -m experiments.speed.growth`.
 
 Writes `growth.json` (everything measured) and `growth.md` (the table). Each size is measured in a process of its own,
 on one thread. `--quick` measures the smallest sizes alone.
