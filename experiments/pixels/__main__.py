@@ -9,7 +9,7 @@ import tyro
 from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.analysis.run_records import read_single_evaluation
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_runs
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, collect_data_sets, config_cells, make_runs
 from rmt_rl.data.references import read_references
 from rmt_rl.errors import check_named, explained
 from rmt_rl.runs.cpu_time import cpu_seconds
@@ -41,6 +41,7 @@ def main(
         plans = [PlannedEvaluation(episodes=EPISODES[name])]
         configs = {FOLDER / f"{name}-{agent}.toml": plans for agent in ("rate", "bc")}
         cells += config_cells(configs, range(seeds))
+    collect_data_sets(cells)  # of finished runs too, since their reference scores are in the table
     rows = [_row(run) for run in make_runs(cells, runs, execution)]
     text = markdown_table(HEAD, rows, left=2) + "\n"
     print(text)

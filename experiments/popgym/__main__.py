@@ -11,7 +11,7 @@ import tyro
 from experiments.popgym.report import AGENTS, TaskResult, draw_returns, returns_table
 from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.analysis.run_records import read_single_evaluation
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_runs
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, collect_data_sets, config_cells, make_runs
 from rmt_rl.data.references import read_references
 from rmt_rl.errors import explained
 from rmt_rl.registry import load_task
@@ -45,8 +45,9 @@ def main(
     for task in tasks:
         options = {"task": task, "difficulty": difficulty}
         cells[task] = config_cells(CONFIGS, range(seeds), options, f"{task}/")
-    folder = runs / difficulty
-    make_runs([*chain.from_iterable(cells.values())], folder, execution)
+    folder, all_cells = runs / difficulty, [*chain.from_iterable(cells.values())]
+    collect_data_sets(all_cells)  # of finished runs too, since their reference scores are in the table
+    make_runs(all_cells, folder, execution)
     results = [_task_result(task, [folder / cell.name for cell in own]) for task, own in cells.items()]
     text = returns_table(results)
     print(text)

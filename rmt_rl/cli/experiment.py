@@ -16,11 +16,11 @@ from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.analysis.results import Experiment, RunResult
 from rmt_rl.cli.arguments import import_typed
 from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
-from rmt_rl.config import validated
+from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError, check_named, explained
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.options import OfflineRun, make_config
-from rmt_rl.sweeps.engine import Engine, Job, Outcome, PlannedEvaluation, Setting
+from rmt_rl.sweeps.engine import Job, Outcome, PlannedEvaluation, Setting
 from rmt_rl.sweeps.matrix import Cell
 from rmt_rl.sweeps.run import claimed, closing_engine, execute, job_of, unfinished
 from rmt_rl.terminal import complain, say
@@ -43,8 +43,8 @@ class Execution:
     engine: str | None = None
     engine_options: tuple[str, ...] = ()
 
-    def start(self, setting: Setting) -> Engine:
-        """Return the engine, ready for jobs.
+    def named(self) -> tuple[str, Frozen]:
+        """Return the engine's name and its options.
 
         Raises:
             UsageError: there is no such engine, or an option doesn't fit it.
@@ -53,8 +53,7 @@ class Execution:
         options |= single_values(self.engine_options, "--engine-options")
         name = self.engine or "local"
         import_typed([name])
-        engine_class = registry.engine_class(name)
-        return engine_class(validated(engine_class.Config, options), setting)
+        return name, validated(registry.engine_class(name).Config, options)
 
 
 TWO_AT_ONCE = Execution()
@@ -98,8 +97,8 @@ def config_cells(
 def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: Sequence[str] = ()) -> list[Path]:
     """Train and evaluate, as far as that isn't done; return the folders of the runs.
 
-    Data sets are collected before, one after the other by this process. A signal stops the runs, which save their work;
-    the next call goes on from there.
+    Their data sets are collected before. A signal stops the runs, which save their work. The next call goes on from
+    there.
 
     Args:
         cells: the runs.
@@ -116,7 +115,8 @@ def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: S
     try:
         with signals.heard(), claimed(out) as own, SweepProgress(out, len(jobs)) as progress:
             due = unfinished(cells, jobs, progress)
-            _collect_data_sets(cells)
+            waiting = {job.name for job in due}
+            collect_data_sets([cell for cell in cells if cell.name in waiting])
             setting = Setting(folder.cores, folder.gpus, own)
             failed = _execute(due, execution, setting, progress)
     except signals.Stopped as stopped:
@@ -128,8 +128,11 @@ def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: S
     return [out / cell.name for cell in cells]
 
 
-def _collect_data_sets(cells: Sequence[Cell]) -> None:
-    """Collect the data sets of all runs that are missing, so that no run's time includes that of collecting."""
+def collect_data_sets(cells: Sequence[Cell]) -> None:
+    """Collect the data sets of runs, as far as they are missing, one after the other in this process.
+
+    No run thus waits for the process of another one, and no run's CPU seconds include those of collecting.
+    """
     collected = set()
     for cell in cells:
         ids = dataset_ids(cell.config)
@@ -142,7 +145,8 @@ def _execute(due: Sequence[Job], execution: Execution, setting: Setting, progres
     """Work on the jobs; return the outcomes of those that failed."""
     if not due:
         return []
-    with closing_engine(execution.start(setting)) as engine:
+    name, options = execution.named()
+    with closing_engine(registry.engine_class(name)(options, setting)) as engine:
         if engine.note:
             complain(engine.note)
         return execute(due, engine, progress)
