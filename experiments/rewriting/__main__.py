@@ -1,10 +1,10 @@
-"""Remakes the table and the pictures of this folder: python -m experiments.rewriting --seeds 3."""
+"""Remakes the tables and the pictures of this folder: python -m experiments.rewriting --seeds 3."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rmt_rl.analysis.results import Experiment
+from experiments.rewriting.summary import Rewriting
 from rmt_rl.cli.experiment import experiment_command
 from rmt_rl.sweeps.engine import PlannedEvaluation
 
@@ -22,4 +22,4 @@ NAMES = [*AGENTS, *(f"{agent}-ageing" for agent in AGED)]
 CONFIGS = {FOLDER / f"{name}.toml": PLANS for name in NAMES}
 
 if __name__ == "__main__":
-    experiment_command(Experiment(FOLDER, CONFIGS))
+    experiment_command(Rewriting(FOLDER, CONFIGS))

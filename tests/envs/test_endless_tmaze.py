@@ -161,7 +161,8 @@ def after(history: tuple[int, ...], sign: int) -> tuple[int, ...]:
 
 def hidden_cues(*signs: int) -> list[int]:
     """Return the hidden cue after each sign, from an episode's start."""
-    history, found = (0, 0, 0, 0), []
+    history: tuple[int, ...] = (0, 0, 0, 0)
+    found = []
     for sign in signs:
         history = after(history, sign)
         found.append(history[0])
@@ -180,7 +181,7 @@ def test_meaning_of_runes() -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.sampled_from((CUE_LEFT, CUE_RIGHT)), st.lists(st.sampled_from(range(7)), max_size=20))
 def test_laws_of_runes(first: int, signs: list[int]) -> None:
-    history = (0, 0, 0, 0)
+    history: tuple[int, ...] = (0, 0, 0, 0)
     for sign in (first, *signs):
         history = after(history, sign)
     hidden = history[0]
