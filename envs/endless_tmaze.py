@@ -16,6 +16,9 @@ sixteen configurations: `corridors` 1, 3, 5 or 10, `corridor_length` 5, 10, (1, 
 - A delay is a step without advance: a turn inside the corridor, or forward at the junction.
 - An agent may spend twice the steps that a corridor needs. After that the episode is truncated.
 
+The return grows with the corridors. To test an agent conditioned on returns with more corridors than in training, lower
+`goal_reward` so that the returns stay in the range of its data.
+
 Runes are in the manner of "Rune T-Maze" (ALER, 2026, arXiv:2610.00592): observations that invert, cancel, reset or
 repeat updates of a hidden cue. Of that paper only the abstract was at hand, so meaning and compositions are defined
 here. The hidden cue says how to turn, and survives turns. Every corridor but the first shows, with equal chance, a new
