@@ -15,6 +15,7 @@ from rmt_rl.acting.evaluate import single_values
 from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.analysis.results import Experiment, RunResult
 from rmt_rl.cli.arguments import import_typed
+from rmt_rl.cli.engines import opened_engine
 from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError, check_named, explained
@@ -22,7 +23,7 @@ from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.options import OfflineRun, make_config
 from rmt_rl.sweeps.engine import Job, Outcome, PlannedEvaluation, Setting
 from rmt_rl.sweeps.matrix import Cell
-from rmt_rl.sweeps.run import claimed, closing_engine, execute, job_of, unfinished
+from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
 from rmt_rl.terminal import complain, say
 from rmt_rl.training.datasets import open_data
 
@@ -31,7 +32,7 @@ Plans = Sequence[PlannedEvaluation]
 
 @dataclass(frozen=True)
 class Execution:
-    """Where the runs of an experiment are executed, one thread each.
+    """The way in which the runs of an experiment are executed, one thread each.
 
     Attributes:
         jobs: runs at once on this machine.
@@ -63,11 +64,13 @@ ExecutionFlags = Annotated[Execution, tyro.conf.arg(name="")]
 
 
 class _Folder(NamedTuple):
-    """The folder of the runs, and the cores and GPUs of each run."""
+    """The folder of the runs, the cores and GPUs of each run, and no URL that keeps them."""
 
     out: Path
     cores: int = 1
     gpus: float = 0.0
+    store: str = ""
+    scratch: Path | None = None
 
 
 def config_cells(
@@ -146,9 +149,7 @@ def _execute(due: Sequence[Job], execution: Execution, setting: Setting, progres
     if not due:
         return []
     name, options = execution.named()
-    with closing_engine(registry.engine_class(name)(options, setting)) as engine:
-        if engine.note:
-            complain(engine.note)
+    with opened_engine(name, options, setting) as engine:
         return execute(due, engine, progress)
 
 

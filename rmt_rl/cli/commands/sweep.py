@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-from pydantic import Field, create_model
+from pydantic import Field
 from tyro.conf import UseAppendAction
 
 from rmt_rl import registry
 from rmt_rl.acting.evaluate import parse_vary, single_values
-from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading, option_values
+from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading
+from rmt_rl.cli.engines import opened_engine, typed_engine, with_engine_options
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
+from rmt_rl.sweeps.mirror import MirroredReport, mirrored
 from rmt_rl.sweeps.naming import dotted
-from rmt_rl.sweeps.run import claimed, closing_engine, execute, job_of, unfinished
-from rmt_rl.terminal import complain, say
+from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
+from rmt_rl.terminal import say
 
 if TYPE_CHECKING:
     from rmt_rl.sweeps.engine import Engine, Job
     from rmt_rl.sweeps.matrix import Cell
 
-_FIELDS = ("envs", "agents", "seeds", "cores", "gpus", "out", "engine")  # of the file, which flags replace as they are
+_FIELDS = (  # of the file, which flags replace as they are
+    "envs",
+    "agents",
+    "seeds",
+    "cores",
+    "gpus",
+    "out",
+    "store",
+    "scratch",
+    "engine",
+)
 
 
 class SweepFlags(ReadsRuns):
@@ -48,6 +59,12 @@ class SweepFlags(ReadsRuns):
     cores: int | None = Field(None, description="threads of each run (unset: 1)")
     gpus: float | None = Field(None, description="GPUs of each run, or the share of one (unset: the CPU alone)")
     out: Path | None = Field(None, description="folder of the runs (unset: runs/sweep)")
+    store: str | None = Field(
+        None, description="URL that keeps the runs where machines share no folder: s3://bucket/sweeps/lr (unset: --out)"
+    )
+    scratch: Path | None = Field(
+        None, description="with --store, folder for runs on the machine that works on them (unset: for temporary files)"
+    )
     engine: str | None = Field(None, description="what executes the runs: local, ray or slurm (unset: local)")
     search: int | None = Field(None, description="number of trials; the file's [search] has the ranges of the options")
     dry_run: bool = Field(False, description="print the folders of the runs, one a line, and end")
@@ -72,7 +89,7 @@ def run_sweep(arguments: Arguments) -> int:
     cells = cells_of(sweep)
     if given.dry_run:
         for cell in cells:
-            say(sweep.out / cell.name)
+            say(f"{sweep.store.rstrip('/')}/{cell.name}" if sweep.store else sweep.out / cell.name)
         return 0
     jobs = [job_of(cell, sweep, modules, given.trust_spec) for cell in cells]
     return _execute(sweep, cells, jobs, options)
@@ -80,19 +97,15 @@ def run_sweep(arguments: Arguments) -> int:
 
 def _parse(values: Mapping[str, Any], flags: Arguments) -> tuple[SweepFlags, Frozen]:
     """Return the flags, and the options of the engine, from the file and the flags."""
-    named = option_values("--engine", flags)
     in_file = values.get("engine", "local")
-    engine = named[-1] if named else in_file
+    engine = typed_engine(flags) or in_file
     if not isinstance(engine, str):
         raise UsageError(f"engine={engine!r} is no name; see rmt-rl list")
-    import_typed(named)
-    options_class = registry.engine_class(engine).Config
-    hint: Any = Annotated[options_class, tyro.conf.arg(name="")]
-    model: type[SweepFlags] = create_model("SweepFlags", __base__=SweepFlags, engine_options=(hint, options_class()))
+    model = with_engine_options(SweepFlags, engine)
     own = values.get("engine_options", {}) if engine == in_file else {}
     if not isinstance(own, Mapping):
         raise UsageError(f"engine_options={own!r} is no table; write [engine_options] above its options")
-    default = model(engine_options=validated(options_class, own))
+    default = model(engine_options=validated(registry.engine_class(engine).Config, own))
     description = f"{__doc__}\n\nOptions are those of engine {engine!r}; --engine NAME --help shows those of another."
     given = parse(model, flags, "rmt-rl sweep", description, default)
     return given, given.engine_options
@@ -131,12 +144,17 @@ def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], opt
     """Work on the jobs that aren't finished; return 1 if some failed."""
     from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 
-    with claimed(sweep.out) as own, SweepProgress(sweep.out, len(jobs)) as progress:
-        due = unfinished(cells, jobs, progress)
+    with (
+        claimed(sweep.out) as own,
+        mirrored(sweep.store, sweep.out, own) as mirror,
+        SweepProgress(sweep.out, len(jobs)) as progress,
+    ):
+        report = MirroredReport(progress, mirror) if mirror else progress
+        due = unfinished(cells, jobs, report)
         if not due:
             return 0
         with _engine(sweep, options, own) as engine:
-            failed = execute(due, engine, progress)
+            failed = execute(due, engine, report)
     return tell_failures(failed, own)
 
 
@@ -152,22 +170,18 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
 
     if given.dry_run:
         raise UsageError("a search draws its options while it runs, so --dry-run has nothing to print; leave it out")
-    with claimed(sweep.out) as own:
-        search = Search(sweep, own, modules, given.trust_spec)
+    with claimed(sweep.out) as own, mirrored(sweep.store, sweep.out, own) as mirror:
+        search = Search(sweep, own, modules, given.trust_spec, mirror)
         with SweepProgress(sweep.out, search.cells) as progress, _engine(sweep, options, own) as engine:
-            failed = search.run(engine, progress)
+            report = MirroredReport(progress, mirror) if mirror else progress
+            failed = search.run(engine, report)
         say(search.summary())
     return tell_failures(failed, own)
 
 
-@contextmanager
-def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> Iterator[Engine]:
-    """Yield the sweep's engine, and close it in the end."""
-    setting = Setting(sweep.cores, sweep.gpus, own)
-    with closing_engine(registry.engine_class(sweep.engine)(options, setting)) as engine:
-        if engine.note:
-            complain(engine.note)
-        yield engine
+def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> AbstractContextManager[Engine]:
+    """Return a context with the sweep's engine."""
+    return opened_engine(sweep.engine, options, Setting(sweep.cores, sweep.gpus, own))
 
 
 COMMAND = run_sweep

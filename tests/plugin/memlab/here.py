@@ -12,6 +12,7 @@ from rmt_rl.cli.cell import run_due
 from rmt_rl.config import Frozen
 from rmt_rl.sweeps.calls import Call, answer, result_of
 from rmt_rl.sweeps.engine import Job, Outcome, Setting
+from rmt_rl.sweeps.stored import local
 
 
 class HereOptions(Frozen):
@@ -34,7 +35,8 @@ class HereEngine:
             return []
         job = self.jobs.popleft()
         with tempfile.TemporaryDirectory() as scratch:
-            status = run_due(job, Path(scratch))
+            here = local(job, Path(scratch, "runs")) if job.store else job
+            status = run_due(here, Path(scratch))
         return [Outcome(job.name, status, "see above" if status else "")]
 
     def running(self) -> set[str]:
