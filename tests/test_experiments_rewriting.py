@@ -21,7 +21,8 @@ def settings() -> list[tuple[Any, ...]]:
     return [setting for grid in grids for setting in product(grid["corridors"], grid["corridor_length"])]
 
 
-def played(corridors: int, length: Any, rate: float) -> EvaluatedSetting:
+def played(setting: tuple[Any, ...], rate: float) -> EvaluatedSetting:
+    corridors, length = setting
     options = {"corridors": corridors, "corridor_length": length}
     return EvaluatedSetting(options, 10, rate, (rate, rate), 0.0, (0.0, 0.0), {})
 
@@ -40,7 +41,7 @@ def test_the_short_table_tells_the_worst_of_the_sixteen(tmp_path: Path) -> None:
     results = []
     for name, seed in product(experiment.names, (0, 1)):
         rates = [0.9 if setting == (10, 10) and seed else 1.0 for setting in settings()]
-        evaluations = [played(*setting, rate) for setting, rate in zip(settings(), rates, strict=True)]
+        evaluations = [played(setting, rate) for setting, rate in zip(settings(), rates, strict=True)]
         curve = {"eval/success_rate": {250: 0.5, 500: 1.0}}
         results.append(RunResult(name, seed, {}, curve, evaluations, {}))
     text = experiment.write(results)
