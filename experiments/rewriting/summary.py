@@ -51,23 +51,22 @@ def _rates(result: RunResult) -> dict[str, float]:
     rates = {}
     for evaluation in result.evaluations:
         options = evaluation.options
-        key = _key((options["corridors"], options["corridor_length"]))
+        key = _key(options["corridors"], options["corridor_length"])
         rates[key] = evaluation.success_rate or 0.0
     return rates
 
 
-def _key(setting: Setting) -> str:
-    corridors, length = setting
+def _key(corridors: object, length: object) -> str:
     return f"{corridors} x {length}"
 
 
 def _cells(seeds: Sequence[dict[str, float]]) -> list[str]:
-    sixteen = list(map(_key, SIXTEEN))
+    sixteen = [_key(*setting) for setting in SIXTEEN]
     worst = [min(rates[key] for key in sixteen) for rates in seeds]
     solved = sum(rate >= SOLVED for rate in worst)
     further = []
     for setting in FURTHER:
-        key = _key(setting)
+        key = _key(*setting)
         further.append(_spread([rates[key] for rates in seeds]))
     return [_spread(worst), f"{solved} of {len(seeds)}", *further]
 
