@@ -1,8 +1,5 @@
 import json
-import os
 import shutil
-import signal
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -16,29 +13,17 @@ from experiments.speed.report import rate_report
 from experiments.speed.rmt import rmt_report
 from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.results import FILE, Experiment, RunResult
-from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, config_cells, make_experiment, make_runs
-from rmt_rl.errors import UsageError, explained
+from rmt_rl.cli.experiment import config_cells, make_experiment, make_runs
+from rmt_rl.errors import UsageError
 from rmt_rl.registry import NotInstalled
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
 from rmt_rl.runs.cpu_time import cpu_seconds
 from rmt_rl.runs.evaluation import read_evaluation, read_results
-from rmt_rl.runs.folder import LOCK, read_config
+from rmt_rl.runs.folder import read_config
 from rmt_rl.sweeps.engine import PlannedEvaluation
-from tests.test_sweep import HERE
-from tests.tiny import start_process
+from tests.test_experiments_runs import CONFIG, IN_PROCESS
 
 ROOT = Path(__file__).parent.parent / "experiments"
-
-IN_PROCESS = Execution(engine=HERE)
-CONFIG = """
-env = "tmaze"
-agent = "bc"
-env_options = { corridor_length = [1, 4] }
-agent_options = { segment_length = 3 }
-data = { collect_episodes = 20, batch_size = 4 }
-training = { updates = 3 }
-evaluation = { eval_episodes = 4 }
-"""
 
 
 def test_runs_are_trained_evaluated_and_drawn_and_go_on_where_they_stopped(
@@ -80,49 +65,6 @@ def test_runs_are_trained_evaluated_and_drawn_and_go_on_where_they_stopped(
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
     make()
     assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
-
-
-def make_long_run(config: str, runs: str) -> None:
-    with explained():
-        make_runs(config_cells({Path(config): []}, seeds=[0]), Path(runs), TWO_AT_ONCE)
-
-
-def test_a_signal_stops_runs_in_processes_of_their_own_which_save_their_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
-    config, run = tmp_path / "bc.toml", tmp_path / "runs" / "bc-0"
-    config.write_text(CONFIG.replace("updates = 3", "updates = 300, save_every = 20"))
-    process = start_process(make_long_run, str(config), str(run.parent))
-    while not path_of(run).exists():
-        assert process.is_alive()
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGTERM)
-    process.join()
-    assert process.exitcode == 143
-    assert not (run / LOCK).exists(), "the run has saved its work"
-    made = read_checkpoint(path_of(run)).header.update
-    assert 0 < made < 300
-    assert cpu_seconds(run)["train"] > 0
-    assert make_runs(config_cells({config: []}, seeds=[0]), run.parent, IN_PROCESS) == [run]
-    assert read_checkpoint(path_of(run)).header.update == 300
-
-
-def test_a_run_that_fails_is_named_and_the_others_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
-    good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
-    good.write_text(CONFIG)
-    bad.write_text(CONFIG.replace("updates = 3", "updates = 3, learning_rate = 1e30"))
-    with pytest.raises(UsageError, match="1 of 2 runs failed, see above; the same command makes them again"):
-        make_runs(config_cells({bad: [], good: []}, seeds=[0]), tmp_path, IN_PROCESS)
-    assert "failed: bad-0: " in capsys.readouterr().err
-    assert path_of(tmp_path / "good-0").exists()
-    with pytest.raises(UsageError, match=r"jobs=0: Input should be greater than or equal to 1"):
-        make_runs(config_cells({bad: []}, seeds=[0]), tmp_path, Execution(jobs=0))
-    with pytest.raises(UsageError, match=r"unknown option adress='auto' \(known: jobs\)"):
-        make_runs(config_cells({bad: []}, seeds=[0]), tmp_path, Execution(engine_options=("adress=auto",)))
 
 
 def test_one_config_is_made_again_beside_what_is_kept_of_others(

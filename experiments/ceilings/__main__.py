@@ -15,7 +15,14 @@ from typing import NamedTuple
 
 import tyro
 
-from experiments.ceilings.players import blind_to_colours, guesses_the_turn, search_linear, wanders
+from experiments.ceilings.players import (
+    always_turns_left,
+    blind_to_colours,
+    guesses_the_turn,
+    search_linear,
+    walks_rounds,
+    wanders,
+)
 from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.policies import RandomPolicy, make_expert
 from rmt_rl.analysis.markdown import bracketed, markdown_table
@@ -48,6 +55,16 @@ CASES = {
         "minigrid_memory",
         1000,
         {"the expert, guessing the turn": guesses_the_turn},
+    ),
+    "endless_tmaze": Case(
+        "endless_tmaze",
+        1000,
+        {"the expert, always turning left": always_turns_left},
+    ),
+    "color_cubes": Case(
+        "color_cubes",
+        1000,
+        {"the expert where the target is in sight, else rounds of the grid": walks_rounds},
     ),
     "vizdoom": Case(
         "vizdoom_two_colors",

@@ -32,7 +32,7 @@ Plans = Sequence[PlannedEvaluation]
 
 @dataclass(frozen=True)
 class Execution:
-    """Where the runs of an experiment are executed, one thread each.
+    """The way in which the runs of an experiment are executed, one thread each.
 
     Attributes:
         jobs: runs at once on this machine.
