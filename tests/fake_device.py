@@ -27,10 +27,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-import rmt_rl.agent
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.agent import Agent, AgentSpec
-from rmt_rl.nn import attention
+from rmt_rl.nn import attention, sampling
 from rmt_rl.registry import agent_class, load_task, names
 from rmt_rl.runs.options import OfflineRun, Schedule, make_config
 from rmt_rl.training.loop import Loop
@@ -197,7 +196,7 @@ def imaginary_device() -> Iterator[Observer]:
         mock.patch.object(attention, "Tensor", FakeTensor),  # which tables of rotations are kept as
         mock.patch.object(attention, "_tables", {}),
         mock.patch.object(torch.nn.Module, "to", _moved),
-        mock.patch.object(rmt_rl.agent, "_new_generator", return_value=torch.Generator()),
+        mock.patch.object(sampling, "_new_generator", return_value=torch.Generator()),
     ]
     with ExitStack() as stack:
         for patch in patches:

@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with work_folder(tmp_path_factory) as folder:
         for agent in ("rate", "dt"):
             train(tiny(agent, updates=2, evaluation={"eval_episodes": 0}), Path(agent))
-        Path("broken.py").write_text(BROKEN.replace("seed >= 64", "seed == 70"))  # of the second shard
-        for env, run in (("CartPole-v1", "ppo"), ("broken:Broken", "broken-run")):
+        Path("late.py").write_text(BROKEN.replace("seed >= 64", "seed == 70"))  # of the second shard
+        for env, run in (("CartPole-v1", "ppo"), ("late:Broken", "broken-run")):
             assert main(["train", env, "ppo", *ACTING, "--eval-episodes", "0", "--out", run]) == 0
         yield folder
 
@@ -91,7 +91,7 @@ def test_a_plan_divides_values_and_environments() -> None:
     agent = SavedAgent(Path("rate"), "last", 2, "cpu")
     vary = {"corridor_length": [2, 9]}
     plan = plan_shards(config, agent, vary, settings, 2)
-    assert plan.count == 4
+    assert len(plan.every_shard()) == 4
     for shards in plan.shards:
         assert [(shard.part.first, shard.part.size, shard.episodes) for shard in shards] == [(0, 2, 5), (2, 1, 2)]
     told: list[tuple[int, int]] = []
@@ -100,7 +100,8 @@ def test_a_plan_divides_values_and_environments() -> None:
     assert [one.episodes for one in made] == [one.episodes for one in whole]
     lengths = [[episode.length for episode in one.episodes] for one in whole]
     assert told == [(sum(each[:count]), count) for each in lengths for count in (5, 7)]
-    assert plan_shards(config, agent, vary, settings, 1).count == 2, "an engine may play whole values"
+    of_whole_values = plan_shards(config, agent, vary, settings, 1)
+    assert len(of_whole_values.every_shard()) == 2
 
 
 def test_a_checkpoint_that_was_trained_meanwhile_is_refused() -> None:
@@ -139,7 +140,7 @@ def test_an_agent_that_cannot_sample_in_parts_is_named(
 
 
 def test_an_error_of_a_shard_is_the_command_s(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["evaluate", "broken-run", "--import", "broken", "--episodes", "80", "--seed", "0", "--num-envs", "80"]
+    command = ["evaluate", "broken-run", "--import", "late", "--episodes", "80", "--seed", "0", "--num-envs", "80"]
     assert path_of("broken-run").exists()
     assert main([*command, "--shards", "2"]) == 2
     assert "observations is not finite in environment" in capsys.readouterr().err

@@ -88,10 +88,9 @@ class Plan(NamedTuple):
     config: RunConfig
     shards: list[list[Shard]]
 
-    @property
-    def count(self) -> int:
-        """Number of shards of all settings."""
-        return sum(map(len, self.shards))
+    def every_shard(self) -> list[Shard]:
+        """Return the shards of all settings, in order."""
+        return [shard for shards in self.shards for shard in shards]
 
 
 def plan_shards(
@@ -148,8 +147,7 @@ def evaluate_shards(plan: Plan, compute: Compute, progress: ProgressReport | Non
     Raises:
         UsageError: a shard raised it.
     """
-    every = [shard for shards in plan.shards for shard in shards]
-    played = iter(compute(play_shard, every))
+    played = iter(compute(play_shard, plan.every_shard()))
     for shards in plan.shards:
         evaluations = _reported(islice(played, len(shards)), progress)
         yield with_references(_merged(shards[0], evaluations), plan.config)

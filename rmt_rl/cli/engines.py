@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, create_model
 
 from rmt_rl import registry
-from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, option_values
+from rmt_rl.cli.arguments import Arguments, import_typed, option_values
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.sweeps.calls import calls_of
@@ -22,14 +22,7 @@ if TYPE_CHECKING:
     from rmt_rl.sweeps.engine import Engine
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class PlaysShards(ReadsRuns):
-    """Base of the options of commands whose work an engine can divide among processes."""
-
-    engine: str | None = Field(
-        None, description="what plays the shards: local, ray or slurm (unset: this process); it adds its own options"
-    )
+ENGINE = "what plays the shards: local, ray or slurm (unset: this process); it adds its own options"
 
 
 def with_engine(model: type[Model], arguments: Arguments) -> type[Model]:
@@ -81,13 +74,13 @@ def computing(given: Any, setting: Setting, shards: int, modules: Sequence[str] 
     """Yield a function that plays shards: in this process, or by the engine of `given`, which is closed in the end.
 
     Args:
-        given: the options of a command, a `PlaysShards`.
+        given: the options of a command, a `ReadsRuns` with the field `engine`.
         setting: facts that the engine needs.
-        shards: number of shards.
+        shards: number of shards that the user asks for.
         modules: modules to import in other processes, besides those of `--import`.
 
     Raises:
-        UsageError: an engine is named for a single shard.
+        UsageError: an engine is named, but only one shard is asked for.
     """
     if given.engine is None:
         yield map

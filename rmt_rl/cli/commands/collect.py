@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from rmt_rl import registry
-from rmt_rl.cli.arguments import Arguments, positionals, require_values
-from rmt_rl.cli.engines import PlaysShards, computing, with_engine
+from rmt_rl.cli.arguments import Arguments, ReadsRuns, positionals, require_values
+from rmt_rl.cli.engines import ENGINE, computing, with_engine
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.flags import parse, with_options
 from rmt_rl.sweeps.engine import Setting
@@ -19,7 +19,7 @@ from rmt_rl.terminal import say
 _ENGINE_FOLDER = Path("runs", ".collect")  # of the engine's own files
 
 
-class Collection(PlaysShards):
+class Collection(ReadsRuns):
     """Episodes of an environment's expert, of trained agents, of random actions, or of several mixed."""
 
     episodes: int | None = Field(None, ge=1, description="episodes to collect (unset: the env's number, mostly 4000)")
@@ -35,6 +35,7 @@ class Collection(PlaysShards):
         ge=1,
         description="parts of each policy's episodes, each with seeds of its own; who plays them changes nothing",
     )
+    engine: str | None = Field(None, description=ENGINE)
     env_options: Frozen
 
 

@@ -11,8 +11,8 @@ from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_run_grid
-from rmt_rl.cli.arguments import Arguments
-from rmt_rl.cli.engines import PlaysShards, computing, with_engine
+from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.cli.engines import ENGINE, computing, with_engine
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.sweeps.engine import Setting
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ENGINE_FOLDER = ".evaluate"  # of the engine's own files, in the folder of the results
 
 
-class Evaluate(EvaluationSettings, PlaysShards):
+class Evaluate(EvaluationSettings, ReadsRuns):
     """Roll out a run's agent in its environment, and write evaluation.json."""
 
     run: Positional[Path] = Field(description="folder of the run")
@@ -40,8 +40,9 @@ class Evaluate(EvaluationSettings, PlaysShards):
     shards: int = Field(
         1,
         ge=1,
-        description="parts of the environments, at each value; the episodes and random numbers stay the same",
+        description="parts into which the environments are divided, at each value; the episodes stay the same",
     )
+    engine: str | None = Field(None, description=ENGINE)
 
 
 def evaluate_run(arguments: Arguments) -> int:
@@ -88,7 +89,8 @@ def _evaluations(
     source = SavedAgent(given.run, given.checkpoint, saved.header.update, given.device)
     plan = plan_shards(config, source, vary, settings, given.shards)
     setting = Setting(cores=1, gpus=_gpus(given), folder=folder / _ENGINE_FOLDER)
-    with computing(given, setting, plan.count) as compute:
+    asked_for = given.shards * len(plan.shards)
+    with computing(given, setting, asked_for) as compute:
         yield evaluate_shards(plan, compute, progress)
 
 

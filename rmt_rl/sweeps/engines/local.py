@@ -28,7 +28,7 @@ _LOOK = 0.05  # seconds between two looks at the processes
 class LocalOptions(Frozen):
     """Options of the engine."""
 
-    jobs: int | None = Field(None, ge=1, description="runs at once (unset: as many as cores and GPUs allow)")
+    jobs: int | None = Field(None, ge=1, description="runs or shards at once (unset: as many as cores and GPUs allow)")
 
 
 class LocalEngine:
