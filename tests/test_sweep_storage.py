@@ -191,22 +191,26 @@ def test_a_checkpoint_is_never_newer_than_the_files_beside_it() -> None:
             if done.is_set():
                 return
 
-    thread = threading.Thread(target=save)
-    thread.start()
-    while not (stored.job.run / names[-1]).exists():
-        time.sleep(0.01)
-    seen = set()
-    try:
-        for _ in range(60):
+    def put() -> None:
+        while not done.is_set():
             stored.put()
-            found = stored.folder.read_all([f"{RUN}/{name}" for name in names])
-            updates = [int(content) for content in found.values()]
-            assert updates[-1] == min(updates)
-            seen.add(updates[-1])
+
+    threads = [threading.Thread(target=target) for target in (save, put)]
+    for thread in threads:
+        thread.start()
+    other = RemoteFolder(url)
+    seen = set()
+    began = time.monotonic()
+    try:
+        while len(seen) < 20 and time.monotonic() < began + 60:
+            found = [other.read(f"{RUN}/{name}") for name in reversed(names)]  # as a cell is fetched
+            last, *others = [int(content or b"-1") for content in found]
+            assert last <= min(others)
+            seen.add(last)
     finally:
         done.set()
-        thread.join()
-    assert len(seen) > 2
+        for thread in threads:
+            thread.join()
     stored.finish()
     assert len(set(stored.folder.read_all([f"{RUN}/{name}" for name in names]).values())) == 1
 
