@@ -199,7 +199,7 @@ def test_a_checkpoint_is_never_newer_than_the_files_beside_it() -> None:
     for thread in threads:
         thread.start()
     other = RemoteFolder(url)
-    seen = set()
+    seen: set[int] = set()
     began = time.monotonic()
     try:
         while len(seen) < 20 and time.monotonic() < began + 60:
