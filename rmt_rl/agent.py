@@ -25,6 +25,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
 from rmt_rl.nn.outputs import on_host
+from rmt_rl.nn.sampling import BatchPart, Sampler
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
@@ -115,6 +116,17 @@ class BaseAgent(nn.Module, ABC):
     def set_random_seed(self, seed: int | None) -> None:
         """Seed the sampling of actions (`deterministic=False`); None draws a fresh seed."""
 
+    def sample_part(self, part: BatchPart) -> None:
+        """Sample as if the rows were a part of a larger batch, with the random numbers that they would have there.
+
+        Raises:
+            UsageError: agents of this class can't.
+        """
+        raise UsageError(
+            f"agent {type(self).__name__}: it has no `sample_part`, so its sampled actions can't be drawn in parts; "
+            "leave out --shards or --sample"
+        )
+
     @abstractmethod
     def predict(
         self,
@@ -175,8 +187,7 @@ class Agent(BaseAgent):
         self.to_action = nn.Linear(config.width, logits)
         self.at_observation = self.tokens.index("observation")
         self.known, self.late = known_and_late(self.tokens)
-        self.generator: torch.Generator | None = None  # of sampled actions, made where the first of them is drawn
-        self.random_seed: int | None = None
+        self.sampler = Sampler()
 
     @abstractmethod
     def build_core(self, config: Any) -> SegmentRecurrent[Any, Any]:
@@ -236,8 +247,10 @@ class Agent(BaseAgent):
     # Acting (Stable-Baselines3's interface)
 
     def set_random_seed(self, seed: int | None) -> None:
-        self.random_seed = seed
-        self.generator = None
+        self.sampler.restart(seed)
+
+    def sample_part(self, part: BatchPart) -> None:
+        self.sampler.part = part
 
     @torch.inference_mode()
     def predict(
@@ -261,19 +274,14 @@ class Agent(BaseAgent):
             state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
         logits, cache = self._advance(acting, state)
-        generator = None if deterministic else self._generator()
         for_action = logits[:, : self.head.size]
-        actions = self.head.values(on_host(self.head.choose(for_action, generator), for_action))
+        chosen = self.head.choose(for_action, None) if deterministic else self.sampler.choose(self.head, for_action)
+        actions = self.head.values(on_host(chosen, for_action))
         own_actions = map_leaves(np.copy, actions)  # callers may change theirs
         following = ActingState(cache, state.steps + 1, own_actions)
         if single:
             actions = only_value(actions, self.spec.action_space)
         return actions, following
-
-    def _generator(self) -> torch.Generator:
-        if self.generator is None or self.generator.device != self.device:
-            self.generator = _new_generator(self.device, self.random_seed)
-        return self.generator
 
     def _fresh(self, batch_size: int) -> ActingState:
         state = self.initial_state(batch_size)
@@ -371,13 +379,3 @@ def only_value(batch: Any, space: Space[Any]) -> Any:
         return part[0] if isinstance(leaf, spaces.Discrete) else part[0, ...]
 
     return map_space(row, space)
-
-
-def _new_generator(device: torch.device, seed: int | None) -> torch.Generator:
-    """Return a generator of random numbers with this seed, or with a fresh one."""
-    generator = torch.Generator(device)
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator

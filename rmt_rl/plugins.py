@@ -164,6 +164,18 @@ def import_user_module(module: str) -> None:
     _named.add(module)
 
 
+def import_modules(modules: Iterable[str]) -> None:
+    """Import modules that the user typed, from the current folder too; `module:Name` stands for its module.
+
+    Raises:
+        UsageError: a module can't be imported.
+    """
+    for name in modules:
+        module, _, _ = name.partition(":")
+        find_in_current_folder(module)
+        import_user_module(module)
+
+
 def find_object(name: str, group: str, strict: bool = False) -> object:
     """Return the object `Name` of the module in `module:Name`.
 

@@ -31,7 +31,6 @@ from rmt_rl.kinds import Kind as Kind
 from rmt_rl.named_tasks import entry_point, env_id, object_name
 from rmt_rl.plugins import declared, find_object, import_installed, is_object_name
 from rmt_rl.plugins import import_named as import_named
-from rmt_rl.plugins import import_user_module as import_user_module
 from rmt_rl.sources import Outline, outline
 
 if TYPE_CHECKING:

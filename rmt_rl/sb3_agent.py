@@ -31,6 +31,7 @@ from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import LeafSpace
 from rmt_rl.nn.outputs import not_finite
+from rmt_rl.nn.sampling import BatchPart
 from rmt_rl.observations import ObservedBatch, observed_batch
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
@@ -74,6 +75,7 @@ class SB3Agent(BaseAgent):
             **self._options(of_policy=True),
         )
         self.random = np.random.default_rng()  # seeds the sampling of actions
+        self.part: BatchPart | None = None  # of a larger batch, whose random numbers are drawn
 
     @property
     def _policy_class(self) -> Any:
@@ -119,6 +121,9 @@ class SB3Agent(BaseAgent):
     def set_random_seed(self, seed: int | None) -> None:
         self.random = np.random.default_rng(seed)
 
+    def sample_part(self, part: BatchPart) -> None:
+        self.part = part
+
     def predict(
         self,
         observation: Any,
@@ -136,13 +141,32 @@ class SB3Agent(BaseAgent):
             check_batch_size("state", hidden.shape[1], batch.size)
         with self._seeded(deterministic):
             try:
-                actions, state = self.policy.predict(batch.values, state, episode_start, deterministic)
+                actions, state = self._choose(batch.values, state, episode_start, deterministic)
             except ValueError as error:  # PyTorch's distributions refuse parameters that aren't finite
                 raise not_finite() from error
         if not np.isfinite(actions).all():  # of a deviation that is infinite
             raise not_finite()
         originals = self.actions.originals(actions)
         return only_value(originals, self.spec.action_space) if batch.is_single else originals, state
+
+    def _choose(self, values: Any, state: Any, episode_start: Array | None, deterministic: bool) -> tuple[Array, Any]:
+        """Return actions of `actions.space` and the next state.
+
+        The policy's distributions draw for all rows of a batch. A part of a larger batch is therefore filled up with
+        copies of its first row, whose actions are dropped.
+        """
+        policy: BasePolicy = self.policy
+        if deterministic or self.part is None:
+            return policy.predict(values, state, episode_start, deterministic)
+        rows = np.zeros(self.part.whole, np.int64)
+        rows[self.part.rows] = np.arange(self.part.size)
+        whole_values = map_leaves(itemgetter(rows), values)
+        whole_state = None if state is None else tuple(part[:, rows] for part in state)
+        whole_start = None if episode_start is None else episode_start[rows]
+        actions, following = policy.predict(whole_values, whole_state, whole_start, deterministic)
+        if following is not None:
+            following = tuple(part[:, self.part.rows] for part in following)
+        return actions[self.part.rows], following
 
     @contextmanager
     def _seeded(self, deterministic: bool) -> Iterator[None]:

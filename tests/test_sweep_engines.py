@@ -56,8 +56,8 @@ def test_a_run_on_ray_goes_on_after_the_loss_of_its_node(store: bool) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    common = {"object_store_memory": SMALL_STORE, "include_dashboard": False}
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **common})
+    common = {"object_store_memory": SMALL_STORE, "include_dashboard": False, "include_log_monitor": False}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "no_monitor": True, **common})
     try:
         nodes = [cluster.add_node(num_cpus=1, **common) for _ in range(2)]
         by_raylet = {node.all_processes["raylet"][0].process.pid: node for node in nodes}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
 
@@ -18,6 +18,7 @@ from rmt_rl.acting.policies import EXPERT, EXPERT_ALONE, RANDOM, Behaviour, Rand
 from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout, shares
+from rmt_rl.acting.shards import one_thread
 from rmt_rl.config import Frozen
 from rmt_rl.data.root import data_root
 from rmt_rl.data.trajectory import Arrays, Trajectory
@@ -35,11 +36,11 @@ from rmt_rl.wrappers import VectorReturnToGo
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
+    from rmt_rl.acting.shards import Compute
+
 Env = gymnasium.Env[Any, Any]
 REFERENCE_EPISODES = 100
 EPISODE_BYTES = 1024  # of an episode in a file, at least
-Compute: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Calls a function with each argument and returns the results in order, as `map` does."""
 
 
 def collect(
@@ -211,7 +212,7 @@ def play_shard(shard: Shard) -> list[Trajectory]:
     config = task_config(task, shard.options)
     seed = shard.seed + shard.part.shard * LANES  # of the policy
     recipe = Recipe(shard.task_name, task, config, shard.episodes, seed, shard.behaviour)
-    with closing(make_env(task, config)) as env:
+    with closing(make_env(task, config)) as env, one_thread():
         player = _player(shard.behaviour.shares[shard.part.policy], recipe, env)
         lanes = recorded_lanes(env.observation_space)
         return list(_played(player, recipe, shard.part.episodes, shard.part.seed, lanes))

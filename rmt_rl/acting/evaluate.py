@@ -96,8 +96,7 @@ def evaluate_grid(
         UsageError: as in `evaluate`; an unknown option names the nearest one. Or an environment with these options has
             other spaces than the agent was made for.
     """
-    settings = _settings(task, task_config(task, options), vary)
-    _check_spaces(policy, task, settings)
+    settings = checked_settings(policy, task, options, vary)
     play = partial(
         evaluate,
         policy,
@@ -110,7 +109,7 @@ def evaluate_grid(
         progress=progress,
     )
 
-    def at(setting: _Setting) -> Evaluation:
+    def at(setting: Setting) -> Evaluation:
         begin(setting.varied)
         evaluation = play(options=setting.config)
         return replace(evaluation, options=setting.varied)
@@ -118,7 +117,7 @@ def evaluate_grid(
     return map(at, settings)
 
 
-class _Setting(NamedTuple):
+class Setting(NamedTuple):
     """One combination of the varied options' values.
 
     Attributes:
@@ -130,20 +129,27 @@ class _Setting(NamedTuple):
     config: Frozen
 
 
-def _settings(task: Task, config: Frozen, vary: Mapping[str, Sequence[Any]]) -> list[_Setting]:
-    """Return all combinations of the varied options' values, checked; options that aren't varied are those of `config`.
+def checked_settings(policy: Policy, task: Task, options: Options, vary: Mapping[str, Sequence[Any]]) -> list[Setting]:
+    """Return all combinations of the varied options' values, checked; options that aren't varied are those given.
 
     Raises:
-        UsageError: an option is unknown or its value is out of range.
+        UsageError: an option is unknown or its value is out of range, or an environment with these options has other
+            spaces than the agent was made for.
     """
-    settings = []
-    for values in product(*vary.values()):
-        varied = dict(zip(vary, values, strict=True))
-        settings.append(_Setting(varied, validated(task.Config, dict(config) | varied)))
+    settings = _settings(task, task_config(task, options), vary)
+    _check_spaces(policy, task, settings)
     return settings
 
 
-def _check_spaces(policy: Policy, task: Task, settings: Iterable[_Setting]) -> None:
+def _settings(task: Task, config: Frozen, vary: Mapping[str, Sequence[Any]]) -> list[Setting]:
+    settings = []
+    for values in product(*vary.values()):
+        varied = dict(zip(vary, values, strict=True))
+        settings.append(Setting(varied, validated(task.Config, dict(config) | varied)))
+    return settings
+
+
+def _check_spaces(policy: Policy, task: Task, settings: Iterable[Setting]) -> None:
     """Raise a UsageError if an environment with varied options has other spaces than the agent."""
     spec = getattr(policy, "spec", None)  # of an agent, which was made for certain spaces
     if spec is None:
@@ -170,6 +176,20 @@ def parse_vary(texts: Iterable[str], flag: str = "--vary") -> dict[str, list[Any
             raise UsageError(f"{flag} {text!r}: {name.strip()!r} is varied twice; list all its values once")
         vary[name.strip()] = _values(values)
     return vary
+
+
+def single_values(texts: Iterable[str], flag: str) -> dict[str, Any]:
+    """Read `NAME=VALUE` texts of a flag; values are JSON, and strings where they aren't.
+
+    Raises:
+        UsageError: a text has another form, or several values.
+    """
+    single = {}
+    for name, values in parse_vary(texts, flag).items():
+        if len(values) != 1:
+            raise UsageError(f"{flag} {name}: give one value, or a list as [1,2]")
+        single[name] = values[0]
+    return single
 
 
 def _values(text: str) -> list[Any]:

@@ -18,7 +18,6 @@ from rmt_rl.task import check_same_spaces
 if TYPE_CHECKING:
     from rmt_rl.acting.evaluate import ProgressReport
     from rmt_rl.agent import BaseAgent
-    from rmt_rl.data.references import References
     from rmt_rl.runs.evaluation import Evaluation
     from rmt_rl.runs.options import RunConfig
     from rmt_rl.task import Options, Task
@@ -58,7 +57,7 @@ def evaluate_run_grid(
     """
     task = load_task(config.env)
     evaluations = _evaluate_agent_grid(agent, task, config.env_options, vary, settings, progress)
-    return (one if one.options else replace(one, references=_references(config)) for one in evaluations)
+    return (with_references(evaluation, config) for evaluation in evaluations)
 
 
 def evaluate_elsewhere(
@@ -105,8 +104,11 @@ def _evaluate_agent_grid(
     )
 
 
-def _references(config: RunConfig) -> References | None:
+def with_references(evaluation: Evaluation, config: RunConfig) -> Evaluation:
+    """Return an evaluation of a run with the reference scores of its data, if no option was varied."""
     from rmt_rl.acting.provenance import dataset_ids
     from rmt_rl.data.references import read_references
 
-    return read_references(dataset_ids(config))
+    if evaluation.options:
+        return evaluation
+    return replace(evaluation, references=read_references(dataset_ids(config)))

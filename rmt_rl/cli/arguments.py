@@ -10,8 +10,8 @@ from pydantic import Field
 
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
-from rmt_rl.plugins import NAME, find_in_current_folder
-from rmt_rl.registry import import_named, import_user_module, trust_specs
+from rmt_rl.plugins import NAME, find_in_current_folder, import_modules
+from rmt_rl.registry import import_named, trust_specs
 from rmt_rl.terminal import say
 
 Arguments = Sequence[str]
@@ -30,21 +30,9 @@ class ReadsRuns(Frozen):
     trust_spec: bool = Field(False, description=TRUST)
 
     def import_modules(self) -> None:
-        """Import what `--import` names, see `import_modules`; and take the user's word on specs."""
+        """Import what `--import` names, from the current folder too; and take the user's word on specs."""
         import_modules(self.modules)
         trust_specs(self.trust_spec)
-
-
-def import_modules(modules: Iterable[str]) -> None:
-    """Import modules that the user typed, from the current folder too; `module:Name` stands for its module.
-
-    Raises:
-        UsageError: a module can't be imported.
-    """
-    for name in modules:
-        module, _, _ = name.partition(":")
-        find_in_current_folder(module)
-        import_user_module(module)
 
 
 def import_typed(names: Iterable[str]) -> None:

@@ -7,7 +7,9 @@ metrics.jsonl         one JSON object a line, as logged
 events.out.tfevents*  the same for TensorBoard
 last.safetensors      the newest checkpoint, to resume from
 best.safetensors      the checkpoint of the best evaluation during training
+last.2-of-2.*         the other parts of a checkpoint in shards, see `rmt_rl.runs.shards`
 evaluation.json       results of `rmt-rl evaluate`
+cpu.json              CPU seconds of training and evaluation, if a sweep made the run
 .lock                 names the process that trains the run now
 """
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from rmt_rl.errors import UsageError
-from rmt_rl.plugins import find_in_current_folder
-from rmt_rl.registry import import_user_module, trust_specs
+from rmt_rl.plugins import import_modules
+from rmt_rl.registry import trust_specs
 
 HandleT = TypeVar("HandleT")
 
@@ -24,7 +24,7 @@ class Call(NamedTuple):
     Attributes:
         function: the function.
         argument: its argument.
-        modules: modules that the user named, to import first.
+        modules: modules that the user named, to import first; `module:Name` stands for its module.
         trust_spec: let files give environments any arguments.
         folder: the current folder, if there is such a folder.
     """
@@ -41,9 +41,7 @@ def answer(call: Call) -> Any:
     if call.folder.is_dir():
         os.chdir(call.folder)
     try:
-        for module in call.modules:
-            find_in_current_folder(module)
-            import_user_module(module)
+        import_modules(call.modules)
         trust_specs(call.trust_spec)
         return call.function(call.argument)
     except UsageError as error:

@@ -135,10 +135,11 @@ def _check_distinct(where: str, values: Sequence[Any]) -> None:
 
 
 class Cell(NamedTuple):
-    """A run of a sweep: its name, which is the name of its folder, and its options."""
+    """A run of a sweep: its name, which is the name of its folder, its options, and its evaluations after training."""
 
     name: str
     config: RunConfig
+    evaluations: tuple[PlannedEvaluation, ...] = ()
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def make_cell(
         config = named_config(env, agent, _by_section({**sweep.train, **varied, "seed": seed}))
     except UsageError as error:
         raise UsageError(f"run {name}: {error}") from error
-    return Cell(name, config)
+    return Cell(name, config, sweep.evaluate)
 
 
 def _by_section(options: Values) -> dict[str, Any]:

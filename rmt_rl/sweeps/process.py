@@ -43,6 +43,7 @@ class CellProcess:
         own = {"OMP_NUM_THREADS": str(job.cores), "PYTHONIOENCODING": "utf-8"}
         if not job.gpus:
             own[_GPUS] = ""
+        job.log.parent.mkdir(parents=True, exist_ok=True)
         append(job.log, "")
         with job.log.open("ab") as log:
             self._process = subprocess.Popen(

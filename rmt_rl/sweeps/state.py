@@ -51,7 +51,7 @@ def check_same_config(run: Path, config: RunConfig) -> None:
         if before.get(name) != now.get(name):
             raise UsageError(
                 f"{run} holds a run with {name}={before.get(name)!r}, but the sweep's has {now.get(name)!r}; remove "
-                "the folder, or choose another --out"
+                "the folder, or choose another one for the runs"
             )
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_run_grid
-from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.cli.arguments import Arguments
+from rmt_rl.cli.engines import PlaysShards, computing, with_engine
+from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
+from rmt_rl.sweeps.engine import Setting
 from rmt_rl.terminal import say
 
 if TYPE_CHECKING:
+    from rmt_rl.acting.evaluate import ProgressReport
+    from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint
     from rmt_rl.runs.evaluation import Evaluation
+    from rmt_rl.runs.options import RunConfig
+
+_ENGINE_FOLDER = ".evaluate"  # of the engine's own files, in the folder of the results
 
 
-class Evaluate(EvaluationSettings, ReadsRuns):
+class Evaluate(EvaluationSettings, PlaysShards):
     """Roll out a run's agent in its environment, and write evaluation.json."""
 
     run: Positional[Path] = Field(description="folder of the run")
@@ -27,31 +37,71 @@ class Evaluate(EvaluationSettings, ReadsRuns):
     )
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
     device: str = Field("cpu", description="where the agent runs, e.g. cpu or cuda")
+    shards: int = Field(
+        1,
+        ge=1,
+        description="parts of the environments, at each value; the episodes and random numbers stay the same",
+    )
 
 
 def evaluate_run(arguments: Arguments) -> int:
     """Evaluate at every value, print a line for each, and write evaluation.json after each."""
-    given = parse(Evaluate, arguments, "rmt-rl evaluate", __doc__ or "")
+    given = parse(with_engine(Evaluate, arguments), arguments, "rmt-rl evaluate", __doc__ or "")
     given.import_modules()
-    from rmt_rl.acting.evaluate import parse_vary
     from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
-    from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
+    from rmt_rl.runs.checkpoint import path_of, read_checkpoint
     from rmt_rl.runs.evaluation import write_evaluation
     from rmt_rl.runs.folder import open_results, read_config
 
     config = read_config(given.run)
     saved = read_checkpoint(path_of(given.run, given.checkpoint))
-    agent = restore_agent(saved, given.device)
     folder = open_results(given.run, config, given.out)
     done: list[Evaluation] = []
-    with EvaluationProgress(given.episodes) as progress:
-        for evaluation in evaluate_run_grid(config, agent, parse_vary(given.vary), given, progress):
+    with (
+        EvaluationProgress(given.episodes) as progress,
+        _evaluations(given, config, saved, folder, progress) as evaluations,
+    ):
+        for evaluation in evaluations:
             done.append(evaluation)
             # With its update, so that results of a run that was trained further since aren't kept beside new ones.
             write_evaluation(folder, done, f"{given.checkpoint}, update {saved.header.update}")
             progress.hide()
             say(evaluation_line(evaluation), flush=True)
     return 0
+
+
+@contextmanager
+def _evaluations(
+    given: Any, config: RunConfig, saved: Checkpoint[AgentHeader], folder: Path, progress: ProgressReport
+) -> Iterator[Iterator[Evaluation]]:
+    """Yield the evaluations at every value, which are made one after the other when they are asked for."""
+    from rmt_rl.acting.evaluate import parse_vary
+    from rmt_rl.acting.evaluate_shards import SavedAgent, evaluate_shards, plan_shards
+    from rmt_rl.runs.checkpoint import restore_agent
+
+    vary = parse_vary(given.vary)
+    if given.engine is None and given.shards == 1:
+        agent = restore_agent(saved, given.device)
+        yield evaluate_run_grid(config, agent, vary, given, progress)
+        return
+    settings = EvaluationSettings(**{name: getattr(given, name) for name in EvaluationSettings.model_fields})
+    source = SavedAgent(given.run, given.checkpoint, saved.header.update, given.device)
+    plan = plan_shards(config, source, vary, settings, given.shards)
+    setting = Setting(cores=1, gpus=_gpus(given), folder=folder / _ENGINE_FOLDER)
+    with computing(given, setting, plan.count) as compute:
+        yield evaluate_shards(plan, compute, progress)
+
+
+def _gpus(given: Any) -> int:
+    """Return the number of GPUs of a shard.
+
+    Raises:
+        UsageError: the device has a number, but an engine numbers the GPUs of each shard anew.
+    """
+    kind, colon, _ = given.device.partition(":")
+    if given.engine is not None and colon:
+        raise UsageError(f"device={given.device}: an engine gives each shard a GPU of its own; write --device {kind}")
+    return 1 if kind == "cuda" else 0
 
 
 COMMAND = evaluate_run

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-from pydantic import Field, create_model
+from pydantic import Field
 from tyro.conf import UseAppendAction
 
 from rmt_rl import registry
-from rmt_rl.acting.evaluate import parse_vary
-from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading, option_values
+from rmt_rl.acting.evaluate import parse_vary, single_values
+from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading
+from rmt_rl.cli.engines import opened_engine, typed_engine, with_engine_options
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
@@ -21,11 +21,11 @@ from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
 from rmt_rl.sweeps.mirror import MirroredReport, mirrored
 from rmt_rl.sweeps.naming import dotted
-from rmt_rl.sweeps.run import claimed, closing_engine, execute, job_of, unfinished
-from rmt_rl.terminal import complain, say
+from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
+from rmt_rl.terminal import say
 
 if TYPE_CHECKING:
-    from rmt_rl.sweeps.engine import Engine, Job, Outcome
+    from rmt_rl.sweeps.engine import Engine, Job
     from rmt_rl.sweeps.matrix import Cell
 
 _FIELDS = (  # of the file, which flags replace as they are
@@ -97,19 +97,15 @@ def run_sweep(arguments: Arguments) -> int:
 
 def _parse(values: Mapping[str, Any], flags: Arguments) -> tuple[SweepFlags, Frozen]:
     """Return the flags, and the options of the engine, from the file and the flags."""
-    named = option_values("--engine", flags)
     in_file = values.get("engine", "local")
-    engine = named[-1] if named else in_file
+    engine = typed_engine(flags) or in_file
     if not isinstance(engine, str):
         raise UsageError(f"engine={engine!r} is no name; see rmt-rl list")
-    import_typed(named)
-    options_class = registry.engine_class(engine).Config
-    hint: Any = Annotated[options_class, tyro.conf.arg(name="")]
-    model: type[SweepFlags] = create_model("SweepFlags", __base__=SweepFlags, engine_options=(hint, options_class()))
+    model = with_engine_options(SweepFlags, engine)
     own = values.get("engine_options", {}) if engine == in_file else {}
     if not isinstance(own, Mapping):
         raise UsageError(f"engine_options={own!r} is no table; write [engine_options] above its options")
-    default = model(engine_options=validated(options_class, own))
+    default = model(engine_options=validated(registry.engine_class(engine).Config, own))
     description = f"{__doc__}\n\nOptions are those of engine {engine!r}; --engine NAME --help shows those of another."
     given = parse(model, flags, "rmt-rl sweep", description, default)
     return given, given.engine_options
@@ -122,7 +118,8 @@ def _merged(values: Mapping[str, Any], given: SweepFlags) -> dict[str, Any]:
         value = getattr(given, name)
         if value not in ((), None):
             merged[name] = value
-    for name, added in (("options", _matrix(given.options)), ("train", _single(given.train))):
+    train = dotted(single_values(given.train, "--train"))
+    for name, added in (("options", _matrix(given.options)), ("train", train)):
         if added:
             merged[name] = _joined(merged.get(name, {}), added, name)
     if given.search is not None:
@@ -143,19 +140,9 @@ def _matrix(texts: Sequence[str]) -> dict[str, list[Any]]:
     return dotted(parse_vary(texts, "--options"))
 
 
-def _single(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the one value of each option."""
-    single = {}
-    for name, values in parse_vary(texts, "--train").items():
-        if len(values) != 1:
-            raise UsageError(f"--train {name}: give one value, or a list as [1,2]; --options takes several to compare")
-        single[name] = values[0]
-    return dotted(single)
-
-
 def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], options: Frozen) -> int:
     """Work on the jobs that aren't finished; return 1 if some failed."""
-    from rmt_rl.cli.sweep_progress import SweepProgress
+    from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 
     with (
         claimed(sweep.out) as own,
@@ -168,7 +155,7 @@ def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], opt
             return 0
         with _engine(sweep, options, own) as engine:
             failed = execute(due, engine, report)
-    return _tell_failures(failed, own)
+    return tell_failures(failed, own)
 
 
 def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, options: Frozen) -> int:
@@ -179,7 +166,7 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
         if error.name != "optuna":
             raise
         raise UsageError("a search needs 'optuna', which is not installed: pip install 'rmt-rl[sweep]'") from error
-    from rmt_rl.cli.sweep_progress import SweepProgress
+    from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 
     if given.dry_run:
         raise UsageError("a search draws its options while it runs, so --dry-run has nothing to print; leave it out")
@@ -189,25 +176,12 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
             report = MirroredReport(progress, mirror) if mirror else progress
             failed = search.run(engine, report)
         say(search.summary())
-    return _tell_failures(failed, own)
+    return tell_failures(failed, own)
 
 
-@contextmanager
-def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> Iterator[Engine]:
-    """Yield the sweep's engine, and close it in the end."""
-    setting = Setting(sweep.cores, sweep.gpus, own)
-    with closing_engine(registry.engine_class(sweep.engine)(options, setting)) as engine:
-        if engine.note:
-            complain(engine.note)
-        yield engine
-
-
-def _tell_failures(failed: Sequence[Outcome], own: Path) -> int:
-    """Print a line for each failed cell; return the exit status."""
-    for outcome in failed:
-        reason = outcome.error or f"exit status {outcome.status}"
-        complain(f"failed: {outcome.name}: {reason} (see {own / outcome.name}.log)")
-    return 1 if failed else 0
+def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> AbstractContextManager[Engine]:
+    """Return a context with the sweep's engine."""
+    return opened_engine(sweep.engine, options, Setting(sweep.cores, sweep.gpus, own))
 
 
 COMMAND = run_sweep

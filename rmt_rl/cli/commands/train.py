@@ -15,7 +15,6 @@ from rmt_rl.cli.arguments import (
     IMPORT,
     TRUST,
     Arguments,
-    import_modules,
     import_typed,
     leading,
     option_values,
@@ -25,6 +24,7 @@ from rmt_rl.cli.arguments import (
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.launch import is_first_process
+from rmt_rl.plugins import import_modules
 from rmt_rl.terminal import complain, say
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 from pydantic import Field
@@ -73,7 +74,10 @@ class LocalEngine:
         """Make the calls in processes of their own, which a signal of the terminal doesn't reach."""
         before = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.capacity, context, initializer=_ignore_interrupts) as pool:
+        places = context.SimpleQueue()
+        for place in self._free:
+            places.put(place)
+        with ProcessPoolExecutor(self.capacity, context, initializer=_begin, initargs=(places,)) as pool:
             try:
                 yield from in_order(lambda call: pool.submit(answer, call), _waited, calls, 2 * self.capacity)
             except BaseException:
@@ -108,9 +112,10 @@ class LocalEngine:
             self._places[job.name] = place
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the process that waits for the results."""
+def _begin(places: SimpleQueue[str]) -> None:
+    """Take the GPUs of one place, and leave Ctrl-C to the process that waits for the results."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ[_VISIBLE] = places.get()
 
 
 def _waited(future: Future[Any]) -> Any:

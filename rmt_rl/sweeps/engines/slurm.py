@@ -92,8 +92,14 @@ class SlurmEngine:
             batch_job.cancel(check=False)
 
     def results(self, calls: Sequence[Call]) -> Iterator[Any]:
-        for batch_job in self._executor.map_array(answer, calls):
-            yield result_of(batch_job.result())
+        batch_jobs = self._executor.map_array(answer, calls)
+        try:
+            for batch_job in batch_jobs:
+                yield result_of(_answer(batch_job))
+        finally:
+            for batch_job in batch_jobs:
+                if not batch_job.done():
+                    batch_job.cancel(check=False)
 
     def close(self) -> None:
         for name in self._pending:
@@ -115,6 +121,21 @@ class SlurmEngine:
             else:
                 outcomes.append(outcome)
         return outcomes
+
+
+def _answer(batch_job: Any) -> Any:
+    """Return the result of a batch job.
+
+    Raises:
+        UsageError: the batch job failed, or ended without a result.
+    """
+    try:
+        return batch_job.result()
+    except submitit.core.utils.UncompletedJobError as error:
+        raise UsageError(
+            f"a batch job that played a shard has no result; {batch_job.paths.stderr} says why; raise --mem-gb or "
+            "--timeout-min, or choose more --shards"
+        ) from error
 
 
 def _outcome(job: Job, batch_job: Any) -> Outcome:

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmt_rl.cli import main
+from rmt_rl.cli.cell import run_due
 from rmt_rl.config import Frozen
 from rmt_rl.sweeps.calls import Call, answer, result_of
 from rmt_rl.sweeps.engine import Job, Outcome, Setting
-from rmt_rl.sweeps.state import due_commands
-from rmt_rl.sweeps.stored import local, stored
+from rmt_rl.sweeps.stored import local
 
 
 class HereOptions(Frozen):
@@ -36,7 +35,8 @@ class HereEngine:
             return []
         job = self.jobs.popleft()
         with tempfile.TemporaryDirectory() as scratch:
-            status = _work(job, Path(scratch))
+            here = local(job, Path(scratch, "runs")) if job.store else job
+            status = run_due(here, Path(scratch))
         return [Outcome(job.name, status, "see above" if status else "")]
 
     def running(self) -> set[str]:
@@ -51,16 +51,6 @@ class HereEngine:
 
     def close(self) -> None:
         self.jobs.clear()
-
-
-def _work(job: Job, scratch: Path) -> int:
-    here = local(job, scratch / "runs") if job.store else job
-    with stored(here):
-        for arguments in due_commands(here, scratch):
-            status = main(arguments)
-            if status:
-                return status
-    return 0
 
 
 ENGINE = HereEngine
