@@ -84,6 +84,7 @@ def test_runs_at_a_url_are_those_of_a_folder(capsys: pytest.CaptureFixture[str])
     assert_same_run(fetched(url, "got"), Path("plain", RUN))
     assert sorted(path.name for path in Path("one", RUN).iterdir()) == [
         "config.toml",
+        "cpu.json",
         "evaluation.json",
         "last.json",
         "metrics.jsonl",

@@ -16,6 +16,7 @@ from rmt_rl.files import write_atomically
 from rmt_rl.reading import parse_json, read_text
 from rmt_rl.remote import RemoteFolder, without_password
 from rmt_rl.runs.checkpoint import path_of
+from rmt_rl.runs.cpu_time import CPU_TIME
 from rmt_rl.runs.evaluation import FILE as EVALUATION
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.loggers.jsonl import METRICS
@@ -27,7 +28,7 @@ from rmt_rl.sweeps.state import HEADER
 INTERVAL = 10.0  # seconds between two looks for new files of running cells
 _LEASE = f"{OWN}/lock"
 _MARK = "store"  # the file of the sweep's own that names the URL of the copied runs
-_SMALL = (CONFIG, METRICS, EVALUATION)
+_SMALL = (CONFIG, METRICS, EVALUATION, CPU_TIME)
 _CHECKPOINT = path_of("").name
 _SIZE = 8  # bytes of a safetensors file that hold the size of its header
 _LARGEST = 100_000_000  # bytes of a header, as safetensors has it
