@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from rmt_rl import remote, signals
 from rmt_rl.cli import main
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
+from rmt_rl.files import write_atomically
 from rmt_rl.remote import RemoteFolder
 from rmt_rl.sweeps import lease
 from rmt_rl.sweeps.engine import Job
@@ -64,8 +66,8 @@ def fetched(url: str, name: str) -> Path:
     return Path(name)
 
 
-def long_job(**options: Any) -> Job:
-    """Return the job of a long run."""
+def long_job(**options: str) -> Job:
+    """Return the job of a long run, with these options of the sweep."""
     values = read_sweep(Path("sweep.toml"))
     values["train"] |= LONG
     config = validated(SweepConfig, values | options)
@@ -82,6 +84,7 @@ def test_runs_at_a_url_are_those_of_a_folder(capsys: pytest.CaptureFixture[str])
     assert_same_run(fetched(url, "got"), Path("plain", RUN))
     assert sorted(path.name for path in Path("one", RUN).iterdir()) == [
         "config.toml",
+        "cpu.json",
         "evaluation.json",
         "last.json",
         "metrics.jsonl",
@@ -125,11 +128,10 @@ def test_copies_are_of_one_url(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_killed_cell_goes_on_elsewhere_as_if_nothing_had_happened() -> None:
     assert sweep("--train", *(f"{name}={value}" for name, value in LONG.items()), "--out", "whole") == 0
-    for name in ("served", "node"):
-        Path(name).mkdir()
+    Path("served").mkdir()
     with ftp_server(Path("served").absolute()) as url:
         store = RemoteFolder(url)
-        process = CellProcess(long_job(store=url, scratch=Path("node").absolute()))
+        process = CellProcess(long_job(store=url, scratch="node"))
         while not store.files(RUN).keys() >= {f"{RUN}/last.safetensors"}:
             assert process.poll() is None
             time.sleep(0.1)
@@ -176,6 +178,44 @@ def test_a_process_that_another_replaced_writes_nothing_more() -> None:
     assert not second.job.run.exists()
 
 
+def test_a_checkpoint_is_never_newer_than_the_files_beside_it() -> None:
+    url = f"file://{Path('busy').absolute()}"
+    stored = StoredRun(local(long_job(store=url), Path("busy-here").absolute()))
+    stored.fetch()
+    names = ("metrics.jsonl", "best.safetensors", "last.safetensors")  # in the order of saving
+    done = threading.Event()
+
+    def save() -> None:
+        for update in count():
+            for name in names:
+                write_atomically(stored.job.run / name, b"%d" % update)
+            if done.is_set():
+                return
+
+    def put() -> None:
+        while not done.is_set():
+            stored.put()
+
+    threads = [threading.Thread(target=target) for target in (save, put)]
+    for thread in threads:
+        thread.start()
+    other = RemoteFolder(url)
+    seen: set[int] = set()
+    began = time.monotonic()
+    try:
+        while len(seen) < 20 and time.monotonic() < began + 60:
+            found = [other.read(f"{RUN}/{name}") for name in reversed(names)]  # as a cell is fetched
+            last, *others = [int(content or b"-1") for content in found]
+            assert last <= min(others)
+            seen.add(last)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    stored.finish()
+    assert len(set(stored.folder.read_all([f"{RUN}/{name}" for name in names]).values())) == 1
+
+
 def test_one_sweep_works_at_a_url(capsys: pytest.CaptureFixture[str]) -> None:
     url = "memory://leases"
     name = ".sweep/lock"
@@ -190,9 +230,14 @@ def test_one_sweep_works_at_a_url(capsys: pytest.CaptureFixture[str]) -> None:
         holder = holder_at(folder, name)
         assert holder is not None
         assert holder.process == os.getpid()
-    with pytest.raises(signals.Stopped), signals.heard(), leased(url, name):
-        Lease(folder, name).take()  # as two sweeps do that start at the same moment
-        time.sleep(60)
+
+    def lose() -> None:
+        with signals.heard(), leased(url, name):
+            Lease(folder, name).take()  # as two sweeps do that start at the same moment
+            time.sleep(60)
+
+    with pytest.raises(signals.Stopped):
+        lose()
     assert folder.read(name) is not None, "it belongs to the other"
 
 

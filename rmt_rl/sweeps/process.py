@@ -37,8 +37,8 @@ class CellProcess:
     """
 
     def __init__(self, job: Job, variables: Mapping[str, str] | None = None) -> None:
-        self._home = tempfile.TemporaryDirectory(prefix="rmt-rl-", dir=job.scratch) if job.store else None
-        self.job = job = job if self._home is None else local(job, Path(self._home.name))
+        self._home = _home(job) if job.store else None
+        self.job = job = local(job, Path(self._home.name)) if self._home else job
         self._log_start = _size(job)
         own = {"OMP_NUM_THREADS": str(job.cores), "PYTHONIOENCODING": "utf-8"}
         if not job.gpus:
@@ -113,6 +113,13 @@ class CellProcess:
             *_, last = ["", *filter(str.strip, text.splitlines())]
             return one_line(last)[:_LONGEST_ERROR].removeprefix("error: ")
         return ""
+
+
+def _home(job: Job) -> tempfile.TemporaryDirectory[str]:
+    """Make a local folder for a run that is kept at a URL, and for its log."""
+    if job.scratch is not None:
+        job.scratch.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix="rmt-rl-", dir=job.scratch)
 
 
 def _size(job: Job) -> int:

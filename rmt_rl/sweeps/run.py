@@ -74,7 +74,7 @@ def job_of(cell: Cell, sweep: Shared, modules: Sequence[str] = (), trust_spec: b
         log=out / OWN / f"{cell.name}.log",
         variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
         store=sweep.store,
-        scratch=sweep.scratch,
+        scratch=sweep.scratch.absolute() if sweep.scratch else None,
     )
 
 
