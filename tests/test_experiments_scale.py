@@ -7,7 +7,7 @@ import pytest
 
 from experiments.scale import data_costs
 from experiments.scale.__main__ import BEGIN, PAGE, RESULTS, measured, with_tables
-from experiments.scale.costs import costs_of
+from experiments.scale.costs import costs_of, size_costs
 from experiments.scale.report import report
 from experiments.scale.sizes import QUICK
 
@@ -30,6 +30,18 @@ def test_costs_follow_from_what_was_measured() -> None:
     assert costs["adam_sharded"] == 2e6
 
 
+def test_a_size_and_data_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setattr(data_costs, "MANY", 300)
+    size = size_costs(QUICK)
+    assert size["parameters"] == 4660
+    assert size["steps_per_cpu_second"] > 0
+    data = data_costs.data_costs()
+    assert 21_168 < data["image_step"] < 24_000
+    assert data["index_episode"] == pytest.approx(8, abs=0.1)
+
+
+@pytest.mark.slow  # seven processes, each of which imports PyTorch
 def test_all_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.setattr(data_costs, "MANY", 400)
@@ -39,8 +51,6 @@ def test_all_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert results["efficiency"]["quick"]["2"]["sum_bytes"] == pytest.approx(4 * 4660, abs=50), (
         "the gradient and scalars"
     )
-    assert 21_168 < results["data"]["image_step"] < 24_000
-    assert results["data"]["index_episode"] == pytest.approx(8, abs=0.1)
     tables = report(results)
     assert "quick" in tables
     for table in tables.split("\n\n"):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from rmt_rl.analysis.process_memory import MB, peak_mb, resident_mib
 from rmt_rl.runs.options import make_config
@@ -105,6 +106,6 @@ def in_processes(values: Values, updates: int) -> list[dict[str, float]]:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
         arguments = (count, store.port, values, updates, folder)
-        torch.multiprocessing.spawn(run_process, arguments, nprocs=count)  # type: ignore[no-untyped-call]
+        spawn(run_process, arguments, nprocs=count)
         texts = [Path(folder, f"{rank}.json").read_text(encoding="utf-8") for rank in range(count)]
     return [json.loads(text) for text in texts]

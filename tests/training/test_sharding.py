@@ -26,7 +26,6 @@ from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.folder import write_config
 from rmt_rl.runs.options import OfflineRun, RunConfig, make_config
 from rmt_rl.training.loop import Loop, resume, train
-from rmt_rl.training.segments import SegmentLearner
 from tests.nodes import in_processes
 from tests.tiny import Values, header, metrics, started, tiny, work_folder
 
@@ -56,13 +55,17 @@ def short(name: str) -> OfflineRun:
     fields = agent_class(name).Config.model_fields
     values["agent_options"] = {option: size for option, size in sizes.items() if option in fields}
     values["evaluation"] |= {"eval_every": 2, "eval_episodes": 2}
-    config = make_config(values | {"agent": name})
-    assert isinstance(config, OfflineRun)
-    return config
+    return offline(values | {"agent": name})
 
 
 def plain(config: RunConfig) -> Values:
     return config.model_dump(mode="json", exclude_none=True)
+
+
+def offline(values: Values) -> OfflineRun:
+    config = make_config(values)
+    assert isinstance(config, OfflineRun)
+    return config
 
 
 def sharded(config: RunConfig, count: int = 2) -> RunConfig:
@@ -172,7 +175,7 @@ def test_a_process_keeps_its_half_alone(tmp_path: Path) -> None:
 
 def measure(config: Values, folder: Path) -> None:
     """Make an update; write the share of all bytes that this process has."""
-    learner = started(make_config(config), folder)
+    learner = started(offline(config), folder)
     learner.advance()
     weights = list(learner.model.parameters())
     shares = {"weights": share([*weights, *(weight.grad for weight in weights)])}
@@ -197,8 +200,7 @@ def test_a_signal_in_one_process_stops_the_evaluation_of_all(tmp_path: Path) -> 
 
 def stop_one(config: Values, run: Path) -> None:
     """Train; the second process gets a signal while both evaluate."""
-    learner = started(make_config(config), run)
-    assert isinstance(learner, SegmentLearner)
+    learner = started(offline(config), run)
 
     def evaluation(agent: Agent) -> Evaluation:
         if not learner.processes.first:
