@@ -27,7 +27,7 @@ HEAD = ("what", "number", "CPU seconds", "ms each", "growth", "MB", "growth of m
 
 @dataclass(frozen=True)
 class Growth:
-    """What is measured at several sizes.
+    """A measure at several sizes.
 
     Attributes:
         name: of what is counted.

@@ -33,7 +33,7 @@ LENGTHS = (90, 300, 900)  # of the corridors that a run was evaluated in
 
 @dataclass(frozen=True)
 class Cost:
-    """What one size costs.
+    """The cost of one size.
 
     Attributes:
         seconds: CPU seconds of one thread, the median of `REPEATS`.
