@@ -12,12 +12,14 @@ from pathlib import Path
 
 from rmt_rl.analysis.aggregate import read_groups
 from rmt_rl.analysis.results import write_comparison
+from rmt_rl.cli.experiment import TWO_AT_ONCE, config_cells, make_runs
 from rmt_rl.errors import explained
-from rmt_rl.training.sweep import EvaluationPlan, Sweep
+from rmt_rl.sweeps.engine import PlannedEvaluation
 
 CONFIGS = Path(__file__).parent / "tmaze"
-RATE_LENGTHS = EvaluationPlan("corridor_length=30,90,300,900,9600")
-DT_LENGTHS = EvaluationPlan("corridor_length=30,90,300,900")  # nothing changes beyond its context, and it is slower
+RATE_LENGTHS = PlannedEvaluation(vary="corridor_length=30,90,300,900,9600")
+# Nothing changes beyond the Decision Transformer's context, and it is slower.
+DT_LENGTHS = PlannedEvaluation(vary="corridor_length=30,90,300,900")
 RUNS = Path("runs/demo")
 
 
@@ -28,7 +30,7 @@ def main() -> None:
         CONFIGS / "rate-ageing.toml": [RATE_LENGTHS],
         CONFIGS / "dt.toml": [DT_LENGTHS],
     }
-    runs = Sweep(configs, seeds=[0], runs=RUNS, jobs=2).run()
+    runs = make_runs(config_cells(configs, seeds=[0]), RUNS, TWO_AT_ONCE)
     print(write_comparison(read_groups(runs), RUNS))
     minutes = (time.perf_counter() - began) / 60
     print(f"\n{RUNS / 'learning.png'}\n{RUNS / 'success.png'}\n{minutes:.1f} minutes")

@@ -69,6 +69,15 @@ def explained() -> Iterator[None]:
         sys.exit(2)
 
 
+def check_named(chosen: Sequence[str], names: Sequence[str], option: str = "only") -> None:
+    """Raise a UsageError if a name that an option chooses isn't among the names that there are."""
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        given = ", ".join(unknown)
+        known = ", ".join(names)
+        raise UsageError(f"{option}={given}: nothing is named so; there are {known}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the known name closest to `name` as `"; did you mean 'rate'?"`, or `""` when none is close."""
     lowered = {candidate.lower(): candidate for candidate in known}

@@ -92,12 +92,17 @@ def _remove(path: Path) -> None:
 
 def _sign(descriptor: int) -> None:
     """Write the name of this process into its lock's file."""
-    now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    text = str(Holder(os.getpid(), this_host(), now))
+    text = str(this_holder())
     with suppress(OSError):  # a full disk
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, text.encode())
+
+
+def this_holder() -> Holder:
+    """Return this process as the holder of a lock that it takes now."""
+    now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    return Holder(os.getpid(), this_host(), now)
 
 
 def _signed_holder(path: Path) -> Holder | None:
@@ -125,6 +130,11 @@ def holder_of(path: Path) -> Holder | None:
             os.close(descriptor)
     except OSError:
         return None
+    return holder_named(text)
+
+
+def holder_named(text: str) -> Holder | None:
+    """Return the holder that a text names, as `Holder` writes itself; None if it names none."""
     match = _SIGNATURE.fullmatch(text)  # nothing else of a file that anyone may have written reaches the terminal
     if not match:
         return None

@@ -13,38 +13,37 @@ from experiments.speed.report import rate_report
 from experiments.speed.rmt import rmt_report
 from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.results import FILE, Experiment, RunResult
+from rmt_rl.cli.experiment import config_cells, make_experiment, make_runs
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import NotInstalled
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
+from rmt_rl.runs.cpu_time import cpu_seconds
 from rmt_rl.runs.evaluation import read_evaluation, read_results
 from rmt_rl.runs.folder import read_config
-from rmt_rl.training.sweep import EvaluationPlan, Sweep
+from rmt_rl.sweeps.engine import PlannedEvaluation
+from tests.test_experiments_runs import CONFIG, IN_PROCESS
 
 ROOT = Path(__file__).parent.parent / "experiments"
 
-CONFIG = """
-env = "tmaze"
-agent = "bc"
-env_options = { corridor_length = [1, 4] }
-agent_options = { segment_length = 3 }
-data = { collect_episodes = 20, batch_size = 4 }
-training = { updates = 3 }
-evaluation = { eval_episodes = 4 }
-"""
 
-
-def test_a_sweep_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
+def test_runs_are_trained_evaluated_and_drawn_and_go_on_where_they_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
     config = tmp_path / "bc.toml"
     config.write_text(CONFIG)
-    configs = {config: [EvaluationPlan("corridor_length=1,6", episodes=5), EvaluationPlan(episodes=5)]}
-    sweep = Sweep(configs, seeds=[0], runs=tmp_path / "runs")
-    (run,) = sweep.run()
+    plans = [PlannedEvaluation(vary="corridor_length=1,6", episodes=5), PlannedEvaluation(episodes=5)]
+    configs = {config: plans}
+
+    def make() -> list[Path]:
+        return make_runs(config_cells(configs, seeds=[0]), tmp_path / "runs", IN_PROCESS)
+
+    (run,) = make()
     results = read_results(run)
     assert [result["options"] for result in results] == [{"corridor_length": 1}, {"corridor_length": 6}, {}]
-    assert "bc" in Experiment(tmp_path, configs).write([RunResult.of(run)])
+    result = RunResult.of(run)
+    assert min(result.cpu_seconds["train"], result.cpu_seconds["evaluate"]) > 0
+    assert "bc" in Experiment(tmp_path, configs).write([result])
     assert all((tmp_path / name).stat().st_size > 0 for name in ("table.md", "learning.png", "success.png"))
 
     # Stopped in the middle: no evaluation, and updates left to make.
@@ -52,17 +51,19 @@ def test_a_sweep_trains_evaluates_and_draws_and_goes_on_where_it_stopped(
     (run / "evaluation.json").unlink()
     text = (run / "config.toml").read_text().replace("updates = 3", "updates = 5")
     (run / "config.toml").write_text(text)
-    with pytest.raises(UsageError, match="is of another config than"):
-        sweep.run()
+    with pytest.raises(UsageError, match=r"bc-0 holds a run with training\.updates=5, but the sweep's has 3"):
+        make()
     config.write_text(CONFIG.replace("updates = 3", "updates = 5"))
-    sweep.run()
+    make()
     assert read_checkpoint(path_of(run)).header.update == 5
     assert path_of(run).read_bytes() != written
     assert read_evaluation(run) is not None
+    seconds = cpu_seconds(run)
+    assert all(seconds[command] > before for command, before in result.cpu_seconds.items())
 
     # Finished: nothing is done again.
     before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
-    sweep.run()
+    make()
     assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
@@ -70,7 +71,7 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
-    plans = [EvaluationPlan("corridor_length=1,6", episodes=5)]
+    plans = [PlannedEvaluation(vary="corridor_length=1,6", episodes=5)]
     configs = {tmp_path / f"{name}.toml": plans for name in ("bc", "bc-two")}
     for file, updates in zip(configs, (1, 2), strict=True):
         file.write_text(CONFIG.replace("updates = 3", f"updates = {updates}"))
@@ -79,13 +80,13 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
     experiment = Experiment(tmp_path, configs)
 
     def again(*only: str, seeds: int = 2) -> str:
-        return experiment.make(only, range(seeds), runs, jobs=2)
+        return make_experiment(experiment, only, range(seeds), runs, IN_PROCESS)
 
     with pytest.raises(UsageError, match="has no results of bc: make it too"):
         again("bc-two")
     assert not runs.exists()
     whole = again()
-    assert whole == comparison_table(sorted(runs.iterdir()))
+    assert whole == comparison_table(sorted(runs.glob("bc*")))
     picture = (tmp_path / "success.png").read_bytes()
 
     shutil.rmtree(runs / "bc-0")  # what is kept needs no runs
@@ -110,10 +111,9 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
         again("bc-two")
 
 
-@pytest.mark.slow
 def test_the_family_is_made_with_ageing_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
-    plans = [EvaluationPlan("corridor_length=1,6", episodes=5)]
+    plans = [PlannedEvaluation(vary="corridor_length=1,6", episodes=5)]
     files = [tmp_path / f"{name}.toml" for name in ("with", "bc")]
     for file in files:
         file.write_text(CONFIG)
@@ -126,10 +126,10 @@ def test_the_family_is_made_with_ageing_and_without(tmp_path: Path, monkeypatch:
         return [(one["config"], one["seed"]) for one in map(json.loads, lines)]
 
     with pytest.raises(UsageError, match="only=wit: nothing is named so; there are with, bc"):
-        memory_family.main(("wit",), runs=tmp_path / "runs")
-    memory_family.main(("bc",), without_ageing=1, runs=tmp_path / "runs")
+        memory_family.main(("wit",), runs=tmp_path / "runs", execution=IN_PROCESS)
+    memory_family.main(("bc",), without_ageing=1, runs=tmp_path / "runs", execution=IN_PROCESS)
     assert (rows(tmp_path), rows(tmp_path / "without_ageing")) == ([], [("bc", 10)])
-    memory_family.main(seeds=2, without_ageing=1, runs=tmp_path / "runs")
+    memory_family.main(seeds=2, without_ageing=1, runs=tmp_path / "runs", execution=IN_PROCESS)
     assert (rows(tmp_path), rows(tmp_path / "without_ageing")) == ([("with", 10), ("with", 11)], [("bc", 10)])
     memory_family.main(draw=True)
 

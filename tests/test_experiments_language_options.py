@@ -6,10 +6,15 @@ import json
 import math
 from pathlib import Path
 
+import pytest
+
+from experiments.language_options import __main__ as language_options
 from experiments.language_options.__main__ import VARIANTS, main, run, table
 
 
-def test_a_run_learns() -> None:
+def test_a_run_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_options, "TEST_SEQUENCES", 4)
+    monkeypatch.setattr(language_options, "TEST_SEGMENTS", 4)
     name = next(iter(VARIANTS))
     short, longer = run((name, 0, 1)), run((name, 0, 12))
     assert longer["nats"] < short["nats"] < math.log(2100) + 0.5

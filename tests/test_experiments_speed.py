@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
 
-from experiments.speed import official_rmt, rate, rmt
+from experiments.speed import growth, growth_measures, official_rmt, rate, rmt
 from experiments.speed.peer_ours import Padded, Recomputing
 from experiments.speed.peer_report import peers_report
 from experiments.speed.report import rate_report
@@ -220,3 +221,21 @@ def test_the_quick_benchmark_beside_the_packages_measures_everything(tmp_path: P
     assert peaks["ours, full"][1] > 2 * peaks["ours, full"][0]
     assert peaks["ours, replay"][1] < 1.5 * peaks["ours, replay"][0]
     assert (tmp_path / "peers.md").read_text() in done.stdout
+
+
+def test_the_table_of_growth_has_a_row_for_each_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setattr(growth_measures, "REPEATS", 1)
+    growths = {each.name: each.measure for each in growth.GROWTHS}
+    found = {}
+    for name in ("segments, replay", "environments", "runs plotted"):
+        found[name] = {count: asdict(growths[name](count)) for count in (1, 2)}
+    assert all(cost["seconds"] > 0 for costs in found.values() for cost in costs.values())
+    lines = growth.growth_report({"processor": "one"}, found).splitlines()
+    assert sum(line.startswith(("| segments", "| environments", "| runs")) for line in lines) == 6
+
+
+def test_growth_is_the_exponent_of_the_number() -> None:
+    costs = {10: {"seconds": 1.0, "mb": 8.0}, 40: {"seconds": 4.0, "mb": 16.0}}
+    *_, row = growth.growth_report({}, {"episodes of a batch": costs}).splitlines()
+    assert row == "| episodes of a batch | 40 | 4.000 | 100.00 | 1.00 | 16 | 0.50 |"

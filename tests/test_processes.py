@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from rmt_rl import signals
+from rmt_rl.agent import Agent
 from rmt_rl.cli import main
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.writing import is_made, making
@@ -310,10 +311,10 @@ def stopped_in_evaluation(values: dict[str, Any], folder: Path) -> None:
     evaluate = run.evaluate
     assert evaluate
 
-    def stopped() -> Evaluation:
+    def stopped(agent: Agent) -> Evaluation:
         if learner.made == 8:
             os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate()
+        return evaluate(agent)
 
     run.evaluate = stopped
     with signals.heard():

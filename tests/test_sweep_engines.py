@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rmt_rl.cli import main
-from rmt_rl.locks import holder_of
+from rmt_rl.locks import holder_named, holder_of
 from tests.processes import Command, kill_all
 from tests.test_sweep import HERE, SWEEP
 from tests.tiny import assert_same_run, metrics, work_folder
@@ -45,25 +45,27 @@ def parent(process: int) -> int:
 
 def worker(run: Path) -> int:
     """Return the process that trains a run."""
-    holder = holder_of(run / ".lock")
+    signature, _, _ = (run / ".lock").read_text().partition("\n")
+    holder = holder_named(signature)
     assert holder is not None
     return holder.process
 
 
-def test_a_run_on_ray_goes_on_after_the_loss_of_its_node() -> None:
+@pytest.mark.parametrize("store", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["shared", "url"])
+def test_a_run_on_ray_goes_on_after_the_loss_of_its_node(store: bool) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    common = {"object_store_memory": SMALL_STORE, "include_dashboard": False}
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **common})
+    common = {"object_store_memory": SMALL_STORE, "include_dashboard": False, "include_log_monitor": False}
+    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "no_monitor": True, **common})
     try:
         nodes = [cluster.add_node(num_cpus=1, **common) for _ in range(2)]
         by_raylet = {node.all_processes["raylet"][0].process.pid: node for node in nodes}
-        run = Path("ray", RUN)
-        command = Command(
-            ["sweep", "sweep.toml", *LONG, "--engine", "ray", "--address", cluster.address, "--out", "ray"]
-        )
-        command.until(lambda: holder_of(run / ".lock") and (run / "last.safetensors").exists())
+        runs = Path("at-url" if store else "ray")
+        run = runs / RUN
+        place = ["--out", "copies", "--store", f"file://{runs.absolute()}"] if store else ["--out", str(runs)]
+        command = Command(["sweep", "sweep.toml", *LONG, "--engine", "ray", "--address", cluster.address, *place])
+        command.until(lambda: (run / ".lock").exists() and (run / "last.safetensors").exists())
         first = worker(run)
         cluster.remove_node(by_raylet[parent(parent(first))], allow_graceful=False)
         assert metrics(run)[-1]["update"] < 400, "it was killed in the middle"

@@ -6,25 +6,36 @@ Minari data set; from that data set alone, RATE and behaviour cloning learn offl
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 
+from rmt_rl.acting.collect import collect
+from rmt_rl.acting.policies import Behaviour, parse_share
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.analysis.run_records import read_single_evaluation
+from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, make_runs
+from rmt_rl.data.opening import evaluation_spec, open_dataset
 from rmt_rl.data.references import References, read_references
-from rmt_rl.errors import explained
+from rmt_rl.errors import check_named, explained
+from rmt_rl.registry import task_of_spec
+from rmt_rl.runs.cpu_time import cpu_seconds
 from rmt_rl.runs.folder import read_config
-from rmt_rl.training.sweep import EvaluationPlan, check_named, cpu_seconds, train_and_evaluate
+from rmt_rl.runs.named_options import named_config
+from rmt_rl.sweeps.engine import PlannedEvaluation
+from rmt_rl.sweeps.matrix import Cell
 
 FOLDER = Path(__file__).parent
 HEAD = ["data from", "agent", "return", "normalised", "CPU s, training"]
-RAW = ["--no-standardise"]  # how the results in README.md were made
-PLANS = [EvaluationPlan(episodes=50)]
+RAW = {"standardise": False, "eval_episodes": 0}  # how the results in README.md were made
+PLANS = (PlannedEvaluation(episodes=50),)
+OFFLINE = ("rate", "bc")
+SEED = 0  # of the episodes that are collected
+Options = Mapping[str, Any]
+"""Options of a run, by the names that they have on the command line."""
 
 
 @dataclass(frozen=True)
@@ -33,92 +44,126 @@ class Case:
 
     Attributes:
         env: the environment.
-        online: arguments of the agent that learns by acting; the first is its name.
+        agent: the agent that learns by acting.
+        online: its options.
         episodes: number of episodes in the data set.
+        offline: options of the agents that learn from the data.
         others: further policies that play, and for how many parts to the agent's four.
-        options: of the environment.
-        offline: arguments of the agents that learn from the data.
+        env_options: options of the environment.
     """
 
     env: str
-    online: Sequence[str]
+    agent: str
+    online: Options
     episodes: int
+    offline: Options
     others: Sequence[str] = ("random=1",)
-    options: Sequence[str] = ()
-    offline: Sequence[str] = ()
+    env_options: Options = field(default_factory=dict)
 
 
 CASES = {
     "hopper": Case(
         "Hopper-v5",
-        ["ppo", "--total-timesteps", "100000", "--eval-episodes", "0"],
+        "ppo",
+        {"total_timesteps": 100_000, "eval_episodes": 0},
         episodes=300,
-        offline=[*RAW, "--feed", "windows", "--agent.segment-length", "20", "--updates", "500", "--eval-episodes", "0"],
+        offline={**RAW, "feed": "windows", "agent_options": {"segment_length": 20}, "updates": 500},
     ),
     "breakout": Case(
         "atari",
-        [
-            *("ppo", "--total-timesteps", "40000", "--agent.n-steps", "128", "--agent.batch-size", "256"),
-            *("--agent.n-epochs", "4", "--agent.learning-rate", "5e-4", "--agent.ent-coef", "0.01"),
-            *("--eval-episodes", "0"),
-        ],
+        "ppo",
+        {
+            "total_timesteps": 40_000,
+            "agent_options": {
+                "n_steps": 128,
+                "batch_size": 256,
+                "n_epochs": 4,
+                "learning_rate": 5e-4,
+                "ent_coef": 0.01,
+            },
+            "eval_episodes": 0,
+        },
         episodes=60,
+        offline={
+            **RAW,
+            "feed": "windows",
+            "agent_options": {"segment_length": 10},
+            "batch_size": 32,
+            "updates": 1000,
+        },
         others=("expert=4", "random=2"),  # as 40,000 steps are too few for PPO to learn much
-        options=["--env.max-steps", "400"],
-        offline=[
-            *RAW,
-            *("--feed", "windows", "--agent.segment-length", "10", "--batch-size", "32", "--updates", "1000"),
-            *("--eval-episodes", "0"),
-        ],
+        env_options={"max_steps": 400},
     ),
     "cartpole_hidden": Case(
         "cartpole_hidden",
-        [
-            *("recurrent_ppo", "--total-timesteps", "60000", "--agent.lstm-hidden-size", "64"),
-            *("--agent.learning-rate", "1e-3", "--eval-episodes", "0"),
-        ],
+        "recurrent_ppo",
+        {
+            "total_timesteps": 60_000,
+            "agent_options": {"lstm_hidden_size": 64, "learning_rate": 1e-3},
+            "eval_episodes": 0,
+        },
         episodes=300,
-        offline=[*RAW, "--feed", "windows", "--updates", "400", "--eval-episodes", "0"],
+        offline={**RAW, "feed": "windows", "updates": 400},
     ),
 }
 
 
-def main(names: tuple[str, ...] = tuple(CASES), runs: Path = Path("runs/any_dataset")) -> None:
+def main(
+    names: tuple[str, ...] = tuple(CASES),
+    runs: Path = Path("runs/any_dataset"),
+    execution: ExecutionFlags = TWO_AT_ONCE,
+) -> None:
     """Train, collect, train on what was collected, evaluate, tabulate.
 
     Args:
         names: the environments.
         runs: folder of the runs; those that are finished aren't made again.
+        execution: where runs are executed.
     """
-    check_named(names, list(CASES))
-    rows = []
-    for name in names:
-        rows += _rows(CASES[name], runs / name)
+    check_named(names, list(CASES), "names")
+    rows = _rows({name: CASES[name] for name in names}, runs, execution)
     text = markdown_table(HEAD, rows, left=2) + "\n"
     print(text)
     file = "table.md" if names == tuple(CASES) else f"table-{'-'.join(names)}.md"
     (FOLDER / file).write_text(text, encoding="utf-8")
 
 
-def _rows(case: Case, runs: Path) -> list[list[str]]:
-    online = runs / case.online[0]
-    train_and_evaluate(online, [case.env, *case.online, *case.options], PLANS)
-    dataset = _collect(case, online)
-    offline = [runs / agent for agent in ("rate", "bc")]
-    for run in offline:
-        train_and_evaluate(run, ["--dataset", dataset, run.name, *case.offline], PLANS)
-    references = read_references([dataset])
-    assert references is not None  # random actions are part of the data
-    random = [case.env, "random", f"{references.random:.1f}", "0", ""]
-    return [random, *(_row(case.env, run, references) for run in (online, *offline))]
+def _rows(cases: Mapping[str, Case], runs: Path, execution: Execution) -> list[list[str]]:
+    online = [
+        Cell(f"{name}/{case.agent}", named_config(case.env, case.agent, _online(case)), PLANS)
+        for name, case in cases.items()
+    ]
+    make_runs(online, runs, execution)
+    datasets = {name: _collect(case, runs / name / case.agent) for name, case in cases.items()}
+    offline = [_offline(name, agent, dataset) for name, dataset in datasets.items() for agent in OFFLINE]
+    make_runs(offline, runs, execution)
+    rows = []
+    for name, case in cases.items():
+        references = read_references([datasets[name]])
+        assert references is not None  # random actions are part of the data
+        rows.append([case.env, "random", f"{references.random:.1f}", "0", ""])
+        rows += [_row(case.env, runs / name / agent, references) for agent in (case.agent, *OFFLINE)]
+    return rows
+
+
+def _online(case: Case) -> Options:
+    return {"env_options": case.env_options, **case.online}
+
+
+def _offline(name: str, agent: str, dataset: str) -> Cell:
+    """Return the run of an agent on a data set, in the data set's own environment."""
+    spec = evaluation_spec(open_dataset(dataset))
+    assert spec is not None  # a collected data set names its environment
+    env, env_options = task_of_spec(spec)
+    options = {"env_options": env_options, "dataset": [dataset], **CASES[name].offline}
+    return Cell(f"{name}/{agent}", named_config(env, agent, options), PLANS)
 
 
 def _collect(case: Case, online: Path) -> str:
     """Collect episodes of the trained agent and of the other policies; return the data set's id."""
-    collect = [sys.executable, "-m", "rmt_rl", "collect", case.env, *case.options]
-    options = ["--episodes", str(case.episodes), "--policy", f"{online}=4", *case.others, "--sample"]
-    made = subprocess.run([*collect, *options], check=True, capture_output=True, encoding="utf-8")
-    dataset = made.stdout.split()[-1]
+    shares = [parse_share(text) for text in (f"{online}=4", *case.others)]
+    behaviour = Behaviour(tuple(shares), sample=True)
+    dataset = collect(case.env, case.env_options, case.episodes, SEED, behaviour)
     print(f"{dataset}\n", flush=True)
     return dataset
 

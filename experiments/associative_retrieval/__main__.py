@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmt_rl.analysis.results import Experiment, experiment_command
-from rmt_rl.training.sweep import EvaluationPlan
+from rmt_rl.analysis.results import Experiment
+from rmt_rl.cli.experiment import experiment_command
+from rmt_rl.sweeps.engine import PlannedEvaluation
 
 FOLDER = Path(__file__).parent
-LENGTHS = EvaluationPlan("episode_length=30,90,180,300,900,9600")
-CONTEXT = EvaluationPlan("episode_length=30,90,180,300,900")  # nothing changes beyond a context, and it is slower
+LENGTHS = PlannedEvaluation(vary="episode_length=30,90,180,300,900,9600")
+# Nothing changes beyond a context, and agents with one are slower.
+CONTEXT = PlannedEvaluation(vary="episode_length=30,90,180,300,900")
 CONFIGS = {
     FOLDER / "rate.toml": [LENGTHS],
     FOLDER / "rate-longer.toml": [LENGTHS],

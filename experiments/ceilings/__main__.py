@@ -15,15 +15,21 @@ from typing import NamedTuple
 
 import tyro
 
-from experiments.ceilings.players import blind_to_colours, guesses_the_turn, search_linear, wanders
+from experiments.ceilings.players import (
+    always_turns_left,
+    blind_to_colours,
+    guesses_the_turn,
+    search_linear,
+    walks_rounds,
+    wanders,
+)
 from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.policies import RandomPolicy, make_expert
 from rmt_rl.analysis.markdown import bracketed, markdown_table
-from rmt_rl.errors import explained
+from rmt_rl.errors import check_named, explained
 from rmt_rl.registry import load_task
 from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.task import Policy
-from rmt_rl.training.sweep import check_named
 
 FOLDER = Path(__file__).parent
 SEED = 1000
@@ -50,6 +56,16 @@ CASES = {
         1000,
         {"the expert, guessing the turn": guesses_the_turn},
     ),
+    "endless_tmaze": Case(
+        "endless_tmaze",
+        1000,
+        {"the expert, always turning left": always_turns_left},
+    ),
+    "color_cubes": Case(
+        "color_cubes",
+        1000,
+        {"the expert where the target is in sight, else rounds of the grid": walks_rounds},
+    ),
     "vizdoom": Case(
         "vizdoom_two_colors",
         20,
@@ -70,7 +86,7 @@ def main(names: tuple[str, ...] = tuple(CASES)) -> None:
     Args:
         names: the tasks.
     """
-    check_named(names, list(CASES))
+    check_named(names, list(CASES), "names")
     rows = [row for name in names for row in _rows(CASES[name])]
     text = markdown_table(HEAD, rows, left=2) + "\n"
     print(text)

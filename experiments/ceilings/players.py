@@ -119,3 +119,53 @@ def wanders(seed: int = 0) -> Policy:
             return float(ROOM)
 
     return Wandering(task.Config())
+
+
+class Forgets:
+    """Another policy, to which every observation is an episode's first."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Any, Any]:
+        """Choose an action for each environment."""
+        starts = np.ones(len(observation), bool)
+        actions, _ = self.policy.predict(observation, None, starts, deterministic)
+        return actions, None
+
+
+def always_turns_left() -> Policy:
+    """Return Endless T-Maze's expert, which turns left where it knows no cue."""
+    task: Any = load_task("endless_tmaze")
+    return Forgets(task.Expert(task.Config()))
+
+
+def walks_rounds() -> Policy:
+    """Return Color-Cubes' expert where the target is in sight; elsewhere it walks rounds of the grid, row by row.
+
+    Rows are walked to and fro without their first cell, and the first column leads back up.
+    """
+    task: Any = load_task("color_cubes")
+    config = task.Config()
+    size = config.size
+    rounds = np.full((size, size), task.LEFT)
+    rounds[::2] = task.RIGHT
+    rounds[:-1:2, -1] = rounds[1:-1:2, 1] = task.DOWN
+    rounds[-1] = task.LEFT
+    rounds[1:, 0] = task.UP
+    own = task.Layout.of(config).own
+
+    class Rounds(Forgets):
+        def predict(self, observation: Any, *arguments: Any, **named: Any) -> tuple[Any, Any]:
+            actions, _ = super().predict(observation, *arguments, **named)
+            cells = observation[:, own].argmax(1)
+            in_sight = observation[:, :3].all(1)
+            return np.where(in_sight, actions, rounds.ravel()[cells]), None
+
+    return Rounds(task.Expert(config))

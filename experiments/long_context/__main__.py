@@ -17,10 +17,9 @@ from experiments.long_context import evaluate
 from experiments.long_context.options import read_run
 from experiments.long_context.report import row, write_results
 from experiments.long_context.tasks import TaskName
-from rmt_rl.errors import UsageError, explained
+from rmt_rl.errors import UsageError, check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.runs.checkpoint import path_of
-from rmt_rl.training.sweep import check_named
 
 FOLDER = Path(__file__).parent
 LAYERS: dict[TaskName, str] = {"memorise": "2", "detect": "2", "reason": "3"}

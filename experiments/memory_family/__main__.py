@@ -7,13 +7,14 @@ from pathlib import Path
 import tyro
 
 from rmt_rl.analysis.results import Experiment
-from rmt_rl.errors import explained
-from rmt_rl.training.sweep import EvaluationPlan, check_named
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_experiment
+from rmt_rl.errors import check_named, explained
+from rmt_rl.sweeps.engine import PlannedEvaluation
 
 FOLDER = Path(__file__).parent
 PLANS = [
-    EvaluationPlan("corridor_length=30,90,300,900"),
-    EvaluationPlan("corridor_length=9600", episodes=40),
+    PlannedEvaluation(vary="corridor_length=30,90,300,900"),
+    PlannedEvaluation(vary="corridor_length=9600", episodes=40),
 ]
 AGEING = [
     "rate",
@@ -38,9 +39,9 @@ def main(
     only: tuple[str, ...] = (),
     seeds: int = 5,
     without_ageing: int = 3,
-    jobs: int = 2,
     runs: Path = Path("runs/memory_family"),
     draw: bool = False,
+    execution: ExecutionFlags = TWO_AT_ONCE,
 ) -> None:
     """Train, evaluate, tabulate, plot.
 
@@ -48,9 +49,9 @@ def main(
         only: just these configs, by their files' names, e.g. "rate-ageing"; what `results.jsonl` has of others is kept.
         seeds: number of training seeds.
         without_ageing: number of these seeds that are also trained without memory ageing.
-        jobs: processes at once, one thread each.
         runs: folder of the runs; those that are finished aren't made again.
         draw: make tables and pictures from `results.jsonl` and nothing else.
+        execution: where runs are executed.
     """
     check_named(only, [*FAMILY.names, *WITHOUT_AGEING.names])
     for experiment, count in ((FAMILY, seeds), (WITHOUT_AGEING, without_ageing)):
@@ -60,7 +61,7 @@ def main(
         named = [name for name in only if name in experiment.names]
         if named or not only:
             training_seeds = range(FIRST_SEED, FIRST_SEED + count)
-            print(experiment.make(named, training_seeds, runs, jobs))
+            print(make_experiment(experiment, named, training_seeds, runs, execution))
 
 
 if __name__ == "__main__":

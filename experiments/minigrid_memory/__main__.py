@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmt_rl.analysis.results import Experiment, experiment_command
-from rmt_rl.training.sweep import EvaluationPlan
+from rmt_rl.analysis.results import Experiment
+from rmt_rl.cli.experiment import experiment_command
+from rmt_rl.sweeps.engine import PlannedEvaluation
 
 FOLDER = Path(__file__).parent
-SIZES = EvaluationPlan("size=11,41,101,201")
-LARGEST = EvaluationPlan("size=501", episodes=40)
+SIZES = PlannedEvaluation(vary="size=11,41,101,201")
+LARGEST = PlannedEvaluation(vary="size=501", episodes=40)
 CONFIGS = {
     FOLDER / "rate.toml": [SIZES, LARGEST],
     FOLDER / "rate-no-ageing.toml": [SIZES, LARGEST],

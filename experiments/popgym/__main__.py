@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import get_args
 
@@ -10,22 +11,25 @@ import tyro
 from experiments.popgym.report import AGENTS, TaskResult, draw_returns, returns_table
 from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.analysis.run_records import read_single_evaluation
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, collect_data_sets, config_cells, make_runs
 from rmt_rl.data.references import read_references
 from rmt_rl.errors import explained
 from rmt_rl.registry import load_task
+from rmt_rl.runs.cpu_time import cpu_seconds
 from rmt_rl.runs.folder import read_config
-from rmt_rl.training.sweep import EvaluationPlan, Sweep, cpu_seconds
+from rmt_rl.sweeps.engine import PlannedEvaluation
+from rmt_rl.sweeps.matrix import Cell
 
 FOLDER = Path(__file__).parent
-CONFIGS = {FOLDER / f"{agent}.toml": [EvaluationPlan(episodes=50)] for agent in AGENTS}
+CONFIGS = {FOLDER / f"{agent}.toml": [PlannedEvaluation(episodes=50)] for agent in AGENTS}
 
 
 def main(
     difficulty: str = "easy",
     tasks: tuple[str, ...] = (),
     seeds: int = 2,
-    jobs: int = 2,
     runs: Path = Path("runs/popgym"),
+    execution: ExecutionFlags = TWO_AT_ONCE,
 ) -> None:
     """Train, evaluate, tabulate, plot.
 
@@ -33,15 +37,18 @@ def main(
         difficulty: easy, medium or hard.
         tasks: the base tasks; none: all 16.
         seeds: number of training seeds, 0, 1, ...
-        jobs: processes at once, one thread each.
         runs: folder of the runs; those that are finished aren't made again.
+        execution: where runs are executed.
     """
     tasks = tasks or get_args(load_task("popgym").Config.model_fields["task"].annotation)
-    results = []
+    cells: dict[str, list[Cell]] = {}
     for task in tasks:
-        options = ["--env.task", task, "--env.difficulty", difficulty]
-        finished = Sweep(CONFIGS, range(seeds), runs / difficulty / task, jobs, options).run()
-        results.append(_task_result(task, finished))
+        options = {"task": task, "difficulty": difficulty}
+        cells[task] = config_cells(CONFIGS, range(seeds), options, f"{task}/")
+    folder, all_cells = runs / difficulty, [*chain.from_iterable(cells.values())]
+    collect_data_sets(all_cells)  # of finished runs too, since their reference scores are in the table
+    make_runs(all_cells, folder, execution)
+    results = [_task_result(task, [folder / cell.name for cell in own]) for task, own in cells.items()]
     text = returns_table(results)
     print(text)
     (FOLDER / f"table-{difficulty}.md").write_text(text, encoding="utf-8")

@@ -1,46 +1,54 @@
 """Remakes the tables of this folder: python -m experiments.standardised.
 
-Every run is made with standardised numbers and without, with the same seeds. A line of results.jsonl is added as a run
-ends; runs that stand there aren't made again.
+Every run is made with standardised numbers and without, with the same seeds. Each run gets a line in results.jsonl, and
+isn't made again while the line is there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import tyro
 
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.analysis.run_records import read_run
+from rmt_rl.cli.arguments import import_typed
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_runs
 from rmt_rl.errors import explained
 from rmt_rl.registry import slug
+from rmt_rl.runs.cpu_time import cpu_seconds
+from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.named_options import named_config
 from rmt_rl.statistics import mean, mean_interval
-from rmt_rl.training.sweep import EvaluationPlan, cpu_seconds, train_and_evaluate
+from rmt_rl.sweeps.engine import PlannedEvaluation
+from rmt_rl.sweeps.matrix import Cell
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results.jsonl"
 SCALED_TMAZE = "experiments.standardised.scaled:ScaledTMaze"
-FLAGS = {True: "--standardise", False: "--no-standardise"}
+LABELS = {True: "standardise", False: "no-standardise"}  # in the names of runs
 AT_END_METRIC = "eval/success_rate"  # of the evaluation at the end of training, on seeds of its own
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training.
+    """A training of RATE.
 
     Attributes:
-        training: arguments of `rmt-rl train`.
+        env: the environment.
+        options: options of the run, by the names that they have on the command line.
         plans: evaluations after training; without any, the one at the end of training counts.
         seeds: training seeds.
     """
 
-    training: Sequence[str]
-    plans: Sequence[EvaluationPlan] = ()
+    env: str
+    options: Mapping[str, Any]
+    plans: tuple[PlannedEvaluation, ...] = ()
     seeds: Sequence[int] = (0, 1, 2)
 
 
@@ -54,44 +62,45 @@ class Result(TypedDict):
     cpu_seconds: float
 
 
-SHORT = ["--agent.segment-length", "10", "--updates", "200", "--batch-size", "32"]
-AT_END = ["--eval-every", "200", "--eval-episodes", "100"]
+SHORT = {"agent_options": {"segment_length": 10}, "updates": 200, "batch_size": 32}
+AT_END = {"eval_every": 200, "eval_episodes": 100}
 SCALES = {
-    f"scale {scale}": Case([SCALED_TMAZE, "rate", "--env.scale", scale, *SHORT, *AT_END])
+    f"scale {scale}": Case(SCALED_TMAZE, {"env_options": {"scale": float(scale)}, **SHORT, **AT_END})
     for scale in ("1e-6", "1e-3", "1", "1e3", "1e6")
 }
-POPGYM = ["--agent.segment-length", "64", "--agent.memory-tokens", "10", "--segments", "2", "--batch-size", "32"]
-POPGYM += ["--collect-episodes", "1000", "--updates", "800", "--learning-rate", "2e-3", "--eval-episodes", "0"]
+POPGYM = {
+    "env_options": {"task": "position_only_pendulum"},
+    "agent_options": {"segment_length": 64, "memory_tokens": 10},
+    "segments": 2,
+    "batch_size": 32,
+    "collect_episodes": 1000,
+    "updates": 800,
+    "learning_rate": 2e-3,
+    "eval_episodes": 0,
+}
+FIFTY = (PlannedEvaluation(episodes=50),)
 TASKS = {
     "tmaze": Case(
-        ["tmaze", "rate", "--ageing", "12", "--eval-episodes", "0"],
-        [EvaluationPlan("corridor_length=90,900,9600")],
+        "tmaze",
+        {"ageing": 12, "eval_episodes": 0},
+        (PlannedEvaluation(vary="corridor_length=90,900,9600"),),
     ),
-    "cartpole_hidden": Case(
-        ["cartpole_hidden", "rate", "--feed", "windows", "--updates", "400", "--eval-episodes", "0"],
-        [EvaluationPlan(episodes=50)],
-    ),
-    "popgym position_only_pendulum": Case(
-        ["popgym", "rate", "--env.task", "position_only_pendulum", *POPGYM],
-        [EvaluationPlan(episodes=50)],
-        seeds=(0, 1),
-    ),
+    "cartpole_hidden": Case("cartpole_hidden", {"feed": "windows", "updates": 400, "eval_episodes": 0}, FIFTY),
+    "popgym position_only_pendulum": Case("popgym", POPGYM, FIFTY, seeds=(0, 1)),
 }
 
 
-def main(runs: Path = Path("runs/standardised")) -> None:
+def main(runs: Path = Path("runs/standardised"), execution: ExecutionFlags = TWO_AT_ONCE) -> None:
     """Train and evaluate what isn't in results.jsonl, then write table.md.
 
     Args:
         runs: folder of the runs.
+        execution: where runs are executed.
     """
-    cases = {**SCALES, **TASKS}
-    for name, standardised in product(cases, FLAGS):
-        case = cases[name]
-        for seed in case.seeds:
-            made = [result for result in read_results() if _is_of(result, name, standardised, seed)]
-            if not made:
-                _append(_result(name, case, standardised, seed, runs))
+    import_typed([SCALED_TMAZE])
+    for (name, standardised), due in _due().items():
+        for run in make_runs(due, runs, execution, [SCALED_TMAZE]):
+            _append(_result(name, standardised, run))
     text = f"{scale_table()}\n\n{task_table()}\n"
     print(text)
     (FOLDER / "table.md").write_text(text, encoding="utf-8")
@@ -108,19 +117,33 @@ def _append(result: Result) -> None:
         file.write(json.dumps(result) + "\n")
 
 
-def _is_of(result: Result, name: str, standardised: bool, seed: int | None = None) -> bool:
-    same_case = result["case"] == name and result["standardised"] == standardised
-    return same_case and seed in (None, result["seed"])
+def _is_of(result: Result, name: str, standardised: bool) -> bool:
+    return result["case"] == name and result["standardised"] == standardised
 
 
-def _result(name: str, case: Case, standardised: bool, seed: int, runs: Path) -> Result:
-    """Make one run and return its result."""
-    run = runs / f"{slug(name)}-{FLAGS[standardised].strip('-')}-{seed}"
-    train_and_evaluate(run, [*case.training, FLAGS[standardised], "--seed", str(seed)], case.plans)
+def _due() -> dict[tuple[str, bool], list[Cell]]:
+    """Return the runs that aren't in results.jsonl, by the name of their case and whether it is standardised."""
+    cases = {**SCALES, **TASKS}
+    due: dict[tuple[str, bool], list[Cell]] = {}
+    for name, standardised in product(cases, LABELS):
+        made = {result["seed"] for result in read_results() if _is_of(result, name, standardised)}
+        missing = [seed for seed in cases[name].seeds if seed not in made]
+        if missing:
+            due[name, standardised] = [_cell(name, cases[name], standardised, seed) for seed in missing]
+    return due
+
+
+def _cell(name: str, case: Case, standardised: bool, seed: int) -> Cell:
+    options = {**case.options, "standardise": standardised, "seed": seed}
+    return Cell(f"{slug(name)}-{LABELS[standardised]}-{seed}", named_config(case.env, "rate", options), case.plans)
+
+
+def _result(name: str, standardised: bool, run: Path) -> Result:
+    """Return the result of a run."""
     return {
         "case": name,
         "standardised": standardised,
-        "seed": seed,
+        "seed": read_config(run).seed,
         "scores": _scores(run),
         "cpu_seconds": round(cpu_seconds(run)["train"], 1),
     }
@@ -162,7 +185,7 @@ def _row(name: str, label: str, setting: str) -> list[str]:
     cells = [label]
     seconds = []
     seeds = []
-    for standardised in FLAGS:
+    for standardised in LABELS:
         results = [result for result in read_results() if _is_of(result, name, standardised)]
         scores = [result["scores"][setting] for result in results]
         seconds += [result["cpu_seconds"] for result in results]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rmt_rl.analysis.results import Experiment, experiment_command
-from rmt_rl.training.sweep import EvaluationPlan
+from rmt_rl.analysis.results import Experiment
+from rmt_rl.cli.experiment import experiment_command
+from rmt_rl.sweeps.engine import PlannedEvaluation
 
 FOLDER = Path(__file__).parent
-LENGTHS = EvaluationPlan("corridor_length=30,90,300,900,9600")
-LONGEST = EvaluationPlan("corridor_length=96000", episodes=16)
+LENGTHS = PlannedEvaluation(vary="corridor_length=30,90,300,900,9600")
+LONGEST = PlannedEvaluation(vary="corridor_length=96000", episodes=16)
 CONFIGS = {
     FOLDER / "rate.toml": [LENGTHS, LONGEST],
     FOLDER / "rate-ageing.toml": [LENGTHS, LONGEST],

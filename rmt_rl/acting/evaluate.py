@@ -178,6 +178,20 @@ def parse_vary(texts: Iterable[str], flag: str = "--vary") -> dict[str, list[Any
     return vary
 
 
+def single_values(texts: Iterable[str], flag: str) -> dict[str, Any]:
+    """Read `NAME=VALUE` texts of a flag; values are JSON, and strings where they aren't.
+
+    Raises:
+        UsageError: a text has another form, or several values.
+    """
+    single = {}
+    for name, values in parse_vary(texts, flag).items():
+        if len(values) != 1:
+            raise UsageError(f"{flag} {name}: give one value, or a list as [1,2]")
+        single[name] = values[0]
+    return single
+
+
 def _values(text: str) -> list[Any]:
     try:
         values: list[Any] = parse_json(f"[{text}]", finite=False)  # as a whole first: a value may itself hold commas

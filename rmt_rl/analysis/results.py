@@ -1,4 +1,4 @@
-"""Experiments: a sweep whose results are kept beside its table, a line of `results.jsonl` for each run.
+"""Experiments: the results of runs are kept beside their table, a line of `results.jsonl` for each run.
 
 Table and pictures are made from these lines, so that the runs of one config can be made again without all others.
 """
@@ -9,9 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from rmt_rl.analysis.aggregate import Group, group_runs
 from rmt_rl.analysis.comparison import comparison_of_groups
@@ -25,15 +23,17 @@ from rmt_rl.analysis.run_records import (
     read_run,
     settings_without_seeds,
 )
-from rmt_rl.errors import UsageError, explained
+from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.reading import RESULTS_LIMIT, parse_json, read_text
+from rmt_rl.runs.cpu_time import cpu_seconds
 from rmt_rl.runs.evaluation import READ, check_figures
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.loggers.jsonl import check_metric
 from rmt_rl.runs.options import RunConfig
-from rmt_rl.terminal import say
-from rmt_rl.training.sweep import EvaluationPlan, Sweep, check_named, cpu_seconds
+
+if TYPE_CHECKING:
+    from rmt_rl.sweeps.engine import PlannedEvaluation
 
 FILE = "results.jsonl"
 FIELDS = ("config", "seed", "settings", "metrics", "results")  # every line has them
@@ -126,33 +126,12 @@ class Experiment:
     """
 
     folder: Path
-    configs: Mapping[Path, Sequence[EvaluationPlan]]
+    configs: Mapping[Path, Sequence[PlannedEvaluation]]
 
     @property
     def names(self) -> list[str]:
         """Return the names of the configs, their files' without the ending."""
         return [file.stem for file in self.configs]
-
-    def make(self, only: Sequence[str], seeds: Sequence[int], runs: Path, jobs: int) -> str:
-        """Make the runs of all configs, or of those named in `only`; write table and pictures, and return the table.
-
-        Raises:
-            UsageError: there is no such config, no seed, or no stored results of the configs that aren't made.
-        """
-        check_named(only, self.names)
-        for name, count in (("seeds", len(seeds)), ("jobs", jobs)):
-            if count < 1:
-                raise UsageError(f"{name}={count}: give 1 or more")
-        made = {}
-        others = []
-        for file, plans in self.configs.items():
-            if not only or file.stem in only:
-                made[file] = plans
-            else:
-                others.append(file)
-        stored = self.stored(others)  # fails before anything is trained
-        finished = Sweep(made, seeds, runs, jobs).run()
-        return self.write([*stored, *map(RunResult.of, finished)])
 
     def draw(self) -> str:
         """Write table and pictures from the stored results of all configs, and return the table.
@@ -252,31 +231,3 @@ def write_comparison(groups: Sequence[Group], folder: Path) -> str:
     plot_groups(groups, folder / "learning.png", ["learning"])
     plot_groups(groups, folder / "success.png", ["evaluation"])
     return text
-
-
-def experiment_command(experiment: Experiment) -> None:
-    """Read the command line of an experiment, and make it."""
-
-    def main(
-        only: tuple[str, ...] = (),
-        seeds: int = 5,
-        jobs: int = 2,
-        runs: Path = Path("runs", experiment.folder.name),
-        draw: bool = False,
-    ) -> None:
-        """Train, evaluate, tabulate, plot.
-
-        Args:
-            only: just these configs, by their files' names, e.g. "rate"; what `results.jsonl` has of others is kept.
-            seeds: number of training seeds, 0, 1, ...
-            jobs: processes at once, one thread each.
-            runs: folder of the runs; those that are finished aren't made again.
-            draw: make table and pictures from `results.jsonl` and nothing else.
-        """
-        if draw:
-            say(experiment.draw())
-        else:
-            say(experiment.make(only, range(seeds), runs, jobs))
-
-    with explained():
-        tyro.cli(main)

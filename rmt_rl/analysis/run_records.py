@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
 from rmt_rl.reading import RESULTS_LIMIT, parse_toml, read_text
+from rmt_rl.remote import check_local
 from rmt_rl.runs.evaluation import SETTINGS, read_evaluation, read_results
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.loggers.jsonl import METRICS, read_line
@@ -147,6 +148,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_config_values(folder: Path) -> dict[str, Any]:
     """Read the values of `config.toml`, which may belong to an environment or agent that isn't installed."""
+    check_local(folder)
     path = folder / CONFIG
     try:
         values = parse_toml(read_text(path))

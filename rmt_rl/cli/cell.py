@@ -16,13 +16,16 @@ from pathlib import Path
 
 from rmt_rl import signals
 from rmt_rl.cli.entry import main
+from rmt_rl.errors import UsageError
 from rmt_rl.locks import held
 from rmt_rl.plugins import import_modules
 from rmt_rl.registry import trust_specs
+from rmt_rl.runs.cpu_time import counted
 from rmt_rl.runs.folder import LOCK
 from rmt_rl.sweeps.engine import Job
 from rmt_rl.sweeps.state import due_commands
-from rmt_rl.terminal import say
+from rmt_rl.sweeps.stored import stored
+from rmt_rl.terminal import complain, one_line, say
 
 _INPUT = 0  # the descriptor; Python's own object locks, also while the process ends
 
@@ -36,20 +39,32 @@ def work() -> int:
     try:
         with signals.heard(), tempfile.TemporaryDirectory() as scratch:
             watch.start()
-            return _run_due(job, Path(scratch))
+            return run_due(job, Path(scratch))
     except signals.Stopped as stopped:
         return stopped.status
+    except UsageError as error:
+        complain(f"error: {one_line(str(error))}")
+        return 2
 
 
-def _run_due(job: Job, scratch: Path) -> int:
+def run_due(job: Job, scratch: Path) -> int:
+    """Run the commands that are due; return the exit status. `scratch` is a folder for files of its own."""
     import_modules(job.modules)
     trust_specs(job.trust_spec)
     if job.run.exists():
         with held(job.run / LOCK, wait=True):  # a process of an earlier sweep may be saving its work
             pass
+    with stored(job):
+        return _run_due_commands(job, scratch)
+
+
+def _run_due_commands(job: Job, scratch: Path) -> int:
+    """Run what is left to do for a job; return the first exit status that isn't 0."""
     for arguments in due_commands(job, scratch):
         say(f"$ rmt-rl {shlex.join(arguments)}", flush=True)
-        status = main(arguments)
+        command, *_ = arguments
+        with counted(job.run, command):
+            status = main(arguments)
         if status:
             return status
     return 0

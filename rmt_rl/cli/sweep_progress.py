@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from rmt_rl.runs.loggers.jsonl import METRICS, read_line
 from rmt_rl.sweeps.engine import Job, Outcome
-from rmt_rl.terminal import plain, say
+from rmt_rl.terminal import complain, plain, say
 
 _SCORES = ("eval/success_rate", "eval/mean_return", "train/loss")
 _TAIL = 8192  # bytes of the metrics that are read to find the last line
@@ -84,9 +85,17 @@ class SweepProgress:
         say(f"{line}  {metrics}" if metrics else line, flush=True)
 
 
+def tell_failures(failed: Sequence[Outcome], own: Path) -> int:
+    """Print a line for each failed cell; return the exit status."""
+    for outcome in failed:
+        reason = outcome.error or f"exit status {outcome.status}"
+        complain(f"failed: {outcome.name}: {reason} (see {own / outcome.name}.log)")
+    return 1 if failed else 0
+
+
 def _last_metrics(run: Path) -> str:
     """Return the newest metrics of a run in a few words; nothing if it has logged none."""
-    with suppress(OSError, ValueError), (run / METRICS).open("rb") as file:
+    with suppress(OSError, ValueError, IndexError), (run / METRICS).open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - _TAIL))
         update, metrics = read_line(file.read().splitlines()[-1].decode())

@@ -28,10 +28,11 @@ from rmt_rl.nn.model_size import count_weights
 from rmt_rl.reading import check_regular, parse_json
 from rmt_rl.recurrence import Tree, TreeT, tree_fill, tree_leaves
 from rmt_rl.registry import agent_class
-from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, read_tensors, write_tensors
+from rmt_rl.runs.shards import read_whole
+from rmt_rl.runs.tensors import fill_optimizer, group_of, named_tensors, write_tensors
 from rmt_rl.space_json import space_from_json, space_to_json
 
-_KEY = "rmt_rl"
+KEY = "rmt_rl"
 _FORMAT = 1
 
 
@@ -130,7 +131,7 @@ def save_checkpoint(
     Raises:
         UsageError: the file can't be written; an older file at the same path is untouched.
     """
-    write_tensors(path, named_tensors(model, optimizer, state), _KEY, header.model_dump_json())
+    write_tensors(path, named_tensors(model, optimizer, state), KEY, header.model_dump_json())
 
 
 def save_agent(
@@ -170,7 +171,7 @@ def read_checkpoint_of(kind: type[HeaderT], path: Path) -> Checkpoint[HeaderT]:
         ) from None
     check_is_text(path)
     try:
-        header, tensors = read_tensors(path, _KEY)
+        header, tensors = read_whole(path, KEY)
         values = None if header is None else parse_json(header)
     except (SafetensorError, OSError, ValueError) as error:
         raise unreadable(f"checkpoint {path}", error) or UsageError(

@@ -7,7 +7,9 @@ metrics.jsonl         one JSON object a line, as logged
 events.out.tfevents*  the same for TensorBoard
 last.safetensors      the newest checkpoint, to resume from
 best.safetensors      the checkpoint of the best evaluation during training
+last.2-of-2.*         the other parts of a checkpoint in shards, see `rmt_rl.runs.shards`
 evaluation.json       results of `rmt-rl evaluate`
+cpu.json              CPU seconds of training and evaluation, if a sweep made the run
 .lock                 names the process that trains the run now
 """
 
@@ -24,6 +26,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.files import check_is_text, check_writable, sweep, write_atomically
 from rmt_rl.locks import Busy, held
 from rmt_rl.reading import parse_toml, read_text
+from rmt_rl.remote import check_local
 from rmt_rl.runs.options import RunConfig, make_config
 
 CONFIG = "config.toml"
@@ -36,6 +39,7 @@ def read_config(path: Path) -> RunConfig:
     Raises:
         UsageError: the file is missing or isn't valid.
     """
+    check_local(path)
     path = path / CONFIG if path.is_dir() else path
     try:
         values = parse_toml(read_text(path))

@@ -94,6 +94,11 @@ class TrainingConfig(LearningRateConfig):
     num_nodes: int = Field(
         1, ge=1, description="nodes for data parallel training; torchrun or srun starts the processes of several"
     )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp",
+        description="what several processes share: ddp, the batch; fsdp, also weights, gradients and optimiser state, "
+        "for agents that are too wide for one device",
+    )
     log_every: int = Field(10, ge=1, description="updates between two lines of metrics")
     save_every: int = Field(100, ge=1, description="updates between two checkpoints")
 
@@ -241,6 +246,10 @@ class OfflineRun(RunConfig):
             nodes = f" on each of num_nodes={self.num_nodes}" if self.num_nodes > 1 else ""
             raise ValueError(
                 f"devices={self.devices}{nodes} can't share batch_size={batch_size}: choose a multiple of {processes}"
+            )
+        if self.training.compile and self.training.strategy == "fsdp":
+            raise ValueError(
+                "compile=True isn't tested with strategy='fsdp': choose strategy='ddp', or leave compile out"
             )
         if self.training.depth != 1 and self.training.gradient != "truncated":
             raise ValueError(

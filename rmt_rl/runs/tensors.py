@@ -92,16 +92,20 @@ def write_tensors(path: Path, tensors: NamedTensors, key: str, header: str) -> N
     Raises:
         UsageError: the file can't be written; an older file at the same path is untouched.
     """
+    write_atomically(path, encoded(tensors, {key: header}))
+
+
+def encoded(tensors: NamedTensors, metadata: dict[str, str]) -> bytes:
+    """Return the content of a safetensors file."""
     copies = {}
     for name, tensor in tensors.items():
         whole = tensor.detach().cpu().contiguous()
         copies[name] = whole.clone()
-    content = save(copies, {key: header})
-    write_atomically(path, content)
+    return save(copies, metadata)
 
 
-def read_tensors(path: Path, key: str) -> tuple[str | None, NamedTensors]:
-    """Return the header under a key, None without such a header, and all tensors; no code of the file is executed.
+def read_tensors(path: Path) -> tuple[dict[str, str], NamedTensors]:
+    """Return the metadata of a file, and all its tensors; no code of the file is executed.
 
     Raises:
         SafetensorError, OSError: the file is damaged or missing.
@@ -113,5 +117,4 @@ def read_tensors(path: Path, key: str) -> tuple[str | None, NamedTensors]:
             tensor = file.get_tensor(name)
             # Copied, since the memory of a file is aligned differently, which may round differently.
             tensors[name] = tensor.clone()
-        metadata = file.metadata() or {}
-    return metadata.get(key), tensors
+        return file.metadata() or {}, tensors

@@ -13,6 +13,8 @@ from rmt_rl.config import Frozen, Strings
 from rmt_rl.errors import UsageError
 from rmt_rl.sweeps.calls import Call
 
+OWN = ".sweep"  # the folder of the sweep's own files among those of the runs: logs, and the engine's files
+
 
 class PlannedEvaluation(Frozen):
     """An evaluation of a trained run: in its own environment, or over values of the environment's options."""
@@ -36,6 +38,9 @@ class Job(Frozen):
         folder: the current folder of its process, if there is such a folder.
         variables: environment variables of its process.
         log: the file that its output is appended to.
+        store: the URL below which the run is kept, as NAME, and its log; empty if `run` is on shared storage. A process
+            that works on the job has `run` and `log` in a local folder of its own.
+        scratch: where such local folders are made; None: the machine's folder of temporary files.
     """
 
     name: str
@@ -49,6 +54,8 @@ class Job(Frozen):
     folder: Path
     log: Path
     variables: dict[str, str] = Field({})
+    store: str = ""
+    scratch: Path | None = None
 
 
 class Outcome(NamedTuple):

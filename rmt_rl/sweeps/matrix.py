@@ -13,6 +13,7 @@ from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.config import SEED_LIMIT, Frozen, Strings, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.reading import parse_toml, read_text
+from rmt_rl.remote import check_url, is_url
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
 from rmt_rl.sweeps.engine import PlannedEvaluation, check_gpus
@@ -61,6 +62,28 @@ class SweepConfig(Frozen):
         None, description="a search in the place of the matrix"
     )
     out: Path = Field(Path("runs/sweep"), description="folder of the runs, on storage that all machines share")
+    store: str = Field(
+        "",
+        description="URL that keeps the runs in place of shared storage, e.g. s3://bucket/sweeps/lr; `out` gets copies "
+        "of their metrics and results",
+    )
+    scratch: Path | None = Field(
+        None, description="folder for runs on the machine that works on them, with `store` (unset: for temporary files)"
+    )
+
+    @field_validator("out")
+    @classmethod
+    def _no_url(cls, out: Path) -> Path:
+        if is_url(out):
+            raise UsageError(f"out={out} is a URL; give it as `store` (--store), and a local folder as `out`")
+        return out
+
+    @field_validator("store")
+    @classmethod
+    def _a_url(cls, store: str) -> str:
+        if store:
+            check_url(store)
+        return store
 
     @field_validator("seeds", "envs", "agents")
     @classmethod
@@ -112,10 +135,11 @@ def _check_distinct(where: str, values: Sequence[Any]) -> None:
 
 
 class Cell(NamedTuple):
-    """A run of a sweep: its name, which is the name of its folder, and its options."""
+    """A run of a sweep: its name, which is the name of its folder, its options, and its evaluations after training."""
 
     name: str
     config: RunConfig
+    evaluations: tuple[PlannedEvaluation, ...] = ()
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
@@ -167,7 +191,7 @@ def make_cell(
         config = named_config(env, agent, _by_section({**sweep.train, **varied, "seed": seed}))
     except UsageError as error:
         raise UsageError(f"run {name}: {error}") from error
-    return Cell(name, config)
+    return Cell(name, config, sweep.evaluate)
 
 
 def _by_section(options: Values) -> dict[str, Any]:

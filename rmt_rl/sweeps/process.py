@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from rmt_rl.files import append
 from rmt_rl.reading import read_text
 from rmt_rl.sweeps.engine import Job, Outcome
+from rmt_rl.sweeps.stored import keep_log, local
 from rmt_rl.terminal import one_line
 
 WORKER = "rmt_rl.cli.cell"  # the module that such a process runs
@@ -34,11 +37,13 @@ class CellProcess:
     """
 
     def __init__(self, job: Job, variables: Mapping[str, str] | None = None) -> None:
-        self.job = job
+        self._home = _home(job) if job.store else None
+        self.job = job = local(job, Path(self._home.name)) if self._home else job
         self._log_start = _size(job)
         own = {"OMP_NUM_THREADS": str(job.cores), "PYTHONIOENCODING": "utf-8"}
         if not job.gpus:
             own[_GPUS] = ""
+        job.log.parent.mkdir(parents=True, exist_ok=True)
         append(job.log, "")
         with job.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -83,13 +88,23 @@ class CellProcess:
         """Stop the process, and wait until its work is saved."""
         self.stop()
         self._process.wait()
+        self._leave()
 
     def _outcome(self, code: int) -> Outcome:
         self.stop()
+        error = self._error() if code else ""
+        if code < 0 and self.job.store:
+            keep_log(self.job)
+        self._leave()
         if code < 0:
             number = -code
             return Outcome(self.job.name, 128 + number, f"the process was killed by signal {number}")
-        return Outcome(self.job.name, code, self._error() if code else "")
+        return Outcome(self.job.name, code, error)
+
+    def _leave(self) -> None:
+        """Remove the local folder of a run that is kept at a URL."""
+        if self._home is not None:
+            self._home.cleanup()
 
     def _error(self) -> str:
         """Return the last line of what the process wrote, mostly its error message."""
@@ -98,6 +113,13 @@ class CellProcess:
             *_, last = ["", *filter(str.strip, text.splitlines())]
             return one_line(last)[:_LONGEST_ERROR].removeprefix("error: ")
         return ""
+
+
+def _home(job: Job) -> tempfile.TemporaryDirectory[str]:
+    """Make a local folder for a run that is kept at a URL, and for its log."""
+    if job.scratch is not None:
+        job.scratch.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix="rmt-rl-", dir=job.scratch)
 
 
 def _size(job: Job) -> int:

@@ -12,11 +12,10 @@ from rmt_rl import signals
 from rmt_rl.errors import UsageError
 from rmt_rl.files import check_is_text, check_writable
 from rmt_rl.locks import Busy, held
-from rmt_rl.sweeps.engine import Engine, Job, Outcome
-from rmt_rl.sweeps.matrix import Cell, SweepConfig
+from rmt_rl.sweeps.engine import OWN, Engine, Job, Outcome
+from rmt_rl.sweeps.matrix import Cell
 from rmt_rl.sweeps.state import check_same_config, is_finished
 
-OWN = ".sweep"  # the folder of the sweep's own files among those of the runs: logs, and the engine's files
 _LOCK = "lock"
 _VARIABLES = ("MINARI_DATASETS_PATH",)  # that processes on other machines need
 INTERVAL = 0.5  # seconds between two reports of the runs that are under way
@@ -35,14 +34,38 @@ class Report(Protocol):
         """Show the jobs that run now."""
 
 
-def job_of(cell: Cell, sweep: SweepConfig, modules: Sequence[str] = (), trust_spec: bool = False) -> Job:
+class Shared(Protocol):
+    """The settings that the runs of a sweep have in common."""
+
+    @property
+    def out(self) -> Path:
+        """The folder of the runs."""
+
+    @property
+    def cores(self) -> int:
+        """Threads of each run."""
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of each run, or the share of one."""
+
+    @property
+    def store(self) -> str:
+        """The URL that keeps the runs; "" if `out` does."""
+
+    @property
+    def scratch(self) -> Path | None:
+        """The folder for runs on the machine that works on them, with `store`; None: that for temporary files."""
+
+
+def job_of(cell: Cell, sweep: Shared, modules: Sequence[str] = (), trust_spec: bool = False) -> Job:
     """Return the job of a cell."""
     out = sweep.out.absolute()
     return Job(
         name=cell.name,
         run=out / cell.name,
         config=cell.config.model_dump(mode="json", exclude_none=True),
-        evaluations=sweep.evaluate,
+        evaluations=cell.evaluations,
         modules=tuple(modules),
         trust_spec=trust_spec,
         cores=sweep.cores,
@@ -50,6 +73,8 @@ def job_of(cell: Cell, sweep: SweepConfig, modules: Sequence[str] = (), trust_sp
         folder=Path.cwd(),
         log=out / OWN / f"{cell.name}.log",
         variables={name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        store=sweep.store,
+        scratch=sweep.scratch.absolute() if sweep.scratch else None,
     )
 
 

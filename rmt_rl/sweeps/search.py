@@ -23,6 +23,7 @@ from rmt_rl.runs.loggers.jsonl import METRICS, read_line
 from rmt_rl.statistics import mean
 from rmt_rl.sweeps.engine import Engine, Job, Outcome
 from rmt_rl.sweeps.matrix import SweepConfig, make_cell
+from rmt_rl.sweeps.mirror import Mirror
 from rmt_rl.sweeps.run import INTERVAL, Report, due_of, job_of
 from rmt_rl.sweeps.space import Range, SearchConfig
 from rmt_rl.sweeps.state import check_same_config
@@ -44,11 +45,17 @@ class Search:
         own: the folder of the sweep's own files.
         modules: modules that runs import first.
         trust_spec: let files give environments any arguments.
+        mirror: the copies of runs that are kept at a URL, where the journal is kept too; None without a URL.
     """
 
-    def __init__(self, sweep: SweepConfig, own: Path, modules: Sequence[str], trust_spec: bool) -> None:
+    def __init__(
+        self, sweep: SweepConfig, own: Path, modules: Sequence[str], trust_spec: bool, mirror: Mirror | None = None
+    ) -> None:
         assert sweep.search is not None
         self.config: SearchConfig = sweep.search
+        self._mirror = mirror
+        if mirror is not None:
+            mirror.fetch(JOURNAL)
         self.sweep, self.modules, self.trust_spec = sweep, modules, trust_spec
         self.study = _study(self.config, own)
         self.space = {name: _distribution(values) for name, values in self.config.options.items()}
@@ -99,6 +106,7 @@ class Search:
         except UsageError:
             self.study.tell(number, state=TrialState.FAIL)  # so that it isn't tried again
             raise
+        self._keep_journal()  # before a run has the name of a trial that the journal might lose
         self._jobs[number] = jobs
         due = due_of(jobs, report)
         self._waiting |= {job.name: number for job in due}
@@ -141,6 +149,11 @@ class Search:
         else:
             scores = [_final(job.run, self.config.metric) for job in jobs]
             self.study.tell(number, mean(scores))
+        self._keep_journal()
+
+    def _keep_journal(self) -> None:
+        if self._mirror is not None:
+            self._mirror.keep(JOURNAL)
 
     def _prune(self, engine: Engine) -> None:
         """Report new values of trials under way, and stop those that the pruner gives up."""

@@ -9,15 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import JsonValue
 
 from rmt_rl.acting.evaluate import parse_vary
+from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
-from rmt_rl.runs.checkpoint import path_of, read_checkpoint
+from rmt_rl.reading import parse_json, read_text
+from rmt_rl.runs.checkpoint import KEY, about, path_of, read_checkpoint
 from rmt_rl.runs.evaluation import read_evaluation
 from rmt_rl.runs.folder import CONFIG, read_config
 from rmt_rl.runs.options import RunConfig, make_config
 from rmt_rl.sweeps.engine import Job, PlannedEvaluation
+
+HEADER = "last.json"  # a copy of the texts in the header of a last checkpoint, in the place of the checkpoint
+
+
+class Progress(SavedState):
+    """The progress of training, as the header of a checkpoint has it."""
+
+    update: int
+    progress: dict[str, JsonValue]
 
 
 def is_finished(job: Job) -> bool:
@@ -39,7 +51,7 @@ def check_same_config(run: Path, config: RunConfig) -> None:
         if before.get(name) != now.get(name):
             raise UsageError(
                 f"{run} holds a run with {name}={before.get(name)!r}, but the sweep's has {now.get(name)!r}; remove "
-                "the folder, or choose another --out"
+                "the folder, or choose another one for the runs"
             )
 
 
@@ -79,13 +91,29 @@ def due_commands(job: Job, scratch: Path) -> Iterator[list[str]]:
 
 def _trained(job: Job) -> int | None:
     """Return the update of a run's last checkpoint if its training has ended, else None."""
-    path = path_of(job.run)
-    if not path.exists():
+    header = _header(job.run)
+    if header is None:
         return None
-    header = read_checkpoint(path).header
     is_evaluation_due = header.progress.get("made_before") is not None
     length = make_config(job.config).length
     return None if is_evaluation_due or header.update < length else header.update
+
+
+def _header(run: Path) -> Progress | None:
+    """Return the progress of a run by its last checkpoint, or by a copy of the checkpoint's header alone.
+
+    Raises:
+        UsageError: the file is damaged, or can't be read.
+    """
+    copy, path = run / HEADER, path_of(run)
+    if copy.exists():
+        with about(copy):
+            texts = parse_json(read_text(copy))
+            return validated(Progress, parse_json(texts[KEY]))
+    if not path.exists():
+        return None
+    header = read_checkpoint(path).header
+    return Progress(update=header.update, progress=header.progress)
 
 
 def _is_evaluated(job: Job, plan: PlannedEvaluation) -> bool:

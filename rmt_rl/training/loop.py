@@ -8,12 +8,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from functools import partial
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import numpy as np
-import torch
 from pydantic import JsonValue
 
 from rmt_rl import signals
@@ -23,7 +22,7 @@ from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.launch import is_first_process, prepare_data_parallel
 from rmt_rl.registry import load_task
-from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint, save_checkpoint
+from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint
 from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.folder import check_new, check_origin, claimed, read_config, write_config
 from rmt_rl.runs.metrics import Log, Metrics, Report, Settings, check_loggers
@@ -32,6 +31,8 @@ from rmt_rl.training.learner import AgentLearner, Diverged, Learner, Measured
 from rmt_rl.training.measures import finite, read
 
 MOST_UNREAD = 100  # updates whose metrics may wait on the device
+Evaluate = Callable[[Any], Evaluation]
+"""Evaluates the model, which must act."""
 ShouldStop = Callable[[], bool]
 """Asked before every update; on True a checkpoint is saved and training ends early."""
 
@@ -111,6 +112,7 @@ def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldSto
         loop = _loop(config, run, learner, origin)
         if saved:
             loop.restore(saved)
+        del saved  # its tensors, which are copied by now
         return loop.run(report, should_stop)
 
 
@@ -122,25 +124,29 @@ def _alone(config: RunConfig, run: Path) -> AbstractContextManager[None]:
 
 
 def _loop(config: RunConfig, run: Path, learner: AgentLearner, origin: dict[str, JsonValue]) -> Loop:
-    evaluation = _evaluation(config, learner.model)
+    evaluation = _evaluation(config)
     settings = config.model_dump(mode="json", exclude_none=True)
     return Loop(learner, run, config.schedule, origin, evaluation, config.logger, settings)
 
 
-def _evaluation(config: RunConfig, agent: BaseAgent) -> Callable[[], Evaluation] | None:
+def _evaluation(config: RunConfig) -> Evaluate | None:
     """Return the evaluation during training, in the training task; None if the run has none."""
     options = config.evaluation
     if not options.eval_episodes:
         return None
-    return partial(
-        evaluate,
-        agent,
-        load_task(config.env),
-        config.env_options,
-        options.eval_episodes,
-        options.eval_seed,
-        target_return=agent.target_return(None),
-    )
+    task = load_task(config.env)
+
+    def evaluation(agent: BaseAgent) -> Evaluation:
+        return evaluate(
+            agent,
+            task,
+            config.env_options,
+            options.eval_episodes,
+            options.eval_seed,
+            target_return=agent.target_return(None),
+        )
+
+    return evaluation
 
 
 class LoopState(SavedState):
@@ -171,7 +177,7 @@ class Loop:
         run: Path,
         schedule: Schedule,
         origin: dict[str, JsonValue],
-        evaluate: Callable[[], Evaluation] | None = None,
+        evaluate: Evaluate | None = None,
         loggers: Sequence[str] = (),
         settings: Settings | None = None,
     ) -> None:
@@ -305,9 +311,19 @@ class Loop:
         """Evaluate and keep the best model. Every process does, so that none waits for another."""
         if self.evaluate is None:
             return {}
-        with signals.interruptible():
-            result = self.evaluate()
-        if self.best is None or result.score >= self.best:
+        processes = self.learner.processes
+        agent = processes.whole(self.learner.model)
+        result = stopped = None
+        try:
+            with signals.interruptible():
+                result = self.evaluate(agent)
+        except signals.Stopped as signal:
+            stopped = signal
+        if processes.any(stopped is not None):  # in all processes or in none, as saving may need all
+            raise stopped or signals.Stopped(SIGTERM)
+        assert result is not None
+        is_best = self.best is None or result.score >= self.best
+        if processes.any(is_best and processes.first):
             self.best = result.score
             self._write("best", {})
         return result.metrics
@@ -325,12 +341,10 @@ class Loop:
 
     def _write(self, name: str, progress: dict[str, JsonValue], *resumable: Any) -> None:
         learner = self.learner
-        are_finite = [torch.isfinite(parameter).all() for parameter in learner.model.parameters()]
-        if not torch.stack(are_finite).all():
+        processes = learner.processes
+        if not processes.all_finite(learner.model):
             raise self._explained(Diverged(f"the weights are NaN or infinite after update {learner.made}"))
-        if learner.processes.first:
-            path = path_of(self.folder, name)
-            save_checkpoint(path, learner.header(progress), learner.model, *resumable)
+        processes.save(path_of(self.folder, name), learner.header(progress), learner.model, *resumable)
 
 
 def _warn(remarks: list[str]) -> None:

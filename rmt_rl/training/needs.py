@@ -108,7 +108,16 @@ def _check_weights(config: RunConfig, spec: AgentSpec, available: int | None) ->
     """Raise a UsageError if an agent's weights can't be trained in the memory there is."""
     count = count_weights(_maker(config, spec), config.agent_options)
     cause = f"{_sizes(config.agent_options)}: training {count.tensors:,} or more tensors of weights by Adam"
-    check_fits(cause, TRAINED * count.bytes, "choose a smaller agent", available)
+    needed = int(_trained_copies(config, available) * count.bytes)
+    check_fits(cause, needed, "choose a smaller agent", available)
+
+
+def _trained_copies(config: RunConfig, available: int | None) -> float:
+    """Return how many times its weights training takes up, in the memory of a device or else of a node."""
+    if not isinstance(config, OfflineRun) or config.training.strategy != "fsdp":
+        return TRAINED
+    shares = config.num_nodes if available is None else config.devices * config.num_nodes
+    return max(1.0, TRAINED / shares)  # every process makes the agent whole before it keeps its part
 
 
 def _maker(config: RunConfig, spec: AgentSpec) -> Callable[[Frozen], object]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from rmt_rl.agent import Agent
 from rmt_rl.data.segment import Batch
 from rmt_rl.errors import UsageError
-from rmt_rl.recurrence import TreeT, select_lanes, tree_map
+from rmt_rl.recurrence import Tree, TreeT, select_lanes, tree_map
+from rmt_rl.runs.checkpoint import Header, save_checkpoint
+from rmt_rl.runs.shards import remove_other_shards
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -36,6 +40,28 @@ class Processes:
 
     def wait(self) -> None:
         """Wait until every process has come here."""
+
+    def all_finite(self, model: nn.Module) -> bool:
+        """Return True if all weights are finite; every process must call it."""
+        are_finite = [torch.isfinite(parameter).all() for parameter in model.parameters()]
+        return bool(torch.stack(are_finite).all())
+
+    def whole(self, model: nn.Module) -> nn.Module:
+        """Return the model with all weights, to act with; every process must call it."""
+        return model
+
+    def save(
+        self,
+        path: Path,
+        header: Header,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        state: Tree = (),
+    ) -> None:
+        """Write a checkpoint; every process must call it. See `rmt_rl.runs.checkpoint.save_checkpoint`."""
+        if self.first:
+            save_checkpoint(path, header, model, optimizer, state)
+            remove_other_shards(path)
 
 
 class FabricProcesses(Processes):
@@ -74,6 +100,13 @@ class FabricProcesses(Processes):
         """Start the other processes."""
         self.fabric.launch()
 
+    def prepare(self, model: Agent) -> None:
+        """Move a model to this process's device, once all processes are started."""
+        model.to(self.device)
+
+    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Do to an optimiser's state what `prepare` does to the weights."""
+
     def any(self, here: bool) -> bool:
         return here if self.alone else bool(self.sum(torch.tensor(float(here), device=self.device)))
 
@@ -81,8 +114,12 @@ class FabricProcesses(Processes):
         self.fabric.barrier()
 
     def sum(self, here: Tensor) -> Tensor:
-        """Return the sum over all processes."""
-        return here if self.alone else cast("Tensor", self.fabric.all_reduce(here, reduce_op="sum"))
+        """Return the sum over all processes. Lightning would wait for all of them before, which costs as much again."""
+        if self.alone:
+            return here
+        whole = here.detach().clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(whole)
+        return whole
 
     def mean(self, here: Tensor) -> Tensor:
         """Return the mean over all processes."""
@@ -128,8 +165,9 @@ class FabricProcesses(Processes):
 def _fabric(options: TrainingConfig) -> Fabric:
     """Return lightning-fabric's object, imported here since help and configs don't need it."""
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    from rmt_rl.training.one_node import OneNode
 
     is_on_one_node = options.num_nodes == 1
     try:
@@ -140,7 +178,7 @@ def _fabric(options: TrainingConfig) -> Fabric:
             precision=options.precision,
             strategy="ddp" if options.devices * options.num_nodes > 1 else "auto",
             # On one node, else it may join the tasks of a cluster, e.g. of Slurm. On several it asks the launcher.
-            plugins=LightningEnvironment() if is_on_one_node else None,
+            plugins=OneNode() if is_on_one_node else None,
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
         raise UsageError(

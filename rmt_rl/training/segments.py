@@ -79,7 +79,7 @@ class SegmentLearner:
         self.store = store
         self.model = restored_agent(config, saved, store) if saved else new_agent(config, store)
         options = config.training
-        self.processes = FabricProcesses(options, config.data.batch_size)
+        self.processes = _processes(config)
         self.runner = SegmentRunner(self.model, self.processes, options.hindsight, options.compile)
         self.feed = _feed(config, store)
         self.ageing = Ageing(config, store, self.model, self.processes)
@@ -206,7 +206,7 @@ class SegmentLearner:
 
     def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.processes.launch()
-        self.model.to(self.processes.device)
+        self.processes.prepare(self.model)
         self.optimizer = _optimizer(self.config.training, self.model)
         if self.feed.carries:
             fresh = self.model.initial_state(self.config.data.batch_size)
@@ -222,6 +222,7 @@ class SegmentLearner:
             progress = validated(_Progress, saved.header.progress)
             self.feed.restore(progress.feed, self.made)
         restore_optimizer(saved, self.optimizer)
+        self.processes.prepare_optimizer(self.optimizer)
         kept, drawn = progress.kept, progress.drawn
         kept_like: Tree = ()
         if kept and drawn:
@@ -267,6 +268,16 @@ def _outcome(batch: Batch, sums: Sums) -> Outcome | None:
     if math.isnan(accuracy):
         return None
     return Outcome(len(segments), accuracy)
+
+
+def _processes(config: OfflineRun) -> FabricProcesses:
+    """Return the processes of a run, by its strategy. A run in one process has nothing to divide."""
+    is_sharded = config.training.strategy == "fsdp" and config.devices * config.num_nodes > 1
+    if not is_sharded:
+        return FabricProcesses(config.training, config.data.batch_size)
+    from rmt_rl.training.sharding import ShardedProcesses  # which costs time to import
+
+    return ShardedProcesses(config.training, config.data.batch_size)
 
 
 def _optimizer(options: TrainingConfig, model: Agent) -> torch.optim.Optimizer:

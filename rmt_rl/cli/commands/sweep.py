@@ -11,7 +11,7 @@ from pydantic import Field
 from tyro.conf import UseAppendAction
 
 from rmt_rl import registry
-from rmt_rl.acting.evaluate import parse_vary
+from rmt_rl.acting.evaluate import parse_vary, single_values
 from rmt_rl.cli.arguments import Arguments, ReadsRuns, import_typed, leading
 from rmt_rl.cli.engines import opened_engine, typed_engine, with_engine_options
 from rmt_rl.config import Frozen, validated
@@ -19,15 +19,26 @@ from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
+from rmt_rl.sweeps.mirror import MirroredReport, mirrored
 from rmt_rl.sweeps.naming import dotted
 from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
-from rmt_rl.terminal import complain, say
+from rmt_rl.terminal import say
 
 if TYPE_CHECKING:
-    from rmt_rl.sweeps.engine import Engine, Job, Outcome
+    from rmt_rl.sweeps.engine import Engine, Job
     from rmt_rl.sweeps.matrix import Cell
 
-_FIELDS = ("envs", "agents", "seeds", "cores", "gpus", "out", "engine")  # of the file, which flags replace as they are
+_FIELDS = (  # of the file, which flags replace as they are
+    "envs",
+    "agents",
+    "seeds",
+    "cores",
+    "gpus",
+    "out",
+    "store",
+    "scratch",
+    "engine",
+)
 
 
 class SweepFlags(ReadsRuns):
@@ -48,6 +59,12 @@ class SweepFlags(ReadsRuns):
     cores: int | None = Field(None, description="threads of each run (unset: 1)")
     gpus: float | None = Field(None, description="GPUs of each run, or the share of one (unset: the CPU alone)")
     out: Path | None = Field(None, description="folder of the runs (unset: runs/sweep)")
+    store: str | None = Field(
+        None, description="URL that keeps the runs where machines share no folder: s3://bucket/sweeps/lr (unset: --out)"
+    )
+    scratch: Path | None = Field(
+        None, description="with --store, folder for runs on the machine that works on them (unset: for temporary files)"
+    )
     engine: str | None = Field(None, description="what executes the runs: local, ray or slurm (unset: local)")
     search: int | None = Field(None, description="number of trials; the file's [search] has the ranges of the options")
     dry_run: bool = Field(False, description="print the folders of the runs, one a line, and end")
@@ -72,7 +89,7 @@ def run_sweep(arguments: Arguments) -> int:
     cells = cells_of(sweep)
     if given.dry_run:
         for cell in cells:
-            say(sweep.out / cell.name)
+            say(f"{sweep.store.rstrip('/')}/{cell.name}" if sweep.store else sweep.out / cell.name)
         return 0
     jobs = [job_of(cell, sweep, modules, given.trust_spec) for cell in cells]
     return _execute(sweep, cells, jobs, options)
@@ -101,7 +118,8 @@ def _merged(values: Mapping[str, Any], given: SweepFlags) -> dict[str, Any]:
         value = getattr(given, name)
         if value not in ((), None):
             merged[name] = value
-    for name, added in (("options", _matrix(given.options)), ("train", _single(given.train))):
+    train = dotted(single_values(given.train, "--train"))
+    for name, added in (("options", _matrix(given.options)), ("train", train)):
         if added:
             merged[name] = _joined(merged.get(name, {}), added, name)
     if given.search is not None:
@@ -122,27 +140,22 @@ def _matrix(texts: Sequence[str]) -> dict[str, list[Any]]:
     return dotted(parse_vary(texts, "--options"))
 
 
-def _single(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the one value of each option."""
-    single = {}
-    for name, values in parse_vary(texts, "--train").items():
-        if len(values) != 1:
-            raise UsageError(f"--train {name}: give one value, or a list as [1,2]; --options takes several to compare")
-        single[name] = values[0]
-    return dotted(single)
-
-
 def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], options: Frozen) -> int:
     """Work on the jobs that aren't finished; return 1 if some failed."""
-    from rmt_rl.cli.sweep_progress import SweepProgress
+    from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 
-    with claimed(sweep.out) as own, SweepProgress(sweep.out, len(jobs)) as progress:
-        due = unfinished(cells, jobs, progress)
+    with (
+        claimed(sweep.out) as own,
+        mirrored(sweep.store, sweep.out, own) as mirror,
+        SweepProgress(sweep.out, len(jobs)) as progress,
+    ):
+        report = MirroredReport(progress, mirror) if mirror else progress
+        due = unfinished(cells, jobs, report)
         if not due:
             return 0
         with _engine(sweep, options, own) as engine:
-            failed = execute(due, engine, progress)
-    return _tell_failures(failed, own)
+            failed = execute(due, engine, report)
+    return tell_failures(failed, own)
 
 
 def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, options: Frozen) -> int:
@@ -153,29 +166,22 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
         if error.name != "optuna":
             raise
         raise UsageError("a search needs 'optuna', which is not installed: pip install 'rmt-rl[sweep]'") from error
-    from rmt_rl.cli.sweep_progress import SweepProgress
+    from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
 
     if given.dry_run:
         raise UsageError("a search draws its options while it runs, so --dry-run has nothing to print; leave it out")
-    with claimed(sweep.out) as own:
-        search = Search(sweep, own, modules, given.trust_spec)
+    with claimed(sweep.out) as own, mirrored(sweep.store, sweep.out, own) as mirror:
+        search = Search(sweep, own, modules, given.trust_spec, mirror)
         with SweepProgress(sweep.out, search.cells) as progress, _engine(sweep, options, own) as engine:
-            failed = search.run(engine, progress)
+            report = MirroredReport(progress, mirror) if mirror else progress
+            failed = search.run(engine, report)
         say(search.summary())
-    return _tell_failures(failed, own)
+    return tell_failures(failed, own)
 
 
 def _engine(sweep: SweepConfig, options: Frozen, own: Path) -> AbstractContextManager[Engine]:
     """Return a context with the sweep's engine."""
     return opened_engine(sweep.engine, options, Setting(sweep.cores, sweep.gpus, own))
-
-
-def _tell_failures(failed: Sequence[Outcome], own: Path) -> int:
-    """Print a line for each failed cell; return the exit status."""
-    for outcome in failed:
-        reason = outcome.error or f"exit status {outcome.status}"
-        complain(f"failed: {outcome.name}: {reason} (see {own / outcome.name}.log)")
-    return 1 if failed else 0
 
 
 COMMAND = run_sweep

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rmt_rl.cli import main
+from rmt_rl.cli.cell import run_due
 from rmt_rl.config import Frozen
 from rmt_rl.sweeps.calls import Call, answer, result_of
 from rmt_rl.sweeps.engine import Job, Outcome, Setting
-from rmt_rl.sweeps.state import due_commands
+from rmt_rl.sweeps.stored import local
 
 
 class HereOptions(Frozen):
@@ -35,11 +35,9 @@ class HereEngine:
             return []
         job = self.jobs.popleft()
         with tempfile.TemporaryDirectory() as scratch:
-            for arguments in due_commands(job, Path(scratch)):
-                status = main(arguments)
-                if status:
-                    return [Outcome(job.name, status, "see above")]
-        return [Outcome(job.name, 0)]
+            here = local(job, Path(scratch, "runs")) if job.store else job
+            status = run_due(here, Path(scratch))
+        return [Outcome(job.name, status, "see above" if status else "")]
 
     def running(self) -> set[str]:
         return set()

@@ -1,0 +1,1 @@
+"""Memories that must be rewritten and held, on Endless T-Maze; see README.md."""

@@ -1,0 +1,75 @@
+"""The short table of this experiment: a row for each config, from the results of its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeAlias
+
+from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.analysis.results import Experiment, RunResult
+from rmt_rl.files import write_atomically
+from rmt_rl.statistics import mean, mean_interval
+
+Setting: TypeAlias = tuple[int, Any]
+"""Number of corridors, and their length or its range."""
+
+SIXTEEN: list[Setting] = list(product((1, 3, 5, 10), (5, 10, [1, 5], [1, 10])))
+FURTHER: list[Setting] = [(100, 10), (1000, 10), (5, 50), (5, 100), (5, 1000), (100, 100), (1000, 1000)]
+SOLVED = 0.95
+"""Success rate from which on a configuration counts as solved."""
+HEAD = ["corridors x cells", "worst of the sixteen", f"seeds with all sixteen >= {SOLVED}"]
+
+
+@dataclass(frozen=True)
+class Rewriting(Experiment):
+    """An experiment whose command also writes and prints the short table."""
+
+    def write(self, results: Iterable[RunResult]) -> str:
+        """Write all that an experiment does, and `summary.md`; return the short table."""
+        results = list(results)
+        super().write(results)
+        text = summary_table(self.names, results)
+        write_atomically(self.folder / "summary.md", f"{text}\n".encode())
+        return text
+
+
+def summary_table(configs: Sequence[str], results: Sequence[RunResult]) -> str:
+    """Return a Markdown table of success rates: mean over seeds ± half the 95% interval."""
+    rows = []
+    for config in configs:
+        own = [_rates(result) for result in results if result.config == config]
+        if own:
+            rows.append([config, *_cells(own)])
+    further = [f"{corridors:,} x {length:,}" for corridors, length in FURTHER]
+    return markdown_table([*HEAD, *further], rows)
+
+
+def _rates(result: RunResult) -> dict[str, float]:
+    """Return a run's success rates by setting."""
+    rates = {}
+    for evaluation in result.evaluations:
+        options = evaluation.options
+        key = _key(options["corridors"], options["corridor_length"])
+        rates[key] = evaluation.success_rate or 0.0
+    return rates
+
+
+def _key(corridors: object, length: object) -> str:
+    return f"{corridors} x {length}"
+
+
+def _cells(seeds: Sequence[dict[str, float]]) -> list[str]:
+    sixteen = [_key(*setting) for setting in SIXTEEN]
+    worst = [min(rates[key] for key in sixteen) for rates in seeds]
+    solved = sum(rate >= SOLVED for rate in worst)
+    further = []
+    for setting in FURTHER:
+        key = _key(*setting)
+        further.append(_spread([rates[key] for rates in seeds]))
+    return [_spread(worst), f"{solved} of {len(seeds)}", *further]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.2f}{half_width(mean_interval(values))}"

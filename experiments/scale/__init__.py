@@ -1,0 +1,1 @@
+"""Efficiency of several processes, and costs of 10^9 steps of data."""

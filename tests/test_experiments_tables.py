@@ -1,0 +1,100 @@
+"""Experiments whose tables are of their own kind, with tiny runs in this process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments.any_dataset import __main__ as any_dataset
+from experiments.popgym import __main__ as popgym
+from experiments.popgym.report import AGENTS
+from experiments.standardised import __main__ as standardised
+from rmt_rl.cli import main
+from rmt_rl.runs.folder import read_config
+from rmt_rl.sweeps.engine import PlannedEvaluation
+from tests.test_experiments_runs import IN_PROCESS
+
+ROOT = Path(__file__).parents[1]
+PLANS = (PlannedEvaluation(episodes=2),)
+SMALL = {"agent_options": {"segment_length": 4, "width": 16}, "batch_size": 4, "updates": 1, "eval_episodes": 0}
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+
+
+def rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+
+def test_agents_learn_from_the_episodes_of_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = any_dataset.CASES["cartpole_hidden"]
+    online = {"total_timesteps": 16, "n_envs": 2, "agent_options": {"n_steps": 8, "batch_size": 8}, "eval_episodes": 0}
+    tiny = replace(case, agent="ppo", online=online, episodes=10, offline={**SMALL, "feed": "windows"})
+    monkeypatch.setattr(any_dataset, "CASES", {"tiny": tiny})
+    monkeypatch.setattr(any_dataset, "PLANS", PLANS)
+    monkeypatch.setattr(any_dataset, "FOLDER", tmp_path)
+    runs = tmp_path / "runs"
+    any_dataset.main(("tiny",), runs, IN_PROCESS)
+    made = rows((tmp_path / "table.md").read_text())
+    assert [row[1] for row in made] == ["random", "ppo", "rate", "bc"]
+    (dataset,) = read_config(runs / "tiny" / "rate").data_options.dataset  # type: ignore[union-attr]
+
+    # The same run as by the command line, in the environment of the data.
+    small = "--feed windows --agent.segment-length 4 --agent.width 16 --batch-size 4 --updates 1 --eval-episodes 0"
+    typed = tmp_path / "typed"
+    assert main(["train", "--dataset", dataset, "rate", *small.split(), "--out", str(typed)]) == 0
+    assert read_config(typed) == read_config(runs / "tiny" / "rate")
+
+
+def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("popgym")
+    configs = {}
+    for agent in AGENTS:
+        file = tmp_path / f"{agent}.toml"
+        file.write_text(
+            f'env = "popgym"\nagent = "{agent}"\n'
+            "agent_options = { segment_length = 4, width = 16 }\n"
+            "data = { collect_episodes = 8, batch_size = 4 }\n"
+            "training = { updates = 1 }\n"
+            "evaluation = { eval_episodes = 0 }\n"
+        )
+        configs[file] = PLANS
+    monkeypatch.setattr(popgym, "CONFIGS", configs)
+    monkeypatch.setattr(popgym, "FOLDER", tmp_path)
+    popgym.main(tasks=("repeat_first",), seeds=1, runs=tmp_path / "runs", execution=IN_PROCESS)
+    made = rows((tmp_path / "table-easy.md").read_text())
+    assert made[0][0] == "repeat_first"
+    assert len(list(tmp_path.glob("runs/easy/repeat_first/*-0"))) == len(AGENTS)
+
+
+def test_runs_that_have_a_line_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where the experiment is started, and its module is found
+    small = {**SMALL, "collect_episodes": 8, "env_options": {"corridor_length": [1, 3]}}
+    at_end = {"eval_every": 1, "eval_episodes": 4}
+    scales = {"scale 1": standardised.Case(standardised.SCALED_TMAZE, {**small, **at_end}, seeds=(0, 1))}
+    monkeypatch.setattr(standardised, "SCALES", scales)
+    monkeypatch.setattr(standardised, "TASKS", {"tmaze": standardised.Case("tmaze", small, PLANS, seeds=(0,))})
+    monkeypatch.setattr(standardised, "FOLDER", tmp_path)
+    monkeypatch.setattr(standardised, "RESULTS", tmp_path / "results.jsonl")
+    first = {"case": "scale 1", "standardised": True, "seed": 0, "scores": {"": 0.5}, "cpu_seconds": 1.0}
+    standardised.RESULTS.write_text(json.dumps(first) + "\n")
+    standardised.main(tmp_path / "runs", IN_PROCESS)
+    results = standardised.read_results()
+    assert results[0] == first
+    made = sorted((result["case"], result["standardised"], result["seed"]) for result in results[1:])
+    assert made == [
+        ("scale 1", False, 0),
+        ("scale 1", False, 1),
+        ("scale 1", True, 1),
+        ("tmaze", False, 0),
+        ("tmaze", True, 0),
+    ]
+    assert all(result["cpu_seconds"] > 0 for result in results)
+    text = standardised.RESULTS.read_text()
+    standardised.main(tmp_path / "runs", IN_PROCESS)
+    assert standardised.RESULTS.read_text() == text
