@@ -11,7 +11,7 @@ from statistics import median
 import pytest
 import torch
 
-from experiments.speed import growth, growth_measures, official_rmt, rate, rmt
+from experiments.speed import diagonals, growth, growth_measures, official_rmt, rate, rmt
 from experiments.speed.peer_ours import Padded, Recomputing
 from experiments.speed.peer_report import peers_report
 from experiments.speed.report import rate_report
@@ -239,3 +239,12 @@ def test_growth_is_the_exponent_of_the_number() -> None:
     costs = {10: {"seconds": 1.0, "mb": 8.0}, 40: {"seconds": 4.0, "mb": 16.0}}
     *_, row = growth.growth_report({}, {"episodes of a batch": costs}).splitlines()
     assert row == "| episodes of a batch | 40 | 4.000 | 100.00 | 1.00 | 16 | 0.50 |"
+
+
+def test_layers_in_diagonals_compute_what_layers_in_turn_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(diagonals, "REPEATS", 1)
+    diagonals.main(["--quick", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "diagonals.json").read_text())["results"]
+    assert [one["layer"] for one in found] == list(diagonals.LAYERS)
+    assert max(one["difference"] for one in found) < 1e-5
+    assert (tmp_path / "diagonals.md").read_text().count("**") == 4 * len(found)
