@@ -122,7 +122,7 @@ def measured(make: Callable[[], Layer], shape: Shape) -> dict[str, float]:
             return in_diagonals(layers, weights, segments)
 
     pairs = zip(turn(), diagonals(), strict=True)
-    found = {"difference": max(float((one - other).abs().max()) for one, other in pairs)}
+    found = {"difference": max(float((one - other).detach().abs().max()) for one, other in pairs)}
     for name, train in (("training", True), ("forward", False)):
         times = [(_seconds(turn, train), _seconds(diagonals, train)) for _ in range(REPEATS)]
         found[f"{name}, in turn"] = median(one for one, _ in times)
