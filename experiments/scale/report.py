@@ -109,7 +109,7 @@ def _costs(costs: Mapping[str, Costs]) -> str:
             name,
             f"{each['flops']:.1e}",
             f"{each['core_hours']:,.0f}",
-            f"{each['gpu_hours']:,.1f}",
+            f"{each['gpu_hours']:,.2f}",
             f"{each['updates']:,.0f}",
         ]
         for name, each in costs.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import tempfile
@@ -21,6 +22,8 @@ from rmt_rl.training.segments import SegmentLearner
 
 Values = dict[str, Any]
 MIB = 1 << 20  # bytes
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+KEPT = 1 << 16  # bytes; larger blocks are given back when they are freed, so that what is resident is in use
 
 
 class Sums:
@@ -92,6 +95,7 @@ def measure(values: Values, updates: int) -> dict[str, float]:
 def run_process(rank: int, count: int, port: int, values: Values, updates: int, folder: str) -> None:
     """Measure in one of several processes, as torchrun would start them; write JSON into a folder."""
     torch.set_num_threads(1)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, KEPT)
     if count > 1:
         here = {"RANK": rank, "LOCAL_RANK": 0, "GROUP_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": 1}
         store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
