@@ -230,6 +230,7 @@ def by_callback_of_c(number: int) -> None:
 
 
 def ignored_once(signal_in: Callable[[int], None], number: int, is_training: bool) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in what they run in the background
     with signals.heard():
         try:
             signal_in(number)
