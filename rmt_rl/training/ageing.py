@@ -1,7 +1,7 @@
 """Memory ageing: memories pass through filler segments before they are read, so that agents learn to leave them alone.
 
-Once a batch's first segment has written its memory, the memory passes through a random number of filler segments
-without gradient. The aged value replaces the memory straight-through: later segments read an old memory, and gradients
+Once a batch's first segment (or another one) has written its memory, the memory passes through a random number of filler
+segments without gradient. The aged value replaces the memory straight-through: later segments read an old memory, and gradients
 still reach the writing. With ageing over updates, one batch is kept beside the new ones, and its memories age further.
 """
 
@@ -73,6 +73,13 @@ class Ageing:
         if not tree_leaves(state):
             raise UsageError(f"ageing={most}: agent {config.agent!r} carries no state that could age; give 0")
         self._source.draw(0, count=1, batch_size=1)  # fails now, and not when ageing begins
+
+    def border(self, update: int, segments: int) -> int:
+        """Return the index of the segment behind which an update's filler segments come; it is never the last one."""
+        if self.options.ageing_at == "first" or segments < 2:
+            return 0
+        generator = np.random.default_rng([self.seed, update, 2])
+        return int(generator.integers(0, segments - 1))
 
     def fillers(self, update: int, segments: int) -> Segments | None:
         """Return the filler segments of an update on `segments` segments; None if its memories don't age."""

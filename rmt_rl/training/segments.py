@@ -113,13 +113,14 @@ class SegmentLearner:
         fed = self.feed.measures()
         segments = len(batch.segments)
         fillers = self.ageing.fillers(update, segments)
+        border = self.ageing.border(update, segments)
         counts = Counts(processes.device)
-        aged: Tree = ()  # the memories behind the first segment and the filler segments
+        aged: Tree = ()  # the memories behind the border and the filler segments
 
         def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
             nonlocal aged
             loss, state = self.runner.loss(batch, counts, index, state)
-            if index == 0 and fillers is not None:
+            if index == border and fillers is not None:
                 state = aged = self.ageing.aged(state, fillers, self.runner.run)
             return loss, state
 
