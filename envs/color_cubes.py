@@ -1,4 +1,4 @@
-"""Color-Cubes: 1-40 steps; find cubes by colour in a grid, on positions shown only when a cube was found or teleported.
+"""Color-Cubes: at most 40 steps; find cubes by colour in a grid, whose positions show only when something has changed.
 
 The task follows "Memory Retention Is Not Enough to Master Memory Tasks in Reinforcement Learning" (2026,
 arXiv:2601.15086). From the paper are the G x G grid (`size`) with N cubes of different colours (`cubes`), the K phases
@@ -12,7 +12,8 @@ of other cubes, and the three difficulties:
 An update is shown in a phase's first observation and after each teleport. All other observations show no cube. Decided
 here, since the paper's numbers weren't at hand:
 
-- The defaults, 5 x 5 cells, 3 cubes, 5 phases, a teleport in every tenth step, and a limit of one longest way a phase.
+- The defaults, 5 x 5 cells, 3 cubes, 5 phases, a teleport with probability 0.1 at each step, and a limit of one longest
+  way a phase.
 - A phase's first observation shows the target's colour, and no other does.
 - A cube is found by walking onto it. Cubes that aren't the target don't stand in the way.
 - At most one cube teleports in a step, to a free cell without the agent. So the cube without a colour that appears in a
@@ -45,7 +46,8 @@ _BEGIN = 4  # the extra action of `Lanes` that begins an episode
 _DX = np.array([1, 0, -1, 0, 0])
 _DY = np.array([0, -1, 0, 1, 0])  # rows count from the top
 
-_UPDATE, _COLOURS, _PHASE, _FLAGS = range(4)  # columns of the observation; the fourth is their number
+_UPDATE, _COLOURS, _PHASE = range(3)  # columns of the observation
+_FLAGS = 3  # number of these columns
 _UNKNOWN = -1
 
 _CELL = 16  # of a picture: pixels per cell

@@ -1,4 +1,4 @@
-"""Endless T-Maze: 2-55 steps; 1-5 corridors of 1-10 cells, each with a new cue that makes the last one void.
+"""Endless T-Maze: 2-55 steps of the expert; 1-5 corridors of 1-10 cells, each with a cue that makes the last one void.
 
 The task follows "Memory Retention Is Not Enough to Master Memory Tasks in Reinforcement Learning" (2026,
 arXiv:2601.15086). An agent must not only keep a cue to the end of a corridor but replace it at the start of the next:

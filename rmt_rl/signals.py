@@ -7,7 +7,6 @@ behind it. Outside `heard()`, as in another program that imports the library, si
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -45,14 +44,14 @@ class _State:
         requested: the first signal; None if there was none.
         raised: when the last `Stopped` was raised, in seconds.
         deferring: True inside `deferred`.
-        ignored: True from when Python ignored a `Stopped` until it is raised once more.
+        ignored: what Python ignored, until it is raised once more.
     """
 
     def __init__(self) -> None:
         self.requested: int | None = None
         self.raised = -_SAME
         self.deferring = False
-        self.ignored = False
+        self.ignored: KeyboardInterrupt | None = None
 
 
 _state = _State()
@@ -136,18 +135,22 @@ def interruptible() -> Iterator[None]:
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
+    ignored, _state.ignored = _state.ignored, None
+    if ignored is not None:
+        if not isinstance(ignored, Stopped) or not _state.deferring:
+            raise ignored
+        return
     is_first = _state.requested is None
-    is_again, _state.ignored = _state.ignored, False
     request_stop(number)
     if _state.deferring:
         if is_first:
             _tell()
-        elif number == signal.SIGINT and not is_again:
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
         return
     now = time.monotonic()
     is_repeated = number != signal.SIGINT and now - _state.raised < _SAME
-    if is_again or not is_repeated:
+    if not is_repeated:
         _state.raised = now
         raise Stopped(number)
 
@@ -155,15 +158,28 @@ def _hear(number: int, frame: FrameType | None) -> None:
 def _ignore(ignored: sys.UnraisableHookArgs, report: Callable[[sys.UnraisableHookArgs], object]) -> None:
     """Have a signal heard once more whose exception Python ignores; report any other exception.
 
-    `interrupt_main` calls `_hear` as the signal did, but only in a moment: here its exception would be ignored again.
+    The signal comes again only in a moment, because here its exception would be ignored again.
     """
-    if not isinstance(ignored.exc_value, Stopped):
+    exception = ignored.exc_value
+    if not isinstance(exception, KeyboardInterrupt):
         report(ignored)
         return
-    _state.ignored = True
-    timer = threading.Timer(_AGAIN, _thread.interrupt_main, [ignored.exc_value.number])
+    _state.ignored = exception
+    number = exception.number if isinstance(exception, Stopped) else signal.SIGINT
+    timer = threading.Timer(_AGAIN, _send, [number])
     timer.daemon = True
     timer.start()
+
+
+def _send(number: int) -> None:
+    """Send a signal to the main thread, also if it waits for something, as long as the thread hears signals."""
+    if signal.getsignal(number) is not _hear:
+        return
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, number)
+    else:  # on Windows
+        signal.raise_signal(number)
 
 
 def _tell() -> None:

@@ -58,7 +58,7 @@ def test_runs_are_trained_evaluated_and_drawn_and_go_on_where_they_stopped(
     assert read_checkpoint(path_of(run)).header.update == 5
     assert path_of(run).read_bytes() != written
     assert read_evaluation(run) is not None
-    seconds = cpu_seconds(run)
+    seconds = cpu_seconds(run).model_dump()
     assert all(seconds[command] > before for command, before in result.cpu_seconds.items())
 
     # Finished: nothing is done again.

@@ -49,7 +49,7 @@ def test_a_signal_stops_runs_in_processes_of_their_own_which_save_their_work(
     assert not (run / LOCK).exists(), "the run has saved its work"
     made = read_checkpoint(path_of(run)).header.update
     assert 0 < made < 300
-    assert cpu_seconds(run)["train"] > 0
+    assert cpu_seconds(run).train > 0
     assert make_runs(config_cells({config: []}, seeds=[0]), run.parent, IN_PROCESS) == [run]
     assert read_checkpoint(path_of(run)).header.update == 300
 

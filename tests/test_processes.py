@@ -235,9 +235,7 @@ def ignored_once(signal_in: Callable[[int], None], number: int, is_training: boo
         try:
             signal_in(number)
             with signals.deferred() if is_training else nullcontext():
-                end = time.monotonic() + (0.2 if is_training else 20)
-                while time.monotonic() < end:
-                    pass
+                time.sleep(0.2 if is_training else 20)
             with signals.interruptible():
                 sys.exit(1)
         except signals.Stopped as stopped:
@@ -253,6 +251,21 @@ def test_a_signal_is_heard_that_comes_where_python_ignores_exceptions(
     status = in_process(ignored_once, signal_in, number, is_training)
     assert status == (1 if is_training else STATUS[number]), capfd.readouterr().err
     assert "ignored" not in capfd.readouterr().err
+
+
+def second_is_ignored(signal_in: Callable[[int], None]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with signals.heard(), signals.deferred():
+        signal.raise_signal(signal.SIGINT)
+        signal_in(signal.SIGINT)
+        try:
+            time.sleep(20)
+        except KeyboardInterrupt as interrupt:
+            sys.exit(7 if type(interrupt) is KeyboardInterrupt else 1)
+
+
+def test_a_second_ctrl_c_is_heard_that_comes_where_python_ignores_exceptions() -> None:
+    assert in_process(second_is_ignored, by_finaliser) == 7
 
 
 def test_other_ignored_exceptions_are_reported(capfd: pytest.CaptureFixture[str]) -> None:

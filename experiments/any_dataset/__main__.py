@@ -175,7 +175,7 @@ def _row(env: str, run: Path, references: References) -> list[str]:
         read_config(run).agent,
         f"{result.mean_return:.1f}{bracketed(result.return_interval, 1)}",
         f"{references.normalised(result.mean_return):.2f}",
-        f"{cpu_seconds(run)['train']:.0f}",
+        f"{cpu_seconds(run).train:.0f}",
     ]
 
 

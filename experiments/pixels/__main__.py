@@ -60,7 +60,7 @@ def _row(run: Path) -> list[str]:
         f"{result.mean_return:.2f}{bracketed(result.return_interval)}",
         f"{references.random:.2f}",
         f"{references.expert:.2f}",
-        f"{cpu_seconds(run)['train']:.0f}",
+        f"{cpu_seconds(run).train:.0f}",
     ]
 
 

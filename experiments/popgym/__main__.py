@@ -63,7 +63,7 @@ def _task_result(task: str, runs: list[Path]) -> TaskResult:
     for run in runs:
         agent = read_config(run).agent
         returns[agent].append(read_single_evaluation(run).mean_return)
-        seconds[agent] += cpu_seconds(run)["train"]
+        seconds[agent] += cpu_seconds(run).train
     return TaskResult(task, references, returns, seconds)
 
 

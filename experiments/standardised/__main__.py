@@ -145,7 +145,7 @@ def _result(name: str, standardised: bool, run: Path) -> Result:
         "standardised": standardised,
         "seed": read_config(run).seed,
         "scores": _scores(run),
-        "cpu_seconds": round(cpu_seconds(run)["train"], 1),
+        "cpu_seconds": round(cpu_seconds(run).train, 1),
     }
 
 

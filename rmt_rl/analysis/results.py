@@ -70,7 +70,7 @@ class RunResult:
             settings=record.settings,
             metrics={name: record.metrics[name] for name in CURVES if name in record.metrics},
             evaluations=record.evaluations,
-            cpu_seconds=cpu_seconds(run),
+            cpu_seconds=cpu_seconds(run).model_dump(),
         )
 
     @classmethod

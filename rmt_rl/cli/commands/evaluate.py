@@ -86,7 +86,7 @@ def _evaluations(
         yield evaluate_run_grid(config, agent, vary, given, progress)
         return
     settings = EvaluationSettings(**{name: getattr(given, name) for name in EvaluationSettings.model_fields})
-    source = SavedAgent(given.run, given.checkpoint, saved.header.update, given.device)
+    source = SavedAgent(given.run.absolute(), given.checkpoint, saved.header.update, given.device)
     plan = plan_shards(config, source, vary, settings, given.shards)
     setting = Setting(cores=1, gpus=_gpus(given), folder=folder / _ENGINE_FOLDER)
     asked_for = given.shards * len(plan.shards)
