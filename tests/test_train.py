@@ -21,6 +21,7 @@ import torch
 from gymnasium import spaces
 from minari.serialization import serialize_space
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 import rmt_rl
 from rmt_rl.acting import env_source
@@ -30,13 +31,15 @@ from rmt_rl.data.curriculum import CurriculumFeed
 from rmt_rl.data.feed import make_feed
 from rmt_rl.data.segment import Batch
 from rmt_rl.errors import UsageError
+from rmt_rl.recurrence import Tree
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.folder import write_config
 from rmt_rl.runs.options import OfflineRun, TrainingConfig, make_config
 from rmt_rl.training.datasets import large_actions
 from rmt_rl.training.loop import Loop, resume, train
-from rmt_rl.training.measures import mean_square
+from rmt_rl.training.measures import Counts, mean_square
 from rmt_rl.training.optimization import decay_groups, learning_rate
+from rmt_rl.training.segments import SegmentLearner
 from tests.nodes import on_two_nodes
 from tests.test_checkpoint import edit
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, started, tensors, tiny, weights
@@ -62,6 +65,7 @@ INTERRUPTED = {
     "episodes with dropout and ageing": tiny(agent_options=DROPOUT, ageing=3, ageing_from=2),
     "memories kept, by a curriculum": tiny(curriculum=0.05, ageing=3, ageing_from=1, ageing_updates=10**9),
     "streams and memories kept": tiny(data={"feed": "streams"}, ageing=3, ageing_from=1, ageing_updates=4),
+    "memories of any segment kept": tiny(ageing=3, ageing_at="any", ageing_from=1, ageing_updates=4),
     "streams": tiny(data={"feed": "streams", "segments": 2}),
     "streams in bf16": tiny(data={"feed": "streams"}, precision="bf16-mixed"),
     "curriculum": tiny(curriculum=0.05),
@@ -281,6 +285,41 @@ def test_replay_and_deep_truncation_learn_what_full_backpropagation_does(tmp_pat
     assert (weights(tmp_path / "short") - full).abs().max() > 1e-3
     accuracies = [metrics(tmp_path / name)[0]["train/accuracy"] for name in ("full", "replay")]
     assert accuracies[0] == pytest.approx(accuracies[1]), "replay's first pass isn't counted"
+
+
+def losses_of_segments(learner: SegmentLearner) -> list[float]:
+    """Make an update; return the loss of each segment."""
+    losses: dict[int, float] = {}
+    compute = learner.runner.loss
+
+    def noted(batch: Batch, counts: Counts, index: int, state: Tree) -> tuple[Tensor, Tree]:
+        loss, state = compute(batch, counts, index, state)
+        losses[index] = loss.item()
+        return loss, state
+
+    learner.runner.loss = noted  # type: ignore[method-assign]
+    learner.advance()
+    learner.runner.loss = compute  # type: ignore[method-assign]
+    return [losses[index] for index in sorted(losses)]
+
+
+@pytest.mark.parametrize("gradient", ["full", "replay", "truncated"])
+def test_memories_behind_any_segment_age(gradient: str) -> None:
+    """One step without a learning rate: losses before the fillers are those without ageing, and later ones aren't."""
+    values: Values = {"gradient": gradient, "learning_rate": 1e-12, "env_options": {"corridor_length": 14}}
+    values["data"] = {"segments": 4, "bucket_batches": 1}
+    losses = {}
+    for name, options in {"young": {}, "aged": {"ageing": 3, "ageing_at": "any", "ageing_from": 0}}.items():
+        learner = SegmentLearner(tiny(**values, **options))
+        learner.start()
+        losses[name] = [losses_of_segments(learner) for _ in range(8)]
+    borders = [learner.ageing.border(update, 4) for update in range(8)]
+    assert set(borders) == {0, 1, 2}
+    for update, border in enumerate(borders):
+        young, aged = losses["young"][update], losses["aged"][update]
+        assert aged[: border + 1] == pytest.approx(young[: border + 1])
+        has_fillers = bool(learner.ageing.fillers(update, 4))
+        assert (aged[border + 1] != pytest.approx(young[border + 1], rel=1e-6)) == has_fillers
 
 
 @pytest.mark.parametrize("gradient", ["full", "replay"])

@@ -67,11 +67,11 @@ class TrainingConfig(LearningRateConfig):
         description="accuracy (of decisive actions, if the env declares them) at which updates read one segment more, "
         "from 1 to `segments`; streams begin once the last length is learnt; 0: all segments from the start",
     )
-    ageing: int = Field(0, ge=0, description="memory ageing: most filler segments after the first segment; 0: none")
+    ageing: int = Field(0, ge=0, description="memory ageing: most filler segments after a segment; 0: none")
     ageing_at: Literal["first", "any"] = Field(
         "first",
-        description="memory ageing: the segment behind which the fillers come; any: one that each update draws, for tasks "
-        "that show something new in later segments too",
+        description="memory ageing: the segment after which fillers come; any: each update draws one, for tasks that "
+        "show something new in later segments too",
     )
     ageing_updates: int = Field(
         0,
@@ -263,11 +263,6 @@ class OfflineRun(RunConfig):
             )
         if self.training.ageing and self.data.segments < 2:
             raise ValueError(f"ageing={self.training.ageing} comes between segments: choose segments=2 or more")
-        if self.training.ageing_updates and self.training.ageing_at != "first":
-            raise ValueError(
-                f"ageing_updates={self.training.ageing_updates} keeps memories of the first segment: choose "
-                "ageing_at='first', or leave ageing_updates out"
-            )
         if self.training.ageing_updates and not self.training.ageing:
             raise ValueError(
                 f"ageing_updates={self.training.ageing_updates} keeps memories that age: choose ageing=1 or more too"

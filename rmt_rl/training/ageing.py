@@ -1,8 +1,9 @@
 """Memory ageing: memories pass through filler segments before they are read, so that agents learn to leave them alone.
 
-Once a batch's first segment (or another one) has written its memory, the memory passes through a random number of filler
-segments without gradient. The aged value replaces the memory straight-through: later segments read an old memory, and gradients
-still reach the writing. With ageing over updates, one batch is kept beside the new ones, and its memories age further.
+Once a segment of a batch (the first, or any) has written its memory, the memory passes through a random number of filler
+segments without gradient. The aged value replaces the memory straight-through: later segments read an old memory, and
+gradients still reach the writing. With ageing over updates, one batch is kept beside the new ones, and its memories age
+further.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ RunSegments = Callable[[Tree, Segments], Tree]
 
 
 class Kept(NamedTuple):
-    """A batch kept over several updates. Each ages the memory of its first segment and trains on the other segments.
+    """A batch kept over several updates. Each ages the memories that a segment left, and trains on those behind it.
 
     Attributes:
         update: the update that the batch was drawn for.
         batch: this process's sequences of the batch.
+        later: number of the segments behind the fillers.
         age: number of filler segments that the memories have passed through.
         state: the memories, without gradient.
     """
 
     update: int
     batch: Batch
+    later: int
     age: int
     state: Tree
 
@@ -112,7 +115,11 @@ class Ageing:
         """Keep this update's batch instead of the kept one, now and then, at random."""
         if self._replaces_kept(update):
             memories = clone(detach(state))
-            self.kept = Kept(update, batch, age, memories)
+            self.kept = Kept(update, batch, self._later(update, batch), age, memories)
+
+    def _later(self, update: int, batch: Batch) -> int:
+        segments = len(batch.segments)
+        return segments - 1 - self.border(update, segments)
 
     def _replaces_kept(self, update: int) -> bool:
         """Return True, at random, once in `ageing_updates` updates; also if no batch is kept yet."""
@@ -129,7 +136,7 @@ class Ageing:
         whole = feed.uncut(saved.update)
         batch = self.processes.own(whole.first(saved.segments))
         own_state = self.processes.own_state(state)
-        self.kept = Kept(saved.update, batch, saved.age, own_state)
+        self.kept = Kept(saved.update, batch, self._later(saved.update, batch), saved.age, own_state)
 
     def kept_facts(self) -> SavedKept | None:
         """Return the facts to save of the kept batch; None if no batch is kept."""

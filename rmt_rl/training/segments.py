@@ -166,11 +166,12 @@ class SegmentLearner:
             return {}
         counts = Counts(self.processes.device)
 
-        def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
-            return self.runner.loss(kept.batch, counts, index + 1, state)
+        first = len(kept.batch.segments) - kept.later
 
-        later_segments = len(kept.batch.segments) - 1
-        loss, _ = self.backpropagate(step, later_segments, kept.state)
+        def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
+            return self.runner.loss(kept.batch, counts, first + index, state)
+
+        loss, _ = self.backpropagate(step, kept.later, kept.state)
         sums = counts.sums(self.processes)
         loss = self.processes.sum(loss)
         return {
