@@ -1,9 +1,9 @@
 """Memory ageing: memories pass through filler segments before they are read, so that agents learn to leave them alone.
 
-Once a segment of a batch (the first, or any) has written its memory, the memory passes through a random number of filler
-segments without gradient. The aged value replaces the memory straight-through: later segments read an old memory, and
-gradients still reach the writing. With ageing over updates, one batch is kept beside the new ones, and its memories age
-further.
+Once a segment of a batch (the first, or any) has written its memory, the memory passes through a random number of
+filler segments without gradient. The aged value replaces the memory straight-through: later segments read an old
+memory, and gradients still reach the writing. With ageing over updates, one batch is kept beside the new ones, and its
+memories age further.
 """
 
 from __future__ import annotations
