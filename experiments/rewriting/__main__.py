@@ -21,7 +21,7 @@ PLANS = [
 ]
 AGENTS = ["rate", "rmt", "elmur", "armt", "titans_mac", "dlstm", "dmamba", "trxl", "gtrxl", "dt"]
 AGED = ["rate", "rmt", "elmur", "dlstm"]
-NAMES = [*AGENTS, *(f"{agent}-ageing" for agent in AGED)]
+NAMES = [*AGENTS, *(f"{agent}-ageing" for agent in AGED), "rate-ageing-first"]
 CONFIGS = {FOLDER / f"{name}.toml": PLANS for name in NAMES}
 
 if __name__ == "__main__":
