@@ -8,9 +8,7 @@ from urllib.parse import unquote
 
 from rmt_rl.errors import UsageError
 
-_PASSWORD = re.compile(
-    r"(?P<user>:/{1,2}[^:\n]*):(?P<password>[^\n]*)@"
-)  # up to the last @: a password may hold others
+_PASSWORD = re.compile(r"(?P<user>:/{1,2}[^:\n]*):(?P<password>[^\n]*)@")  # to the last @: passwords may hold some
 _DELIMITERS = re.compile(r"[/:@?#]")  # where a URL is divided, so that messages may quote a part of a password
 
 

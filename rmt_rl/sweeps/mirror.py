@@ -55,9 +55,9 @@ def mirrored(store: str, out: Path, own: Path) -> Iterator[Mirror | None]:
         return
     with leased(store, _LEASE):
         mirror = Mirror(RemoteFolder(store), out)
+        write_atomically(own / _MARK, mirror.folder.shown.encode())
         mirror.refresh()
         mirror.check_not_emptied()
-        write_atomically(own / _MARK, mirror.folder.shown.encode())
         mirror.forget_removed()
         yield mirror
 
