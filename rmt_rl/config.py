@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, fi
 from pydantic_core import ErrorDetails
 
 from rmt_rl.errors import UsageError, nearest
+from rmt_rl.urls import without_password
 
 INTEGER_LIMIT = 2**63  # numbers from here on don't fit into 64 bits
 LONGEST_VALUE = 1000  # characters of a value in a message
@@ -88,7 +89,7 @@ def _explain(errors: Sequence[ErrorDetails], model: ConfigClass, options: object
     reasons = _reasons(errors, fault.path)
     if not fault.is_field:
         return f"{name}: {reasons}" if name else reasons
-    value = _short(repr(fault.value))
+    value = _short(without_password(repr(fault.value)))
     fields = fault.section.model_fields
     field_name = keys[-1]
     field = fields.get(field_name)

@@ -17,6 +17,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from rmt_rl.errors import UsageError
+from rmt_rl.urls import check_no_url
 
 _STALE = 600.0  # seconds after which a temporary file is of a writer that was killed, on whatever machine
 _NAME = 100  # characters of the file's name in the name of the temporary one; systems limit a name's length
@@ -110,8 +111,9 @@ def check_writable(folder: Path, remedy: str) -> None:
     """Check that files can be written into a folder, or that it can be made, before work is done that would be lost.
 
     Raises:
-        UsageError: the folder can't be written to; the message ends in the remedy.
+        UsageError: the folder can't be written to, or was meant as a URL; the message ends in the remedy.
     """
+    check_no_url(folder, remedy)
     try:
         with tempfile.TemporaryFile(dir=_nearest_existing(folder.absolute())):
             pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
@@ -20,26 +20,15 @@ from fsspec.spec import AbstractFileSystem
 
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.terminal import one_line
+from rmt_rl.urls import quotes_password, without_password
 
 PART = ".part"  # ends the names of files whose writing isn't finished
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+)://(?P<rest>\S.*)")
-_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 PAUSES = (1.0, 4.0)  # seconds before an operation that failed is tried again
-_HOPELESS = (NotImplementedError, PermissionError)  # not tried again
+_HOPELESS = (ImportError, NotImplementedError)  # not tried again
 _LONGEST_REASON = 300  # characters
 
 T = TypeVar("T")
-
-
-def is_url(path: str | Path) -> bool:
-    """Return True if a path was meant as a URL; of `//`, paths keep one slash."""
-    return re.match(r"[a-z][a-z0-9+.-]+:/", str(path)) is not None
-
-
-def check_local(run: Path) -> None:
-    """Raise a UsageError, which tells how to fetch a run, if its path was meant as a URL."""
-    if is_url(run):
-        raise UsageError(f"run {run} is at a URL; fetch it into a local folder first: rmt-rl fetch URL --out RUN")
 
 
 def check_url(url: str) -> None:
@@ -52,16 +41,20 @@ def check_url(url: str) -> None:
         raise UsageError(f"{without_password(url)}: protocols can't be chained by '::'; give the folder's own URL")
     match = _URL.fullmatch(url)
     if match is None:
-        raise UsageError(f"{url!r} is no URL of a folder; write e.g. s3://bucket/sweeps/lr")
+        shown = without_password(repr(url))
+        raise UsageError(f"{shown} is no URL of a folder; write e.g. s3://bucket/sweeps/lr")
     known = fsspec.available_protocols()
     protocol = match["protocol"]
     if protocol not in known:
         raise UsageError(f"{without_password(url)}: fsspec knows no protocol {protocol!r}{nearest(protocol, known)}")
 
 
-def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
-    return _PASSWORD.sub(r"\1:***@", url)
+def is_hidden(name: str) -> bool:
+    """Return True for a file that belongs to a process, such as a lock or an unfinished file, or to the sweep itself.
+
+    Such files, or a folder that holds them, have names that begin with a dot.
+    """
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
 class RemoteFolder:
@@ -135,6 +128,20 @@ class RemoteFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         self._tried("read", lambda: self._fs.get_file(self._path(name), str(target)))
 
+    def copy_to(self, target: Path, names: Iterable[str], first: str) -> None:
+        """Copy files into a local folder under their names; those that are called `first` before the others.
+
+        A writer puts such a file last, so the others are as new as it is, or newer.
+        """
+        for name in sorted(names, key=lambda name: PurePosixPath(name).name != first):
+            self.get(name, target / name)
+
+    def remove_parts(self, below: str) -> None:
+        """Remove files below a folder whose writing was broken off. A writer that is alive writes its file again."""
+        for name in self.files(below):
+            if name.endswith(PART):
+                self.remove(name)
+
     def remove(self, name: str) -> None:
         """Remove a file if there is one."""
         path = self._path(name)
@@ -179,34 +186,48 @@ class RemoteFolder:
         self._tried("written to", at_once)
 
     def _tried(self, what: str, operation: Callable[[], T]) -> T:
-        """Return the result of an operation, which is tried again when it fails."""
+        """Return the result of an operation, which is tried again over a new connection when it fails."""
+
+        def reconnected() -> T:
+            self._connect(skip_instance_cache=True)  # which asks for credentials anew
+            return operation()
+
+        attempt = operation
         with self._lock, self._explained(what):
             for pause in PAUSES:
                 try:
-                    return operation()
-                except (FileNotFoundError, ImportError, *_HOPELESS):
+                    return attempt()
+                except _HOPELESS:
                     raise
                 except Exception:  # each protocol has its own
                     time.sleep(pause)
-                    self._connect(skip_instance_cache=True)
-            return operation()
+                    attempt = reconnected
+            return attempt()
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, UsageError):
+        except UsageError:
             raise
         except ImportError as error:
             package = getattr(error.__cause__, "name", None) or error.name or "a package"
             raise UsageError(
-                f"{self.shown} needs a package that isn't installed: pip install {package} ({one_line(str(error))})"
+                f"{self.shown} needs a package that isn't installed: pip install {package} ({self._reason(error)})"
             ) from error
         except Exception as error:  # each protocol has its own
-            reason = one_line(f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
             raise UsageError(
-                f"{self.shown} can't be {what} ({reason}); check the address, the credentials and the rights"
+                f"{self.shown} can't be {what} ({self._reason(error)}); check the address, the credentials and the "
+                "rights"
             ) from error
+
+    def _reason(self, error: Exception) -> str:
+        """Return an error of the storage as it may be shown; its type alone if it quotes the password."""
+        name = type(error).__name__
+        message = one_line(f"{name}: {error}")
+        if quotes_password(message, self.url):
+            return name
+        return without_password(message)[:_LONGEST_REASON]
 
 
 def _raise_first(read: Sequence[Any]) -> None:

@@ -86,6 +86,9 @@ def test_a_folder_is_fetched_and_nothing_leads_out_of_it(
     [
         ("runs/lr", "'runs/lr' is no URL of a folder"),
         ("S3://bucket/lr", "'S3://bucket/lr' is no URL of a folder"),
+        ("FTP://me:secret@h/x", "'FTP://me:***@h/x' is no URL of a folder"),
+        ("ftp://me:sec/ret@h/x", "ftp://me:***@h/x can't be reached (ValueError)"),
+        ("ftp://me@corp:p@secret@127.0.0.1:1/x", "ftp://me@corp:***@127.0.0.1:1/x can't be reached"),
         ("os:system://x", "'os:system://x' is no URL of a folder"),
         ("mem://x", "fsspec knows no protocol 'mem'"),
         ("simplecache::memory://x", "protocols can't be chained"),

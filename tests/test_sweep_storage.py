@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -100,6 +101,10 @@ def test_runs_at_a_url_are_those_of_a_folder(capsys: pytest.CaptureFixture[str])
     assert not [name for name in folder.files() if name.endswith(("lock", ".part"))]
     for name in folder.files():
         folder.remove(name)
+    assert sweep(*stored, "--out", "two") == 2
+    assert f"{url} holds no runs, but two holds copies of runs from there" in capsys.readouterr().err
+    assert metrics(Path("two", RUN)) == metrics(Path("plain", RUN))
+    shutil.rmtree("two")
     assert sweep(*stored, "--out", "two") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"[1/1] finished: two/{RUN}")
 

@@ -15,6 +15,7 @@ from matplotlib.style import context
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.urls import check_no_url
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,8 +79,9 @@ def picture_format(path: Path) -> str:
     """Return `png` or `svg`, the ending of the picture's name.
 
     Raises:
-        UsageError: the name ends in neither.
+        UsageError: the name ends in neither, or was meant as a URL.
     """
+    check_no_url(path, "name a local file by --out")
     if path.suffix not in (".png", ".svg"):
         raise UsageError(f"picture {str(path)!r}: the name must end in .png or .svg")
     return path.suffix[1:]

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, TypeGuard
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
 from rmt_rl.reading import RESULTS_LIMIT, parse_toml, read_text
-from rmt_rl.remote import check_local
 from rmt_rl.runs.evaluation import SETTINGS, read_evaluation, read_results
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.loggers.jsonl import METRICS, read_line
 from rmt_rl.runs.options import RunConfig, learner_class
 from rmt_rl.statistics import Interval
+from rmt_rl.urls import check_local
 
 SEEDS_OF_A_RUN = ("seed", "data.collect_seed")  # options in which runs of one group may differ
 UNKNOWN_UNIT = "update or environment step"

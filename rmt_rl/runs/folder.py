@@ -26,8 +26,8 @@ from rmt_rl.errors import UsageError
 from rmt_rl.files import check_is_text, check_writable, sweep, write_atomically
 from rmt_rl.locks import Busy, held
 from rmt_rl.reading import parse_toml, read_text
-from rmt_rl.remote import check_local
 from rmt_rl.runs.options import RunConfig, make_config
+from rmt_rl.urls import check_local
 
 CONFIG = "config.toml"
 LOCK = ".lock"

@@ -21,11 +21,42 @@ from rmt_rl.remote import RemoteFolder
 from rmt_rl.terminal import complain
 
 RENEWAL = 10.0  # seconds between two renewals
+_LONGEST = 60.0  # seconds between two attempts while the storage can't be used
 _SILENCE = 3  # renewals, after which a lease that nobody renews is free
 
 
 class LeaseLost(UsageError):
+    """The lease's file is gone, or names another process."""
+
+
+class LeaseTaken(LeaseLost):
     """Another process has taken the lease."""
+
+
+class Pauses:
+    """The pauses between looks at the storage. They grow while it can't be used; the first error of a row is told.
+
+    Args:
+        usual: seconds.
+        longest: seconds.
+    """
+
+    def __init__(self, usual: float, longest: float = _LONGEST) -> None:
+        self.usual, self.longest = usual, longest
+        self.seconds = usual
+        self._is_told = False
+
+    def reset(self) -> None:
+        """Begin anew, since the storage can be used."""
+        self.seconds = self.usual
+        self._is_told = False
+
+    def grow(self, error: Exception) -> None:
+        """Double the pause after an error."""
+        if not self._is_told:
+            complain(f"{error}; trying again")
+        self._is_told = True
+        self.seconds = min(2 * self.seconds, self.longest)
 
 
 class Lease:
@@ -47,11 +78,18 @@ class Lease:
         self.folder.write(self.name, text.encode())
 
     def check(self) -> None:
-        """Raise a LeaseLost if another process has taken the lease."""
+        """Check that this process holds the lease.
+
+        Raises:
+            LeaseLost: it doesn't.
+        """
         content = self.folder.read(self.name)
-        if content is None or self._token.encode() not in content:
+        file = f"{self.folder.shown}/{self.name}"
+        if content is None:
+            raise LeaseLost(f"{file} is gone: another process took over and ended, or the files were removed")
+        if self._token.encode() not in content:
             by = _holder(content) or "another process"
-            raise LeaseLost(f"{self.folder.shown}/{self.name}: {by} has taken over; this one stops")
+            raise LeaseTaken(f"{file}: {by} has taken over; this one stops")
 
     def release(self) -> None:
         """Give the lease back, unless it is lost."""
@@ -75,6 +113,7 @@ def leased(url: str, name: str) -> Iterator[None]:
     lease = Lease(RemoteFolder(url), name)
     _wait_for_silence(lease)
     lease.take()
+    lease.folder.remove_parts(name.rpartition("/")[0])
     done = threading.Event()
     thread = threading.Thread(target=_renew, args=(url, lease, done), daemon=True)
     thread.start()
@@ -114,16 +153,18 @@ def _renew(url: str, lease: Lease, done: threading.Event) -> None:
     """Renew a lease until the event; end this process as by SIGTERM if the lease is lost."""
     with suppress(UsageError):
         lease.folder = RemoteFolder(url)  # some protocols' connections belong to one thread
-    while not done.wait(RENEWAL):
+    pauses = Pauses(RENEWAL, longest=RENEWAL)  # a lease that isn't renewed as soon as it can be is taken by others
+    while not done.wait(pauses.seconds):
         try:
             lease.check()
             lease.take()
+            pauses.reset()
         except LeaseLost as lost:
             complain(str(lost))
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        except UsageError:  # the storage may come back
-            continue
+        except Exception as error:  # the storage may come back
+            pauses.grow(error)
 
 
 def _holder(content: bytes | None) -> Holder | None:

@@ -13,12 +13,13 @@ from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.config import SEED_LIMIT, Frozen, Strings, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.reading import parse_toml, read_text
-from rmt_rl.remote import check_url, is_url
+from rmt_rl.remote import check_url
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
 from rmt_rl.sweeps.engine import PlannedEvaluation, check_gpus
 from rmt_rl.sweeps.naming import SECTIONS, cell_name, dotted_names
 from rmt_rl.sweeps.space import SearchConfig
+from rmt_rl.urls import is_url, without_password
 
 _RESERVED = {"seed": "seeds", "env": "envs", "agent": "agents"}  # options with a field of their own
 Values: TypeAlias = Mapping[str, Any]
@@ -75,7 +76,8 @@ class SweepConfig(Frozen):
     @classmethod
     def _no_url(cls, out: Path) -> Path:
         if is_url(out):
-            raise UsageError(f"out={out} is a URL; give it as `store` (--store), and a local folder as `out`")
+            shown = without_password(str(out))
+            raise UsageError(f"out={shown} is a URL; give it as `store` (--store), and a local folder as `out`")
         return out
 
     @field_validator("store")

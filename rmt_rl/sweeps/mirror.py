@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
 from rmt_rl.reading import parse_json, read_text
-from rmt_rl.remote import RemoteFolder, without_password
+from rmt_rl.remote import RemoteFolder
 from rmt_rl.runs.checkpoint import path_of
 from rmt_rl.runs.cpu_time import CPU_TIME
 from rmt_rl.runs.evaluation import FILE as EVALUATION
@@ -24,8 +24,11 @@ from rmt_rl.sweeps.engine import OWN, Job, Outcome
 from rmt_rl.sweeps.lease import leased
 from rmt_rl.sweeps.run import Report
 from rmt_rl.sweeps.state import HEADER
+from rmt_rl.terminal import complain
+from rmt_rl.urls import without_password
 
 INTERVAL = 10.0  # seconds between two looks for new files of running cells
+_WAITS = (5.0, 10.0, 20.0, 40.0, *[60.0] * 9)  # seconds between attempts that a search waits for; 10 minutes
 _LEASE = f"{OWN}/lock"
 _MARK = "store"  # the file of the sweep's own that names the URL of the copied runs
 _SMALL = (CONFIG, METRICS, EVALUATION, CPU_TIME)
@@ -54,6 +57,7 @@ def mirrored(store: str, out: Path, own: Path) -> Iterator[Mirror | None]:
         mirror = Mirror(RemoteFolder(store), out)
         write_atomically(own / _MARK, mirror.folder.shown.encode())
         mirror.refresh()
+        mirror.check_not_emptied()
         mirror.forget_removed()
         yield mirror
 
@@ -78,6 +82,7 @@ class Mirror:
 
     def __init__(self, folder: RemoteFolder, out: Path) -> None:
         self.folder, self.out = folder, out
+        self._is_behind = False  # copies may be older than the originals, since the storage couldn't be used
         self._seen: dict[str, str] = {}  # every file by its name, with a text that changes when the file does
 
     def refresh(self, below: str = "") -> None:
@@ -91,6 +96,39 @@ class Mirror:
         for name, header in self._headers([name for name in changed if _is_checkpoint(name)]).items():
             write_atomically((self.out / name).with_name(HEADER), header)
         self._seen |= files
+        if not below:
+            self._is_behind = False
+
+    def refresh_if_possible(self, below: str = "") -> None:
+        """Copy what has changed, or leave that for later if the storage can't be used."""
+        try:
+            self.refresh(below)
+        except UsageError as error:
+            if not self._is_behind:
+                complain(f"{error}; trying again")
+            self._is_behind = True
+
+    def catch_up(self) -> None:
+        """Copy what an earlier attempt couldn't; wait for the storage up to ten minutes.
+
+        Raises:
+            UsageError: the storage can't be used.
+        """
+        if self._is_behind:
+            _patiently(self.refresh)
+
+    def check_not_emptied(self) -> None:
+        """Check that the URL holds a run if there are copies of some: storage may be away, such as an unmounted share.
+
+        Raises:
+            UsageError: it holds none.
+        """
+        if any(map(_is_of_run, self._seen)) or not any(self.out.glob(f"*/{CONFIG}")):
+            return
+        raise UsageError(
+            f"{self.folder.shown} holds no runs, but {self.out} holds copies of runs from there; look whether the "
+            f"storage is the right one, or remove {self.out} to begin anew"
+        )
 
     def forget_removed(self) -> None:
         """Remove copies of runs' files that are no longer at the URL."""
@@ -110,8 +148,12 @@ class Mirror:
             write_atomically(path, content)
 
     def keep(self, name: str) -> None:
-        """Put one of the sweep's own files to the URL."""
-        self.folder.put(f"{OWN}/{name}", self.out / OWN / name)
+        """Put one of the sweep's own files to the URL; wait for the storage up to ten minutes.
+
+        Raises:
+            UsageError: the storage can't be used.
+        """
+        _patiently(lambda: self.folder.put(f"{OWN}/{name}", self.out / OWN / name))
 
     def _headers(self, names: list[str]) -> dict[str, bytes]:
         """Return the headers of checkpoints, without their lists of tensors."""
@@ -139,15 +181,27 @@ class MirroredReport:
         self.report.kept(job)
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        self.mirror.refresh(job.name)
+        self.mirror.refresh_if_possible(job.name)
         self.report.ended(job, outcome)
 
     def under_way(self, running: set[str]) -> None:
         if time.monotonic() > self._next:
-            with suppress(UsageError):  # the storage may come back
-                self.mirror.refresh()
+            self.mirror.refresh_if_possible()
             self._next = time.monotonic() + INTERVAL
         self.report.under_way(running)
+
+
+def _patiently(operation: Callable[[], object]) -> None:
+    """Do an operation, again and again while it raises a UsageError, as long as a search waits for its storage."""
+    for wait in _WAITS:
+        try:
+            operation()
+        except UsageError as error:
+            complain(f"{error}; trying again in {wait:g} s")
+            time.sleep(wait)
+        else:
+            return
+    operation()
 
 
 def _metadata(content: bytes) -> bytes:

@@ -147,6 +147,8 @@ class Search:
         elif number in self._spoilt:
             self.study.tell(number, state=TrialState.FAIL)
         else:
+            if self._mirror is not None:
+                self._mirror.catch_up()
             scores = [_final(job.run, self.config.metric) for job in jobs]
             self.study.tell(number, mean(scores))
         self._keep_journal()

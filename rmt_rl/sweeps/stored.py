@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,15 +20,17 @@ from typing import TypeAlias
 
 from rmt_rl import signals
 from rmt_rl.errors import UsageError
-from rmt_rl.remote import PART, RemoteFolder
+from rmt_rl.locks import this_host
+from rmt_rl.remote import RemoteFolder, is_hidden
 from rmt_rl.runs.checkpoint import path_of
 from rmt_rl.runs.folder import LOCK
 from rmt_rl.sweeps.engine import OWN, Job
-from rmt_rl.sweeps.lease import Lease, LeaseLost
+from rmt_rl.sweeps.lease import Lease, LeaseLost, LeaseTaken, Pauses
 from rmt_rl.terminal import complain
 
 LOOK = 1.0  # seconds between two looks for a new checkpoint
-_EVERY = 30  # looks, after which new metrics are put without a new checkpoint
+_EVERY = 30.0  # seconds after which new metrics are put without a new checkpoint
+_KEPT = "rmt-rl-kept-"  # begins the names of local folders with runs that couldn't be put to their URLs
 
 Mark: TypeAlias = tuple[int, int]
 """Time of the last change and size of a local file."""
@@ -94,14 +98,11 @@ class StoredRun:
     def fetch(self) -> None:
         """Take the run from whichever process worked on it, and fetch its files."""
         self.lease.take()
-        names = list(self.folder.files(self.job.name))
-        for name in [name for name in names if name.endswith(PART)]:
-            self.folder.remove(name)
-        wanted = [name for name in names if not _is_own(name)]
-        for name in sorted(wanted, key=lambda name: name != self._name(self.last)):
-            path = self.job.run / Path(name).relative_to(self.job.name)
-            self.folder.get(name, path)
-            self._stored[name] = _mark(path)
+        self.folder.remove_parts(self.job.name)
+        names = [name for name in self.folder.files(self.job.name) if not is_hidden(name)]
+        home = self.job.run.parent
+        self.folder.copy_to(home, names, first=self.last.name)
+        self._stored |= {name: _mark(home / name) for name in names}
         self._put_log()
 
     def put(self) -> None:
@@ -120,21 +121,42 @@ class StoredRun:
             self._remove_others({self._name(path) for path in (*other, *checkpoints)})
 
     def finish(self) -> None:
-        """Put what is left, let others have the run, and remove the local folder."""
-        self.put()
+        """Put what is left, let others have the run, and remove the local folder.
+
+        Raises:
+            UsageError: the rest can't be put; the message names the folder that keeps the run, the only copy.
+        """
+        try:
+            self.put()
+        except LeaseTaken:  # the run is the other process's now
+            shutil.rmtree(self.job.run, ignore_errors=True)
+            raise
+        except Exception as error:
+            raise UsageError(f"{self._kept()}{error}") from error
         self.lease.release()
         shutil.rmtree(self.job.run, ignore_errors=True)
+
+    def _kept(self) -> str:
+        """Move the run out of the folder that is removed with the process; return the beginning of a message."""
+        if not any(_files(self.job.run)):
+            return ""
+        home = self.job.run.parent
+        kept = Path(tempfile.mkdtemp(prefix=_KEPT, dir=home.parent))
+        shutil.move(self.job.run, kept)
+        with suppress(OSError):
+            shutil.copy2(self.job.log, kept)
+        return f"run {kept / self.job.name} on {this_host()} isn't at the URL in full and is kept: "
 
     def _put(self, source: Path, name: str) -> None:
         """Put a local file under a name below the URL, unless it is there."""
         try:
             mark = _mark(source)
-            if self._stored.get(name) != mark:
-                self.lease.check()
-                self.folder.put(name, source)
-                self._stored[name] = mark
         except FileNotFoundError:  # it was removed meanwhile
             return
+        if self._stored.get(name) != mark:
+            self.lease.check()
+            self.folder.put(name, source)
+            self._stored[name] = mark
 
     def _remove_others(self, present: set[str]) -> None:
         """Remove files from the URL that this process has removed from the run, such as shards of old checkpoints."""
@@ -152,19 +174,21 @@ class StoredRun:
 
 def _watch(run: StoredRun, done: threading.Event) -> None:
     """Put a run to its URL whenever it has a new checkpoint, until the event; and from time to time its new metrics."""
-    looks = 0
-    while not done.wait(LOOK):
-        looks += 1
-        if not run.has_new_checkpoint and looks % _EVERY:
-            continue
+    pauses = Pauses(LOOK)
+    last = time.monotonic()
+    while not done.wait(pauses.seconds):
         try:
+            if not run.has_new_checkpoint and time.monotonic() < last + _EVERY:
+                continue
             run.put()
+            last = time.monotonic()
+            pauses.reset()
         except LeaseLost as lost:
             complain(str(lost))
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        except UsageError as error:  # the storage may come back; if not, the end of the work tells
-            complain(f"{error}; trying again")
+        except Exception as error:  # the storage may come back; if not, the end of the work tells
+            pauses.grow(error)
 
 
 @contextmanager
@@ -204,13 +228,9 @@ def _files(run: Path) -> list[Path]:
     """Return the files of a run's folder, without links, locks and temporary files."""
     files = []
     for folder, _, names in os.walk(run):
-        files += [Path(folder, name) for name in names if not _is_own(name)]
-    return sorted(path for path in files if path.is_file() and not path.is_symlink())
-
-
-def _is_own(name: str) -> bool:
-    """Return True for locks and temporary files, which belong to a process."""
-    return name.rpartition("/")[2].startswith(".")
+        files += [Path(folder, name) for name in names]
+    shown = [path for path in files if not is_hidden(path.relative_to(run).as_posix())]
+    return sorted(path for path in shown if path.is_file() and not path.is_symlink())
 
 
 def _mark(path: Path) -> Mark:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import shutil
+from pathlib import Path
 
 from pydantic import Field
 from tyro.conf import Positional
@@ -25,24 +26,26 @@ class Fetch(Frozen):
 def fetch_runs(arguments: Arguments) -> int:
     """Copy the files, without locks and other files that belong to a process; print the folder."""
     given = parse(Fetch, arguments, "rmt-rl fetch", __doc__ or "")
-    from rmt_rl.remote import RemoteFolder
+    from rmt_rl.remote import RemoteFolder, is_hidden
+    from rmt_rl.runs.checkpoint import path_of
 
     folder = RemoteFolder(given.url)
-    out = given.out or Path("runs", folder.url.rpartition("/")[2])
+    out = given.out or Path("runs", folder.url.rpartition("@")[2].rpartition("/")[2])
     if out.exists():
         raise UsageError(f"out={out} exists already; name a new folder by --out")
     check_writable(out, "choose another folder by --out")
-    names = [name for name in folder.files() if not _is_hidden(name)]
+    names = [name for name in folder.files() if not is_hidden(name)]
     if not names:
         raise UsageError(f"{folder.shown} holds no files; name the URL of a run or of a sweep's runs")
-    for name in names:
-        folder.get(name, out / name)
+    part = out.with_name(f".{out.name}.part")  # so that a fetch that is broken off leaves nothing that looks whole
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        folder.copy_to(part, names, first=path_of(part).name)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     say(out)
     return 0
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
 COMMAND = fetch_runs

@@ -23,6 +23,7 @@ from rmt_rl.sweeps.mirror import MirroredReport, mirrored
 from rmt_rl.sweeps.naming import dotted
 from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
 from rmt_rl.terminal import say
+from rmt_rl.urls import without_password
 
 if TYPE_CHECKING:
     from rmt_rl.sweeps.engine import Engine, Job
@@ -88,8 +89,9 @@ def run_sweep(arguments: Arguments) -> int:
         return _search(sweep, modules, given, options)
     cells = cells_of(sweep)
     if given.dry_run:
+        place = without_password(sweep.store.rstrip("/")) if sweep.store else sweep.out
         for cell in cells:
-            say(f"{sweep.store.rstrip('/')}/{cell.name}" if sweep.store else sweep.out / cell.name)
+            say(f"{place}/{cell.name}")
         return 0
     jobs = [job_of(cell, sweep, modules, given.trust_spec) for cell in cells]
     return _execute(sweep, cells, jobs, options)
