@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from rmt_rl.agent import Agent
 from rmt_rl.registry import agent_class, names
@@ -19,11 +20,15 @@ ASK_FOR_FULL_CHUNKS = ("titans_mag", "titans_mal")  # in each call of the layer:
 
 
 @pytest.fixture(scope="module")
-def noted() -> dict[str, Any]:
-    """Return what every agent's training and acting notes on the device, made in a process of its own."""
-    command = [sys.executable, "-m", "tests.fake_device"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(result.stdout)
+def noted(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> dict[str, Any]:
+    """Return what every agent's training and acting notes on the device, made in one process for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    file = (folder if worker_id == "master" else folder.parent) / "fake_device.json"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            command = [sys.executable, "-m", "tests.fake_device"]
+            file.write_bytes(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    found: dict[str, Any] = json.loads(file.read_bytes())
     return found
 
 
