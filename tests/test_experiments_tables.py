@@ -67,8 +67,11 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(popgym, "PLANS", PLANS)
     monkeypatch.setattr(popgym, "FOLDER", tmp_path)
     monkeypatch.setattr(popgym, "RESULTS", ResultsFile(tmp_path / FILE))
-    only = {"difficulties": ("easy",), "tasks": ("repeat_first",), "agents": tuple(seeds)}
-    popgym.main(**only, runs=tmp_path / "runs", execution=IN_PROCESS)
+
+    def make(runs: str) -> None:
+        popgym.main(("easy",), ("repeat_first",), tuple(seeds), tmp_path / runs, execution=IN_PROCESS)
+
+    make("runs")
     made = {row[0]: row for row in rows((tmp_path / "table-easy.md").read_text())}
     assert len(made) == 17
     assert made["autoencode"][3:] == ["-", "-"]
@@ -77,7 +80,7 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     assert sorted(path.name for path in (tmp_path / "runs/easy/repeat_first").iterdir()) == ["bc-0", "rate-0", "rate-1"]
 
     # Nothing whose results are stored is made again.
-    popgym.main(**only, runs=tmp_path / "others", execution=IN_PROCESS)
+    make("others")
     assert not (tmp_path / "others").exists()
     assert (tmp_path / FILE).read_text() == lines
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import tyro
 
 from experiments.popgym.experts import references
-from experiments.popgym.report import draw_returns, sums_table, task_results, tasks_table
+from experiments.popgym.report import TaskResult, draw_returns, sums_table, task_results, tasks_table
 from rmt_rl.analysis.results import FILE, ResultsFile
 from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_runs, missing_cells
 from rmt_rl.errors import explained
@@ -73,7 +73,7 @@ def _write_tables() -> None:
     """Write a table and a picture for each difficulty, and the sums over tasks."""
     scores = references()
     results = RESULTS.read()
-    by_difficulty = {}
+    by_difficulty: dict[str, list[TaskResult]] = {}
     for difficulty in DIFFICULTIES:
         own = task_results(difficulty, results, scores)
         by_difficulty[difficulty] = own
