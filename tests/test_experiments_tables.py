@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from experiments.any_dataset import __main__ as any_dataset
+from experiments.defaults import __main__ as defaults
 from experiments.popgym import __main__ as popgym
 from experiments.standardised import __main__ as standardised
 from rmt_rl.analysis.results import FILE, ResultsFile
 from rmt_rl.cli import main
 from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.named_options import named_config
+from rmt_rl.runs.options import RunConfig
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from tests.test_experiments_runs import IN_PROCESS
 
@@ -83,6 +86,20 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     make("others")
     assert not (tmp_path / "others").exists()
     assert (tmp_path / FILE).read_text() == lines
+
+
+def test_plain_runs_are_tabulated_by_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(env: str, agent: str, options: dict[str, object]) -> RunConfig:
+        return named_config(env, agent, {**options, **SMALL, "collect_episodes": 8, "segments": 2})
+
+    monkeypatch.setattr(defaults, "named_config", small)
+    monkeypatch.setattr(defaults, "CASES", {"tmaze": defaults.Case(("corridor_length=1,6",), 0.0)})
+    monkeypatch.setattr(defaults, "FOLDER", tmp_path)
+    monkeypatch.setattr(defaults, "RESULTS", ResultsFile(tmp_path / FILE))
+    defaults.main(seeds=2, runs=tmp_path / "runs", execution=IN_PROCESS)
+    made = rows((tmp_path / "table.md").read_text())
+    assert [row[:2] for row in made] == [["tmaze", "corridor length 1"], ["tmaze", "corridor length 6"]]
+    assert all(row[6] == "2 of 2" for row in made)
 
 
 def test_runs_that_have_a_line_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
