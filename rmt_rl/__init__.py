@@ -113,10 +113,11 @@ def train(
     from rmt_rl.runs.named_options import named_config, names_in
     from rmt_rl.training.loop import train as train_run
 
-    for name in names_in(options):
-        import_named(name)
     sections = {"env_options": env_options or {}, "agent_options": agent_options or {}}
-    config = named_config(env, agent, {"seed": seed, **sections, **options})
+    given = {"seed": seed, **sections, **options}
+    for name in names_in(given):
+        import_named(name)
+    config = named_config(env, agent, given)
     train_run(config, Path(out))
     return load(out)
 

@@ -7,26 +7,29 @@ step call, D width, P logits: parameters of the action's distribution, then hind
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Segment, moved
-from rmt_rl.errors import UsageError
+from rmt_rl.errors import UsageError, nearest
 from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
 from rmt_rl.nn.outputs import on_host
 from rmt_rl.nn.sampling import BatchPart, Sampler
+from rmt_rl.observations import check_batch_size, only_value
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
+from rmt_rl.registry import names
 from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
     Acting,
@@ -40,17 +43,38 @@ from rmt_rl.tokens import (
     scales_of,
     to_tensors,
 )
-from rmt_rl.trees import Place, map_leaves, map_space, part_at
+from rmt_rl.trees import map_leaves
 
 Array: TypeAlias = NDArray[Any]
 Counts: TypeAlias = NDArray[np.int64]
 
 
 class AgentConfig(Frozen):
-    """Options of every agent that learns from segments."""
+    """Options of every agent that learns from segments.
+
+    Attributes:
+        EARLIER: values of options that configs and checkpoints of earlier versions lack.
+    """
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {"encoder": "small"}
 
     segment_length: int = Field(30, ge=1, description="steps of a segment")
     width: int = Field(64, ge=2, description="width of a token")
+    encoder: str = Field("auto", description="encoder of observations, see rmt-rl list, or module:Name")
+
+    @field_validator("encoder")
+    @classmethod
+    def _known_encoder(cls, name: str) -> str:
+        known = names("encoders")
+        if name not in known and ":" not in name:  # `module:Name` is looked up when the agent is made
+            raise UsageError(f"unknown encoder {name!r} (known: {', '.join(known)}){nearest(name, known)}")
+        return name
+
+    def with_earlier(self) -> Self:
+        """Return the config as an earlier version meant it: options that it lacks have their earlier values."""
+        missing = self.EARLIER.keys() - self.model_fields_set
+        earlier = {name: self.EARLIER[name] for name in missing}
+        return self.model_copy(update=earlier)
 
 
 class AgentSpec(NamedTuple):
@@ -178,7 +202,7 @@ class Agent(BaseAgent):
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
-        self.encoders = make_encoders(self.tokens, spec, config.width)
+        self.encoders = make_encoders(self.tokens, spec, config.width, config.encoder)
         self.scales = make_scales(spec)
         self.encoding = Encoding(self.encoders, self.scales)
         self.core = self.build_core(config)
@@ -360,22 +384,3 @@ class Agent(BaseAgent):
             return x_BTD, None
         inside_B = moved(torch.from_numpy(inside), self.device)
         return put_late_first(late, known, inside_B)
-
-
-def check_batch_size(name: str, given: int, batch_size: int) -> None:
-    """Raise a UsageError unless the argument `name` has the observation's batch size."""
-    if given != batch_size:
-        raise UsageError(
-            f"{name} is of {given} environments, the observation of {batch_size}; begin anew with state=None"
-        )
-
-
-def only_value(batch: Any, space: Space[Any]) -> Any:
-    """Return the first value of a batch (B, ...), of the types that a sample of the space has."""
-
-    def row(place: Place, leaf: Space[Any]) -> Any:
-        part = part_at(batch, place)
-        # A Discrete's sample is a number. That of a Box () is an array.
-        return part[0] if isinstance(leaf, spaces.Discrete) else part[0, ...]
-
-    return map_space(row, space)

@@ -12,7 +12,7 @@ import gymnasium
 
 from rmt_rl.task import is_task
 
-Kind = Literal["envs", "agents", "memory", "feeds", "loggers", "engines", "commands"]
+Kind = Literal["envs", "agents", "memory", "encoders", "feeds", "loggers", "engines", "commands"]
 
 
 class KindInfo(NamedTuple):
@@ -92,6 +92,15 @@ KINDS: dict[Kind, KindInfo] = {
         plural="memory mechanisms",
         fits=_is_mechanism,
         wanted="a module, or a subclass of rmt_rl.recurrence.SegmentRecurrent without abstract methods",
+    ),
+    "encoders": KindInfo(
+        home="rmt_rl.nn.encoders",
+        noun="encoder",
+        plural="encoders",
+        fits=callable,
+        wanted="a class of torch.nn.Module, or a function that returns one, from a space and a width",
+        attribute="ENCODER",
+        strict=True,
     ),
     "feeds": KindInfo(
         home="rmt_rl.data.feeds",

@@ -1,4 +1,4 @@
-"""Find environments, agents, memory mechanisms, feeds, loggers, engines and commands by name.
+"""Find environments, agents, memory mechanisms, encoders, feeds, loggers, engines and commands by name.
 
 A name is one of three things:
 

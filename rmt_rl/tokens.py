@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from rmt_rl.data.segment import Segment, Tensors, moved, tensor_array
 from rmt_rl.errors import UsageError
-from rmt_rl.nn.encoders import encoder, return_encoder
 from rmt_rl.nn.scaling import FARTHEST, Scales
+from rmt_rl.nn.space_encoder import encoder, observation_encoder, return_encoder
 from rmt_rl.numbers import ACTING, check_plain_numbers
 from rmt_rl.observations import observed_batch, plain_array
 from rmt_rl.trees import map_leaves
@@ -40,40 +40,41 @@ class TokenKind:
     """A kind of token.
 
     Attributes:
-        encoder: makes the module that turns values (..., *shape) into tokens (..., D), from a spec and D.
+        encoder: makes the module that turns values (..., *shape) into tokens (..., D), from a spec, D, and the name
+            of the encoder of observations.
         in_segment: returns a segment's values (B, K, ...), for training.
         in_acting: returns a step's values (B, ...), for acting.
     """
 
-    encoder: Callable[[AgentSpec, int], nn.Module]
+    encoder: Callable[[AgentSpec, int, str], nn.Module]
     in_segment: Callable[[Segment, AgentSpec], Tensors]
     in_acting: Callable[[Acting], Any]
 
 
 TOKENS: dict[TokenName, TokenKind] = {
     "return_to_go": TokenKind(
-        encoder=lambda spec, width: return_encoder(width),
+        encoder=lambda spec, width, name: return_encoder(width),
         in_segment=lambda segment, spec: segment.returns_to_go / spec.return_scale,
         in_acting=lambda acting: acting.return_to_go,
     ),
     "observation": TokenKind(
-        encoder=lambda spec, width: encoder(spec.observation_space, width),
+        encoder=lambda spec, width, name: observation_encoder(spec.observation_space, width, name),
         in_segment=lambda segment, spec: segment.observations,
         in_acting=lambda acting: acting.observation,
     ),
     "action": TokenKind(
-        encoder=lambda spec, width: encoder(spec.action_space, width),
+        encoder=lambda spec, width, name: encoder(spec.action_space, width),
         in_segment=lambda segment, spec: segment.actions,
         in_acting=lambda acting: acting.action,
     ),
 }
 
 
-def make_encoders(names: Sequence[TokenName], spec: AgentSpec, width: int) -> nn.ModuleDict:
-    """Return the encoders of the tokens with these names, by name."""
+def make_encoders(names: Sequence[TokenName], spec: AgentSpec, width: int, of_observations: str) -> nn.ModuleDict:
+    """Return the encoders of the tokens with these names, by name; `of_observations` names that of observations."""
     encoders = nn.ModuleDict()
     for name in names:
-        encoders[name] = TOKENS[name].encoder(spec, width)
+        encoders[name] = TOKENS[name].encoder(spec, width, of_observations)
     return encoders
 
 

@@ -75,7 +75,7 @@ def declare_entry_points(laboratory: Path) -> None:
 
 def test_objects_of_the_current_folder_are_named_as_module_and_name(laboratory: Path) -> None:
     commands = [line for line in page_commands() if "mylab." in line]
-    assert [line.split()[0] for line in commands] == ["train", "evaluate", "mylab.commands:hello"]
+    assert [line.split()[0] for line in commands] == ["train", "evaluate", "mylab.commands:hello", "train", "evaluate"]
     watched = f"train mylab.maze:Maze mylab.watched:WatchedMine {SMALL['train']} --out runs/watched"
     shown = run(laboratory, RUN_EACH, *commands, watched, "collect mylab.maze:Corridor --policy random --episodes 2")
     assert "hello you" in shown
@@ -89,7 +89,7 @@ def test_entry_points_give_names(laboratory: Path) -> None:
     assert [line.split()[0] for line in commands] == ["list", "train"]
     commands += ["hello you", "evaluate runs/maze-mine-0 --episodes 2"]
     shown = run(laboratory / "elsewhere", RUN_EACH, *commands, installed=laboratory)
-    assert len(re.findall(r"\(mylab\)$", shown, re.MULTILINE)) == 6
+    assert len(re.findall(r"\(mylab\)$", shown, re.MULTILINE)) == 7
     assert "hello you" in shown
 
 

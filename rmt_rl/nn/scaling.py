@@ -14,7 +14,7 @@ from gymnasium import Space, spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmt_rl.nn.encoders import is_image
+from rmt_rl.nn.images import is_image
 from rmt_rl.trees import Place, map_leaves, map_space
 
 FARTHEST = 10.0
