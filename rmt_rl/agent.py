@@ -96,11 +96,15 @@ class BaseAgent(nn.Module, ABC):
     Attributes:
         Config: the class of its options.
         tokens: what it sees of each step, in this order.
+        conditions: what only the prediction of the same step's action sees, beside the core's output.
+        best_episodes: the share of a data set's episodes, those of the highest returns, that it learns from by default.
         learner: what trains it, as `module:Name`: a `rmt_rl.training.learner.AgentLearner`.
     """
 
     Config: ClassVar[type[Frozen]]
     tokens: ClassVar[tuple[TokenName, ...]] = ("observation",)
+    conditions: ClassVar[tuple[TokenName, ...]] = ()
+    best_episodes: ClassVar[float] = 1.0
     learner: ClassVar[str]
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
@@ -130,7 +134,7 @@ class BaseAgent(nn.Module, ABC):
         Raises:
             UsageError: a return is wanted, but the agent isn't conditioned on returns.
         """
-        if "return_to_go" in self.tokens:
+        if "return_to_go" in (*self.tokens, *self.conditions):
             return self.spec.target_return if wanted is None else wanted
         if wanted is not None:
             raise UsageError(f"target_return={wanted}: this agent isn't conditioned on returns; leave it out")
@@ -202,7 +206,7 @@ class Agent(BaseAgent):
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
-        self.encoders = make_encoders(self.tokens, spec, config.width, config.encoder)
+        self.encoders = make_encoders((*self.tokens, *self.conditions), spec, config.width, config.encoder)
         self.scales = make_scales(spec)
         self.encoding = Encoding(self.encoders, self.scales)
         self.core = self.build_core(config)
@@ -243,7 +247,13 @@ class Agent(BaseAgent):
         lengths_B = None if segment.full else segment.lengths * per_step
         y_BLD, state = self.core(x_BLD, state, lengths_B)
         y_BKD = y_BLD[:, self.at_observation :: per_step]
-        return self.to_action(y_BKD), state
+        conditions = self.encoding.segment(self.conditions, segment, self.spec)
+        return self.readout(y_BKD, conditions), state
+
+    def readout(self, y: Tensor, conditions: list[Tensor]) -> Tensor:
+        """Return logits (..., P) from the core's outputs at observations and the steps' `conditions`, (..., D) each."""
+        logits: Tensor = self.to_action(y)
+        return logits
 
     def losses(self, logits_BKP: Tensor, segment: Segment, hindsight: float = 0.0) -> tuple[Tensor, Tensor]:
         """Return negative log-likelihood (nats) and accuracy of the actions, (B, K) each, zero at padding.
@@ -360,13 +370,8 @@ class Agent(BaseAgent):
         """Feed [last action, return-to-go, observation]; return the logits (B, P) and the next cache."""
         x_BTD, lengths_B = self._next_tokens(acting, state)
         y_BTD, cache = self.core.step(x_BTD, state.cache, lengths_B)
-        if lengths_B is None:
-            y_BD = y_BTD[:, -1]
-        else:
-            last_B = lengths_B - 1
-            last_B11 = last_B[:, None, None]
-            y_BD = y_BTD.take_along_dim(last_B11, 1)[:, 0]
-        return self.to_action(y_BD), cache
+        conditions = self.encoding.acting(self.conditions, acting)
+        return self.readout(_last(y_BTD, lengths_B), conditions), cache
 
     def _next_tokens(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tensor | None]:
         """Return the tokens (B, T, D) of a step and how many of them are real, int64 (B,); None if all are.
@@ -384,3 +389,12 @@ class Agent(BaseAgent):
             return x_BTD, None
         inside_B = moved(torch.from_numpy(inside), self.device)
         return put_late_first(late, known, inside_B)
+
+
+def _last(y_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Return the outputs (B, D) at the last real token of each batch element; all are real if `lengths_B` is None."""
+    if lengths_B is None:
+        return y_BTD[:, -1]
+    last_B = lengths_B - 1
+    last_B11 = last_B[:, None, None]
+    return y_BTD.take_along_dim(last_B11, 1)[:, 0]

@@ -36,6 +36,7 @@ from rmt_rl.training.loop import Loop
 from rmt_rl.training.parallel import FabricProcesses
 from rmt_rl.training.segments import SegmentLearner
 from rmt_rl.wrappers import VectorReturnToGo
+from tests.tiny import known_options
 
 NAME = "imaginary"
 DEVICE = torch.device("privateuseone", 0)  # the name that PyTorch keeps for a backend before it is registered
@@ -207,13 +208,12 @@ def imaginary_device() -> Iterator[Observer]:
 
 def config_of(agent: str, options: dict[str, dict[str, Any]]) -> OfflineRun:
     """Return the config of a tiny run."""
-    own = {} if agent == "bc" else {"layers": 1}
-    heads = {} if agent in ("bc", "bc_lstm", "dlstm", "dgru", "dmamba") else {"heads": 2}
+    sizes = known_options(agent, {"segment_length": 2, "width": 8, "layers": 1, "heads": 2})
     values: dict[str, Any] = {
         "env": "tmaze",
         "agent": agent,
         "env_options": CORRIDORS,
-        "agent_options": {"segment_length": 2, "width": 8} | own | heads,
+        "agent_options": sizes,
         "data": {"segments": 2, "batch_size": 4, "bucket_batches": 1, "collect_episodes": 12},
         "training": {"accelerator": "cpu"},
         "evaluation": {"eval_episodes": 0},

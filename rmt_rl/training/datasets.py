@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -14,11 +15,12 @@ from gymnasium.spaces import Box
 from gymnasium.spaces.utils import flatten_space
 
 from rmt_rl.acting.collect import collect
+from rmt_rl.data.best import best_episodes
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
-from rmt_rl.registry import load_task
+from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.space_fit import joined
 from rmt_rl.task import check_same_spaces, default_episodes
@@ -52,7 +54,31 @@ def open_data(config: OfflineRun) -> EpisodeStore:
         check_spaces(f"env {config.env!r}", env, store, remedy)
         store.observation_space = joined(store.observation_space, env.observation_space)
         store.action_space = env.action_space  # agents choose actions in its bounds and dtypes
+    _keep_best(store, share_of_episodes(config))
     return store
+
+
+def share_of_episodes(config: OfflineRun) -> float:
+    """Return the share of the episodes, those of the highest returns, that a run trains on."""
+    asked = config.data.best_episodes
+    if asked is not None:
+        return asked
+    return agent_class(config.agent).best_episodes
+
+
+def _keep_best(store: EpisodeStore, share: float) -> None:
+    """Keep a share of the episodes, those of the highest returns; warn if that is all of them."""
+    if share == 1:
+        return
+    best = best_episodes(store, share)
+    if len(best) == len(store):
+        warnings.warn(
+            f"best_episodes={share}: all {len(best)} episodes have the return {store.best_return:g}, so all are kept; "
+            "filtering needs data of better and worse episodes",
+            UserWarning,
+            stacklevel=2,
+        )
+    store.keep(best)
 
 
 def _named_or_collected(config: OfflineRun, task: Task) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import new_agent, restored_agent
-from rmt_rl.training.datasets import large_actions, open_data
+from rmt_rl.training.datasets import large_actions, open_data, share_of_episodes
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
@@ -90,12 +90,14 @@ class SegmentLearner:
     @staticmethod
     def origin(config: OfflineRun) -> dict[str, JsonValue]:
         """Return what must be the same when the run is resumed."""
+        share = share_of_episodes(config)
         return {
             "seed": config.seed,
             "agent": config.agent,
             "env": config.env,
             "env_options": config.env_options.model_dump(mode="json"),
             "dataset": list(dataset_ids(config)),  # an id of ours covers the environment's source too
+            "best_episodes": None if share == 1 else share,  # None, as for runs of earlier versions
         }
 
     @property
