@@ -7,6 +7,7 @@ step call, D width, P logits: parameters of the action's distribution, then hind
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -23,7 +24,7 @@ from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Segment, moved
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import drop_texts
-from rmt_rl.nn.heads import head
+from rmt_rl.nn.heads import HeadName, head
 from rmt_rl.nn.outputs import on_host
 from rmt_rl.nn.sampling import BatchPart, Sampler
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
@@ -51,6 +52,11 @@ class AgentConfig(Frozen):
 
     segment_length: int = Field(30, ge=1, description="steps of a segment")
     width: int = Field(64, ge=2, description="width of a token")
+    head: HeadName = Field(
+        "auto",
+        description="distribution of continuous actions: gaussian; bins, a softmax over 41 bins between the bounds; "
+        "mixture, of 5 Gaussians; auto: bins where there are bounds, gaussian elsewhere",
+    )
 
 
 class AgentSpec(NamedTuple):
@@ -73,11 +79,13 @@ class BaseAgent(nn.Module, ABC):
         Config: the class of its options.
         tokens: what it sees of each step, in this order.
         learner: what trains it, as `module:Name`: a `rmt_rl.training.learner.AgentLearner`.
+        before: values of options in checkpoints and configs that were made before these options existed.
     """
 
     Config: ClassVar[type[Frozen]]
     tokens: ClassVar[tuple[TokenName, ...]] = ("observation",)
     learner: ClassVar[str]
+    before: ClassVar[Mapping[str, object]] = {}
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
         super().__init__()
@@ -174,6 +182,7 @@ class Agent(BaseAgent):
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
     learner = "rmt_rl.training.segments:SegmentLearner"
+    before: ClassVar[Mapping[str, object]] = {"head": "gaussian"}
     tokens: ClassVar[tuple[TokenName, ...]] = ("return_to_go", "observation", "action")
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
@@ -182,7 +191,7 @@ class Agent(BaseAgent):
         self.scales = make_scales(spec)
         self.encoding = Encoding(self.encoders, self.scales)
         self.core = self.build_core(config)
-        self.head = head(spec.action_space, scales_of(self.scales, "action").tree())
+        self.head = head(spec.action_space, scales_of(self.scales, "action").tree(), config.head)
         logits = self.head.size + spec.hindsight_classes
         self.to_action = nn.Linear(config.width, logits)
         self.at_observation = self.tokens.index("observation")

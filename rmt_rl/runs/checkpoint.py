@@ -211,7 +211,7 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
             header.hindsight_classes,
             header.standardised,
         )
-        options = validated(cls.Config, header.agent_options)
+        options = validated(cls.Config, {**cls.before, **header.agent_options})
         check_fits("its agent", count_weights(lambda each: cls(each, spec), options).bytes, "use another machine")
         agent: BaseAgent = cls(options, spec)
         agent.load_state_dict(checkpoint.group("model"))

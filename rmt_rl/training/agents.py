@@ -43,7 +43,9 @@ def restored_agent(config: OfflineRun, saved: Checkpoint[AgentHeader], store: Ep
     agent = cast("Agent", restore_agent(saved))
     checkpoint = f"checkpoint {saved.path}"
     described_in = saved.path.parent / CONFIG
-    if agent.config != config.agent_options:
+    stated = config.agent_options.model_fields_set
+    unstated = {name: getattr(agent.config, name) for name in agent.before if name not in stated}
+    if agent.config != config.agent_options.model_copy(update=unstated):
         raise UsageError(f"{checkpoint} is of another agent than {described_in} says; undo what was changed there")
     hindsight = config.training.hindsight
     classes = agent.spec.hindsight_classes
