@@ -24,7 +24,7 @@ from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Segment, moved
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.learnable import drop_texts
-from rmt_rl.nn.heads import head
+from rmt_rl.nn.heads import HeadName, head
 from rmt_rl.nn.outputs import on_host
 from rmt_rl.nn.sampling import BatchPart, Sampler
 from rmt_rl.observations import check_batch_size, only_value
@@ -56,11 +56,16 @@ class AgentConfig(Frozen):
         EARLIER: values of options that configs and checkpoints of earlier versions lack.
     """
 
-    EARLIER: ClassVar[Mapping[str, Any]] = {"encoder": "small"}
+    EARLIER: ClassVar[Mapping[str, Any]] = {"encoder": "small", "head": "gaussian"}
 
     segment_length: int = Field(30, ge=1, description="steps of a segment")
     width: int = Field(64, ge=2, description="width of a token")
     encoder: str = Field("auto", description="encoder of observations, see rmt-rl list, or module:Name")
+    head: HeadName = Field(
+        "auto",
+        description="distribution of continuous actions: gaussian; bins, a softmax over 41 bins between the bounds; "
+        "mixture, of 5 Gaussians; auto: bins where there are bounds, gaussian elsewhere",
+    )
 
     @field_validator("encoder")
     @classmethod
@@ -202,6 +207,7 @@ class Agent(BaseAgent):
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
     learner = "rmt_rl.training.segments:SegmentLearner"
+    before: ClassVar[Mapping[str, object]] = {"head": "gaussian"}
     tokens: ClassVar[tuple[TokenName, ...]] = ("return_to_go", "observation", "action")
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
@@ -210,7 +216,7 @@ class Agent(BaseAgent):
         self.scales = make_scales(spec)
         self.encoding = Encoding(self.encoders, self.scales)
         self.core = self.build_core(config)
-        self.head = head(spec.action_space, scales_of(self.scales, "action").tree())
+        self.head = head(spec.action_space, scales_of(self.scales, "action").tree(), config.head)
         logits = self.head.size + spec.hindsight_classes
         self.to_action = nn.Linear(config.width, logits)
         self.at_observation = self.tokens.index("observation")

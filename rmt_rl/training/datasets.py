@@ -20,6 +20,7 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
+from rmt_rl.nn.scaling import UNBOUNDED
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.space_fit import joined
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from rmt_rl.task import HasSpaces, Task
 
 LARGE_ACTION = 10.0  # heads learn standard deviations up to 7.4
-UNBOUNDED = 1e9  # bounds from here on stand for none
 LABELS = ("hindsight", "decisive", "idle")
 
 
