@@ -17,6 +17,7 @@ from rmt_rl.cli import main
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
+from rmt_rl.runs.recipes import Recipe
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from tests.test_experiments_runs import IN_PROCESS
 
@@ -89,8 +90,8 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
 
 
 def test_plain_runs_are_tabulated_by_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def small(env: str, agent: str, options: dict[str, object]) -> RunConfig:
-        return named_config(env, agent, {**options, **SMALL, "collect_episodes": 8, "segments": 2})
+    def small(env: str, agent: str, options: dict[str, object], recipe: Recipe) -> RunConfig:
+        return named_config(env, agent, {**options, **SMALL, "collect_episodes": 8, "segments": 2}, recipe)
 
     monkeypatch.setattr(defaults, "named_config", small)
     monkeypatch.setattr(defaults, "CASES", {"tmaze": defaults.Case(("corridor_length=1,6",), 0.0)})

@@ -15,6 +15,7 @@ from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_runs, missin
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.runs.named_options import named_config
+from rmt_rl.runs.recipes import find_recipe
 from rmt_rl.statistics import mean
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from rmt_rl.sweeps.matrix import Cell
@@ -78,7 +79,7 @@ def main(
 
 def _cell(env: str, seed: int) -> Cell:
     """Return the run that `rmt-rl train ENV rate --seed SEED` makes, and its evaluations."""
-    config = named_config(env, AGENT, {"seed": seed})
+    config = named_config(env, AGENT, {"seed": seed}, find_recipe(env, AGENT))
     return Cell(f"{env}-{seed}", config, (PlannedEvaluation(vary=CASES[env].vary),))
 
 

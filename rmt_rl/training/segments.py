@@ -344,10 +344,10 @@ def _warnings(config: OfflineRun, feed: SegmentFeed, store: EpisodeStore) -> lis
 
 def _too_late(options: TrainingConfig) -> str | None:
     """Return a warning if ageing begins behind the last update, with the remedy."""
-    begins = options.ageing_from < options.updates
-    if not options.ageing or begins:
+    begins = options.first_aged < options.updates
+    if options.ageing in (0, "auto") or begins:
         return None
     return (
-        f"ageing={options.ageing} begins at update ageing_from={options.ageing_from} and so never in "
-        f"updates={options.updates}: give a lower --ageing-from"
+        f"ageing={options.ageing} begins after the share ageing_from={options.ageing_from:g} of the updates and so "
+        f"never in updates={options.updates}: give a lower --ageing-from"
     )

@@ -17,6 +17,7 @@ from rmt_rl.cli.engines import opened_engine, typed_engine, with_engine_options
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
+from rmt_rl.runs.recipes import CHOICE
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
 from rmt_rl.sweeps.mirror import MirroredReport, mirrored
@@ -33,6 +34,7 @@ _FIELDS = (  # of the file, which flags replace as they are
     "envs",
     "agents",
     "seeds",
+    "recipe",
     "cores",
     "gpus",
     "out",
@@ -53,6 +55,7 @@ class SweepFlags(ReadsRuns):
         description="the matrix: options and their values: learning-rate=0.001,0.0003 env.corridor-length=[1,9],[1,88]",
     )
     train: tuple[str, ...] = Field((), description="further options of all runs: updates=500 agent.width=64")
+    recipe: str | None = Field(None, description=f"{CHOICE} (unset: default)")
     vary: UseAppendAction[tuple[str, ...]] = Field(
         (), description="evaluate over an env option's values: corridor_length=90,300; give it again for a grid"
     )
