@@ -80,6 +80,24 @@ class RecipeFile(Frozen):
         return self.model_dump(exclude_unset=True, exclude={"source", "agents"})
 
 
+class _Option(NamedTuple):
+    """One option and its value."""
+
+    section: str
+    name: str
+    value: object
+
+    @property
+    def flag(self) -> str:
+        """Return the option as it is typed."""
+        return _flag(_PREFIXES.get(self.section, "") + self.name, self.value)
+
+    def is_in(self, config: RunConfig) -> bool:
+        """Return True if a config has this value."""
+        own: object = getattr(getattr(config, self.section), self.name)
+        return own == self.value
+
+
 class Recipe(NamedTuple):
     """A recipe as it holds for one agent.
 
@@ -112,14 +130,22 @@ class Recipe(NamedTuple):
     def flags(self, config: RunConfig) -> list[str]:
         """Return the options that a run has from this recipe, as flags; without those that equal the defaults."""
         plain = _config(config.env, config.agent, {})
+        return [option.flag for option in self._options(config) if option.is_in(config) and not option.is_in(plain)]
+
+    def missing(self, config: RunConfig) -> list[str]:
+        """Return the options of this recipe that a run has otherwise, as flags; but for those of collecting."""
+        options = self.without_collecting()._options(config)
+        return [option.flag for option in options if not option.is_in(config)]
+
+    def _options(self, config: RunConfig) -> list[_Option]:
+        """Return the options one by one, for a run with this environment and agent."""
         tuned = _config(config.env, config.agent, self.sections)
-        found = []
-        for section, options in self.sections.items():
-            for name in options:
-                value, default, own = (getattr(getattr(each, section), name) for each in (tuned, plain, config))
-                if value == own and value != default:
-                    found.append(_flag(_PREFIXES.get(section, "") + name, value))
-        return found
+        options = []
+        for section, names in self.sections.items():
+            for name in names:
+                value = getattr(getattr(tuned, section), name)
+                options.append(_Option(section, name, value))
+        return options
 
 
 NO_RECIPE = Recipe()

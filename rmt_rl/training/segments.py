@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
@@ -34,20 +35,23 @@ from rmt_rl.runs.checkpoint import (
     restore_optimizer,
     restore_state,
 )
+from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import new_agent, restored_agent
 from rmt_rl.training.datasets import large_actions, open_data, share_of_episodes
 from rmt_rl.training.learner import Resumable
-from rmt_rl.training.measures import Counts, Sums, check_finite, exact, mean_square, padding
+from rmt_rl.training.measures import Counts, Sums, check_finite, decisive_accuracy, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
 from rmt_rl.training.optimization import decay_groups, learning_rate, make_step, seed_of
 from rmt_rl.training.parallel import FabricProcesses
+from rmt_rl.training.remarks import Finished, low_level
 from rmt_rl.training.runner import SegmentRunner, check_compiler
 
 OF_KEPT = ("train/aged_loss", "data/age", "train/aged_decisive_accuracy")
 """Metrics of the batch that memory ageing keeps."""
+RECENT = 20  # updates whose decisive actions are counted in the end
 Step = Callable[[int, Tree], tuple[Tensor, Tree]]
 Backpropagate = Callable[[Step, int, Tree], tuple[Tensor, Tree]]
 """Called with a segment's step, the number of segments and the first state; returns the loss and the last state."""
@@ -86,6 +90,7 @@ class SegmentLearner:
         self.backpropagate = _backpropagation(options, self.processes)
         self.carried: Tree = ()  # states of batch elements that go on in the next update
         self.made = 0
+        self.recent: deque[Sums] = deque(maxlen=RECENT)
 
     @staticmethod
     def origin(config: OfflineRun) -> dict[str, JsonValue]:
@@ -141,6 +146,7 @@ class SegmentLearner:
             self.ageing.keep(update, batch, len(fillers), aged)
         self.made += 1
         sums = counts.sums(processes)
+        self.recent.append(sums)
         _teach(self.feed, update, batch, sums)
         size = mean_square(state, processes.device)
         return {
@@ -204,9 +210,9 @@ class SegmentLearner:
     def totals(self) -> Metrics:
         return {}
 
-    def remarks(self) -> list[str]:
-        remark = self.feed.unreached()
-        return [remark] if remark else []
+    def remarks(self, evaluation: Evaluation | None) -> list[str]:
+        finished = Finished(self.config, self.model, self.store, decisive_accuracy(self.recent), evaluation)
+        return list(filter(None, [self.feed.unreached(), low_level(finished)]))
 
     def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.processes.launch()
