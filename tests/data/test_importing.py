@@ -56,7 +56,7 @@ class Parts(Views):
         super().__init__()
         position = spaces.Box(-1, 1, (2,), np.float32)
         image = self.observation_space
-        self.observation_space = spaces.Dict(image=image, position=position)  # type: ignore[assignment]
+        self.observation_space = spaces.Dict(image=image, position=position)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def imported(command: str) -> EpisodeStore:
+def imported(command: str) -> Any:
     """Import, train two updates on the result by its id alone, and return the data set."""
     assert main(["import", *command.split(), "--id", "me/it-v0"]) == 0
     modules = [word for word in command.split() if word.startswith(f"{__name__}:")]
@@ -97,14 +97,14 @@ def test_files_of_rate(here: Path) -> None:
     assert returns == list(range(11))
     first = store.episode(3)
     assert first.terminations[-1]
-    assert first.actions.tolist() == [3] * 104  # type: ignore[union-attr]
-    np.testing.assert_array_equal(first.observations[1], [*np.arange(104) % 4, 3])  # type: ignore[index]
+    assert first.actions.tolist() == [3] * 104
+    np.testing.assert_array_equal(first.observations[1], [*np.arange(104) % 4, 3])
     facts = metadata()
     assert facts["ref_min_score"] < 0
     assert facts["ref_max_score"] == pytest.approx(1)  # the expert's, of this environment
 
 
-def d4rl(ends: list[int], timeouts: list[int], rows: int = 12, **others: Any) -> Columns:
+def d4rl(ends: list[int], timeouts: list[int], rows: int = 12) -> Columns:
     """Return columns of Pendulum-v1 as D4RL's, in which the reward counts the rows."""
     observations = np.linspace(-1, 1, 3 * rows, dtype=np.float32).reshape(rows, 3)
     return {
@@ -113,7 +113,6 @@ def d4rl(ends: list[int], timeouts: list[int], rows: int = 12, **others: Any) ->
         "rewards": np.arange(rows, dtype=np.float32),
         "terminals": np.isin(np.arange(rows), ends),
         "timeouts": np.isin(np.arange(rows), timeouts),
-        **others,
     }
 
 
@@ -124,7 +123,8 @@ def write_hdf5(path: Path, columns: Columns) -> None:
 
 
 def test_files_of_d4rl(here: Path) -> None:
-    columns = d4rl([3], [7], **{"infos/qpos": np.zeros((12, 9)), "metadata/algorithm": np.bytes_(b"SAC")})
+    columns = d4rl([3], [7])
+    columns |= {"infos/qpos": np.zeros((12, 9)), "metadata/algorithm": np.bytes_(b"SAC")}
     write_hdf5(here / "a.hdf5", columns | {"next_observations": columns["observations"] + 0.25})
     store = imported("d4rl a.hdf5 --env Pendulum-v1 --reference-episodes 2 --algorithm sac")
     episodes = [store.episode(index) for index in range(3)]
@@ -133,8 +133,8 @@ def test_files_of_d4rl(here: Path) -> None:
     assert all(each.terminations[-1] != each.truncations[-1] for each in episodes)
     for index, each in enumerate(episodes):
         rows = columns["observations"][4 * index : 4 * index + 4]
-        np.testing.assert_array_equal(each.observations[:-1], rows)  # type: ignore[index]
-        np.testing.assert_array_equal(each.observations[-1], rows[-1] + 0.25)  # type: ignore[index]
+        np.testing.assert_array_equal(each.observations[:-1], rows)
+        np.testing.assert_array_equal(each.observations[-1], rows[-1] + 0.25)
     facts = metadata()
     assert facts["algorithm_name"] == "sac"
     assert facts["ref_min_score"] < facts["ref_max_score"] == 38  # without an expert, the best of the data
@@ -163,8 +163,8 @@ def test_files_of_memory_maze(here: Path, one_hot: bool) -> None:
         np.savez_compressed(here / name, image=image, action=action, reward=reward, **flags)
     store = imported(f"memory_maze a-r3-0005.npz b-r3-0005.npz --env {__name__}:Views --reference-episodes 0")
     episode = store.episode(1)
-    np.testing.assert_array_equal(episode.observations, image)  # type: ignore[arg-type]
-    assert episode.actions.tolist() == [5, 4, 3, 2, 1]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(episode.observations, image)
+    assert episode.actions.tolist() == [5, 4, 3, 2, 1]
     assert episode.rewards.tolist() == [0, 1, 0, 0, 2]
     assert episode.truncations[-1]
 
@@ -184,10 +184,10 @@ def test_any_file_by_a_stated_mapping(here: Path) -> None:
     write_hdf5(here / "any.hdf5", columns | {"obs/pixels": images, "number": numbers, "cut": numbers * 0})
     store = imported(f"{command} {scales}")
     episode = store.episode(1)
-    np.testing.assert_array_equal(episode.observations["image"][:-1], np.moveaxis(images[3:], 1, -1))  # type: ignore
-    np.testing.assert_allclose(episode.observations["position"][:-1], where[3:])  # type: ignore[index, call-overload]
+    np.testing.assert_array_equal(episode.observations["image"][:-1], np.moveaxis(images[3:], 1, -1))
+    np.testing.assert_allclose(episode.observations["position"][:-1], where[3:])
     assert episode.rewards.tolist() == [10] * 4
-    assert episode.actions.tolist() == [3, 4, 5, 0]  # type: ignore[union-attr]
+    assert episode.actions.tolist() == [3, 4, 5, 0]
 
 
 def test_images_from_0_to_1_are_scaled(here: Path) -> None:
@@ -195,7 +195,7 @@ def test_images_from_0_to_1_are_scaled(here: Path) -> None:
     np.savez(here / "a.npz", obs=(image / 255).astype(np.float32), action=np.zeros(5, int), reward=np.ones(5))
     command = f"rate a.npz --env {__name__}:Views --scale observations=255 --reference-episodes 0"
     episode = imported(command).episode(0)
-    np.testing.assert_array_equal(episode.observations[:-1], np.moveaxis(image, 1, -1))  # type: ignore[index]
+    np.testing.assert_array_equal(episode.observations[:-1], np.moveaxis(image, 1, -1))
 
 
 def test_one_episode_is_in_memory_at_a_time(here: Path) -> None:
@@ -308,8 +308,8 @@ def test_a_data_set_that_exists_is_left(here: Path, capsys: pytest.CaptureFixtur
 
 
 def test_unsorted_numbers_of_episodes_are_told(here: Path) -> None:
-    columns = {"obs": np.zeros((4, 3)), "action": np.zeros((4, 1)), "reward": np.zeros(4), "number": [1, 1, 2, 1]}
-    np.savez(here / "a.npz", **columns)
+    numbers = np.array([1, 1, 2, 1])
+    spoilt(number=numbers)(here / "a.npz")
     layout = Layout({"observations": "obs", "actions": "action", "rewards": "reward", "episodes": "number"})
     with pytest.raises(UsageError, match=r"a.npz: 'number' falls from 2 to 1 at row 3; sort the rows by episode"):
         list(layout.episodes(here / "a.npz"))
@@ -341,7 +341,7 @@ def test_what_gymnasium_flattens_comes_back(space: Space) -> None:
     assume(not any(ambiguous))  # of a single category there is nothing to tell
     values = draw_batch(space, 3)
     try:
-        rows = [spaces.flatten(space, one) for one in _rows(space, values, 3)]
+        rows: list[Any] = [spaces.flatten(space, one) for one in _rows(space, values, 3)]
     except IndexError:  # Gymnasium's, of categories in uint64
         return
     found = fitted(np.stack(rows), space, "observations")
