@@ -12,7 +12,7 @@ import gymnasium
 
 from rmt_rl.task import is_task
 
-Kind = Literal["envs", "agents", "memory", "encoders", "feeds", "loggers", "engines", "commands"]
+Kind = Literal["envs", "agents", "memory", "encoders", "feeds", "formats", "loggers", "engines", "commands"]
 
 
 class KindInfo(NamedTuple):
@@ -66,6 +66,10 @@ def _is_engine(thing: object) -> bool:
     return isinstance(thing, type) and hasattr(thing, "Config") and hasattr(thing, "submit") and hasattr(thing, "poll")
 
 
+def _is_format(thing: object) -> bool:
+    return hasattr(thing, "mapped") and hasattr(thing, "check") and hasattr(thing, "episodes")
+
+
 def _is_logger(thing: object) -> bool:
     return isinstance(thing, type) and hasattr(thing, "write") and hasattr(thing, "close")
 
@@ -109,6 +113,15 @@ KINDS: dict[Kind, KindInfo] = {
         fits=_is_feed,
         wanted="a subclass of rmt_rl.data.feed.Feed without abstract methods",
         attribute="FEED",
+    ),
+    "formats": KindInfo(
+        home="rmt_rl.data.importing",
+        noun="data format",
+        plural="data formats",
+        fits=_is_format,
+        wanted="an rmt_rl.data.layout.Layout, or an object with its methods",
+        attribute="FORMAT",
+        strict=True,
     ),
     "loggers": KindInfo(
         home="rmt_rl.runs.loggers",

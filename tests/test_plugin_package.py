@@ -23,6 +23,7 @@ NAMES: dict[registry.Kind, tuple[str, str]] = {  # the name of each kind's thing
     "memory": ("lab_trace", "trace"),
     "encoders": ("lab_wave", "wave"),
     "feeds": ("lab_endings", "endings"),
+    "formats": ("lab_columns", "columns"),
     "loggers": ("lab_csv", "csv_log"),
     "engines": ("lab_here", "here"),
     "commands": ("lab_show", "show"),

@@ -55,7 +55,7 @@ def planted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     info = scene.here / "planted-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
-    ours = ("envs", "agents", "feeds", "loggers", "encoders", "commands")
+    ours = ("envs", "agents", "feeds", "loggers", "encoders", "formats", "commands")
     groups = [f"rmt_rl.{kind}" for kind in ours]
     points = "\n".join(f"[{group}]\nplanted = planted" for group in [*groups, "torch.backends"])
     (info / "entry_points.txt").write_text(points)
