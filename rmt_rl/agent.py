@@ -7,29 +7,27 @@ step call, D width, P logits: parameters of the action's distribution, then hind
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from rmt_rl.agent_options import AgentConfig as AgentConfig
 from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Segment, moved
-from rmt_rl.errors import UsageError, nearest
+from rmt_rl.errors import UsageError
 from rmt_rl.learnable import drop_texts
-from rmt_rl.nn.heads import HeadName, head
+from rmt_rl.nn.heads import head
 from rmt_rl.nn.outputs import on_host
 from rmt_rl.nn.sampling import BatchPart, Sampler
 from rmt_rl.observations import check_batch_size, only_value
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
-from rmt_rl.registry import names
 from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
     Acting,
@@ -47,39 +45,6 @@ from rmt_rl.trees import map_leaves
 
 Array: TypeAlias = NDArray[Any]
 Counts: TypeAlias = NDArray[np.int64]
-
-
-class AgentConfig(Frozen):
-    """Options of every agent that learns from segments.
-
-    Attributes:
-        EARLIER: values of options that configs and checkpoints of earlier versions lack.
-    """
-
-    EARLIER: ClassVar[Mapping[str, Any]] = {"encoder": "small", "head": "gaussian"}
-
-    segment_length: int = Field(30, ge=1, description="steps of a segment")
-    width: int = Field(64, ge=2, description="width of a token")
-    encoder: str = Field("auto", description="encoder of observations, see rmt-rl list, or module:Name")
-    head: HeadName = Field(
-        "auto",
-        description="distribution of continuous actions: gaussian; bins, a softmax over 41 bins between the bounds; "
-        "mixture, of 5 Gaussians; auto: bins where there are bounds, gaussian elsewhere",
-    )
-
-    @field_validator("encoder")
-    @classmethod
-    def _known_encoder(cls, name: str) -> str:
-        known = names("encoders")
-        if name not in known and ":" not in name:  # `module:Name` is looked up when the agent is made
-            raise UsageError(f"unknown encoder {name!r} (known: {', '.join(known)}){nearest(name, known)}")
-        return name
-
-    def with_earlier(self) -> Self:
-        """Return the config as an earlier version meant it: options that it lacks have their earlier values."""
-        missing = self.EARLIER.keys() - self.model_fields_set
-        earlier = {name: self.EARLIER[name] for name in missing}
-        return self.model_copy(update=earlier)
 
 
 class AgentSpec(NamedTuple):
@@ -207,14 +172,14 @@ class Agent(BaseAgent):
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
     learner = "rmt_rl.training.segments:SegmentLearner"
-    before: ClassVar[Mapping[str, object]] = {"head": "gaussian"}
     tokens: ClassVar[tuple[TokenName, ...]] = ("return_to_go", "observation", "action")
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
-        self.encoders = make_encoders((*self.tokens, *self.conditions), spec, config.width, config.encoder)
+        added: dict[TokenName, TokenName] = {"observation": "step"} if config.step_embedding else {}
+        self.encoders = make_encoders((*self.tokens, *self.conditions, *added.values()), spec, config)
         self.scales = make_scales(spec)
-        self.encoding = Encoding(self.encoders, self.scales)
+        self.encoding = Encoding(self.encoders, self.scales, added)
         self.core = self.build_core(config)
         self.head = head(spec.action_space, scales_of(self.scales, "action").tree(), config.head)
         logits = self.head.size + spec.hindsight_classes
@@ -384,7 +349,7 @@ class Agent(BaseAgent):
 
         Environments at their segment's start have no last action there.
         """
-        known = self.encoding.acting(self.known, acting)
+        known = self.encoding.acting(self.known, acting._replace(step=state.steps))
         inside = state.steps > 0
         if not self.late or not inside.any():
             x_BTD = torch.stack(known, 1)
