@@ -35,6 +35,13 @@ class DataConfig(FeedConfig):
         description="episodes that the expert collects if no data set is named (unset: mostly 4000)",
     )
     collect_seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of that collection{SEED_SPACING}")
+    collect_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that a random action replaces one of the expert's in that collection, which then "
+        "shows how to recover; recorded is what was done",
+    )
     strict: bool = Field(False, description="refuse data sets with empty or odd episodes; otherwise these are left out")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
     standardise: bool = Field(
