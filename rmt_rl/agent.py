@@ -125,6 +125,10 @@ class BaseAgent(nn.Module, ABC):
             "leave out --shards or --sample"
         )
 
+    def replace_actions(self, state: Any, actions: Any, replaced: Array) -> Any:
+        """Return the state after these actions, if it knows the last ones; see `rmt_rl.task.Informed`."""
+        return replace(state, actions=map_leaves(np.copy, actions)) if isinstance(state, ActingState) else state
+
     @abstractmethod
     def predict(
         self,

@@ -44,6 +44,13 @@ class DataConfig(FeedConfig):
         description="share of the episodes to train on, those of the highest returns, with all that tie with them "
         "(unset: 0.1 for filtered_bc, 1 for other agents)",
     )
+    collect_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability that a random action replaces one of the expert's in that collection, which then "
+        "shows how to recover; recorded is what was done",
+    )
     strict: bool = Field(False, description="refuse data sets with empty or odd episodes; otherwise these are left out")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
     standardise: bool = Field(

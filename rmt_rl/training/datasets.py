@@ -15,6 +15,7 @@ from gymnasium.spaces import Box
 from gymnasium.spaces.utils import flatten_space
 
 from rmt_rl.acting.collect import collect
+from rmt_rl.acting.policies import Behaviour
 from rmt_rl.data.best import best_episodes
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
@@ -87,7 +88,8 @@ def _named_or_collected(config: OfflineRun, task: Task) -> tuple[str, ...]:
     if data.dataset:
         return data.dataset
     episodes = data.collect_episodes or default_episodes(task)
-    identity = collect(config.env, config.env_options, episodes, data.collect_seed)
+    behaviour = Behaviour(noise=data.collect_noise)
+    identity = collect(config.env, config.env_options, episodes, data.collect_seed, behaviour)
     return (identity,)
 
 
