@@ -28,10 +28,10 @@ def list_everything(arguments: Arguments) -> int:
         width = max(map(len, found))
         for name, entries in found.items():
             described = _described(kind, name, entries)
-            recipe = " [recipe]" if kind == "envs" and name in recipes else ""
-            say(f"  {name:<{width}} {size(name)}{described}{recipe}")
+            mark = ("* " if name in recipes else "  ") if kind == "envs" else ""
+            say(f"  {name:<{width}} {mark}{size(name)}{described}")
     say("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
-    say("[recipe] has tuned options, which training uses; rmt-rl train ENV AGENT --help shows them.")
+    say("* These environments have recipes: tuned options, which rmt-rl train ENV AGENT begins with and says.")
     say("Names of your own modules are written module:Name, e.g. rmt-rl train mylab.maze:Maze mylab.agents:Mine.")
     return 0
 
