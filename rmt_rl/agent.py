@@ -242,13 +242,7 @@ class Agent(BaseAgent):
         padding = ~segment.mask
         loss = self.head.loss(for_action, actions)
         if hindsight and segment.hindsight is not None:
-            missing = F.cross_entropy(
-                for_hindsight.mT,
-                segment.hindsight,
-                ignore_index=-1,
-                reduction="none",
-            )
-            loss = loss + hindsight * missing
+            loss = loss + hindsight * hindsight_loss(for_hindsight, segment.hindsight)
         with torch.no_grad():
             correct = self.head.correct(for_action, actions)
         return loss.masked_fill(padding, 0), correct.masked_fill(padding, 0)
@@ -364,6 +358,11 @@ class Agent(BaseAgent):
             return x_BTD, None
         inside_B = moved(torch.from_numpy(inside), self.device)
         return put_late_first(late, known, inside_B)
+
+
+def hindsight_loss(logits_BKC: Tensor, classes_BK: Tensor) -> Tensor:
+    """Return the negative log-likelihood (B, K) of hindsight classes, zero at steps without a class (-1)."""
+    return F.cross_entropy(logits_BKC.mT, classes_BK, ignore_index=-1, reduction="none")
 
 
 def _last(y_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:

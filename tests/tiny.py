@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from rmt_rl.registry import agent_class
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
-from rmt_rl.runs.options import OfflineRun, make_config
+from rmt_rl.runs.options import OfflineRun, learner_class, make_config
 from rmt_rl.training.segments import SegmentLearner
 
 Values = dict[str, Any]
@@ -70,7 +70,8 @@ def started(config: OfflineRun, run: Path) -> SegmentLearner:
     """Return a run's learner, ready for its next update."""
     path = path_of(run)
     saved = read_checkpoint(path) if path.exists() else None
-    learner = SegmentLearner(config, saved)
+    learner = learner_class(config.agent)(config, saved)
+    assert isinstance(learner, SegmentLearner)
     learner.start(saved)
     return learner
 

@@ -134,6 +134,7 @@ class SegmentLearner:
         self.model.train()
         self.optimizer.zero_grad()
         first_state = self.initial_state(batch)
+        batch = self.prepared(batch, first_state)
         loss, state = self.backpropagate(step, segments, first_state)
         of_kept = self.learn_from_kept(fillers or ())
         loss = processes.sum(loss)
@@ -173,11 +174,11 @@ class SegmentLearner:
         if kept is None:
             return {}
         counts = Counts(self.processes.device)
-
         first = len(kept.batch.segments) - kept.later
+        batch = self.prepared(kept.batch, kept.state, first)
 
         def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
-            return self.runner.loss(kept.batch, counts, first + index, state)
+            return self.runner.loss(batch, counts, first + index, state)
 
         loss, _ = self.backpropagate(step, kept.later, kept.state)
         sums = counts.sums(self.processes)
@@ -187,6 +188,10 @@ class SegmentLearner:
             "data/age": kept.age,
             "train/aged_decisive_accuracy": sums.decisive_accuracy,
         }
+
+    def prepared(self, batch: Batch, state: Tree, first: int = 0) -> Batch:
+        """Return the batch with what losses need of it, for segments from `first` on, which begin with `state`."""
+        return batch
 
     def initial_state(self, batch: Batch) -> Tree:
         """Return the state before a batch: fresh, carried from the last update, or computed by burn-in."""
