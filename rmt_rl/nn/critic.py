@@ -12,7 +12,7 @@ from gymnasium import Space, spaces
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rmt_rl.nn.encoders import encoder
+from rmt_rl.nn.space_encoder import encoder
 
 SMALL = 0.1
 """Factor of the last layers' initial weights."""

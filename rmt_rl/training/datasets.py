@@ -13,9 +13,11 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box
 from gymnasium.spaces.utils import flatten_space
+from pydantic import JsonValue
 
 from rmt_rl.acting.collect import collect
 from rmt_rl.acting.policies import Behaviour
+from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.data.best import best_episodes
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
@@ -57,6 +59,19 @@ def open_data(config: OfflineRun) -> EpisodeStore:
         store.action_space = env.action_space  # agents choose actions in its bounds and dtypes
     _keep_best(store, share_of_episodes(config))
     return store
+
+
+def data_origin(config: OfflineRun) -> dict[str, JsonValue]:
+    """Return what must be the same when a run on data sets is resumed."""
+    share = share_of_episodes(config)
+    return {
+        "seed": config.seed,
+        "agent": config.agent,
+        "env": config.env,
+        "env_options": config.env_options.model_dump(mode="json"),
+        "dataset": list(dataset_ids(config)),  # an id of ours covers the environment's source too
+        "best_episodes": None if share == 1 else share,  # None, as for runs of earlier versions
+    }
 
 
 def share_of_episodes(config: OfflineRun) -> float:

@@ -40,7 +40,7 @@ class Losses(Protocol):
 
 
 class BootstrappingAgent(Protocol):
-    """What this learner needs of an agent, beside what is needed of all agents."""
+    """An agent with the losses and the target network that this learner needs."""
 
     def values(self, outputs: Tensor) -> Tensor:
         """Return the values (B, K) of states, from what `forward` returned."""

@@ -19,7 +19,6 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
-from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.agent import Agent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
@@ -40,7 +39,7 @@ from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import new_agent, restored_agent
-from rmt_rl.training.datasets import large_actions, open_data, share_of_episodes
+from rmt_rl.training.datasets import data_origin, large_actions, open_data
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, decisive_accuracy, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
@@ -94,16 +93,7 @@ class SegmentLearner:
 
     @staticmethod
     def origin(config: OfflineRun) -> dict[str, JsonValue]:
-        """Return what must be the same when the run is resumed."""
-        share = share_of_episodes(config)
-        return {
-            "seed": config.seed,
-            "agent": config.agent,
-            "env": config.env,
-            "env_options": config.env_options.model_dump(mode="json"),
-            "dataset": list(dataset_ids(config)),  # an id of ours covers the environment's source too
-            "best_episodes": None if share == 1 else share,  # None, as for runs of earlier versions
-        }
+        return data_origin(config)
 
     @property
     def done(self) -> bool:
