@@ -45,7 +45,7 @@ class Behaviour(NamedTuple):
     sample: bool = False  # trained agents sample their actions; otherwise they take the most likely ones
     target_return: float | None = None  # for agents conditioned on a return; None: the best return of their own data
     checkpoint: str = "last"  # of trained agents
-    noise: float = 0.0  # probability that an action is replaced by a random one; not of random policies
+    noise: float = 0.0  # most of the actions of an episode that random ones replace, as a share; see `Disturbed`
 
     def episodes_by_share(self, episodes: int) -> list[int]:
         """Divide a number of episodes by the parts of the shares; the numbers sum to `episodes`.
@@ -121,12 +121,14 @@ class RandomPolicy:
 class Disturbed:
     """Acts as another policy, but for single actions that are drawn from the action space in place of the policy's.
 
-    The policy then shows how to recover. It is informed of what was done if it has the method of `Informed`.
+    The policy then shows how to recover. It is informed of what was done if it has the method of `Informed`. Each
+    episode draws its own probability of a random action, evenly between 0 and `noise`. So some episodes are nearly as
+    the policy plays them, and show what is best.
 
     Args:
         policy: the policy.
         action_space: the action space of one environment.
-        noise: the probability of a random action, for each environment and step.
+        noise: the largest probability of a random action.
         seed: seed of all draws.
     """
 
@@ -146,14 +148,16 @@ class Disturbed:
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[Any, Any]:
         """Choose actions as the policy does, and replace some; `episode_start` has one entry for each environment."""
-        inner, drawing = (None, None) if state is None else state
+        count = len(episode_start)
+        inner, drawing, levels = (None, None, np.zeros(count)) if state is None else state
+        levels = np.where(episode_start, self._times.uniform(0, self._noise, count), levels)
         actions, inner = self._policy.predict(observation, inner, episode_start, deterministic)
         random, drawing = self._random.predict(observation, drawing, episode_start)
-        replaced = self._times.random(len(episode_start)) < self._noise
+        replaced = self._times.random(count) < levels
         done = map_leaves(partial(_picked, replaced), random, fit_actions(actions, self._action_space))
         if replaced.any() and is_informed(self._policy):
             inner = self._policy.replace_actions(inner, done, replaced)
-        return done, (inner, drawing)
+        return done, (inner, drawing, levels)
 
 
 def _picked(rows: NDArray[np.bool_], one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:

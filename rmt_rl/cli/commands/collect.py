@@ -33,8 +33,8 @@ class Collection(ReadsRuns):
         0.0,
         ge=0,
         le=1,
-        description="probability that a random action replaces one of the expert's or an agent's, which then shows how "
-        "to recover; recorded is what was done",
+        description="largest probability that a random action replaces one of the expert's or an agent's, which then "
+        "shows how to recover; each episode draws its own, from 0 on; recorded is what was done",
     )
     target_return: float | None = Field(None, description="return that agents aim at (unset: their data's best)")
     shards: int = Field(
