@@ -66,6 +66,12 @@ def share_of_episodes(config: OfflineRun) -> float:
     return agent_class(config.agent).best_episodes
 
 
+def recorded_share(config: OfflineRun) -> float | None:
+    """Return the share of the episodes that a checkpoint records; None for all, as in earlier versions."""
+    share = share_of_episodes(config)
+    return None if share == 1 else share
+
+
 def _keep_best(store: EpisodeStore, share: float) -> None:
     """Keep a share of the episodes, those of the highest returns; warn if that is all of them."""
     if share == 1:

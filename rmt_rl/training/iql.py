@@ -40,7 +40,7 @@ class Losses(Protocol):
 
 
 class BootstrappingAgent(Protocol):
-    """What this learner needs of an agent, beside what is needed of all agents."""
+    """The methods that an agent needs for this learner, besides those of all agents."""
 
     def values(self, outputs: Tensor) -> Tensor:
         """Return the values (B, K) of states, from what `forward` returned."""

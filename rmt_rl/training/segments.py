@@ -38,7 +38,7 @@ from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import new_agent, restored_agent
-from rmt_rl.training.datasets import large_actions, open_data, share_of_episodes
+from rmt_rl.training.datasets import large_actions, open_data, recorded_share
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
@@ -48,6 +48,10 @@ from rmt_rl.training.runner import SegmentRunner, check_compiler
 
 OF_KEPT = ("train/aged_loss", "data/age", "train/aged_decisive_accuracy")
 """Metrics of the batch that memory ageing keeps."""
+REMEDY = (
+    "Try a lower --learning-rate, a smaller --clip, a longer --warmup, or --precision 32-true; and look for huge "
+    "numbers in the data"
+)
 Step = Callable[[int, Tree], tuple[Tensor, Tree]]
 Backpropagate = Callable[[Step, int, Tree], tuple[Tensor, Tree]]
 """Called with a segment's step, the number of segments and the first state; returns the loss and the last state."""
@@ -67,10 +71,7 @@ class SegmentLearner:
     """
 
     Run = OfflineRun
-    remedy: ClassVar[str] = (
-        "Try a lower --learning-rate, a smaller --clip, a longer --warmup, or --precision 32-true; and look for huge "
-        "numbers in the data"
-    )
+    remedy: ClassVar[str] = REMEDY
 
     def __init__(self, config: OfflineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.config = config
@@ -90,14 +91,13 @@ class SegmentLearner:
     @staticmethod
     def origin(config: OfflineRun) -> dict[str, JsonValue]:
         """Return what must be the same when the run is resumed."""
-        share = share_of_episodes(config)
         return {
             "seed": config.seed,
             "agent": config.agent,
             "env": config.env,
             "env_options": config.env_options.model_dump(mode="json"),
             "dataset": list(dataset_ids(config)),  # an id of ours covers the environment's source too
-            "best_episodes": None if share == 1 else share,  # None, as for runs of earlier versions
+            "best_episodes": recorded_share(config),
         }
 
     @property
@@ -237,8 +237,7 @@ class SegmentLearner:
         if kept and drawn:
             fresh = self.model.initial_state(drawn.batch_size)
             kept_like = detach(fresh)
-        like = (self.carried, kept_like)
-        self.carried, memories = restore_state(saved, like)
+        self.carried, memories = restore_state(saved, (self.carried, kept_like))
         # With other options, the kept update's batch would be drawn from other episodes than its memories.
         same_draws = drawn == _drawn(self.config)
         if kept and same_draws and self.config.training.ageing_updates:
