@@ -94,8 +94,8 @@ class IQL(Agent):
         """Return the core that the agent `memory` builds for tokens as IQL has them."""
         cls = config.memory_class()
         options = config.memory_options()
-        with_own_tokens = type(cls.__name__, (cls,), {"tokens": self.tokens})
-        builder = with_own_tokens.__new__(with_own_tokens)
+        with_own_tokens: type[Agent] = type(cls.__name__, (cls,), {"tokens": self.tokens})
+        builder = object.__new__(with_own_tokens)
         BaseAgent.__init__(builder, options, self.spec)  # without encoders and head, which IQL has itself
         core: SegmentRecurrent[Any, Any] = builder.build_core(options)
         return core
