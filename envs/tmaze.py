@@ -211,9 +211,20 @@ class Expert:
 
 def decisive(trajectory: Trajectory) -> NDArray[np.bool_]:
     """Return the mask, bool (T,), of the steps at the junction, where the hint must be known."""
-    seen = trajectory.observations
-    at_junction: NDArray[np.bool_] = np.asarray(seen["observation"] if isinstance(seen, dict) else seen)[:-1, 2] == 1
+    at_junction: NDArray[np.bool_] = _seen(trajectory)[:, 2] == 1
     return at_junction
+
+
+def idle(trajectory: Trajectory) -> NDArray[np.bool_]:
+    """Return the mask, bool (T,), of the steps without hint that aren't at the junction."""
+    shows_nothing: NDArray[np.bool_] = _seen(trajectory)[:, 1] == 0
+    return shows_nothing & ~decisive(trajectory)
+
+
+def _seen(trajectory: Trajectory) -> NDArray[np.float32]:
+    """Return the observations (T, N) of all steps."""
+    seen = trajectory.observations
+    return np.asarray(seen["observation"] if isinstance(seen, dict) else seen)[:-1]
 
 
 make = TMaze

@@ -81,6 +81,7 @@ def train(
     seed: int = 0,
     env_options: Mapping[str, Any] | None = None,
     agent_options: Mapping[str, Any] | None = None,
+    recipe: str | PathLike[str] = "default",
     **options: Any,
 ) -> BaseAgent:
     """Train an agent in a new folder, as `rmt-rl train` does: the same options give the same weights.
@@ -92,6 +93,8 @@ def train(
         seed: seed of all that is random.
         env_options: options of the environment, e.g. `{"corridor_length": (1, 88)}`.
         agent_options: options of the agent, e.g. `{"width": 64}`.
+        recipe: tuned options, which single options override: `"default"` for those of the environment, if it has some,
+            `"none"`, the name of another environment's, or a TOML file.
         **options: options of the run by the names of the flags of `rmt-rl train`, with underscores, e.g. `updates`,
             `ageing`, `feed`, `dataset`, `logger`, `eval_episodes`, or `total_timesteps` of an agent that learns by
             acting. Without a `dataset`, or with an empty list of them, the environment's expert collects one.
@@ -111,13 +114,15 @@ def train(
     """
     _import_user_names(env=env, agent=agent)
     from rmt_rl.runs.named_options import named_config, names_in
+    from rmt_rl.runs.recipes import find_recipe
     from rmt_rl.training.loop import train as train_run
 
     sections = {"env_options": env_options or {}, "agent_options": agent_options or {}}
     given = {"seed": seed, **sections, **options}
     for name in names_in(given):
         import_named(name)
-    config = named_config(env, agent, given)
+    tuned = find_recipe(env, agent, str(recipe))
+    config = named_config(env, agent, given, tuned)
     train_run(config, Path(out))
     return load(out)
 

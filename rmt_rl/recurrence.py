@@ -85,10 +85,13 @@ class SegmentRecurrent(nn.Module, ABC, Generic[StateT, CacheT]):
         width: D, the width of a token.
         causal: True if output i depends on no later token. If False (an encoder), `step` returns the outputs given the
             tokens so far, and `end` returns the right state all the same.
+        lasting: True if the state can hold something over any number of segments; False if it is empty, or depends on
+            a bounded number of segments.
     """
 
     width: int
     causal: ClassVar[bool] = True
+    lasting: bool = True
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> StateT:
@@ -142,6 +145,7 @@ class Stack(SegmentRecurrent[tuple[Tree, ...], tuple[Tree, ...]]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.width = layers[0].width
+        self.lasting = any(layer.lasting for layer in layers)
 
     def initial_state(self, batch_size: int) -> tuple[Tree, ...]:
         return tuple(layer.initial_state(batch_size) for layer in self._layers())
@@ -183,6 +187,8 @@ class Stack(SegmentRecurrent[tuple[Tree, ...], tuple[Tree, ...]]):
 
 class Pointwise(SegmentRecurrent[tuple[()], tuple[()]]):
     """A core without memory that maps each token alone (a norm, an MLP)."""
+
+    lasting = False
 
     def __init__(self, module: nn.Module, width: int) -> None:
         super().__init__()

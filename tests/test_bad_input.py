@@ -36,12 +36,13 @@ Capture = pytest.CaptureFixture[str]
 
 
 def complaint(arguments: list[str], capsys: Capture) -> str:
-    """The one line that a command fails with."""
+    """The one line that a command fails with, but for the line that says which recipe a run begins with."""
     capsys.readouterr()
     assert main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    lines = [line for line in shown.err.splitlines() if line and "━" not in line]
+    told = shown.err.splitlines()
+    lines = [line for line in told if line and "━" not in line and not line.startswith("recipe ")]
     assert len(lines) == 1, shown.err
     assert lines[0].startswith("error: ")
     return lines[0]

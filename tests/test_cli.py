@@ -223,9 +223,11 @@ def test_an_evaluation_shows_on_a_terminal_how_far_it_is(
 
 def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     train = ["train", "tmaze", "bc", *TINY, "--updates", "1", "--segments", "2", "--eval-episodes", "0"]
+    train += ["--recipe", "none"]
     assert main([*train, "--out", "runs/cut"]) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line and "━" not in line]
-    assert len(lines) == 1
+    assert len(lines) == 2
+    assert lines[1].startswith("warning: the agent acts as if it had no memory")
     assert re.fullmatch(r"warning: \d+ of 40 episodes have more steps .* --feed windows or streams", lines[0])
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -151,6 +152,16 @@ def test_a_short_config_is_filled_with_defaults(tmp_path: Path) -> None:
     assert config.training == OfflineRun.model_fields["training"].default
 
 
+def test_ageing_of_an_older_config_begins_at_the_update_that_it_names(tmp_path: Path) -> None:
+    """In older versions `ageing_from` was an update, and is a whole number there."""
+    for updates, first in product((1, 400, 999, 10**6), (0, 1, 150, 398, 777)):
+        run = f'env = "tmaze"\nagent = "bc"\n[training]\nupdates = {updates}\nageing_from = {first}\n'
+        (tmp_path / "config.toml").write_text(run)
+        config = read_config(tmp_path)
+        assert isinstance(config, OfflineRun)
+        assert config.training.first_aged == min(first, updates)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -177,7 +188,11 @@ def test_a_short_config_is_filled_with_defaults(tmp_path: Path) -> None:
             'env = "tmaze"\nagent = "bc"\n[training]\nageing = 2\n[data]\nsegments = 1',
             "ageing=2 comes between segments",
         ),
-        ('env = "tmaze"\nagent = "bc"\n[training]\nageing_updates = 9', "ageing_updates=9 keeps memories that age"),
+        (
+            'env = "tmaze"\nagent = "bc"\n[training]\nageing = 0\nageing_updates = 9',
+            "ageing_updates=9 keeps memories that age",
+        ),
+        ('env = "tmaze"\nagent = "bc"\n[training]\nageing_from = 1.5', "ageing_from=1.5: .*share of the updates"),
         ("env = tmaze", "isn't valid TOML"),
     ],
 )

@@ -103,10 +103,10 @@ def test_importing_it_imports_no_torch(module: str) -> None:
 
 
 def test_train_is_the_command_bit_for_bit() -> None:
-    ours = ["--ageing", "2", "--ageing-from", "1", "--feed", "streams", "--segments", "2", "--logger", "--seed", "3"]
+    ours = ["--ageing", "2", "--ageing-from", "0.17", "--feed", "streams", "--segments", "2", "--logger", "--seed", "3"]
     command = ["train", "tmaze", "rate", *TINY, "--agent.heads", "2", *ours, "--updates", "6", "--out", "by-command"]
     assert main(command) == 0
-    more: dict[str, Any] = {"ageing": 2, "ageing_from": 1, "feed": "streams", "segments": 2, "logger": ()}
+    more: dict[str, Any] = {"ageing": 2, "ageing_from": 0.17, "feed": "streams", "segments": 2, "logger": ()}
     agent = rmt_rl.train("tmaze", "rate", Path("by-function"), seed=3, updates=6, **more, **rate())
     assert_same_run(Path("by-command"), Path("by-function"))
     assert read_config(Path("by-command")) == read_config(Path("by-function"))

@@ -23,7 +23,7 @@ from tests.tiny import tensors
 OBSERVATIONS, ACTIONS = spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)
 SIZES = ["--agent.segment-length", "6", "--agent.width", "16", "--agent.heads", "2", "--batch-size", "4"]
 QUICK = [*SIZES, "--collect-episodes", "20", "--updates", "3", "--log-every", "1", "--eval-episodes", "2"]
-TRAIN = ["train", "minigrid_memory", "rate", "--env.size", "7", *QUICK]
+TRAIN = ["train", "minigrid_memory", "rate", "--env.size", "7", "--recipe", "none", *QUICK]
 
 
 @pytest.fixture(autouse=True)

@@ -57,10 +57,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def complaint(arguments: list[str], capsys: Capture) -> str:
-    """Return the one line that a command fails with."""
+    """Return the one line that a command fails with, but for the line that says which recipe a run begins with."""
     capsys.readouterr()
     assert main(arguments) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    told = capsys.readouterr().err.splitlines()
+    lines = [line for line in told if line.strip() and not line.startswith("recipe ")]
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     return lines[0]

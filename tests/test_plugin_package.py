@@ -103,7 +103,8 @@ def assert_all_listed(text: str, ending: str) -> None:
     assert list(shown) == [info.plural for info in registry.KINDS.values()]
     for lines, (name, _) in zip(shown.values(), NAMES.values(), strict=True):
         (line,) = lines
-        assert re.fullmatch(rf"  {name} .*\S{ending}", line)
+        mark = r"\* " if name == "lab_cue" else ""
+        assert re.fullmatch(rf"  {name} +{mark}.*\S{ending}", line)
 
 
 def test_all_is_listed_with_its_distribution(lab: Environment) -> None:
@@ -118,7 +119,10 @@ def test_data_are_collected(lab: Environment) -> None:
 
 def test_a_run_is_trained_evaluated_and_inspected(lab: Environment) -> None:
     run = lab.work / "run"
-    assert 'feed = "lab_endings"' in (run / "config.toml").read_text()
+    config = (run / "config.toml").read_text()
+    assert 'feed = "lab_endings"' in config
+    assert "warmup = 1\n" in config, "of the package's recipe"
+    assert "segments = 2\n" in config
     assert "4,eval/success_rate," in (run / "metrics.csv").read_text()
     assert not list(run.glob("events*")), "--logger names all loggers"
     shown = lab("rmt-rl", "evaluate", "run", "--vary", "delay=2,30", "--episodes", "4").stdout
@@ -161,6 +165,7 @@ def test_each_is_one_file_in_a_copy_of_the_tree(tmp_path: Path) -> None:
         home = registry.KINDS[kind].home.replace(".", "/")
         text = (PLUGIN / "memlab" / f"{file}.py").read_text()
         (tree / home / f"{name}.py").write_text(text.replace("from .trace", "from rmt_rl.memory.lab_trace"))
+    shutil.copy(PLUGIN / "memlab" / "lab_cue.toml", tree / "rmt_rl" / "recipes")
     variables = {"OMP_NUM_THREADS": "1", "MINARI_DATASETS_PATH": str(tmp_path / "data")}
 
     def python(*arguments: str) -> str:

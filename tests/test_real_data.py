@@ -184,7 +184,7 @@ def test_no_gradient_crosses_burn_in(tmp_path: Path) -> None:
 def test_a_run_with_burn_in_goes_on_as_if_never_stopped(precision: str, tmp_path: Path) -> None:
     options = {"segment_length": 4, "width": 16, "heads": 2, "layers": 1, "dropout": 0.2}
     data = {"feed": "windows", "segments": 2, "burn_in": 1}
-    config, made = tiny(agent_options=options, data=data, ageing=2, ageing_from=3, precision=precision), []
+    config, made = tiny(agent_options=options, data=data, ageing=2, ageing_from=0.3, precision=precision), []
     train(config, tmp_path / "whole")
     assert train(config, tmp_path / "run", lambda update, _: made.append(update), lambda: len(made) == 5) == 5
     resume(tmp_path / "run")

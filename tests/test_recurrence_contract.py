@@ -307,6 +307,15 @@ def test_gradient_goes_as_far_back_as_the_state_knows(
     assert reach(core, tokens, depth=SEGMENTS) == expected
 
 
+@torch.no_grad()
+def test_a_lasting_state_alone_depends_on_a_segment_long_ago(core: Core) -> None:
+    torch.manual_seed(1)
+    long_ago, since = torch.randn(2, LENGTH, WIDTH).double(), torch.randn(1, 4 * LENGTH, WIDTH).double()
+    _, state = run(core, torch.cat((long_ago, since.expand(2, -1, -1)), 1))
+    differences = [(leaf[0] - leaf[1]).abs().max() for leaf in tree_leaves(state) if leaf.numel()]
+    assert any(difference > 0 for difference in differences) == core.lasting
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.no_grad()
 def test_runs_under_bf16_autocast(core: Core, tokens: Tensor, dtype: torch.dtype) -> None:

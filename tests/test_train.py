@@ -62,15 +62,15 @@ def killed(values: Values, run: Path, update: int) -> None:
 
 DROPOUT = {"segment_length": 4, "width": 16, "heads": 2, "layers": 1, "dropout": 0.2}
 INTERRUPTED = {
-    "episodes with dropout and ageing": tiny(agent_options=DROPOUT, ageing=3, ageing_from=2),
-    "memories kept, by a curriculum": tiny(curriculum=0.05, ageing=3, ageing_from=1, ageing_updates=10**9),
-    "streams and memories kept": tiny(data={"feed": "streams"}, ageing=3, ageing_from=1, ageing_updates=4),
-    "memories of any segment kept": tiny(ageing=3, ageing_at="any", ageing_from=1, ageing_updates=4),
+    "episodes with dropout and ageing": tiny(agent_options=DROPOUT, ageing=3, ageing_from=0.2),
+    "memories kept, by a curriculum": tiny(curriculum=0.05, ageing=3, ageing_from=0.1, ageing_updates=10**9),
+    "streams and memories kept": tiny(data={"feed": "streams"}, ageing=3, ageing_from=0.1, ageing_updates=4),
+    "memories of any segment kept": tiny(ageing=3, ageing_at="any", ageing_from=0.1, ageing_updates=4),
     "streams": tiny(data={"feed": "streams", "segments": 2}),
     "streams in bf16": tiny(data={"feed": "streams"}, precision="bf16-mixed"),
     "curriculum": tiny(curriculum=0.05),
     "a curriculum, then streams, and memories kept": tiny(
-        data={"feed": "streams", "segments": 2}, curriculum=0.01, ageing=3, ageing_from=1, ageing_updates=10**9
+        data={"feed": "streams", "segments": 2}, curriculum=0.01, ageing=3, ageing_from=0.1, ageing_updates=10**9
     ),
     "replay with dropout": tiny(agent_options=DROPOUT, gradient="replay"),
     "windows, truncated, no memory": tiny("dt", data={"feed": "windows"}, gradient="truncated"),
@@ -93,7 +93,7 @@ def test_killed_and_resumed_is_as_if_never_killed(config: OfflineRun, tmp_path: 
 
 @pytest.mark.slow
 def test_killed_at_300_of_600(tmp_path: Path) -> None:
-    config = tiny(updates=600, save_every=100, ageing=2, ageing_from=150)
+    config = tiny(updates=600, save_every=100, ageing=2, ageing_from=0.25)
     train(config, tmp_path / "whole")
     assert in_process(killed, config, tmp_path / "run", 300) == -signal.SIGKILL
     resume(tmp_path / "run")
@@ -193,7 +193,7 @@ def test_what_has_no_state_does_not_age(tmp_path: Path) -> None:
 def test_kept_memories_teach_and_give_way_to_others(tmp_path: Path) -> None:
     found = {}
     for updates in (0, 1, 3, 10**9):
-        config = tiny(ageing=2, ageing_from=2, ageing_updates=updates, data={"bucket_batches": 1})
+        config = tiny(ageing=2, ageing_from=0.2, ageing_updates=updates, data={"bucket_batches": 1})
         learner = started(config, tmp_path / str(updates))
         Loop(learner, tmp_path / str(updates), config.schedule, {}).run()
         found[updates] = learner.ageing.kept and learner.ageing.kept.update
@@ -205,7 +205,7 @@ def test_kept_memories_teach_and_give_way_to_others(tmp_path: Path) -> None:
 
 
 def test_memories_kept_of_other_data_options_are_left(tmp_path: Path) -> None:
-    kept = {"ageing": 2, "ageing_from": 2, "ageing_updates": 10**9}
+    kept = {"ageing": 2, "ageing_from": 0.2, "ageing_updates": 10**9}
     train(tiny(**kept), tmp_path)
     assert header(tmp_path / "last.safetensors")["progress"]["kept"]["update"] < 9
     write_config(tiny(**kept, updates=12, data={"bucket_batches": 1, "batch_size": 4}), tmp_path)
@@ -214,7 +214,7 @@ def test_memories_kept_of_other_data_options_are_left(tmp_path: Path) -> None:
 
 
 def test_memories_are_kept_where_an_option_changes_that_draws_nothing(tmp_path: Path) -> None:
-    kept = {"ageing": 2, "ageing_from": 2, "ageing_updates": 10**9}
+    kept = {"ageing": 2, "ageing_from": 0.2, "ageing_updates": 10**9}
     train(tiny(**kept), tmp_path)
     update = header(tmp_path / "last.safetensors")["progress"]["kept"]["update"]
     write_config(tiny(**kept, updates=12, data={"cache_mb": 7}), tmp_path)
@@ -237,13 +237,13 @@ def test_a_best_checkpoint_in_the_last_one_s_place_is_told(tmp_path: Path) -> No
 
 
 def test_ageing_that_never_begins_is_told(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="ageing=2 begins at update ageing_from=150 and so never in updates=10"):
-        train(tiny(ageing=2), tmp_path / "run")
+    with pytest.warns(UserWarning, match="ageing=2 begins after the share ageing_from=1 .* so never in"):
+        train(tiny(ageing=2, ageing_from=1), tmp_path / "run")
 
 
 @pytest.mark.parametrize("gradient", ["full", "replay"])
 def test_kept_memories_age_from_update_to_update(gradient: str, tmp_path: Path) -> None:
-    frozen = {"learning_rate": 1e-12, "ageing": 3, "ageing_from": 2, "ageing_updates": 10**9, "gradient": gradient}
+    frozen = {"learning_rate": 1e-12, "ageing": 3, "ageing_from": 0.2, "ageing_updates": 10**9, "gradient": gradient}
     config = tiny(**frozen, log_every=1)
     learner = started(config, tmp_path)
     Loop(learner, tmp_path, config.schedule, {}).run()
@@ -278,7 +278,7 @@ def test_seeds_repeat_and_differ(tmp_path: Path) -> None:
 def test_replay_and_deep_truncation_learn_what_full_backpropagation_does(tmp_path: Path) -> None:
     depths = {"full": ("full", 1), "replay": ("replay", 1), "truncated": ("truncated", 3), "short": ("truncated", 1)}
     for name, (gradient, depth) in depths.items():
-        train(tiny(gradient=gradient, depth=depth, ageing=2, ageing_from=3, ageing_updates=2), tmp_path / name)
+        train(tiny(gradient=gradient, depth=depth, ageing=2, ageing_from=0.3, ageing_updates=2), tmp_path / name)
     full = weights(tmp_path / "full")
     torch.testing.assert_close(weights(tmp_path / "replay"), full, rtol=1e-3, atol=2e-4)
     assert torch.equal(weights(tmp_path / "truncated"), full)
@@ -591,7 +591,7 @@ def test_streams_go_on_where_their_curriculum_changes(
     curriculum: float, later: float, begun: int | None, tmp_path: Path
 ) -> None:
     """States are of the steps before those that lanes read, and kept memories of the batch that they are asked for."""
-    every = {"data": {"feed": "streams", "segments": 2}, "ageing": 3, "ageing_from": 1, "ageing_updates": 10**9}
+    every = {"data": {"feed": "streams", "segments": 2}, "ageing": 3, "ageing_from": 0.1, "ageing_updates": 10**9}
     train(tiny(**every, curriculum=curriculum), tmp_path)
     begun = begun if begun is not None else header(tmp_path / "last.safetensors")["progress"]["feed"]["streams_from"]
     config = tiny(**every, curriculum=later, updates=12)
@@ -640,7 +640,7 @@ def test_a_curriculum_reads_more_segments_when_the_present_ones_are_learnt(tmp_p
 
 
 def test_a_kept_batch_is_found_again_whole_if_a_curriculum_is_switched_on(tmp_path: Path) -> None:
-    every = {"data": {"segments": 3}, "ageing": 2, "ageing_from": 1, "ageing_updates": 10**9}
+    every = {"data": {"segments": 3}, "ageing": 2, "ageing_from": 0.2, "ageing_updates": 10**9}
     train(tiny(**every, updates=4), tmp_path)
     kept = header(tmp_path / "last.safetensors")["progress"]["kept"]
     learner = started(tiny(**every, updates=6, curriculum=0.5), tmp_path)
@@ -674,7 +674,7 @@ def test_a_failed_evaluation_loses_no_line(log_every: int, tmp_path: Path, monke
 
 
 def test_a_checkpoint_with_impossible_progress_is_named(tmp_path: Path) -> None:
-    train(tiny(updates=4, ageing=2, ageing_from=1, ageing_updates=2), tmp_path)
+    train(tiny(updates=4, ageing=2, ageing_from=0.25, ageing_updates=2), tmp_path)
     path = tmp_path / "last.safetensors"
     progress = header(path)["progress"]
     edit(path, progress=progress | {"kept": progress["kept"] | {"update": -5}})

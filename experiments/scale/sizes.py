@@ -39,7 +39,7 @@ class Size:
                 "env_options": {"corridor_length": (1, CORRIDOR)},
                 "agent_options": self.options,
                 "data": {"segments": SEGMENTS, "batch_size": batch_size, "collect_episodes": 200, "bucket_batches": 1},
-                "training": {"accelerator": "cpu", "updates": 10**6, "save_every": 10**6, **training},
+                "training": {"updates": 10**6, "save_every": 10**6, "accelerator": "cpu", "ageing": 0, **training},
                 "evaluation": {"eval_episodes": 0},
             }
         )

@@ -81,7 +81,7 @@ def config_of(work: Work, form: Form) -> OfflineRun:
             "env_options": {"corridor_length": CORRIDORS},
             "agent_options": work.options,
             "data": {"segments": 3, "batch_size": work.batch_size, "collect_episodes": 4 * work.batch_size},
-            "training": {"updates": 10**6, **form.training},
+            "training": {"updates": 10**6, "ageing": 0, **form.training},
             "evaluation": {"eval_episodes": 0},
         }
     )

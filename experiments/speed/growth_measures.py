@@ -64,7 +64,7 @@ def _learner(segments: int, batch_size: int, gradient: str) -> SegmentLearner:
             "env_options": {"corridor_length": steps - 2},
             "agent_options": SMALL,
             "data": {"segments": segments, "batch_size": batch_size, "collect_episodes": batch_size},
-            "training": {"updates": 100, "accelerator": "cpu", "gradient": gradient},
+            "training": {"updates": 100, "accelerator": "cpu", "ageing": 0, "gradient": gradient},
             "evaluation": {"eval_episodes": 0},
         }
     )

@@ -83,7 +83,7 @@ class Size:
                 "env_options": {"corridor_length": (1, self.longest_corridor)},
                 "agent_options": self.options,
                 "data": {"segments": SEGMENTS, "batch_size": self.batch_size, "collect_episodes": self.episodes},
-                "training": {"accelerator": "cpu", "updates": 10**6, "save_every": 10**6, **training},
+                "training": {"updates": 10**6, "save_every": 10**6, "accelerator": "cpu", "ageing": 0, **training},
                 "evaluation": {"eval_episodes": 0},
             }
         )

@@ -82,7 +82,7 @@ FIFTY = (PlannedEvaluation(episodes=50),)
 TASKS = {
     "tmaze": Case(
         "tmaze",
-        {"ageing": 12, "eval_episodes": 0},
+        {"ageing": 12, "ageing_from": 0.3, "eval_episodes": 0},
         (PlannedEvaluation(vary="corridor_length=90,900,9600"),),
     ),
     "cartpole_hidden": Case("cartpole_hidden", {"feed": "windows", "updates": 400, "eval_episodes": 0}, FIFTY),

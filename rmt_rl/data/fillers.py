@@ -78,7 +78,7 @@ class Fillers:
             UsageError: no episode has as many idle steps in a row as a segment.
         """
         starts = self._idle_starts
-        if not len(starts.episodes):
+        if not self.exist:
             longest = self._lengths.max()
             raise UsageError(
                 f"segment_length is {self._segment_length}, but no episode (the longest has {longest} "
@@ -91,6 +91,17 @@ class Fillers:
         chosen = generator.integers(0, len(starts.episodes), (count, batch_size))
         picks = generator.integers(0, starts.counts[chosen])
         return tuple(map(self._segment, chosen[:, rows], picks[:, rows]))
+
+    @property
+    def exist(self) -> bool:
+        """True if some episode has as many idle steps in a row as a segment. Reads the labels of all episodes."""
+        return len(self._idle_starts.episodes) > 0
+
+    @cached_property
+    def are_declared(self) -> bool:
+        """True if the task declares idle steps."""
+        span = self._episodes.span(0, 0, 1)
+        return span.trajectory.idle is not None
 
     def _segment(self, chosen: Ints, picks: Ints) -> Segment:
         """Return the segment that begins at the idle start of number `pick` of each chosen episode with starts."""
@@ -106,7 +117,7 @@ class Fillers:
     @cached_property
     def _idle_starts(self) -> _IdleStarts:
         """The steps at which a full segment of idle steps begins."""
-        if self._task_declares_idle:
+        if self.are_declared:
             return self._declared_starts()
         counts = np.maximum(self._lengths - self._segment_length - 1, 0)  # from step 1 on
         episodes = np.flatnonzero(counts)
@@ -135,9 +146,3 @@ class Fillers:
         idle_before = np.append(0, np.cumsum(idle))  # (T + 1,)
         idle_ahead = idle_before[length:] - idle_before[:-length]
         return np.flatnonzero(idle_ahead == length)
-
-    @cached_property
-    def _task_declares_idle(self) -> bool:
-        """True if the task declares idle steps."""
-        span = self._episodes.span(0, 0, 1)
-        return span.trajectory.idle is not None

@@ -26,6 +26,7 @@ class EncoderLayer(Block[tuple[()], OpenSegment]):
     """A layer in which all real tokens of a segment see each other. Its state is empty."""
 
     causal = False
+    lasting = False
 
     def initial_state(self, batch_size: int) -> tuple[()]:
         return ()

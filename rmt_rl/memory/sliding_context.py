@@ -48,6 +48,8 @@ class OpenContext(NamedTuple):
 class SlidingContext(SegmentRecurrent[Context, OpenContext]):
     """Let a stateless causal core also see `context` tokens before the segment."""
 
+    lasting = False
+
     def __init__(self, inner: SegmentRecurrent[Any, Any], context: int) -> None:
         super().__init__()
         self.inner, self.context, self.width = inner, context, inner.width

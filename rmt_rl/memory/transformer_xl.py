@@ -67,6 +67,7 @@ class TransformerXLLayer(Block[Hidden, OpenHidden]):
         super().__init__(config)
         self.cached, self.stop_gradient = cached, stop_gradient
         self.keeps_keys_values, self.keeps_outputs = cache == "keys_values", recurrence == "enhanced"
+        self.lasting = self.keeps_outputs
 
     def initial_state(self, batch_size: int) -> Hidden:
         weight = self.to_values.weight

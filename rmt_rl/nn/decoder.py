@@ -186,6 +186,8 @@ class Block(SegmentRecurrent[StateT, CacheT]):
 class DecoderLayer(Block[tuple[()], KeyValues]):
     """A decoder layer that sees its own segment only. Its state is empty."""
 
+    lasting = False
+
     def initial_state(self, batch_size: int) -> tuple[()]:
         return ()
 

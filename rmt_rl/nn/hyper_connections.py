@@ -42,6 +42,7 @@ class HyperConnection(SegmentRecurrent[Tree, Tree]):
     def __init__(self, layer: SegmentRecurrent[Any, Any], streams: int, index: int) -> None:
         super().__init__()
         self.layer, self.streams, self.width = layer, streams, streams * layer.width
+        self.lasting = layer.lasting
         reads_first = torch.zeros(streams, 1)
         reads_first[index % streams] = 1
         self.alpha_SR = nn.Parameter(torch.cat((reads_first, torch.eye(streams)), 1))

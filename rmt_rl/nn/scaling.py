@@ -19,6 +19,8 @@ from rmt_rl.trees import Place, map_leaves, map_space
 
 FARTHEST = 10.0
 """Standardised observations are clipped here, as `VecNormalize` of Stable-Baselines3 does."""
+UNBOUNDED = 1e9
+"""Bounds from here on stand for none."""
 
 
 class Scale(nn.Module):

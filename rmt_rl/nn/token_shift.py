@@ -38,7 +38,7 @@ class TokenShift(SegmentRecurrent[Shifted, Shifted]):
 
     def __init__(self, layer: SegmentRecurrent[Any, Any]) -> None:
         super().__init__()
-        self.layer, self.width = layer, layer.width
+        self.layer, self.width, self.lasting = layer, layer.width, layer.lasting
 
     def initial_state(self, batch_size: int) -> Shifted:
         zeros_BD = next(self.parameters()).new_zeros(batch_size, self.width)

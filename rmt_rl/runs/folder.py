@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 from pydantic import JsonValue
@@ -26,7 +27,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.files import check_is_text, check_writable, sweep, write_atomically
 from rmt_rl.locks import Busy, held
 from rmt_rl.reading import parse_toml, read_text
-from rmt_rl.runs.options import RunConfig, make_config
+from rmt_rl.runs.options import RunConfig, TrainingConfig, make_config
 from rmt_rl.urls import check_local
 
 CONFIG = "config.toml"
@@ -51,7 +52,19 @@ def read_config(path: Path) -> RunConfig:
         raise
     except ValueError as error:
         raise UsageError(f"config {path} isn't valid TOML: {error}") from None
+    _renew(values)
     return make_config(values, str(path))
+
+
+def _renew(values: dict[str, Any]) -> None:
+    """Change options of older versions, in which `ageing_from` was an update, into those of this version."""
+    training = values.get("training")
+    if not isinstance(training, dict):
+        return
+    first = training.get("ageing_from")
+    updates = training.get("updates", TrainingConfig.model_fields["updates"].default)
+    if type(first) is int and type(updates) is int and first > 0 and updates > 0:
+        training["ageing_from"] = min(1.0, first / updates)
 
 
 def check_new(run: Path) -> None:

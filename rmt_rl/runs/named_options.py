@@ -8,13 +8,16 @@ from typing import Any
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.runs.options import RunConfig, run_config_class
+from rmt_rl.runs.recipes import NO_RECIPE, Recipe
 
 NAMED = ("feed", "logger")  # options of a run that name what the registry finds
 AGENT_NAMED = ("encoder",)  # options of an agent that do
 OPTIONS = ("env_options", "agent_options")  # sections whose options aren't the run's own
 
 
-def named_config(env: str, agent: str, options: Mapping[str, Any] | None = None) -> RunConfig:
+def named_config(
+    env: str, agent: str, options: Mapping[str, Any] | None = None, recipe: Recipe = NO_RECIPE
+) -> RunConfig:
     """Return the config of a run from options by the names that they have on the command line.
 
     Args:
@@ -22,19 +25,22 @@ def named_config(env: str, agent: str, options: Mapping[str, Any] | None = None)
         agent: the agent's name.
         options: values of the run's options, e.g. `{"updates": 500, "logger": "wandb"}`, whichever section they are
             in; `env_options` and `agent_options` are mappings.
+        recipe: tuned options, which those in `options` override one by one.
 
     Raises:
         UsageError: a name or an option is unknown, or a value is out of range.
     """
     cls = run_config_class(env, agent)
     sections = _sections(cls)
-    values: dict[str, Any] = {"env": env, "agent": agent}
+    tuned = {section: dict(table) for section, table in recipe.sections.items()}
+    values: dict[str, Any] = {"env": env, "agent": agent, **tuned}
     for name, value in (options or {}).items():
         if name not in sections:
             raise _unknown(name, value, cls)
         section = sections[name]
         place = values.setdefault(section, {}) if section else values
-        place[name] = value
+        is_partial = name in tuned and isinstance(value, Mapping)
+        place[name] = {**tuned[name], **value} if is_partial else value
     return validated(cls, values)
 
 

@@ -22,6 +22,8 @@ from rmt_rl.registry import agent_class, load_task, names
 if TYPE_CHECKING:
     from rmt_rl.training.learner import AgentLearner
 
+AUTOMATIC_AGEING = 12  # filler segments at most, where memories age unasked
+
 
 class DataConfig(FeedConfig):
     """Options of training data: their source, and the rule by which batches are drawn from them."""
@@ -35,6 +37,20 @@ class DataConfig(FeedConfig):
         description="episodes that the expert collects if no data set is named (unset: mostly 4000)",
     )
     collect_seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of that collection{SEED_SPACING}")
+    best_episodes: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the episodes to train on, those of the highest returns, with all that tie with them "
+        "(unset: 0.1 for filtered_bc, 1 for other agents)",
+    )
+    collect_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="largest probability that a random action replaces one of the expert's in that collection, which "
+        "then shows how to recover; each episode draws its own, from 0 on; recorded is what was done",
+    )
     strict: bool = Field(False, description="refuse data sets with empty or odd episodes; otherwise these are left out")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
     standardise: bool = Field(
@@ -67,7 +83,12 @@ class TrainingConfig(LearningRateConfig):
         description="accuracy (of decisive actions, if the env declares them) at which updates read one segment more, "
         "from 1 to `segments`; streams begin once the last length is learnt; 0: all segments from the start",
     )
-    ageing: int = Field(0, ge=0, description="memory ageing: most filler segments after a segment; 0: none")
+    ageing: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="memory ageing: most filler segments after a segment; 0: none; auto: "
+        f"{AUTOMATIC_AGEING} if the env declares idle steps, the agent's memory can last over any number of segments, "
+        "and the data have a filler segment; else 0",
+    )
     ageing_at: Literal["first", "any"] = Field(
         "first",
         description="memory ageing: the segment after which fillers come; any: each update draws one, for tasks that "
@@ -82,7 +103,7 @@ class TrainingConfig(LearningRateConfig):
     hindsight: float = Field(
         0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, if it declares them"
     )
-    ageing_from: int = Field(150, ge=0, description="memory ageing: its first update")
+    ageing_from: float = Field(0.5, ge=0, le=1, description="memory ageing: share of the updates after which it begins")
     precision: Literal["32-true", "bf16-mixed"] = Field(
         "32-true", description="number format; bf16-mixed is recommended on a GPU"
     )
@@ -106,6 +127,16 @@ class TrainingConfig(LearningRateConfig):
     )
     log_every: int = Field(10, ge=1, description="updates between two lines of metrics")
     save_every: int = Field(100, ge=1, description="updates between two checkpoints")
+
+    @property
+    def most_fillers(self) -> int:
+        """The largest number of filler segments that `ageing` allows."""
+        return AUTOMATIC_AGEING if self.ageing == "auto" else self.ageing
+
+    @property
+    def first_aged(self) -> int:
+        """The first update whose memories may age."""
+        return round(self.ageing_from * self.updates)
 
 
 class EvaluationConfig(Frozen):
@@ -261,7 +292,7 @@ class OfflineRun(RunConfig):
                 f"depth={self.training.depth} is for a truncated gradient, but gradient={self.training.gradient!r} "
                 "crosses all segments: choose gradient='truncated', or leave depth out"
             )
-        if self.training.ageing and self.data.segments < 2:
+        if self.training.ageing not in (0, "auto") and self.data.segments < 2:
             raise ValueError(f"ageing={self.training.ageing} comes between segments: choose segments=2 or more")
         if self.training.ageing_updates and not self.training.ageing:
             raise ValueError(

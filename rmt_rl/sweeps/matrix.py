@@ -17,6 +17,7 @@ from rmt_rl.registry import engine_class
 from rmt_rl.remote import check_url
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
+from rmt_rl.runs.recipes import CHOICE, find_recipe
 from rmt_rl.sweeps.engine import PlannedEvaluation, check_gpus
 from rmt_rl.sweeps.naming import SECTIONS, cell_name, dotted_names
 from rmt_rl.sweeps.space import SearchConfig
@@ -53,6 +54,7 @@ class SweepConfig(Frozen):
         {}, description='the matrix: a list of values for each option, e.g. "agent.width" = [32, 64]'
     )
     train: Annotated[dict[str, JsonValue], OptionNames] = Field({}, description="further options of all runs")
+    recipe: str = Field("default", description=CHOICE)
     evaluate: Annotated[tuple[PlannedEvaluation, ...], BeforeValidator(_plans)] = Field(
         (), description="evaluations of every trained run"
     )
@@ -201,7 +203,8 @@ def make_cell(
     """
     name = cell_name(env, agent, varied if named_by is None else named_by, seed)
     try:
-        config = named_config(env, agent, _by_section({**sweep.train, **varied, "seed": seed}))
+        recipe = find_recipe(env, agent, sweep.recipe)
+        config = named_config(env, agent, _by_section({**sweep.train, **varied, "seed": seed}), recipe)
     except UsageError as error:
         raise UsageError(f"run {name}: {error}") from error
     return Cell(name, config, sweep.evaluate)

@@ -69,13 +69,22 @@ class Ageing:
         self.processes = processes
         self.kept: Kept | None = None
         self._source = Fillers(episodes, config.agent_options.segment_length, config.seed)
-        most = self.options.ageing
+        self._most = self._settled(config, agent)
+
+    def _settled(self, config: OfflineRun, agent: Agent) -> int:
+        """Return the largest number of filler segments of an update; 0 if memories don't age."""
+        most = self.options.most_fillers
         if not most:
-            return
-        state = agent.initial_state(1)
-        if not tree_leaves(state):
+            return 0
+        carries_state = bool(tree_leaves(agent.initial_state(1)))
+        source = self._source
+        if self.options.ageing == "auto" and not self.options.ageing_updates:
+            is_possible = carries_state and agent.core.lasting and config.data.segments > 1
+            return most if is_possible and source.are_declared and source.exist else 0
+        if not carries_state:
             raise UsageError(f"ageing={most}: agent {config.agent!r} carries no state that could age; give 0")
-        self._source.draw(0, count=1, batch_size=1)  # fails now, and not when ageing begins
+        source.draw(0, count=1, batch_size=1)  # fails now, and not when ageing begins
+        return most
 
     def border(self, update: int, segments: int) -> int:
         """Return the index of the segment behind which an update's filler segments come; it is never the last one."""
@@ -86,12 +95,11 @@ class Ageing:
 
     def fillers(self, update: int, segments: int) -> Segments | None:
         """Return the filler segments of an update on `segments` segments; None if its memories don't age."""
-        most = self.options.ageing
-        has_begun = update >= self.options.ageing_from
-        if not most or not has_begun or segments < 2:
+        has_begun = update >= self.options.first_aged
+        if not self._most or not has_begun or segments < 2:
             return None
         generator = np.random.default_rng([self.seed, update])
-        count = int(generator.integers(0, most + 1))
+        count = int(generator.integers(0, self._most + 1))
         processes = self.processes
         fillers = self._source.draw(update, count, processes.batch_size, processes.rows)
         return tuple(filler.to(processes.device) for filler in fillers)

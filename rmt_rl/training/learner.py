@@ -17,6 +17,7 @@ from rmt_rl.agent import BaseAgent
 from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import Tree
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, Header
+from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import RunConfig
 from rmt_rl.training.parallel import Processes
@@ -94,8 +95,8 @@ class Learner(Protocol):
             UsageError: the checkpoint doesn't fit the learner.
         """
 
-    def remarks(self) -> list[str]:
-        """Return warnings about the finished run."""
+    def remarks(self, evaluation: Evaluation | None) -> list[str]:
+        """Return warnings about the finished run, whose last evaluation is given if it made one at its end."""
 
     def close(self) -> None:
         """Release what is held, e.g. environments."""

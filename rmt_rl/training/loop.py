@@ -184,7 +184,8 @@ class Loop:
         self.learner, self.folder, self.schedule, self.evaluate = learner, run, schedule, evaluate
         self.loggers, self.settings = loggers, settings or {}
         self.origin = origin
-        self.best: float | None = None  # score of the best evaluation
+        self.evaluated: Evaluation | None = None  # the last evaluation
+        self.best: float | None = None  # score of the best one
         self.unlogged: list[Metrics] = []  # of the updates since the last line of metrics
         self.unread: list[tuple[int, Measured]] = []  # numbers and metrics of the last updates, still on the device
         self.saved: int | None = None  # the update of the last checkpoint
@@ -213,7 +214,7 @@ class Loop:
             if stopped or self.saved != learner.made:
                 self.save()
         if learner.done and learner.processes.first:
-            _warn(learner.remarks())
+            _warn(learner.remarks(self.evaluated))
         return learner.made
 
     @property
@@ -322,6 +323,7 @@ class Loop:
         if processes.any(stopped is not None):  # in all processes or in none, as saving may need all
             raise stopped or signals.Stopped(SIGTERM)
         assert result is not None
+        self.evaluated = result
         is_best = self.best is None or result.score >= self.best
         if processes.any(is_best and processes.first):
             self.best = result.score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,15 @@ class Sums(NamedTuple):
     def decisive_accuracy(self) -> Tensor:
         """The share of right actions at decisive steps; NaN without a decisive step."""
         return self.right_decisive / self.decisive
+
+
+def decisive_accuracy(updates: Iterable[Sums]) -> float | None:
+    """Return the share of right actions at the decisive steps of several updates; None without such a step."""
+    pairs = [torch.stack((sums.right_decisive, sums.decisive)) for sums in updates]
+    if not pairs:
+        return None
+    right, decisive = torch.stack(pairs).sum(0).tolist()
+    return right / decisive if decisive else None
 
 
 class Counts:

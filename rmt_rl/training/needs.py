@@ -36,8 +36,9 @@ def check_offline(config: OfflineRun) -> None:
     check_episodes("eval_episodes", config.evaluation.eval_episodes)
     data, training = config.data, config.training
     check_fits(f"batch_size={data.batch_size}: a batch", data.batch_size * SEQUENCE, "choose fewer sequences")
-    fillers = training.ageing // 2 * data.batch_size * SEQUENCE
-    check_fits(f"ageing={training.ageing}: the filler segments of an update", fillers, "choose fewer")
+    most = training.most_fillers
+    fillers = most // 2 * data.batch_size * SEQUENCE
+    check_fits(f"ageing={most}: the filler segments of an update", fillers, "choose fewer")
     spec = _spec(config)
     if spec is None:
         return

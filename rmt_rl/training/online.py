@@ -35,6 +35,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restore_agent, restore_optimizer
+from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OnlineRun
 from rmt_rl.sb3_agent import SB3Agent
@@ -145,7 +146,7 @@ class OnlineLearner:
     def totals(self) -> Metrics:
         return {}
 
-    def remarks(self) -> list[str]:
+    def remarks(self, evaluation: Evaluation | None) -> list[str]:
         return []
 
     def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:

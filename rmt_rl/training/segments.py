@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
@@ -18,7 +19,6 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
-from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.agent import Agent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
@@ -34,20 +34,23 @@ from rmt_rl.runs.checkpoint import (
     restore_optimizer,
     restore_state,
 )
+from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import new_agent, restored_agent
-from rmt_rl.training.datasets import large_actions, open_data
+from rmt_rl.training.datasets import data_origin, large_actions, open_data
 from rmt_rl.training.learner import Resumable
-from rmt_rl.training.measures import Counts, Sums, check_finite, exact, mean_square, padding
+from rmt_rl.training.measures import Counts, Sums, check_finite, decisive_accuracy, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
 from rmt_rl.training.optimization import decay_groups, learning_rate, make_step, seed_of
 from rmt_rl.training.parallel import FabricProcesses
+from rmt_rl.training.remarks import Finished, low_level
 from rmt_rl.training.runner import SegmentRunner, check_compiler
 
 OF_KEPT = ("train/aged_loss", "data/age", "train/aged_decisive_accuracy")
 """Metrics of the batch that memory ageing keeps."""
+RECENT = 20  # updates whose decisive actions are counted in the end
 Step = Callable[[int, Tree], tuple[Tensor, Tree]]
 Backpropagate = Callable[[Step, int, Tree], tuple[Tensor, Tree]]
 """Called with a segment's step, the number of segments and the first state; returns the loss and the last state."""
@@ -86,17 +89,11 @@ class SegmentLearner:
         self.backpropagate = _backpropagation(options, self.processes)
         self.carried: Tree = ()  # states of batch elements that go on in the next update
         self.made = 0
+        self.recent: deque[Sums] = deque(maxlen=RECENT)
 
     @staticmethod
     def origin(config: OfflineRun) -> dict[str, JsonValue]:
-        """Return what must be the same when the run is resumed."""
-        return {
-            "seed": config.seed,
-            "agent": config.agent,
-            "env": config.env,
-            "env_options": config.env_options.model_dump(mode="json"),
-            "dataset": list(dataset_ids(config)),  # an id of ours covers the environment's source too
-        }
+        return data_origin(config)
 
     @property
     def done(self) -> bool:
@@ -127,6 +124,7 @@ class SegmentLearner:
         self.model.train()
         self.optimizer.zero_grad()
         first_state = self.initial_state(batch)
+        batch = self.prepared(batch, first_state)
         loss, state = self.backpropagate(step, segments, first_state)
         of_kept = self.learn_from_kept(fillers or ())
         loss = processes.sum(loss)
@@ -139,6 +137,7 @@ class SegmentLearner:
             self.ageing.keep(update, batch, len(fillers), aged)
         self.made += 1
         sums = counts.sums(processes)
+        self.recent.append(sums)
         _teach(self.feed, update, batch, sums)
         size = mean_square(state, processes.device)
         return {
@@ -165,11 +164,11 @@ class SegmentLearner:
         if kept is None:
             return {}
         counts = Counts(self.processes.device)
-
         first = len(kept.batch.segments) - kept.later
+        batch = self.prepared(kept.batch, kept.state, first)
 
         def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
-            return self.runner.loss(kept.batch, counts, first + index, state)
+            return self.runner.loss(batch, counts, first + index, state)
 
         loss, _ = self.backpropagate(step, kept.later, kept.state)
         sums = counts.sums(self.processes)
@@ -179,6 +178,10 @@ class SegmentLearner:
             "data/age": kept.age,
             "train/aged_decisive_accuracy": sums.decisive_accuracy,
         }
+
+    def prepared(self, batch: Batch, state: Tree, first: int = 0) -> Batch:
+        """Return the batch with what losses need of it, for segments from `first` on, which begin with `state`."""
+        return batch
 
     def initial_state(self, batch: Batch) -> Tree:
         """Return the state before a batch: fresh, carried from the last update, or computed by burn-in."""
@@ -202,9 +205,9 @@ class SegmentLearner:
     def totals(self) -> Metrics:
         return {}
 
-    def remarks(self) -> list[str]:
-        remark = self.feed.unreached()
-        return [remark] if remark else []
+    def remarks(self, evaluation: Evaluation | None) -> list[str]:
+        finished = Finished(self.config, self.model, self.store, decisive_accuracy(self.recent), evaluation)
+        return list(filter(None, [self.feed.unreached(), low_level(finished)]))
 
     def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.processes.launch()
@@ -342,10 +345,10 @@ def _warnings(config: OfflineRun, feed: SegmentFeed, store: EpisodeStore) -> lis
 
 def _too_late(options: TrainingConfig) -> str | None:
     """Return a warning if ageing begins behind the last update, with the remedy."""
-    begins = options.ageing_from < options.updates
-    if not options.ageing or begins:
+    begins = options.first_aged < options.updates
+    if options.ageing in (0, "auto") or begins:
         return None
     return (
-        f"ageing={options.ageing} begins at update ageing_from={options.ageing_from} and so never in "
-        f"updates={options.updates}: give a lower --ageing-from"
+        f"ageing={options.ageing} begins after the share ageing_from={options.ageing_from:g} of the updates and so "
+        f"never in updates={options.updates}: give a lower --ageing-from"
     )

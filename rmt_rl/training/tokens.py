@@ -28,6 +28,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.language.model import RecurrentMemoryTransformer
 from rmt_rl.recurrence import Tree, clone, detach, where_lanes
 from rmt_rl.runs.checkpoint import Checkpoint, Header, about, restore_optimizer, restore_state
+from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import LearningRateConfig
 from rmt_rl.training.learner import Resumable
@@ -263,7 +264,7 @@ class TokenLearner:
     def resumable(self) -> Resumable:
         return Resumable(self.optimizer, self.carried)
 
-    def remarks(self) -> list[str]:
+    def remarks(self, evaluation: Evaluation | None) -> list[str]:
         remark = self.feed.unreached()
         return [remark] if remark else []
 

@@ -31,7 +31,7 @@ SMALL = "--agent.width 16 --agent.segment-length 4"
 LAYERED = f"{SMALL} --agent.heads 2 --agent.layers 1"
 OFFLINE = {
     "rate": f"rate {LAYERED}",
-    "rate-ageing-over-updates": f"rate {LAYERED} --ageing 2 --ageing-from 2 --ageing-updates 3",
+    "rate-ageing-over-updates": f"rate {LAYERED} --ageing 2 --ageing-from 0.17 --ageing-updates 3",
     "rate-streams": f"rate {LAYERED} --feed streams --segments 2",
     "rate-windows-burn-in": f"rate {LAYERED} --feed windows --segments 1 --burn-in 2",
     "rate-curriculum": f"rate {LAYERED} --curriculum 0.05",
@@ -59,7 +59,8 @@ def golden_runs() -> dict[str, str]:
     hashes = {"probe": hash_of(probe())}
     for name, options in OFFLINE.items():
         unscaled = "" if "--standardise" in options else "--no-standardise"  # most runs are older than scales
-        command(f"train tmaze {options} {unscaled} {DATA} {COMMON} --out {name}")
+        unaged = "" if "--ageing" in options else "--ageing 0"
+        command(f"train tmaze {options} {unscaled} {unaged} {DATA} {COMMON} --recipe none --out {name}")
         hashes[name] = hash_of(run_content(Path(name)))
     command(f"{PPO} --eval-every 32 --eval-episodes 2 --out ppo")
     hashes["ppo"] = hash_of(run_content(Path("ppo")))

@@ -16,6 +16,9 @@ def list_everything(arguments: Arguments) -> int:
     """Print the names of each kind with their summaries."""
     parser = argparse.ArgumentParser("rmt-rl list", description=__doc__)
     parser.parse_args(arguments)
+    from rmt_rl.runs.recipes import recipe_names
+
+    recipes = recipe_names()
     for kind, info in registry.KINDS.items():
         found = registry.entries(kind)
         if not found:
@@ -25,8 +28,10 @@ def list_everything(arguments: Arguments) -> int:
         width = max(map(len, found))
         for name, entries in found.items():
             described = _described(kind, name, entries)
-            say(f"  {name:<{width}} {size(name)}{described}")
+            mark = ("* " if name in recipes else "  ") if kind == "envs" else ""
+            say(f"  {name:<{width}} {mark}{size(name)}{described}")
     say("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
+    say("* These environments have recipes: tuned options, which rmt-rl train ENV AGENT begins with and says.")
     say("Names of your own modules are written module:Name, e.g. rmt-rl train mylab.maze:Maze mylab.agents:Mine.")
     return 0
 

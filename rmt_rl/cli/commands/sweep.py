@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,13 @@ from rmt_rl.cli.engines import opened_engine, typed_engine, with_engine_options
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
+from rmt_rl.runs.recipes import CHOICE, find_recipe
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
 from rmt_rl.sweeps.mirror import MirroredReport, mirrored
 from rmt_rl.sweeps.naming import dotted
 from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
-from rmt_rl.terminal import say
+from rmt_rl.terminal import complain, say
 from rmt_rl.urls import without_password
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ _FIELDS = (  # of the file, which flags replace as they are
     "envs",
     "agents",
     "seeds",
+    "recipe",
     "cores",
     "gpus",
     "out",
@@ -53,6 +56,7 @@ class SweepFlags(ReadsRuns):
         description="the matrix: options and their values: learning-rate=0.001,0.0003 env.corridor-length=[1,9],[1,88]",
     )
     train: tuple[str, ...] = Field((), description="further options of all runs: updates=500 agent.width=64")
+    recipe: str | None = Field(None, description=f"{CHOICE} (unset: default)")
     vary: UseAppendAction[tuple[str, ...]] = Field(
         (), description="evaluate over an env option's values: corridor_length=90,300; give it again for a grid"
     )
@@ -93,8 +97,17 @@ def run_sweep(arguments: Arguments) -> int:
         for cell in cells:
             say(f"{place}/{cell.name}")
         return 0
+    _tell_recipes(sweep)
     jobs = [job_of(cell, sweep, modules, given.trust_spec) for cell in cells]
     return _execute(sweep, cells, jobs, options)
+
+
+def _tell_recipes(sweep: SweepConfig) -> None:
+    """Say which recipes the runs begin with."""
+    pairs = product(sweep.envs, sweep.agents)
+    titles = [find_recipe(env, agent, sweep.recipe).title for env, agent in pairs]
+    for title in dict.fromkeys(filter(None, titles)):
+        complain(title)
 
 
 def _parse(values: Mapping[str, Any], flags: Arguments) -> tuple[SweepFlags, Frozen]:
@@ -172,6 +185,7 @@ def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, optio
 
     if given.dry_run:
         raise UsageError("a search draws its options while it runs, so --dry-run has nothing to print; leave it out")
+    _tell_recipes(sweep)
     with claimed(sweep.out) as own, mirrored(sweep.store, sweep.out, own) as mirror:
         search = Search(sweep, own, modules, given.trust_spec, mirror)
         with SweepProgress(sweep.out, search.cells) as progress, _engine(sweep, options, own) as engine:

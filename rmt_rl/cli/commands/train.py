@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from rmt_rl.runs.metrics import Report
     from rmt_rl.runs.options import RunConfig
+    from rmt_rl.runs.recipes import Recipe
 
 
 EnvWithOptions: TypeAlias = tuple[str, dict[str, Any]]
@@ -46,10 +47,12 @@ def train_agent(arguments: Arguments) -> int:
     from rmt_rl.runs.folder import read_config
 
     if own.resume is not None:
-        if rest or own.config or own.out:
+        if rest or own.config or own.out or own.recipe:
             raise UsageError(f"--resume {own.resume} takes no other options; the run's config.toml holds them")
         return _watched(read_config(own.resume), own.resume, resumed=True)
-    config = _config(own.config, rest, parser.format_help())
+    if own.config and own.recipe:
+        raise UsageError(f"--recipe {own.recipe}: config {own.config} has all options; leave one of both out")
+    config = _config(own.config, own.recipe or "default", rest, parser.format_help())
     if config is None:
         return 0
     folder = registry.slug(f"{config.env}-{config.agent}-{config.seed}")
@@ -66,31 +69,40 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="go on with a run that was stopped; or prolong one: raise `updates` (`total_timesteps`) in its config",
     )
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="tuned options to begin with: `default` (those of the environment, if it has some), `none`, the name of "
+        "another environment's, or a FILE.toml; single options override them",
+    )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     parser.add_argument("--import", dest="modules", nargs="+", default=[], metavar="MODULE", help=IMPORT)
     parser.add_argument("--trust-spec", action="store_true", help=TRUST)
     return parser
 
 
-def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | None:
+def _config(file: Path | None, choice: str, rest: Arguments, own_help: str) -> RunConfig | None:
     """Return the config that the command line asks for; None if the user only asked for help."""
     from rmt_rl.runs.folder import read_config
     from rmt_rl.runs.named_options import named_config, named_flags
+    from rmt_rl.runs.recipes import NO_RECIPE, find_recipe
 
+    recipe = NO_RECIPE
     for flag in named_flags():
         import_typed(option_values(flag, rest))
     count = leading(rest)
     if file is not None:
         default = read_config(file)
     elif count < 2 and any(map(_is_dataset, rest)):
-        default, rest = _of_dataset(rest[:count], rest[count:])
+        default, recipe, rest = _of_dataset(rest[:count], rest[count:], choice)
     else:
         full_help = f"{__doc__}\n\n{own_help}"
         names, rest = positionals(rest, ("ENV", "AGENT"), "train", full_help)
         if not names:
             return None
         env, agent = names
-        default = named_config(env, agent)
+        recipe = find_recipe(env, agent, choice)
+        default = named_config(env, agent, recipe=recipe)
     if HELP & set(rest):
         say(own_help)
     else:
@@ -98,7 +110,18 @@ def _config(file: Path | None, rest: Arguments, own_help: str) -> RunConfig | No
             "--dataset", rest, "name data sets: --dataset ID; or leave it out, and the env's expert collects"
         )
     program = f"rmt-rl train {default.env} {default.agent}"
-    return parse(type(default), rest, program, "Options of the run:", default)
+    described = f"Options of the run, with the defaults of {recipe.title}" if recipe.title else "Options of the run"
+    config = parse(type(default), rest, program, f"{described}:", default)
+    _tell_recipe(recipe, config)
+    return config
+
+
+def _tell_recipe(recipe: Recipe, config: RunConfig) -> None:
+    """Say which tuned options a run has, and where they come from."""
+    if not recipe.title or not is_first_process():
+        return
+    flags = " ".join(recipe.flags(config))
+    complain(f"{recipe.title}: {flags}" if flags else recipe.title)
 
 
 def _is_dataset(argument: str) -> bool:
@@ -107,8 +130,8 @@ def _is_dataset(argument: str) -> bool:
     return name == "--dataset"
 
 
-def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Arguments]:
-    """Return the config of a run in the environment that its data sets come from, and the other arguments.
+def _of_dataset(names: Arguments, options: Arguments, choice: str) -> tuple[RunConfig, Recipe, Arguments]:
+    """Return the config of a run in the environment that its data sets come from, its recipe and the other arguments.
 
     The agent stands first, or behind the ids: `rate --dataset ID`, `--dataset ID rate`.
     """
@@ -127,13 +150,15 @@ def _of_dataset(names: Arguments, options: Arguments) -> tuple[RunConfig, Argume
     import_typed([agent])
     from rmt_rl.runs.named_options import named_config
     from rmt_rl.runs.options import learner_class
+    from rmt_rl.runs.recipes import find_recipe
 
     run_class = learner_class(agent).Run
     if "data" not in run_class.model_fields:
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
     env, env_options = _task_of_all(ids, agent)
-    default = named_config(env, agent, {"env_options": env_options, "dataset": ids})
-    return default, [*before, *after[count:]]
+    recipe = find_recipe(env, agent, choice).without_collecting()
+    default = named_config(env, agent, {"env_options": env_options, "dataset": ids}, recipe)
+    return default, recipe, [*before, *after[count:]]
 
 
 def _task_of_all(ids: Sequence[str], agent: str) -> EnvWithOptions:
