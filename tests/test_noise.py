@@ -137,7 +137,9 @@ def test_the_command_takes_noise(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_numbers_with_bounds_get_normal_noise() -> None:
     """Its deviation is a share of half the range; parts without bounds are drawn anew."""
-    space = spaces.Tuple((spaces.Box(np.float32([-1, 10]), np.float32([1, 50])), spaces.Box(-np.inf, np.inf, ())))
+    space = spaces.Tuple(
+        (spaces.Box(np.array([-1, 10], np.float32), np.array([1, 50], np.float32)), spaces.Box(-np.inf, np.inf, ()))
+    )
     policy = Disturbed(Still(), space, noise=0.2, seed=0)
     (bounded, free), _ = policy.predict(None, None, np.ones(20_000, bool))
     level = 0.2 / 3**0.5  # the root of the mean square of levels between 0 and 0.2
@@ -153,4 +155,4 @@ class Still:
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[Any, Any]:
         count = len(episode_start)
-        return (np.tile(np.float32([0, 30]), (count, 1)), np.full(count, 7.0, np.float32)), None
+        return (np.tile(np.array([0, 30], np.float32), (count, 1)), np.full(count, 7.0, np.float32)), None

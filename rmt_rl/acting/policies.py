@@ -167,13 +167,14 @@ class Disturbed:
         """Return the actions (N, ...) with noise: random ones where `is_random`, bool (N,), but for bounded numbers."""
 
         def of_leaf(place: Place, leaf: gymnasium.Space[Any]) -> NDArray[Any]:
-            chosen = np.asarray(part_at(actions, place))
+            chosen: NDArray[Any] = np.asarray(part_at(actions, place))
             if not has_bounds(leaf):
                 return np.where(_column(is_random, chosen), part_at(random, place), chosen)
             assert isinstance(leaf, spaces.Box)
             half = (leaf.high.astype(np.float64) - leaf.low) / 2
-            noise: NDArray[Any] = half * self._generator.normal(size=chosen.shape) * _column(levels, chosen)
-            return chosen + noise
+            noise = half * self._generator.normal(size=chosen.shape) * _column(levels, chosen)
+            disturbed: NDArray[Any] = chosen + noise
+            return disturbed
 
         return fit_actions(map_space(of_leaf, self._action_space), self._action_space)
 
