@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rmt_rl.envs._popgym_player import Player
+
 Floats = NDArray[np.float64]
 
 
-class CartPole:
+class CartPole(Player):
     """Linear feedback on a Kalman filter's estimate of the state, for a cart-pole near its upright position.
 
     A state is (x, x', angle, angle') in metres, radians and seconds.
@@ -30,23 +32,31 @@ class CartPole:
         self._noise = np.square(getattr(game, "noise_sigma", np.full(2, 1e-3)))
         self._velocities = type(game).__name__.startswith("Velocity")
         self._state, self._covariance = np.zeros(4), np.eye(4) * self._SPREAD
+        self._right: int | None = None  # the last action; None before the first
         self._sensors = np.eye(4)[[0, 2]]  # in every variant the first observation holds positions
 
     def act(self, observation: NDArray[np.float32]) -> int:
         """Return the action, 0 (left) or 1 (right), for an observation (2,) of two components of the state."""
+        if self._right is not None:
+            self._predict(self._right)
         seen = self._sensors @ self._covariance
         gain = np.linalg.solve(seen @ self._sensors.T + np.diag(self._noise), seen).T
-        state = self._state + gain @ (observation - self._sensors @ self._state)
-        covariance = self._covariance - gain @ seen
-        right = int(self._GAIN @ state > 0)
-        self._state = self._motion @ state + (2 * right - 1) * self._force
-        self._covariance = self._motion @ covariance @ self._motion.T + self._MODEL_ERROR * np.eye(4)
+        self._state = self._state + gain @ (observation - self._sensors @ self._state)
+        self._covariance = self._covariance - gain @ seen
+        self._right = int(self._GAIN @ self._state > 0)
+        return self._right
+
+    def replace(self, action: Any) -> None:
+        self._right = int(action)
+
+    def _predict(self, right: int) -> None:
+        self._state = self._motion @ self._state + (2 * right - 1) * self._force
+        self._covariance = self._motion @ self._covariance @ self._motion.T + self._MODEL_ERROR * np.eye(4)
         if self._velocities:
             self._sensors = np.eye(4)[[1, 3]]
-        return right
 
 
-class Pendulum:
+class Pendulum(Player):
     """Swing-up by energy, then linear feedback, on an extended Kalman filter's estimate of angle and velocity.
 
     The energy is that of the pendulum without torque, in rad^2/s^2, and is 0 at rest upright. A torque is a fraction of
@@ -64,6 +74,7 @@ class Pendulum:
         self._fall, self._push = 1.5 * game.g / game.l, 3 / (game.m * game.l**2)  # acceleration per sin(angle), per N m
         self._noise = np.diag(np.square(getattr(game, "noise_sigma", np.full(2, 1e-3))))
         self._state: Floats | None = None
+        self._torque = 0.0  # the last action
         self._covariance = np.zeros((2, 2))
 
     def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,11 +83,15 @@ class Pendulum:
             state = np.array([np.arctan2(observation[1], observation[0]), 0.0])
             self._covariance = np.diag([self._noise[0, 0], self._SPREAD])
         else:
-            state = self._correct(self._state, observation)
-        angle, velocity = state
-        torque = self._control(angle, velocity)
-        self._state = self._predict(angle, velocity, torque)
-        return np.array([torque], np.float32)
+            before, speed = self._state
+            predicted = self._predict(before, speed, self._torque)
+            state = self._correct(predicted, observation)
+        self._state = state
+        self._torque = self._control(*state)
+        return np.array([self._torque], np.float32)
+
+    def replace(self, action: Any) -> None:
+        self._torque = float(action[0])
 
     def _correct(self, state: Floats, observation: NDArray[np.float32]) -> Floats:
         cosine, sine = np.cos(state[0]), np.sin(state[0])

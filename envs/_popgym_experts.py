@@ -12,26 +12,20 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
 from math import comb, prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rmt_rl.envs._popgym_control import CartPole, Pendulum
+from rmt_rl.envs._popgym_player import Player
 
 Floats = NDArray[np.float64]
 Placements = list[tuple[int, list[int]]]
 """Places where a ship can lie, each as a bit mask of its squares and as a list of its squares."""
 
 
-class Player(Protocol):
-    """Policy that plays one episode."""
-
-    def act(self, observation: Any) -> Any:
-        """Return the action for the next observation."""
-
-
-class Autoencode:
+class Autoencode(Player):
     """Player that puts the cards on a stack while they are shown, and takes them off the stack afterwards."""
 
     def __init__(self, game: Any) -> None:
@@ -47,7 +41,7 @@ class Autoencode:
         return 0 if self._watching or not self._pile else self._pile.pop()
 
 
-class RepeatFirst:
+class RepeatFirst(Player):
     """Player that always names the first card."""
 
     def __init__(self, game: Any) -> None:
@@ -60,7 +54,7 @@ class RepeatFirst:
         return self._first
 
 
-class RepeatPrevious:
+class RepeatPrevious(Player):
     """Player that names the card shown k - 1 steps ago, or 0 if there is none yet."""
 
     def __init__(self, game: Any) -> None:
@@ -72,7 +66,7 @@ class RepeatPrevious:
         return self._cards[0]
 
 
-class CountRecall:
+class CountRecall(Player):
     """Player that counts the cards dealt."""
 
     def __init__(self, game: Any) -> None:
@@ -85,7 +79,7 @@ class CountRecall:
         return self._counts[asked]
 
 
-class HigherLower:
+class HigherLower(Player):
     """Player that counts the cards left. It bets on lower (1) if more of them are lower than the card, else higher."""
 
     def __init__(self, game: Any) -> None:
@@ -97,7 +91,7 @@ class HigherLower:
         return int(sum(self._left[:observation]) > sum(self._left[observation + 1 :]))
 
 
-class MultiarmedBandit:
+class MultiarmedBandit(Player):
     """Player that plays the bandit with the largest posterior mean + 1.5 standard deviations, from a uniform prior.
 
     The player thus stays with a bandit that pays, and otherwise tries the bandits in order. The factor 1.5 is the best
@@ -118,29 +112,45 @@ class MultiarmedBandit:
         self._last = first_best(index)
         return self._last
 
+    def replace(self, action: Any) -> None:
+        self._last = int(action)
 
-class Concentration:
+
+class Concentration(Player):
     """Player that turns a known pair, if any. Else it turns a new card, then its known partner or another new card."""
 
     def __init__(self, game: Any) -> None:
         self._hidden = game.facedown_card
         self._known: dict[int, int] = {}  # faces seen of the cards that are still in play, by the cards' index
         self._turned: list[int] = []  # cards turned so far in this turn, at most two
+        self._paired: set[int] = set()  # cards that are no longer in play
 
     def act(self, observation: NDArray[np.int64]) -> int:
         """Return the index of the card to turn, for the faces of all cards."""
         if self._turned:
-            self._known[self._turned[-1]] = int(observation[self._turned[-1]])
-        if len(self._turned) == 2:
-            one, other = self._turned
-            if self._known[one] == self._known[other]:
-                del self._known[one], self._known[other]
-            self._turned = []
+            self._see(observation)
         new = np.flatnonzero(observation == self._hidden)
         unknown = [card for card in new.tolist() if card not in self._known]
         card = self._partner() if self._turned else self._pair()
         self._turned.append(card if card is not None else (unknown or [0])[0])
         return self._turned[-1]
+
+    def replace(self, action: Any) -> None:
+        self._turned[-1] = int(action)
+
+    def _see(self, observation: NDArray[np.int64]) -> None:
+        """Note the face of the card that was turned last, and whether this ended the turn."""
+        if self._turned[-1] in self._paired:  # which ends the turn at once
+            self._turned = []
+            return
+        self._known[self._turned[-1]] = int(observation[self._turned[-1]])
+        if len(self._turned) < 2:
+            return
+        one, other = self._turned
+        if one != other and self._known[one] == self._known[other]:
+            del self._known[one], self._known[other]
+            self._paired |= {one, other}
+        self._turned = []
 
     def _pair(self) -> int | None:
         faces = list(self._known.values())
@@ -152,7 +162,7 @@ class Concentration:
         return min((card for card, other in self._known.items() if other == face and card != turned), default=None)
 
 
-class Battleship:
+class Battleship(Player):
     """Player that fires at the square where most of the fleets consistent with all hits and misses have a ship.
 
     The player counts all ways in which ships explain the hits. The count ignores that the ships which explain no hit
@@ -166,15 +176,25 @@ class Battleship:
 
     def act(self, observation: int) -> tuple[int, int]:
         """Return the square (row, column) to fire at. The observation tells whether the last shot hit."""
-        if self._last is not None and observation:
-            self._hits |= 1 << self._last
-        elif self._last is not None:
-            self._misses |= 1 << self._last
+        if self._last is not None:
+            self._note(1 << self._last, bool(observation))
         chances = self._chances()
         tried = self._hits | self._misses
         chances[[square for square in range(self._side**2) if tried >> square & 1]] = -1
         self._last = first_best(chances / max(chances.max(), 1))
         return self._last // self._side, self._last % self._side
+
+    def replace(self, action: Any) -> None:
+        row, column = action
+        self._last = int(row) * self._side + int(column)
+
+    def _note(self, square: int, is_hit: bool) -> None:
+        if square & (self._hits | self._misses):  # a second shot at a square counts as a miss
+            return
+        if is_hit:
+            self._hits |= square
+        else:
+            self._misses |= square
 
     def _chances(self) -> Floats:
         """Return the number of fleets that cover each square, float64 (squares,)."""
@@ -226,7 +246,7 @@ def first_best(values: Floats) -> int:
     return int(np.argmax(values > values.max() - 1e-9))
 
 
-class Minesweeper:
+class Minesweeper(Player):
     """Player that uncovers the square least likely to be a mine, by counting the boards consistent with what it saw."""
 
     def __init__(self, game: Any) -> None:
@@ -243,6 +263,10 @@ class Minesweeper:
         chances[list(self._seen)] = 2
         self._last = first_best(-chances)
         return self._last // self._columns, self._last % self._columns
+
+    def replace(self, action: Any) -> None:
+        row, column = action
+        self._last = int(row) * self._columns + int(column)
 
     def _around(self, square: int) -> Iterator[int]:
         row, column = divmod(square, self._columns)
@@ -291,7 +315,7 @@ class Minesweeper:
         return result
 
 
-class Labyrinth:
+class Labyrinth(Player):
     """Player that follows the right-hand wall, which leads through all of a maze without loops, and needs no memory."""
 
     _STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))  # change of row and column, by action: left, right, up, down

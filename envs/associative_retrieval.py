@@ -191,6 +191,12 @@ class Expert:
         choice = np.where(done == _NONE, guess, np.where(inside, done, 1 - done))
         return np.where(inside & ~flag, WAIT, choice), np.where(inside, done, choice)
 
+    def replace_actions(
+        self, state: NDArray[np.int64], actions: NDArray[np.int64], replaced: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Remember what was done in S0 in place of the expert's actions; see `rmt_rl.task.Informed`."""
+        return np.where(replaced & (actions != WAIT), actions, state)
+
 
 def hindsight(trajectory: Trajectory) -> NDArray[np.int64]:
     """Return for each step the action that leads back to S0, int64 (T,): the action that led to S1, else -1."""

@@ -18,7 +18,7 @@ Unlike MiniGrid's own, the observation lacks the mission's text, the step limit 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +35,7 @@ from pydantic import AfterValidator, Field
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
+from rmt_rl.envs._plans import Plan
 from rmt_rl.envs._privileged import simulators
 from rmt_rl.errors import UsageError
 
@@ -270,10 +271,10 @@ class Expert:
     def predict(
         self,
         observation: dict[str, NDArray[Any]],
-        state: list[Iterator[int]] | None = None,
+        state: list[Plan] | None = None,
         episode_start: NDArray[np.bool_] | None = None,
         deterministic: bool = True,
-    ) -> tuple[NDArray[np.int64], list[Iterator[int]]]:
+    ) -> tuple[NDArray[np.int64], list[Plan]]:
         """Choose an action for each of n environments.
 
         Args:
@@ -291,27 +292,37 @@ class Expert:
         if not self._worlds:
             raise UsageError(f"the expert of {ID} reads the simulators' state: call attach(env) before env.reset()")
         lanes = len(self._worlds)
-        if state is None:
-            state, episode_start = [iter(())] * lanes, np.ones(lanes, bool)
         starts = np.zeros(lanes, bool) if episode_start is None else episode_start
-        plans = [
-            iter(self._plan(world)) if start else plan
-            for world, plan, start in zip(self._worlds, state, starts, strict=True)
-        ]
-        return np.array([next(plan, FORWARD) for plan in plans], np.int64), plans
+        if state is None:
+            state, starts = [Plan() for _ in range(lanes)], np.ones(lanes, bool)
+        for world, plan, start in zip(self._worlds, state, starts, strict=True):
+            if start:
+                plan.stage = 0
+            if start or plan.left:
+                self._renew(plan, world)
+        return np.array([plan.next(FORWARD) for plan in state], np.int64), state
 
-    def _plan(self, world: MiniGridMemory) -> list[int]:
+    def replace_actions(self, state: list[Plan], actions: Any, replaced: NDArray[np.bool_]) -> list[Plan]:
+        """Plan anew where another action than the planned one is done; see `rmt_rl.task.Informed`."""
+        for plan, is_left in zip(state, replaced, strict=True):
+            plan.left = bool(is_left)
+        return state
+
+    def _renew(self, plan: Plan, world: MiniGridMemory) -> None:
+        """Plan the way from where the agent stands, through the stages that are still due."""
         x, y = world.success_pos
         stages: list[Callable[[Pose], bool]] = [
             world.sees_cue,
             lambda pose: pose[:2] == (x, world.size // 2),
             lambda pose: pose[:2] == (x, y),
         ]
-        plan, pose = [], world.pose
-        for reached in stages:
-            actions, pose = _shortest_way(world, pose, reached, LEFT if self._random.integers(2) else RIGHT)
-            plan += actions
-        return plan
+        pose = world.pose
+        plan.steps.clear()
+        plan.left = False
+        for stage in range(plan.stage, len(stages)):
+            favoured = LEFT if self._random.integers(2) else RIGHT
+            actions, pose = _shortest_way(world, pose, stages[stage], favoured)
+            plan.steps.extend((stage, action) for action in actions)
 
 
 def _shortest_way(

@@ -49,7 +49,8 @@ from pydantic import Field
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
-from rmt_rl.envs._popgym_experts import PLAYERS, Player
+from rmt_rl.envs._popgym_experts import PLAYERS
+from rmt_rl.envs._popgym_player import Player
 from rmt_rl.errors import UsageError
 
 ID = "rmt_rl/POPGym-v0"
@@ -284,6 +285,12 @@ class Expert:
         ]
         actions = [player.act(seen) for player, seen in zip(players, lanes, strict=True)]
         return np.array(actions, self._rules.action_space.dtype), players
+
+    def replace_actions(self, state: list[Player], actions: Any, replaced: NDArray[np.bool_]) -> list[Player]:
+        """Tell the players where another action than theirs is done; see `rmt_rl.task.Informed`."""
+        for lane in np.flatnonzero(replaced):
+            state[lane].replace(actions[lane])
+        return state
 
 
 make = POPGym

@@ -117,11 +117,12 @@ def train(
     from rmt_rl.runs.recipes import find_recipe
     from rmt_rl.training.loop import train as train_run
 
-    for name in names_in(options):
-        import_named(name)
     sections = {"env_options": env_options or {}, "agent_options": agent_options or {}}
+    given = {"seed": seed, **sections, **options}
+    for name in names_in(given):
+        import_named(name)
     tuned = find_recipe(env, agent, str(recipe))
-    config = named_config(env, agent, {"seed": seed, **sections, **options}, tuned)
+    config = named_config(env, agent, given, tuned)
     train_run(config, Path(out))
     return load(out)
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from gymnasium import Space, spaces
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
+from rmt_rl.agent_options import AgentConfig as AgentConfig
 from rmt_rl.config import Frozen
 from rmt_rl.data.segment import Segment, moved
 from rmt_rl.errors import UsageError
@@ -26,6 +26,7 @@ from rmt_rl.learnable import drop_texts
 from rmt_rl.nn.heads import head
 from rmt_rl.nn.outputs import on_host
 from rmt_rl.nn.sampling import BatchPart, Sampler
+from rmt_rl.observations import check_batch_size, only_value
 from rmt_rl.recurrence import SegmentRecurrent, Tree, put_lanes_, select_lanes
 from rmt_rl.space_checks import check_spaces
 from rmt_rl.tokens import (
@@ -40,17 +41,10 @@ from rmt_rl.tokens import (
     scales_of,
     to_tensors,
 )
-from rmt_rl.trees import Place, map_leaves, map_space, part_at
+from rmt_rl.trees import map_leaves
 
 Array: TypeAlias = NDArray[Any]
 Counts: TypeAlias = NDArray[np.int64]
-
-
-class AgentConfig(Frozen):
-    """Options of every agent that learns from segments."""
-
-    segment_length: int = Field(30, ge=1, description="steps of a segment")
-    width: int = Field(64, ge=2, description="width of a token")
 
 
 class AgentSpec(NamedTuple):
@@ -72,11 +66,15 @@ class BaseAgent(nn.Module, ABC):
     Attributes:
         Config: the class of its options.
         tokens: what it sees of each step, in this order.
+        conditions: what only the prediction of the same step's action sees, beside the core's output.
+        best_episodes: the share of a data set's episodes, those of the highest returns, that it learns from by default.
         learner: what trains it, as `module:Name`: a `rmt_rl.training.learner.AgentLearner`.
     """
 
     Config: ClassVar[type[Frozen]]
     tokens: ClassVar[tuple[TokenName, ...]] = ("observation",)
+    conditions: ClassVar[tuple[TokenName, ...]] = ()
+    best_episodes: ClassVar[float] = 1.0
     learner: ClassVar[str]
 
     def __init__(self, config: Any, spec: AgentSpec) -> None:
@@ -106,7 +104,7 @@ class BaseAgent(nn.Module, ABC):
         Raises:
             UsageError: a return is wanted, but the agent isn't conditioned on returns.
         """
-        if "return_to_go" in self.tokens:
+        if "return_to_go" in (*self.tokens, *self.conditions):
             return self.spec.target_return if wanted is None else wanted
         if wanted is not None:
             raise UsageError(f"target_return={wanted}: this agent isn't conditioned on returns; leave it out")
@@ -126,6 +124,10 @@ class BaseAgent(nn.Module, ABC):
             f"agent {type(self).__name__}: it has no `sample_part`, so its sampled actions can't be drawn in parts; "
             "leave out --shards or --sample"
         )
+
+    def replace_actions(self, state: Any, actions: Any, replaced: Array) -> Any:
+        """Return the state after these actions, if it knows the last ones; see `rmt_rl.task.Informed`."""
+        return replace(state, actions=map_leaves(np.copy, actions)) if isinstance(state, ActingState) else state
 
     @abstractmethod
     def predict(
@@ -178,11 +180,12 @@ class Agent(BaseAgent):
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
-        self.encoders = make_encoders(self.tokens, spec, config.width)
+        added: dict[TokenName, TokenName] = {"observation": "step"} if config.step_embedding else {}
+        self.encoders = make_encoders((*self.tokens, *self.conditions, *added.values()), spec, config)
         self.scales = make_scales(spec)
-        self.encoding = Encoding(self.encoders, self.scales)
+        self.encoding = Encoding(self.encoders, self.scales, added)
         self.core = self.build_core(config)
-        self.head = head(spec.action_space, scales_of(self.scales, "action").tree())
+        self.head = head(spec.action_space, scales_of(self.scales, "action").tree(), config.head)
         logits = self.head.size + spec.hindsight_classes
         self.to_action = nn.Linear(config.width, logits)
         self.at_observation = self.tokens.index("observation")
@@ -219,7 +222,13 @@ class Agent(BaseAgent):
         lengths_B = None if segment.full else segment.lengths * per_step
         y_BLD, state = self.core(x_BLD, state, lengths_B)
         y_BKD = y_BLD[:, self.at_observation :: per_step]
-        return self.to_action(y_BKD), state
+        conditions = self.encoding.segment(self.conditions, segment, self.spec)
+        return self.readout(y_BKD, conditions), state
+
+    def readout(self, y: Tensor, conditions: list[Tensor]) -> Tensor:
+        """Return logits (..., P) from the core's outputs at observations and the steps' `conditions`, (..., D) each."""
+        logits: Tensor = self.to_action(y)
+        return logits
 
     def losses(self, logits_BKP: Tensor, segment: Segment, hindsight: float = 0.0) -> tuple[Tensor, Tensor]:
         """Return negative log-likelihood (nats) and accuracy of the actions, (B, K) each, zero at padding.
@@ -233,13 +242,7 @@ class Agent(BaseAgent):
         padding = ~segment.mask
         loss = self.head.loss(for_action, actions)
         if hindsight and segment.hindsight is not None:
-            missing = F.cross_entropy(
-                for_hindsight.mT,
-                segment.hindsight,
-                ignore_index=-1,
-                reduction="none",
-            )
-            loss = loss + hindsight * missing
+            loss = loss + hindsight * hindsight_loss(for_hindsight, segment.hindsight)
         with torch.no_grad():
             correct = self.head.correct(for_action, actions)
         return loss.masked_fill(padding, 0), correct.masked_fill(padding, 0)
@@ -336,20 +339,15 @@ class Agent(BaseAgent):
         """Feed [last action, return-to-go, observation]; return the logits (B, P) and the next cache."""
         x_BTD, lengths_B = self._next_tokens(acting, state)
         y_BTD, cache = self.core.step(x_BTD, state.cache, lengths_B)
-        if lengths_B is None:
-            y_BD = y_BTD[:, -1]
-        else:
-            last_B = lengths_B - 1
-            last_B11 = last_B[:, None, None]
-            y_BD = y_BTD.take_along_dim(last_B11, 1)[:, 0]
-        return self.to_action(y_BD), cache
+        conditions = self.encoding.acting(self.conditions, acting)
+        return self.readout(_last(y_BTD, lengths_B), conditions), cache
 
     def _next_tokens(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tensor | None]:
         """Return the tokens (B, T, D) of a step and how many of them are real, int64 (B,); None if all are.
 
         Environments at their segment's start have no last action there.
         """
-        known = self.encoding.acting(self.known, acting)
+        known = self.encoding.acting(self.known, acting._replace(step=state.steps))
         inside = state.steps > 0
         if not self.late or not inside.any():
             x_BTD = torch.stack(known, 1)
@@ -362,20 +360,15 @@ class Agent(BaseAgent):
         return put_late_first(late, known, inside_B)
 
 
-def check_batch_size(name: str, given: int, batch_size: int) -> None:
-    """Raise a UsageError unless the argument `name` has the observation's batch size."""
-    if given != batch_size:
-        raise UsageError(
-            f"{name} is of {given} environments, the observation of {batch_size}; begin anew with state=None"
-        )
+def hindsight_loss(logits_BKC: Tensor, classes_BK: Tensor) -> Tensor:
+    """Return the negative log-likelihood (B, K) of hindsight classes, zero at steps without a class (-1)."""
+    return F.cross_entropy(logits_BKC.mT, classes_BK, ignore_index=-1, reduction="none")
 
 
-def only_value(batch: Any, space: Space[Any]) -> Any:
-    """Return the first value of a batch (B, ...), of the types that a sample of the space has."""
-
-    def row(place: Place, leaf: Space[Any]) -> Any:
-        part = part_at(batch, place)
-        # A Discrete's sample is a number. That of a Box () is an array.
-        return part[0] if isinstance(leaf, spaces.Discrete) else part[0, ...]
-
-    return map_space(row, space)
+def _last(y_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
+    """Return the outputs (B, D) at the last real token of each batch element; all are real if `lengths_B` is None."""
+    if lengths_B is None:
+        return y_BTD[:, -1]
+    last_B = lengths_B - 1
+    last_B11 = last_B[:, None, None]
+    return y_BTD.take_along_dim(last_B11, 1)[:, 0]

@@ -12,7 +12,7 @@ import gymnasium
 
 from rmt_rl.task import is_task
 
-Kind = Literal["envs", "agents", "memory", "feeds", "loggers", "engines", "commands"]
+Kind = Literal["envs", "agents", "memory", "encoders", "feeds", "formats", "loggers", "engines", "commands"]
 
 
 class KindInfo(NamedTuple):
@@ -66,6 +66,10 @@ def _is_engine(thing: object) -> bool:
     return isinstance(thing, type) and hasattr(thing, "Config") and hasattr(thing, "submit") and hasattr(thing, "poll")
 
 
+def _is_format(thing: object) -> bool:
+    return hasattr(thing, "mapped") and hasattr(thing, "check") and hasattr(thing, "episodes")
+
+
 def _is_logger(thing: object) -> bool:
     return isinstance(thing, type) and hasattr(thing, "write") and hasattr(thing, "close")
 
@@ -93,6 +97,15 @@ KINDS: dict[Kind, KindInfo] = {
         fits=_is_mechanism,
         wanted="a module, or a subclass of rmt_rl.recurrence.SegmentRecurrent without abstract methods",
     ),
+    "encoders": KindInfo(
+        home="rmt_rl.nn.encoders",
+        noun="encoder",
+        plural="encoders",
+        fits=callable,
+        wanted="a class of torch.nn.Module, or a function that returns one, from a space and a width",
+        attribute="ENCODER",
+        strict=True,
+    ),
     "feeds": KindInfo(
         home="rmt_rl.data.feeds",
         noun="feed",
@@ -100,6 +113,15 @@ KINDS: dict[Kind, KindInfo] = {
         fits=_is_feed,
         wanted="a subclass of rmt_rl.data.feed.Feed without abstract methods",
         attribute="FEED",
+    ),
+    "formats": KindInfo(
+        home="rmt_rl.data.importing",
+        noun="data format",
+        plural="data formats",
+        fits=_is_format,
+        wanted="an rmt_rl.data.layout.Layout, or an object with its methods",
+        attribute="FORMAT",
+        strict=True,
     ),
     "loggers": KindInfo(
         home="rmt_rl.runs.loggers",

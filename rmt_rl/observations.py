@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium import Space
+from gymnasium import Space, spaces
 
 from rmt_rl.data.segment import tensor_array
 from rmt_rl.data.trajectory import Array, check_parts, check_values
@@ -121,3 +121,22 @@ def _check_sizes(sizes: dict[Place, int | None]) -> None:
 
 def _words(size: int | None) -> str:
     return "a single value" if size is None else f"a batch of {size}"
+
+
+def check_batch_size(name: str, given: int, batch_size: int) -> None:
+    """Raise a UsageError unless the argument `name` has the observation's batch size."""
+    if given != batch_size:
+        raise UsageError(
+            f"{name} is of {given} environments, the observation of {batch_size}; begin anew with state=None"
+        )
+
+
+def only_value(batch: Any, space: Space[Any]) -> Any:
+    """Return the first value of a batch (B, ...), of the types that a sample of the space has."""
+
+    def row(place: Place, leaf: Space[Any]) -> Any:
+        part = part_at(batch, place)
+        # A Discrete's sample is a number. That of a Box () is an array.
+        return part[0] if isinstance(leaf, spaces.Discrete) else part[0, ...]
+
+    return map_space(row, space)

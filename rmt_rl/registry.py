@@ -1,4 +1,4 @@
-"""Find environments, agents, memory mechanisms, feeds, loggers, engines and commands by name.
+"""Find environments, agents, memory mechanisms, encoders, feeds, data formats, loggers, engines and commands by name.
 
 A name is one of three things:
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from rmt_rl.agent import BaseAgent
     from rmt_rl.data.feed import FeedClass
+    from rmt_rl.data.layout import Layout
     from rmt_rl.runs.metrics import Logger
     from rmt_rl.sweeps.engine import EngineClass
     from rmt_rl.task import Task
@@ -166,6 +167,16 @@ def feed_class(name: str) -> FeedClass:
         UsageError: no feed has this name, its module isn't imported, or a package that it needs is not installed.
     """
     return cast("FeedClass", load("feeds", name))
+
+
+def data_format(name: str) -> Layout:
+    """Import the layout of files of others.
+
+    Raises:
+        UsageError: no data format has this name, its module isn't imported, or a package that it needs is not
+            installed.
+    """
+    return cast("Layout", load("formats", name))
 
 
 def logger_class(name: str) -> type[Logger]:

@@ -25,14 +25,14 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from rmt_rl.agent import AgentSpec, BaseAgent, check_batch_size, only_value
+from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.categories import categories
 from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import LeafSpace
 from rmt_rl.nn.outputs import not_finite
 from rmt_rl.nn.sampling import BatchPart
-from rmt_rl.observations import ObservedBatch, observed_batch
+from rmt_rl.observations import ObservedBatch, check_batch_size, observed_batch, only_value
 from rmt_rl.trees import Place, leaves, map_leaves, part_at
 
 Array = NDArray[Any]

@@ -13,7 +13,9 @@ from rmt_rl.space_fit import difference
 
 if TYPE_CHECKING:
     import gymnasium
+    import numpy as np
     from gymnasium.vector import VectorEnv
+    from numpy.typing import NDArray
 
 Options: TypeAlias = Frozen | Mapping[str, object]
 """A task's options: its `Config`, or some of the fields by name; the others have their defaults."""
@@ -50,6 +52,19 @@ class Privileged(Protocol):
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
         """Take hold of the environments to act in; called before they are reset."""
+
+
+class Informed(Protocol):
+    """A policy whose state depends on its own actions, so that it is informed when others are done in their place."""
+
+    def replace_actions(self, state: Any, actions: Any, replaced: NDArray[np.bool_]) -> Any:
+        """Return the state after other actions than the chosen ones.
+
+        Args:
+            state: the state that `predict` returned with the actions it chose.
+            actions: arrays (N, ...) of the actions that are done, or a dict or tuple of them.
+            replaced: bool (N,), True where another action than the chosen one is done.
+        """
 
 
 class Task(Protocol):
@@ -103,6 +118,11 @@ class HasSpaces(Protocol):
 def is_privileged(policy: Policy) -> TypeGuard[Privileged]:
     """Return True if a policy has the method of `Privileged`, itself or through what it wraps."""
     return callable(getattr(policy, "attach", None))
+
+
+def is_informed(policy: Policy) -> TypeGuard[Informed]:
+    """Return True if a policy has the method of `Informed`."""
+    return callable(getattr(policy, "replace_actions", None))
 
 
 def is_task(thing: object) -> bool:

@@ -5,26 +5,31 @@ Dimensions: B batch elements, K steps of a segment, D width of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rmt_rl.data.segment import Segment, Tensors, moved, tensor_array
 from rmt_rl.errors import UsageError
-from rmt_rl.nn.encoders import encoder, return_encoder
 from rmt_rl.nn.scaling import FARTHEST, Scales
+from rmt_rl.nn.space_encoder import encoder, observation_encoder, return_encoder
 from rmt_rl.numbers import ACTING, check_plain_numbers
 from rmt_rl.observations import observed_batch, plain_array
 from rmt_rl.trees import map_leaves
 
 if TYPE_CHECKING:
     from rmt_rl.agent import AgentSpec
+    from rmt_rl.agent_options import AgentConfig
 
-TokenName = Literal["return_to_go", "observation", "action"]
+TokenName = Literal["return_to_go", "observation", "action", "step"]
+STEP_SIZE = 0.5
+"""Standard deviation of the step embedding's weights at first: half of an observation's."""
 
 
 class Acting(NamedTuple):
@@ -33,6 +38,7 @@ class Acting(NamedTuple):
     observation: Any  # (B, ...) of the present step
     return_to_go: Tensor  # (B,) of the present step, over the spec's scale
     action: Any = None  # (B, ...) of the last step; None before the first one
+    step: NDArray[np.int64] | None = None  # (B,) places of the present step in its segment, on the host
 
 
 @dataclass(frozen=True)
@@ -40,40 +46,66 @@ class TokenKind:
     """A kind of token.
 
     Attributes:
-        encoder: makes the module that turns values (..., *shape) into tokens (..., D), from a spec and D.
+        encoder: makes the module that turns values (..., *shape) into tokens (..., D).
         in_segment: returns a segment's values (B, K, ...), for training.
         in_acting: returns a step's values (B, ...), for acting.
     """
 
-    encoder: Callable[[AgentSpec, int], nn.Module]
+    encoder: Callable[[AgentSpec, AgentConfig], nn.Module]
     in_segment: Callable[[Segment, AgentSpec], Tensors]
     in_acting: Callable[[Acting], Any]
 
 
 TOKENS: dict[TokenName, TokenKind] = {
     "return_to_go": TokenKind(
-        encoder=lambda spec, width: return_encoder(width),
+        encoder=lambda spec, config: return_encoder(config.width),
         in_segment=lambda segment, spec: segment.returns_to_go / spec.return_scale,
         in_acting=lambda acting: acting.return_to_go,
     ),
     "observation": TokenKind(
-        encoder=lambda spec, width: encoder(spec.observation_space, width),
+        encoder=lambda spec, config: observation_encoder(spec.observation_space, config.width, config.encoder),
         in_segment=lambda segment, spec: segment.observations,
         in_acting=lambda acting: acting.observation,
     ),
     "action": TokenKind(
-        encoder=lambda spec, width: encoder(spec.action_space, width),
+        encoder=lambda spec, config: encoder(spec.action_space, config.width),
         in_segment=lambda segment, spec: segment.actions,
         in_acting=lambda acting: acting.action,
+    ),
+    "step": TokenKind(
+        encoder=lambda spec, config: _step_encoder(config),
+        in_segment=lambda segment, spec: _places(segment.returns_to_go),
+        in_acting=lambda acting: acting.step,
     ),
 }
 
 
-def make_encoders(names: Sequence[TokenName], spec: AgentSpec, width: int) -> nn.ModuleDict:
+class StepEmbedding(nn.Embedding):
+    """Embedding of a step's place in its segment."""
+
+    def forward(self, places: Tensor | NDArray[np.int64]) -> Tensor:
+        """Map places (...,), which may be an array on the host, to (..., D)."""
+        if isinstance(places, np.ndarray):
+            places = moved(torch.from_numpy(places), self.weight.device)
+        return super().forward(places)
+
+
+def _places(steps_BK: Tensor) -> Tensor:
+    """Return the places (K,) of the steps of a segment."""
+    return torch.arange(steps_BK.shape[1], device=steps_BK.device)
+
+
+def _step_encoder(config: AgentConfig) -> StepEmbedding:
+    embedding = StepEmbedding(config.segment_length, config.width)
+    nn.init.normal_(embedding.weight, std=STEP_SIZE)
+    return embedding
+
+
+def make_encoders(names: Sequence[TokenName], spec: AgentSpec, config: AgentConfig) -> nn.ModuleDict:
     """Return the encoders of the tokens with these names, by name."""
     encoders = nn.ModuleDict()
     for name in names:
-        encoders[name] = TOKENS[name].encoder(spec, width)
+        encoders[name] = TOKENS[name].encoder(spec, config)
     return encoders
 
 
@@ -100,20 +132,37 @@ def scales_of(scales: nn.ModuleDict, name: TokenName) -> Scales:
 
 
 class Encoding(NamedTuple):
-    """The modules that turn values into tokens, by token name; values without a scale are encoded as they are."""
+    """The modules that turn values into tokens, by token name.
+
+    Attributes:
+        encoders: the encoders.
+        scales: the scales of values; values without one are encoded as they are.
+        added: for a token, the kind whose encoding is added to it.
+    """
 
     encoders: nn.ModuleDict
     scales: nn.ModuleDict
+    added: Mapping[TokenName, TokenName] = MappingProxyType({})
 
     def segment(self, names: Sequence[TokenName], segment: Segment, spec: AgentSpec) -> list[Tensor]:
         """Return the tokens (B, K, D) of a segment for each of these names."""
-        return [self._token(name, TOKENS[name].in_segment(segment, spec)) for name in names]
+        return self._tokens(names, lambda kind: kind.in_segment(segment, spec))
 
     def acting(self, names: Sequence[TokenName], acting: Acting) -> list[Tensor]:
         """Return the tokens (B, D) of a step for each of these names."""
-        return [self._token(name, TOKENS[name].in_acting(acting)) for name in names]
+        return self._tokens(names, lambda kind: kind.in_acting(acting))
 
-    def _token(self, name: TokenName, value: Any) -> Tensor:
+    def _tokens(self, names: Sequence[TokenName], value_of: Callable[[TokenKind], Any]) -> list[Tensor]:
+        tokens = []
+        for name in names:
+            token = self._token(name, value_of)
+            if name in self.added:
+                token = token + self._token(self.added[name], value_of)
+            tokens.append(token)
+        return tokens
+
+    def _token(self, name: TokenName, value_of: Callable[[TokenKind], Any]) -> Tensor:
+        value = value_of(TOKENS[name])
         if name in self.scales:
             value = self.scales[name](value)
         token: Tensor = self.encoders[name](value)

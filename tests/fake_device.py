@@ -17,11 +17,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 from unittest import mock
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,12 +31,14 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from rmt_rl.acting.rollout import make_vec_env, rollout
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.nn import attention, sampling
+from rmt_rl.nn.heads import HeadName, head
 from rmt_rl.registry import agent_class, load_task, names
 from rmt_rl.runs.options import OfflineRun, Schedule, make_config
 from rmt_rl.training.loop import Loop
 from rmt_rl.training.parallel import FabricProcesses
 from rmt_rl.training.segments import SegmentLearner
 from rmt_rl.wrappers import VectorReturnToGo
+from tests.tiny import known_options
 
 NAME = "imaginary"
 DEVICE = torch.device("privateuseone", 0)  # the name that PyTorch keeps for a backend before it is registered
@@ -207,13 +210,12 @@ def imaginary_device() -> Iterator[Observer]:
 
 def config_of(agent: str, options: dict[str, dict[str, Any]]) -> OfflineRun:
     """Return the config of a tiny run."""
-    own = {} if agent == "bc" else {"layers": 1}
-    heads = {} if agent in ("bc", "bc_lstm", "dlstm", "dgru", "dmamba") else {"heads": 2}
+    sizes = known_options(agent, {"segment_length": 2, "width": 8, "layers": 1, "heads": 2})
     values: dict[str, Any] = {
         "env": "tmaze",
         "agent": agent,
         "env_options": CORRIDORS,
-        "agent_options": {"segment_length": 2, "width": 8} | own | heads,
+        "agent_options": sizes,
         "data": {"segments": 2, "batch_size": 4, "bucket_batches": 1, "collect_episodes": 12},
         "training": {"accelerator": "cpu"},
         "evaluation": {"eval_episodes": 0},
@@ -269,6 +271,22 @@ def acted(config: OfflineRun, deterministic: bool) -> Counts:
     return max(noted[1:], key=_number)
 
 
+def headed(family: HeadName) -> Counts:
+    """Return what is noted while a head learns and chooses numbers between bounds, after a first time for tables."""
+    box = spaces.Box(-2, 2, (3,))
+    with imaginary_device() as observer:
+        made = head(box, None, family)
+        for _ in range(2):
+            observer.taken()
+            numbers = torch.empty(ENVIRONMENTS, made.size, device=DEVICE, requires_grad=True)
+            actions = torch.empty(ENVIRONMENTS, 3, device=DEVICE)
+            made.loss(numbers, actions).sum().backward()
+            made.correct(numbers, actions)
+            for generator in (None, torch.Generator()):
+                made.choose(numbers, generator)
+    return observer.taken()
+
+
 def _half_formats() -> list[torch.dtype]:
     return [torch.float16, torch.bfloat16]
 
@@ -319,6 +337,7 @@ def main() -> None:
                 found[name] = noted(config, acts=name in offline)
             except Exception as error:  # of any kind, told with the name of the agent
                 found[name] = failure(error)
+        found["heads"] = {family: headed(family) for family in get_args(HeadName)}
     json.dump(found, sys.stdout, indent=1)
 
 

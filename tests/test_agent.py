@@ -12,7 +12,7 @@ from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.backprop import full, replay
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
-from rmt_rl.nn.encoders import encoder
+from rmt_rl.nn.space_encoder import observation_encoder
 from rmt_rl.registry import agent_class
 
 SPEC = AgentSpec(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3))
@@ -84,7 +84,7 @@ def test_options_that_do_not_fit_together_are_refused(name: str, options: dict[s
 @pytest.mark.parametrize("shape", [(84, 84, 12), (12, 84, 84), (36, 48, 3), (3, 48, 36), (1, 9, 9)])
 def test_the_channels_of_an_image_are_found(shape: tuple[int, ...]) -> None:
     space = spaces.Box(0, 255, shape, np.uint8)
-    image = encoder(space, width=8)
+    image = observation_encoder(space, 8, "auto")
     assert image.convolutions[0].in_channels == min(shape[0], shape[-1])  # type: ignore[union-attr, index]
     assert image(torch.as_tensor(space.sample())[None]).shape == (1, 8)
 

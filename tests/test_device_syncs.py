@@ -51,3 +51,8 @@ def test_acting_waits_for_the_device_once_a_step(name: str, noted: dict[str, Any
     more = 2 if name in ASK_FOR_FULL_CHUNKS else 0
     assert len(step["waits"]) <= 1 + more, step
     assert step["blocking"] == []
+
+
+def test_no_head_waits_for_the_device(noted: dict[str, Any]) -> None:
+    assert noted["heads"].keys() == {"auto", "gaussian", "bins", "mixture"}
+    assert all(counts == {"waits": [], "blocking": []} for counts in noted["heads"].values()), noted["heads"]

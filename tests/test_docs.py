@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +18,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 SMALL = {  # options behind the page's commands, which are then quick
     "train": "--updates 2 --collect-episodes 16 --batch-size 4 --eval-episodes 2 --accelerator cpu --agent.width 16",
     "evaluate": "--episodes 2",
+    "import": "--reference-episodes 0",
 }
 RUN_EACH = "import sys; from rmt_rl.cli import main; sys.exit(any([main(line.split()) for line in sys.argv[1:]]))"
 MECHANISM = """
@@ -75,7 +78,12 @@ def declare_entry_points(laboratory: Path) -> None:
 
 def test_objects_of_the_current_folder_are_named_as_module_and_name(laboratory: Path) -> None:
     commands = [line for line in page_commands() if "mylab." in line]
-    assert [line.split()[0] for line in commands] == ["train", "evaluate", "mylab.commands:hello"]
+    named = [line.split()[0] for line in commands]
+    assert named == ["train", "evaluate", "mylab.commands:hello", "train", "evaluate", "import"]
+    logs: dict[str, Any] = {"sensors": np.zeros((4, 3)), "torques": np.zeros(4)}
+    logs |= {"score": np.ones(4), "fell": np.zeros(4)}
+    (laboratory / "logs").mkdir()
+    np.savez(laboratory / "logs" / "0.npz", **logs)
     watched = f"train mylab.maze:Maze mylab.watched:WatchedMine {SMALL['train']} --out runs/watched"
     shown = run(laboratory, RUN_EACH, *commands, watched, "collect mylab.maze:Corridor --policy random --episodes 2")
     assert "hello you" in shown
@@ -89,7 +97,7 @@ def test_entry_points_give_names(laboratory: Path) -> None:
     assert [line.split()[0] for line in commands] == ["list", "train"]
     commands += ["hello you", "evaluate runs/maze-mine-0 --episodes 2"]
     shown = run(laboratory / "elsewhere", RUN_EACH, *commands, installed=laboratory)
-    assert len(re.findall(r"\(mylab\)$", shown, re.MULTILINE)) == 6
+    assert len(re.findall(r"\(mylab\)$", shown, re.MULTILINE)) == 8
     assert "hello you" in shown
 
 

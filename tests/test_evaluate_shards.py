@@ -59,13 +59,18 @@ def test_results_are_the_same_in_shards(run: str, way: list[str]) -> None:
 
 DISCRETE, BOX = spaces.Discrete(5, start=2), spaces.Box(-1, 1, (3,))
 DICT = spaces.Dict({"turn": spaces.MultiDiscrete([2, 3]), "push": spaces.MultiBinary(2), "pull": BOX})
-OF_ONE_KIND = [(name, space) for name in ("bc_lstm", "ppo", "recurrent_ppo") for space in (DISCRETE, BOX)]
+Case = tuple[str, spaces.Space[Any], dict[str, str]]
+ONLINE: list[Case] = [(name, space, {}) for name in ("ppo", "recurrent_ppo") for space in (DISCRETE, BOX)]
+FAMILIES: list[Case] = [("bc_lstm", BOX, {"head": family}) for family in ("gaussian", "bins", "mixture")]
+OTHERS: list[Case] = [("bc_lstm", DISCRETE, {}), ("bc_lstm", DICT, {})]
 
 
-@pytest.mark.parametrize(("name", "space"), [*OF_ONE_KIND, ("bc_lstm", DICT)])
-def test_a_part_of_a_batch_samples_what_its_rows_do_in_the_whole(name: str, space: spaces.Space[Any]) -> None:
+@pytest.mark.parametrize(("name", "space", "options"), [*ONLINE, *FAMILIES, *OTHERS])
+def test_a_part_of_a_batch_samples_what_its_rows_do_in_the_whole(
+    name: str, space: spaces.Space[Any], options: dict[str, str]
+) -> None:
     cls: Any = agent_class(name)
-    agent = cls(cls.Config(), AgentSpec(spaces.Box(-1, 1, (4,)), space))
+    agent = cls(cls.Config(**options), AgentSpec(spaces.Box(-1, 1, (4,)), space))
     observations = np.random.default_rng(0).uniform(-1, 1, (3, 7, 4)).astype(np.float32)
 
     def actions(rows: slice) -> list[Any]:

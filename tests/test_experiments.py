@@ -13,7 +13,7 @@ from experiments.speed.report import rate_report
 from experiments.speed.rmt import rmt_report
 from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.results import FILE, Experiment, RunResult
-from rmt_rl.cli.experiment import config_cells, make_experiment, make_runs
+from rmt_rl.cli.experiment import config_cells, make_experiment, make_missing, make_runs
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import NotInstalled
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
@@ -109,6 +109,31 @@ def test_one_config_is_made_again_beside_what_is_kept_of_others(
         lines.write('{"config": "bc"}\n')
     with pytest.raises(UsageError, match="line 4, is damaged: a field is missing"):
         again("bc-two")
+
+
+def test_missing_runs_are_made_and_kept_as_they_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    plans = [PlannedEvaluation(vary="corridor_length=1,6", episodes=5)]
+    files = [tmp_path / f"{name}.toml" for name in ("bc", "bc-two")]
+    for file, updates in zip(files, (1, 2), strict=True):
+        file.write_text(CONFIG.replace("updates = 3", f"updates = {updates}"))
+    experiment = Experiment(tmp_path, dict.fromkeys(files, plans))
+
+    def make(runs: str, *only: str, seeds: int = 1, of: Experiment = experiment) -> list[str]:
+        make_missing(of, only, range(seeds), tmp_path / runs, IN_PROCESS)
+        made = sorted(path.name for path in (tmp_path / runs).glob("*"))
+        assert (tmp_path / "table.md").read_text().count("\n") > 2
+        return made
+
+    assert make("first", "bc") == ["bc-0"]  # without results of the other config
+    assert make("second") == ["bc-two-0"]
+    assert make("third") == []
+    assert make("fourth", "bc", seeds=2) == ["bc-1"]
+    files[0].write_text(CONFIG.replace("updates = 3", "updates = 4"))
+    assert make("fifth") == ["bc-0"]
+    more = Experiment(tmp_path, {**experiment.configs, files[1]: [*plans, PlannedEvaluation(episodes=5)]})
+    assert make("sixth", of=more) == ["bc-two-0"]
+    assert [result.name for result in more.file.read()] == ["bc-0", "bc-1", "bc-two-0"]
 
 
 def test_the_family_is_made_with_ageing_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from experiments.rewriting.__main__ import CONFIGS, PLANS
+from experiments.rewriting.__main__ import CONFIGS, LONGEST, PLANS
 from experiments.rewriting.summary import FURTHER, SIXTEEN, Rewriting
 from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.analysis.results import RunResult
@@ -17,7 +17,7 @@ FOLDER = next(iter(CONFIGS)).parent
 
 def settings() -> list[tuple[Any, ...]]:
     """Return the settings that the evaluations play."""
-    grids = [parse_vary(plan.vary) for plan in PLANS]
+    grids = [parse_vary(plan.vary) for plan in (*PLANS, LONGEST)]
     return [setting for grid in grids for setting in product(grid["corridors"], grid["corridor_length"])]
 
 

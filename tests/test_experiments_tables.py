@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from experiments.any_dataset import __main__ as any_dataset
+from experiments.defaults import __main__ as defaults
 from experiments.popgym import __main__ as popgym
-from experiments.popgym.report import AGENTS
 from experiments.standardised import __main__ as standardised
+from rmt_rl.analysis.results import FILE, ResultsFile
 from rmt_rl.cli import main
 from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.named_options import named_config
+from rmt_rl.runs.options import RunConfig
+from rmt_rl.runs.recipes import Recipe
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from tests.test_experiments_runs import IN_PROCESS
 
@@ -53,8 +57,8 @@ def test_agents_learn_from_the_episodes_of_another_one(tmp_path: Path, monkeypat
 
 def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("popgym")
-    configs = {}
-    for agent in AGENTS:
+    seeds = {"rate": 2, "bc": 1}
+    for agent in seeds:
         file = tmp_path / f"{agent}.toml"
         file.write_text(
             f'env = "popgym"\nagent = "{agent}"\n'
@@ -63,13 +67,40 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
             "training = { updates = 1 }\n"
             "evaluation = { eval_episodes = 0 }\n"
         )
-        configs[file] = PLANS
-    monkeypatch.setattr(popgym, "CONFIGS", configs)
+    monkeypatch.setattr(popgym, "SEEDS", seeds)
+    monkeypatch.setattr(popgym, "PLANS", PLANS)
     monkeypatch.setattr(popgym, "FOLDER", tmp_path)
-    popgym.main(tasks=("repeat_first",), seeds=1, runs=tmp_path / "runs", execution=IN_PROCESS)
-    made = rows((tmp_path / "table-easy.md").read_text())
-    assert made[0][0] == "repeat_first"
-    assert len(list(tmp_path.glob("runs/easy/repeat_first/*-0"))) == len(AGENTS)
+    monkeypatch.setattr(popgym, "RESULTS", ResultsFile(tmp_path / FILE))
+
+    def make(runs: str) -> None:
+        popgym.main(("easy",), ("repeat_first",), tuple(seeds), tmp_path / runs, execution=IN_PROCESS)
+
+    make("runs")
+    made = {row[0]: row for row in rows((tmp_path / "table-easy.md").read_text())}
+    assert len(made) == 17
+    assert made["autoencode"][3:] == ["-", "-"]
+    assert all("(" in cell for cell in made["repeat_first"][3:])
+    lines = (tmp_path / FILE).read_text()
+    assert sorted(path.name for path in (tmp_path / "runs/easy/repeat_first").iterdir()) == ["bc-0", "rate-0", "rate-1"]
+
+    # Nothing whose results are stored is made again.
+    make("others")
+    assert not (tmp_path / "others").exists()
+    assert (tmp_path / FILE).read_text() == lines
+
+
+def test_plain_runs_are_tabulated_by_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(env: str, agent: str, options: dict[str, object], recipe: Recipe) -> RunConfig:
+        return named_config(env, agent, {**options, **SMALL, "collect_episodes": 8, "segments": 2}, recipe)
+
+    monkeypatch.setattr(defaults, "named_config", small)
+    monkeypatch.setattr(defaults, "CASES", {"tmaze": defaults.Case(("corridor_length=1,6",), 0.0)})
+    monkeypatch.setattr(defaults, "FOLDER", tmp_path)
+    monkeypatch.setattr(defaults, "RESULTS", ResultsFile(tmp_path / FILE))
+    defaults.main(seeds=2, runs=tmp_path / "runs", execution=IN_PROCESS)
+    made = rows((tmp_path / "table.md").read_text())
+    assert [row[:2] for row in made] == [["tmaze", "corridor length 1"], ["tmaze", "corridor length 6"]]
+    assert all(row[6] == "2 of 2" for row in made)
 
 
 def test_runs_that_have_a_line_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from rmt_rl.registry import agent_class
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
-from rmt_rl.runs.options import OfflineRun, make_config
+from rmt_rl.runs.options import OfflineRun, learner_class, make_config
 from rmt_rl.training.segments import SegmentLearner
 
 Values = dict[str, Any]
@@ -41,7 +42,7 @@ def tiny(agent: str = "rate", /, **training: Any) -> OfflineRun:
     Keywords are fields of the section `training`. A keyword whose value is a dictionary is a section of that name.
     """
     sections = {name: training.pop(name) for name in list(training) if isinstance(training[name], dict)}
-    small = {"segment_length": 4, "width": 16} | ({} if agent == "bc" else {"heads": 2, "layers": 1})
+    small = known_options(agent, {"segment_length": 4, "width": 16, "heads": 2, "layers": 1})
     values: Values = {
         "env": "tmaze",
         "agent": agent,
@@ -59,11 +60,18 @@ def tiny(agent: str = "rate", /, **training: Any) -> OfflineRun:
     return config
 
 
+def known_options(agent: str, options: Values) -> Values:
+    """Return those of the options that an agent has."""
+    fields = agent_class(agent).Config.model_fields
+    return {name: value for name, value in options.items() if name in fields}
+
+
 def started(config: OfflineRun, run: Path) -> SegmentLearner:
     """Return a run's learner, ready for its next update."""
     path = path_of(run)
     saved = read_checkpoint(path) if path.exists() else None
-    learner = SegmentLearner(config, saved)
+    learner = learner_class(config.agent)(config, saved)
+    assert isinstance(learner, SegmentLearner)
     learner.start(saved)
     return learner
 

@@ -1,70 +1,88 @@
-"""Remakes the table and the picture of this folder: python -m experiments.popgym."""
+"""Remakes the tables and pictures of this folder: python -m experiments.popgym."""
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import tyro
 
-from experiments.popgym.report import AGENTS, TaskResult, draw_returns, returns_table
-from rmt_rl.acting.provenance import dataset_ids
-from rmt_rl.analysis.run_records import read_single_evaluation
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, collect_data_sets, config_cells, make_runs
-from rmt_rl.data.references import read_references
+from experiments.popgym.experts import references
+from experiments.popgym.report import TaskResult, draw_returns, sums_table, task_results, tasks_table
+from rmt_rl.analysis.results import FILE, ResultsFile
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_runs, missing_cells
 from rmt_rl.errors import explained
+from rmt_rl.files import write_atomically
 from rmt_rl.registry import load_task
-from rmt_rl.runs.cpu_time import cpu_seconds
-from rmt_rl.runs.folder import read_config
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from rmt_rl.sweeps.matrix import Cell
+from rmt_rl.terminal import say
 
 FOLDER = Path(__file__).parent
-CONFIGS = {FOLDER / f"{agent}.toml": [PlannedEvaluation(episodes=50)] for agent in AGENTS}
+SEEDS = {"rate": 2, "dt": 1, "bc_lstm": 1, "bc": 1}
+"""Agents in the order of the tables, and training seeds of each."""
+PLANS = [PlannedEvaluation(episodes=50)]
+RESULTS = ResultsFile(FOLDER / FILE)
+Difficulty = Literal["easy", "medium", "hard"]
+DIFFICULTIES: tuple[Difficulty, ...] = get_args(Difficulty)
 
 
 def main(
-    difficulty: str = "easy",
+    difficulties: tuple[Difficulty, ...] = DIFFICULTIES,
     tasks: tuple[str, ...] = (),
-    seeds: int = 2,
+    agents: tuple[str, ...] = tuple(SEEDS),
     runs: Path = Path("runs/popgym"),
+    again: bool = False,
+    draw: bool = False,
     execution: ExecutionFlags = TWO_AT_ONCE,
 ) -> None:
-    """Train, evaluate, tabulate, plot.
+    """Train, evaluate, tabulate, plot. Results of each run go to `results.jsonl` when it ends; those there stay.
 
     Args:
-        difficulty: easy, medium or hard.
+        difficulties: easy, medium, hard.
         tasks: the base tasks; none: all 16.
-        seeds: number of training seeds, 0, 1, ...
+        agents: names of configs; none: all.
         runs: folder of the runs; those that are finished aren't made again.
+        again: make runs again whose results are stored.
+        draw: make tables and pictures from `results.jsonl` and nothing else.
         execution: where runs are executed.
     """
     tasks = tasks or get_args(load_task("popgym").Config.model_fields["task"].annotation)
-    cells: dict[str, list[Cell]] = {}
-    for task in tasks:
-        options = {"task": task, "difficulty": difficulty}
-        cells[task] = config_cells(CONFIGS, range(seeds), options, f"{task}/")
-    folder, all_cells = runs / difficulty, [*chain.from_iterable(cells.values())]
-    collect_data_sets(all_cells)  # of finished runs too, since their reference scores are in the table
-    make_runs(all_cells, folder, execution)
-    results = [_task_result(task, [folder / cell.name for cell in own]) for task, own in cells.items()]
-    text = returns_table(results)
-    print(text)
-    (FOLDER / f"table-{difficulty}.md").write_text(text, encoding="utf-8")
-    draw_returns(results, FOLDER / f"normalised-{difficulty}.png")
+    if not draw:
+        cells = _cells(difficulties, tasks, agents)
+        make_runs(cells if again else missing_cells(cells, RESULTS), runs, execution, file=RESULTS)
+    _write_tables()
 
 
-def _task_result(task: str, runs: list[Path]) -> TaskResult:
-    references = read_references(dataset_ids(read_config(runs[0])))
-    assert references is not None  # the expert of each task collected the data
-    returns: dict[str, list[float]] = {agent: [] for agent in AGENTS}
-    seconds = dict.fromkeys(AGENTS, 0.0)
-    for run in runs:
-        agent = read_config(run).agent
-        returns[agent].append(read_single_evaluation(run).mean_return)
-        seconds[agent] += cpu_seconds(run).train
-    return TaskResult(task, references, returns, seconds)
+def _cells(difficulties: tuple[str, ...], tasks: tuple[str, ...], agents: tuple[str, ...]) -> list[Cell]:
+    """Return the cells, those of an agent and seed together, so that the first results are of all tasks."""
+    cells = []
+    for seed in range(max(SEEDS.values())):
+        for agent in agents:
+            if seed >= SEEDS[agent]:
+                continue
+            config = {FOLDER / f"{agent}.toml": PLANS}
+            for difficulty in difficulties:
+                for task in tasks:
+                    options = {"task": task, "difficulty": difficulty}
+                    cells += config_cells(config, [seed], options, f"{difficulty}/{task}/")
+    return cells
+
+
+def _write_tables() -> None:
+    """Write a table and a picture for each difficulty, and the sums over tasks."""
+    scores = references()
+    results = RESULTS.read()
+    by_difficulty: dict[str, list[TaskResult]] = {}
+    for difficulty in DIFFICULTIES:
+        own = task_results(difficulty, results, scores)
+        by_difficulty[difficulty] = own
+        text = tasks_table(own, list(SEEDS))
+        write_atomically(FOLDER / f"table-{difficulty}.md", text.encode())
+        draw_returns(own, list(SEEDS), FOLDER / f"normalised-{difficulty}.png")
+    text = sums_table(by_difficulty, list(SEEDS))
+    write_atomically(FOLDER / "sums.md", text.encode())
+    say(text)
 
 
 if __name__ == "__main__":

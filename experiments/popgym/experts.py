@@ -1,7 +1,11 @@
-"""Remakes experts.md, returns of random actions and experts on all 48 tasks: python -m experiments.popgym.experts."""
+"""Remakes experts.md and experts.json, returns of random actions and experts on all 48 tasks.
+
+Command: python -m experiments.popgym.experts
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +16,12 @@ import tyro
 from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.policies import RandomPolicy, make_expert
 from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.data.references import References
 from rmt_rl.registry import load_task
 from rmt_rl.runs.evaluation import Evaluation
 
 FOLDER = Path(__file__).parent
+SCORES = FOLDER / "experts.json"
 HEAD = ["task", "size", "expert's steps", "random", "expert"]
 
 
@@ -27,6 +33,11 @@ class Played(NamedTuple):
     random: Evaluation
     expert: Evaluation
 
+    @property
+    def scores(self) -> References:
+        """Mean returns, by which agents' returns are normalised."""
+        return References(self.random.mean_return, self.expert.mean_return)
+
 
 def main(episodes: int = 50, seed: int = 1000) -> None:
     """Play and tabulate.
@@ -37,7 +48,9 @@ def main(episodes: int = 50, seed: int = 1000) -> None:
     """
     fields = load_task("popgym").Config.model_fields
     sizes = get_args(fields["difficulty"].annotation)
-    rows, sums, everything = [], [], []
+    rows: list[list[str]] = []
+    sums: list[list[str]] = []
+    everything: list[Played] = []
     for size in sizes:
         played = []
         for name in get_args(fields["task"].annotation):
@@ -49,6 +62,14 @@ def main(episodes: int = 50, seed: int = 1000) -> None:
     sums.append(_sum_row("all", everything))
     text = markdown_table(HEAD, [*rows, *sums], left=2)
     (FOLDER / "experts.md").write_text(text + "\n", encoding="utf-8")
+    scores = {f"{each.size}/{each.task}": each.scores for each in everything}
+    SCORES.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+
+
+def references() -> dict[str, References]:
+    """Return the mean returns of random actions and of the expert, by DIFFICULTY/TASK, as the command stored them."""
+    scores = json.loads(SCORES.read_text(encoding="utf-8"))
+    return {name: References(*values) for name, values in scores.items()}
 
 
 def _play(name: str, size: str, episodes: int, seed: int) -> Played:

@@ -1,18 +1,19 @@
-"""The table and the picture of POPGym's tasks."""
+"""The tables and the picture of POPGym's tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rmt_rl.analysis.figures import in_default_style, new_figure, save_figure
-from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.analysis.markdown import markdown_table
+from rmt_rl.analysis.results import RunResult
 from rmt_rl.data.references import References
-from rmt_rl.statistics import mean, mean_interval
+from rmt_rl.statistics import mean
 
-AGENTS = ("rate", "rmt", "dt", "bc")
-APART = 0.18  # between the marks of two agents, where tasks are 1 apart
+WIDTH = 0.7  # of all agents' marks together, where tasks are 1 apart
+MARKERS = "osD^vP*X"
 
 
 @dataclass(frozen=True)
@@ -22,70 +23,98 @@ class TaskResult:
     Attributes:
         task: its name.
         references: returns of random actions and of the expert.
-        returns: mean return of each training seed, by agent.
-        cpu_seconds: CPU seconds of training, of all seeds together, by agent.
+        returns: mean return of each training seed, by agent; agents without a run are missing.
+        cpu_seconds: CPU seconds of each training, by agent.
     """
 
     task: str
     references: References
     returns: Mapping[str, Sequence[float]]
-    cpu_seconds: Mapping[str, float]
-
-    def returns_of(self, agent: str) -> Sequence[float]:
-        """Return the mean return of each training seed."""
-        return self.returns[agent]
+    cpu_seconds: Mapping[str, Sequence[float]]
 
     def normalised(self, agent: str) -> list[float]:
         """Return the normalised return of each training seed."""
         return [self.references.normalised(value) for value in self.returns[agent]]
 
 
-def returns_table(results: Sequence[TaskResult]) -> str:
-    """Return a Markdown table: tasks by agents, mean returns ± half the 95% interval over training seeds."""
-    rows = [_task_row(result) for result in results]
-    random = sum(result.references.random for result in results)
-    expert = sum(result.references.expert for result in results)
-    sums = _over_tasks(results, sum, TaskResult.returns_of)
-    means = _over_tasks(results, mean, TaskResult.normalised)
-    rows += [
-        ["**sum**", _number(random), _number(expert), *sums],
-        ["**normalised, mean**", "0", "1", *means],
-        ["CPU minutes, training", "", "", *_minutes(results)],
-    ]
-    return markdown_table(["return", "random", "expert", *AGENTS], rows) + "\n"
+def task_results(
+    difficulty: str, results: Iterable[RunResult], references: Mapping[str, References]
+) -> list[TaskResult]:
+    """Return the results on all tasks of a difficulty, with and without runs.
+
+    Args:
+        difficulty: easy, medium or hard.
+        results: results of runs, named DIFFICULTY/TASK/AGENT-SEED.
+        references: scores by DIFFICULTY/TASK.
+    """
+    returns: dict[str, dict[str, list[float]]] = {}
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        name, _, agent = result.config.rpartition("/")
+        (evaluation,) = result.evaluations
+        returns.setdefault(name, {}).setdefault(agent, []).append(evaluation.mean_return)
+        seconds.setdefault(name, {}).setdefault(agent, []).append(result.cpu_seconds["train"])
+    tasks = []
+    for name, scores in references.items():
+        size, _, task = name.partition("/")
+        if size == difficulty:
+            tasks.append(TaskResult(task, scores, returns.get(name, {}), seconds.get(name, {})))
+    return tasks
 
 
-def _task_row(result: TaskResult) -> list[str]:
-    random, expert = result.references
-    spreads = [_spread(result.returns[agent]) for agent in AGENTS]
-    return [result.task, _number(random), _number(expert), *spreads]
+def tasks_table(results: Sequence[TaskResult], agents: Sequence[str]) -> str:
+    """Return a Markdown table: tasks by agents, mean returns over seeds, and the normalised ones in brackets."""
+    rows = []
+    for result in results:
+        random, expert = result.references
+        cells = [_return_cell(result, agent) for agent in agents]
+        rows.append([result.task, _number(random), _number(expert), *cells])
+    rows.append(["CPU seconds a training, mean", "", "", *[_seconds_cell(results, agent) for agent in agents]])
+    return markdown_table(["return", "random", "expert", *agents], rows) + "\n"
 
 
-def _minutes(results: Sequence[TaskResult]) -> list[str]:
-    cells = []
-    for agent in AGENTS:
-        seconds = sum(result.cpu_seconds[agent] for result in results)
-        cells.append(f"{seconds / 60:.0f}")
-    return cells
+def _return_cell(result: TaskResult, agent: str) -> str:
+    if agent not in result.returns:
+        return "-"
+    return f"{_number(mean(result.returns[agent]))} ({_number(mean(result.normalised(agent)))})"
 
 
-def _over_tasks(
-    results: Sequence[TaskResult],
-    total: Callable[[Sequence[float]], float],
-    values: Callable[[TaskResult, str], Sequence[float]],
-) -> list[str]:
-    """Return a cell for each agent: the spread over seeds of each seed's total over all tasks."""
-    cells = []
-    for agent in AGENTS:
-        by_task = [values(result, agent) for result in results]
-        by_seed = zip(*by_task, strict=True)
-        cells.append(_spread([total(seed) for seed in by_seed]))
-    return cells
+def _seconds_cell(results: Sequence[TaskResult], agent: str) -> str:
+    seconds = [one for result in results for one in result.cpu_seconds.get(agent, ())]
+    return f"{mean(seconds):.0f}" if seconds else "-"
 
 
-def _spread(values: Sequence[float]) -> str:
-    """Return the mean, and half its 95% interval over seeds."""
-    return _number(mean(values)) + half_width(mean_interval(values))
+def sums_table(by_difficulty: Mapping[str, Sequence[TaskResult]], agents: Sequence[str]) -> str:
+    """Return a Markdown table of sums of returns, and of normalised means, by difficulty and over all tasks.
+
+    An agent has a figure where it has runs on all tasks.
+    """
+    everything = [result for results in by_difficulty.values() for result in results]
+    rows = []
+    for name, results in {**by_difficulty, "all": everything}.items():
+        random = sum(result.references.random for result in results)
+        expert = sum(result.references.expert for result in results)
+        sums = [_sum_cell(results, agent) for agent in agents]
+        means = [_mean_cell(results, agent) for agent in agents]
+        rows.append([f"{name}, sum of returns", f"{random:.1f}", f"{expert:.1f}", *sums])
+        rows.append([f"{name}, normalised mean", "0", "1", *means])
+    return markdown_table([f"{len(everything)} tasks", "random", "expert", *agents], rows) + "\n"
+
+
+def _sum_cell(results: Sequence[TaskResult], agent: str) -> str:
+    if not _is_complete(results, agent):
+        return "-"
+    return f"{sum(mean(result.returns[agent]) for result in results):.1f}"
+
+
+def _mean_cell(results: Sequence[TaskResult], agent: str) -> str:
+    if not _is_complete(results, agent):
+        return "-"
+    return _number(mean([mean(result.normalised(agent)) for result in results]))
+
+
+def _is_complete(results: Sequence[TaskResult], agent: str) -> bool:
+    return bool(results) and all(agent in result.returns for result in results)
 
 
 def _number(value: float) -> str:
@@ -93,23 +122,26 @@ def _number(value: float) -> str:
 
 
 @in_default_style
-def draw_returns(results: Sequence[TaskResult], path: Path) -> None:
+def draw_returns(results: Sequence[TaskResult], agents: Sequence[str], path: Path) -> None:
     """Draw normalised returns by task, a mark for each seed."""
     figure = new_figure(9, 5)
     axes = figure.subplots()
-    for offset, agent in enumerate(AGENTS):
+    apart = WIDTH / len(agents)
+    for index, agent in enumerate(agents):
+        offset = apart * (index - (len(agents) - 1) / 2)
         places, values = [], []
         for place, result in enumerate(results):
-            for value in result.normalised(agent):
-                places.append(place + APART * (offset - 1.5))
-                values.append(value)
-        axes.scatter(places, values, label=agent, s=28, marker="osD^"[offset])
+            if agent in result.returns:
+                for value in result.normalised(agent):
+                    places.append(place + offset)
+                    values.append(value)
+        axes.scatter(places, values, label=agent, s=28, marker=MARKERS[index])
     for height, name in ((0, "random"), (1, "expert")):
         axes.axhline(height, color="0.6", linewidth=1)
         axes.annotate(name, (len(results) - 0.4, height), va="bottom", ha="right", color="0.4")
     names = [result.task.replace("_", " ") for result in results]
     axes.set_xticks(range(len(results)), names, rotation=40, ha="right")
     axes.set_ylabel("normalised return")
-    axes.legend(ncols=len(AGENTS), loc="lower right")
+    axes.legend(ncols=len(agents), loc="lower right")
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, path, dpi=130)

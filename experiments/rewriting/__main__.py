@@ -17,12 +17,14 @@ PLANS = [
     PlannedEvaluation(vary=("corridors=5", "corridor_length=50,100,1000")),
     PlannedEvaluation(vary=(*HUNDRED, "corridor_length=10,100"), episodes=32),
     PlannedEvaluation(vary=(*THOUSAND, "corridor_length=10"), episodes=32),
-    PlannedEvaluation(vary=(*THOUSAND, "corridor_length=1000"), episodes=8),
 ]
-AGENTS = ["rate", "rmt", "elmur", "armt", "titans_mac", "dlstm", "dmamba", "trxl", "gtrxl", "dt"]
+# A million steps, one after the other: 20 CPU minutes of each agent that holds on.
+LONGEST = PlannedEvaluation(vary=(*THOUSAND, "corridor_length=1000"), episodes=8)
+AGENTS = ["rate", "rmt", "elmur", "armt", "dlstm", "dgru", "bc_lstm", "dmamba", "trxl", "gtrxl", "dt", "titans_mac"]
 AGED = ["rate", "rmt", "elmur", "dlstm"]
 NAMES = [*AGENTS, *(f"{agent}-ageing" for agent in AGED), "rate-ageing-first"]
 CONFIGS = {FOLDER / f"{name}.toml": PLANS for name in NAMES}
+CONFIGS[FOLDER / "rate-ageing.toml"] = [*PLANS, LONGEST]
 
 if __name__ == "__main__":
     experiment_command(Rewriting(FOLDER, CONFIGS))

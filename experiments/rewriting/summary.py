@@ -67,7 +67,8 @@ def _cells(seeds: Sequence[dict[str, float]]) -> list[str]:
     further = []
     for setting in FURTHER:
         key = _key(*setting)
-        further.append(_spread([rates[key] for rates in seeds]))
+        tested = [rates[key] for rates in seeds if key in rates]
+        further.append(_spread(tested) if tested else "-")
     return [_spread(worst), f"{solved} of {len(seeds)}", *further]
 
 

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gymnasium
 
 from rmt_rl.acting.evaluate import ProgressReport, evaluate
-from rmt_rl.acting.policies import EXPERT, EXPERT_ALONE, RANDOM, Behaviour, RandomPolicy, Share, has_expert, make_expert
+from rmt_rl.acting.policies import (
+    EXPERT,
+    EXPERT_ALONE,
+    RANDOM,
+    Behaviour,
+    Disturbed,
+    RandomPolicy,
+    Share,
+    has_expert,
+    make_expert,
+)
 from rmt_rl.acting.provenance import Recipe
 from rmt_rl.acting.recording import LANES, recorded_lanes, trajectories
 from rmt_rl.acting.rollout import make_vec_env, rollout, shares
@@ -138,8 +148,17 @@ def _player(share: Share, recipe: Recipe, env: Env) -> _Player:
     return _Player(agent, agent.target_return(behaviour.target_return), not behaviour.sample)
 
 
+def _recorded_player(share: Share, recipe: Recipe, env: Env) -> _Player:
+    """Return a policy as its episodes are recorded: with the noise of the recipe."""
+    player = _player(share, recipe, env)
+    noise = recipe.behaviour.noise
+    if not noise or share.policy == RANDOM:
+        return player
+    return player._replace(policy=Disturbed(player.policy, env.action_space, noise, recipe.seed))
+
+
 def _score(share: Share, recipe: Recipe, env: Env) -> float:
-    """Return a policy's mean return, for normalising returns."""
+    """Return a policy's mean return, without noise, for normalising returns."""
     player = _player(share, recipe, env)
     evaluation = evaluate(
         player.policy,
@@ -158,7 +177,7 @@ def _episodes(recipe: Recipe, env: Env, compute: Compute) -> Iterator[Trajectory
     parts = list(_parts(recipe))
     if recipe.shards > 1:
         return chain.from_iterable(compute(play_shard, [Shard.of(recipe, part) for part in parts]))
-    players = [_player(share, recipe, env) for share in recipe.behaviour.shares]
+    players = [_recorded_player(share, recipe, env) for share in recipe.behaviour.shares]
     lanes = recorded_lanes(env.observation_space)
     played = [_played(players[part.policy], recipe, part.episodes, part.seed, lanes) for part in parts]
     return chain.from_iterable(played)
@@ -213,7 +232,7 @@ def play_shard(shard: Shard) -> list[Trajectory]:
     seed = shard.seed + shard.part.shard * LANES  # of the policy
     recipe = Recipe(shard.task_name, task, config, shard.episodes, seed, shard.behaviour)
     with closing(make_env(task, config)) as env, one_thread():
-        player = _player(shard.behaviour.shares[shard.part.policy], recipe, env)
+        player = _recorded_player(shard.behaviour.shares[shard.part.policy], recipe, env)
         lanes = recorded_lanes(env.observation_space)
         return list(_played(player, recipe, shard.part.episodes, shard.part.seed, lanes))
 

@@ -74,7 +74,10 @@ class Recipe:
         shares = [
             _share_facts(share, count, checkpoint) for share, count in zip(self.behaviour.shares, counts, strict=True)
         ]
-        return {**self.behaviour._asdict(), "shares": shares}
+        facts = {**self.behaviour._asdict(), "shares": shares}
+        if not self.behaviour.noise:  # ids of data without noise are older than noise
+            del facts["noise"]
+        return facts
 
 
 def dataset_id(task_name: str, options: Options, episodes: int, seed: int, behaviour: Behaviour = EXPERT_ALONE) -> str:
@@ -97,7 +100,8 @@ def dataset_ids(config: RunConfig) -> tuple[str, ...]:
         return data.dataset
     task = load_task(config.env)
     episodes = data.collect_episodes or default_episodes(task)
-    recipe = Recipe(config.env, task, config.env_options, episodes, data.collect_seed)
+    behaviour = Behaviour(noise=data.collect_noise)
+    recipe = Recipe(config.env, task, config.env_options, episodes, data.collect_seed, behaviour)
     return (recipe.dataset_id(),)
 
 

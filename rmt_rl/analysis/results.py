@@ -60,10 +60,10 @@ class RunResult:
     cpu_seconds: Mapping[str, float]
 
     @classmethod
-    def of(cls, run: Path) -> RunResult:
-        """Read the results of a finished run, whose folder is named CONFIG-SEED."""
+    def of(cls, run: Path, name: str = "") -> RunResult:
+        """Read the results of a finished run, named CONFIG-SEED as its folder is, if no other name is given."""
         record = read_run(run)
-        config, _, _ = run.name.rpartition("-")
+        config, _, _ = (name or run.name).rpartition("-")
         return cls(
             config=config,
             seed=record.seed,
@@ -84,6 +84,19 @@ class RunResult:
             evaluations=[evaluation_record(result) for result in values["results"]],
             cpu_seconds=values.get("cpu_seconds", {}),
         )
+
+    @property
+    def name(self) -> str:
+        """Return CONFIG-SEED."""
+        return f"{self.config}-{self.seed}"
+
+    def changed(self, config: RunConfig) -> list[str]:
+        """Return the options that differ between the run and a config.
+
+        Options that are new since then don't count: they are left at their defaults.
+        """
+        now = option_values(config)
+        return [name for name, value in self.settings.items() if now.get(name) != value]
 
     def to_json(self) -> dict[str, Any]:
         """Return the values of the line."""
@@ -117,6 +130,32 @@ def _result(evaluation: EvaluatedSetting) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class ResultsFile:
+    """A file of results, a line for each run."""
+
+    path: Path
+
+    def read(self) -> list[RunResult]:
+        """Return all results; none if there is no file.
+
+        Raises:
+            UsageError: the file is damaged.
+        """
+        return _read_results(self.path) if self.path.exists() else []
+
+    def write(self, results: Iterable[RunResult]) -> None:
+        """Write these results in place of all others."""
+        lines = [json.dumps(result.to_json()) + "\n" for result in results]
+        text = "".join(lines)
+        write_atomically(self.path, text.encode())
+
+    def put(self, result: RunResult) -> None:
+        """Add a result, in place of that of the same config and seed if there is one."""
+        others = [other for other in self.read() if other.name != result.name]
+        self.write([*others, result])
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A folder with configs, the results of their runs, a table and pictures.
 
@@ -127,6 +166,11 @@ class Experiment:
 
     folder: Path
     configs: Mapping[Path, Sequence[PlannedEvaluation]]
+
+    @property
+    def file(self) -> ResultsFile:
+        """Return the file of the results."""
+        return ResultsFile(self.folder / FILE)
 
     @property
     def names(self) -> list[str]:
@@ -147,8 +191,8 @@ class Experiment:
         Raises:
             UsageError: a config has none, or those of other options than it has now; or the file is damaged.
         """
-        path = self.folder / FILE
-        results = _read_results(path) if path.exists() else []
+        path = self.file.path
+        results = self.file.read()
         chosen = []
         for config in configs:
             own = [result for result in results if result.config == config.stem]
@@ -167,9 +211,7 @@ class Experiment:
             return names.index(result.config), result.seed
 
         results = sorted(results, key=place)
-        lines = [json.dumps(result.to_json()) + "\n" for result in results]
-        text = "".join(lines)
-        write_atomically(self.folder / FILE, text.encode())
+        self.file.write(results)
         configs = {file.stem: read_config(file) for file in self.configs}
         records = [_record(result, configs[result.config]) for result in results]
         return write_comparison(group_runs(records), self.folder)
@@ -196,12 +238,8 @@ def _read_result(line: str) -> RunResult:
 
 
 def _check_current(result: RunResult, config: Path, path: Path) -> None:
-    """Raise an error if a stored result is of other options than its config has now.
-
-    Options that are new since then don't count: they are left at their defaults.
-    """
-    now = _settings(read_config(config))
-    changed = [name for name, value in result.settings.items() if now.get(name) != value]
+    """Raise an error if a stored result is of other options than its config has now."""
+    changed = result.changed(read_config(config))
     if changed:
         options = ", ".join(changed)
         what = f"results of {config.stem} with {options} other than in {config.name}"
@@ -211,16 +249,17 @@ def _check_current(result: RunResult, config: Path, path: Path) -> None:
 def _record(result: RunResult, config: RunConfig) -> RunRecord:
     """Return stored results as those of a run with the config of today, by whose options groups are labelled."""
     return RunRecord(
-        path=Path(f"{result.config}-{result.seed}"),
+        path=Path(result.name),
         seed=result.seed,
-        settings=_settings(config),
+        settings=option_values(config),
         unit=config.unit,
         metrics=result.metrics,
         evaluations=result.evaluations,
     )
 
 
-def _settings(config: RunConfig) -> OptionValues:
+def option_values(config: RunConfig) -> OptionValues:
+    """Return a config's options by name, without seeds."""
     return settings_without_seeds(config.model_dump(mode="json", exclude_none=True))
 
 

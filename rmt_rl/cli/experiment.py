@@ -13,7 +13,7 @@ import tyro
 from rmt_rl import registry, signals
 from rmt_rl.acting.evaluate import single_values
 from rmt_rl.acting.provenance import dataset_ids
-from rmt_rl.analysis.results import Experiment, RunResult
+from rmt_rl.analysis.results import Experiment, ResultsFile, RunResult
 from rmt_rl.cli.arguments import import_typed
 from rmt_rl.cli.engines import opened_engine
 from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
@@ -24,6 +24,7 @@ from rmt_rl.runs.options import OfflineRun, make_config
 from rmt_rl.sweeps.engine import Job, Outcome, PlannedEvaluation, Setting
 from rmt_rl.sweeps.matrix import Cell
 from rmt_rl.sweeps.run import claimed, execute, job_of, unfinished
+from rmt_rl.sweeps.state import covers
 from rmt_rl.terminal import complain, say
 from rmt_rl.training.datasets import open_data
 
@@ -97,7 +98,45 @@ def config_cells(
     return cells
 
 
-def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: Sequence[str] = ()) -> list[Path]:
+class _Keeping(SweepProgress):
+    """Progress that also puts the results of each finished run into a file."""
+
+    def __init__(self, out: Path, cells: int, file: ResultsFile) -> None:
+        super().__init__(out, cells)
+        self.file = file
+
+    def kept(self, job: Job) -> None:
+        super().kept(job)
+        self._keep(job)
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        super().ended(job, outcome)
+        if outcome.is_done:
+            self._keep(job)
+
+    def _keep(self, job: Job) -> None:
+        result = RunResult.of(job.run, job.name)
+        self.file.put(result)
+
+
+def missing_cells(cells: Sequence[Cell], file: ResultsFile) -> list[Cell]:
+    """Return the cells of which a file has no results, or results of other options or evaluations."""
+    stored = {result.name: result for result in file.read()}
+    return [cell for cell in cells if cell.name not in stored or not _is_of(stored[cell.name], cell)]
+
+
+def _is_of(result: RunResult, cell: Cell) -> bool:
+    tested = [(setting.options, setting.episodes) for setting in result.evaluations]
+    return not result.changed(cell.config) and all(covers(plan, tested) for plan in cell.evaluations)
+
+
+def make_runs(
+    cells: Sequence[Cell],
+    out: Path,
+    execution: Execution,
+    modules: Sequence[str] = (),
+    file: ResultsFile | None = None,
+) -> list[Path]:
     """Train and evaluate, as far as that isn't done; return the folders of the runs.
 
     Their data sets are collected before. A signal stops the runs, which save their work. The next call goes on from
@@ -108,6 +147,7 @@ def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: S
         out: the folder of their folders.
         execution: where they are executed.
         modules: modules that define agents or environments, named as module:Name.
+        file: where the results of each run go as soon as the run is finished.
 
     Raises:
         UsageError: a folder holds another run or is in use, or a run failed.
@@ -115,8 +155,9 @@ def make_runs(cells: Sequence[Cell], out: Path, execution: Execution, modules: S
     """
     folder = _Folder(out)
     jobs = [job_of(cell, folder, modules) for cell in cells]
+    reported = SweepProgress(out, len(jobs)) if file is None else _Keeping(out, len(jobs), file)
     try:
-        with signals.heard(), claimed(out) as own, SweepProgress(out, len(jobs)) as progress:
+        with signals.heard(), claimed(out) as own, reported as progress:
             due = unfinished(cells, jobs, progress)
             waiting = {job.name for job in due}
             collect_data_sets([cell for cell in cells if cell.name in waiting])
@@ -153,6 +194,24 @@ def _execute(due: Sequence[Job], execution: Execution, setting: Setting, progres
         return execute(due, engine, progress)
 
 
+def make_missing(
+    experiment: Experiment, only: Sequence[str], seeds: Sequence[int], runs: Path, execution: Execution
+) -> str:
+    """Make the runs whose results aren't stored, of all configs or of those named in `only`; return the table.
+
+    The table is of the results that there are in the end, so its configs may have different numbers of seeds.
+
+    Raises:
+        UsageError: there is no such config; or as `make_runs` does.
+    """
+    check_named(only, experiment.names)
+    made = {file: plans for file, plans in experiment.configs.items() if not only or file.stem in only}
+    cells = config_cells(made, seeds)
+    make_runs(missing_cells(cells, experiment.file), runs, execution, file=experiment.file)
+    results = experiment.file.read()
+    return experiment.write([result for result in results if result.config in experiment.names])
+
+
 def make_experiment(
     experiment: Experiment, only: Sequence[str], seeds: Sequence[int], runs: Path, execution: Execution
 ) -> str:
@@ -184,6 +243,7 @@ def experiment_command(experiment: Experiment) -> None:
         only: tuple[str, ...] = (),
         seeds: int = 5,
         runs: Path = Path("runs", experiment.folder.name),
+        missing: bool = False,
         draw: bool = False,
         execution: ExecutionFlags = TWO_AT_ONCE,
     ) -> None:
@@ -193,13 +253,15 @@ def experiment_command(experiment: Experiment) -> None:
             only: just these configs, by their files' names, e.g. "rate"; what `results.jsonl` has of others is kept.
             seeds: number of training seeds, 0, 1, ...
             runs: folder of the runs; those that are finished aren't made again.
+            missing: make just the runs that `results.jsonl` has no results of; it keeps each run's as they come.
             draw: make table and pictures from `results.jsonl` and nothing else.
             execution: where runs are executed.
         """
         if draw:
             say(experiment.draw())
         else:
-            say(make_experiment(experiment, only, range(seeds), runs, execution))
+            make = make_missing if missing else make_experiment
+            say(make(experiment, only, range(seeds), runs, execution))
 
     with explained():
         tyro.cli(main)

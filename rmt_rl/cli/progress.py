@@ -89,7 +89,7 @@ class EvaluationProgress:
 
     INTERVAL = 0.25  # seconds between two looks; the loop makes thousands of steps in one
 
-    def __init__(self, episodes: int) -> None:
+    def __init__(self, episodes: int | None) -> None:
         columns = TextColumn("{task.fields[steps]:,} steps"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes")
         console = Console(stderr=True)
         # Results go to standard output as they are, even while this is shown.

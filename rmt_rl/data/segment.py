@@ -58,6 +58,8 @@ class Segment:
     full: bool = False  # True: every step is real; `lengths`, which may be on another device, needn't be read
     hindsight: torch.Tensor | None = None  # (B, K) int64, as in `Trajectory`; None if the task declares none
     decisive: torch.Tensor | None = None  # (B, K) bool, as in `Trajectory`; None if the task declares none
+    following: Tensors | None = None  # (B, ...) observation after each sequence's last real step here, if known
+    next_values: torch.Tensor | None = None  # (B, K) float32, a learner's estimate of the value after each step
 
     @property
     def mask(self) -> torch.Tensor:
@@ -177,6 +179,7 @@ def collate(spans: Sequence[Span], of_all: Lengths | None = None) -> Segment:
         full=bool((of_all == longest).all()),
         hindsight=padded_if_declared("hindsight"),
         decisive=padded_if_declared("decisive"),
+        following=_following([trajectory.observations for trajectory in trajectories], spans),
     )
 
 
@@ -185,6 +188,17 @@ def _part(span: Span, offset: int, length: int) -> Span:
     start = min(span.start + offset, span.stop)
     stop = min(start + length, span.stop)
     return Span(span.trajectory, start, stop)
+
+
+def _following(observations: Sequence[Arrays], spans: Sequence[Span]) -> Tensors:
+    """Return the observation behind each span, as tensors (B, ...)."""
+
+    def behind(*arrays: Array) -> torch.Tensor:
+        rows = [array[span.stop] for array, span in zip(arrays, spans, strict=True)]
+        return torch.from_numpy(tensor_array(np.stack(rows)))
+
+    following: Tensors = map_leaves(behind, *observations)
+    return following
 
 
 def _pad(values: Sequence[Arrays], spans: Sequence[Span], length: int) -> Tensors:

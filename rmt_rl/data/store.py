@@ -144,6 +144,13 @@ class EpisodeStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def keep(self, indices: Lengths) -> None:
+        """Drop all episodes but those with these indices, ascending; the extremes of the returns stay those of all."""
+        self._dataset_of = self._dataset_of[indices]
+        self._number_of = self._number_of[indices]
+        self._reads_whole = self._reads_whole[indices]
+        self.lengths = self.lengths[indices]
+
     def _place(self, index: int) -> Episode:
         """Return the place and the length of the episode of an index."""
         return Episode(int(self._dataset_of[index]), int(self._number_of[index]), int(self.lengths[index]))

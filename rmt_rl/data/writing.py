@@ -69,7 +69,7 @@ def write_dataset(
         algorithm_name: name of the policy that acted.
         description: one paragraph for people.
         ref_min_score: mean return of a random policy, for normalised scores.
-        ref_max_score: mean return of an expert.
+        ref_max_score: mean return of an expert. None is the best return of the data, if `ref_min_score` is given.
         metadata: further facts to save with the data set.
         folder: the folder to build in, from `making`; None if `making` isn't entered yet.
 
@@ -98,6 +98,8 @@ def write_dataset(
         write_episodes(storage, _watched(episodes, spaces, storage, returns, lengths))
         if returns.episodes == 0:
             raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
+        if ref_min_score is not None:
+            facts.setdefault("ref_max_score", returns.best)
         storage.update_metadata(facts | {RETURNS_KEY: vars(returns)})
         write_index(storage.data_path, index_of(lengths, stamp_of(storage.data_path)))
 

@@ -14,11 +14,13 @@ from gymnasium import Space, spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmt_rl.nn.encoders import is_image
+from rmt_rl.nn.images import is_image
 from rmt_rl.trees import Place, map_leaves, map_space
 
 FARTHEST = 10.0
 """Standardised observations are clipped here, as `VecNormalize` of Stable-Baselines3 does."""
+UNBOUNDED = 1e9
+"""Bounds from here on stand for none."""
 
 
 class Scale(nn.Module):

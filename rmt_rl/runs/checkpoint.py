@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rmt_rl.agent import AgentSpec, BaseAgent
+from rmt_rl.agent import AgentConfig, AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
@@ -212,6 +212,8 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
             header.standardised,
         )
         options = validated(cls.Config, header.agent_options)
+        if isinstance(options, AgentConfig):
+            options = options.with_earlier()
         check_fits("its agent", count_weights(lambda each: cls(each, spec), options).bytes, "use another machine")
         agent: BaseAgent = cls(options, spec)
         agent.load_state_dict(checkpoint.group("model"))

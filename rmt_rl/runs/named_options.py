@@ -11,6 +11,7 @@ from rmt_rl.runs.options import RunConfig, run_config_class
 from rmt_rl.runs.recipes import NO_RECIPE, Recipe
 
 NAMED = ("feed", "logger")  # options of a run that name what the registry finds
+AGENT_NAMED = ("encoder",)  # options of an agent that do
 OPTIONS = ("env_options", "agent_options")  # sections whose options aren't the run's own
 
 
@@ -44,13 +45,21 @@ def named_config(
 
 
 def names_in(options: Mapping[str, Any]) -> list[str]:
-    """Return the names of feeds and loggers among a run's options by name, each possibly `module:Name`."""
+    """Return the names of feeds, loggers and encoders among a run's options, each possibly `module:Name`."""
+    agent_options = options.get("agent_options")
+    of_agent = agent_options if isinstance(agent_options, Mapping) else {}
+    given = [options.get(option) for option in NAMED]
+    given += [of_agent.get(option) for option in AGENT_NAMED]
     names = []
-    for option in NAMED:
-        value = options.get(option, ())
+    for value in given:
         values = value if isinstance(value, list | tuple) else [value]
         names += [each for each in values if isinstance(each, str)]
     return names
+
+
+def named_flags() -> list[str]:
+    """Return the flags of the options that name what the registry finds."""
+    return [f"--{option}" for option in NAMED] + [f"--agent.{option}" for option in AGENT_NAMED]
 
 
 def _sections(cls: type[RunConfig]) -> dict[str, str]:

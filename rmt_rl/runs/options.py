@@ -37,6 +37,20 @@ class DataConfig(FeedConfig):
         description="episodes that the expert collects if no data set is named (unset: mostly 4000)",
     )
     collect_seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of that collection{SEED_SPACING}")
+    best_episodes: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the episodes to train on, those of the highest returns, with all that tie with them "
+        "(unset: 0.1 for filtered_bc, 1 for other agents)",
+    )
+    collect_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="largest probability that a random action replaces one of the expert's in that collection, which "
+        "then shows how to recover; each episode draws its own, from 0 on; recorded is what was done",
+    )
     strict: bool = Field(False, description="refuse data sets with empty or odd episodes; otherwise these are left out")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")
     standardise: bool = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -121,15 +121,23 @@ def _is_evaluated(job: Job, plan: PlannedEvaluation) -> bool:
     record = read_evaluation(job.run)
     if record is None or record["checkpoint"] != f"last, update {_trained(job)}":
         return False
-    tested = set()
-    for result in record["results"]:
-        if len(result["episodes"]) == plan.episodes:
-            tested.add(_written(result["options"]))
+    tested = [(result["options"], len(result["episodes"])) for result in record["results"]]
+    return covers(plan, tested)
+
+
+def covers(plan: PlannedEvaluation, tested: Iterable[tuple[Mapping[str, object], int]]) -> bool:
+    """Return True if all values of a planned evaluation are tested.
+
+    Args:
+        plan: the evaluation.
+        tested: the varied options and the number of episodes of each result.
+    """
+    written = {_written(options) for options, episodes in tested if episodes == plan.episodes}
     vary = parse_vary(plan.vary)
     settings = [dict(zip(vary, values, strict=True)) for values in product(*vary.values())]
-    return tested.issuperset(map(_written, settings))
+    return written.issuperset(map(_written, settings))
 
 
-def _written(options: dict[str, Any]) -> str:
+def _written(options: Mapping[str, object]) -> str:
     """Return options as a text, in which NaN equals NaN."""
     return json.dumps(options, sort_keys=True)

@@ -43,7 +43,7 @@ def restored_agent(config: OfflineRun, saved: Checkpoint[AgentHeader], store: Ep
     agent = cast("Agent", restore_agent(saved))
     checkpoint = f"checkpoint {saved.path}"
     described_in = saved.path.parent / CONFIG
-    if agent.config != config.agent_options:
+    if agent.config not in (config.agent_options, config.agent_options.with_earlier()):
         raise UsageError(f"{checkpoint} is of another agent than {described_in} says; undo what was changed there")
     hindsight = config.training.hindsight
     classes = agent.spec.hindsight_classes

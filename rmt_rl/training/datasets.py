@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -12,13 +13,18 @@ import numpy as np
 from gymnasium import Space
 from gymnasium.spaces import Box
 from gymnasium.spaces.utils import flatten_space
+from pydantic import JsonValue
 
 from rmt_rl.acting.collect import collect
+from rmt_rl.acting.policies import Behaviour
+from rmt_rl.acting.provenance import dataset_ids
+from rmt_rl.data.best import best_episodes
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
-from rmt_rl.registry import load_task
+from rmt_rl.nn.scaling import UNBOUNDED
+from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.space_fit import joined
 from rmt_rl.task import check_same_spaces, default_episodes
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
     from rmt_rl.task import HasSpaces, Task
 
 LARGE_ACTION = 10.0  # heads learn standard deviations up to 7.4
-UNBOUNDED = 1e9  # bounds from here on stand for none
 LABELS = ("hindsight", "decisive", "idle")
 
 
@@ -52,7 +57,44 @@ def open_data(config: OfflineRun) -> EpisodeStore:
         check_spaces(f"env {config.env!r}", env, store, remedy)
         store.observation_space = joined(store.observation_space, env.observation_space)
         store.action_space = env.action_space  # agents choose actions in its bounds and dtypes
+    _keep_best(store, share_of_episodes(config))
     return store
+
+
+def data_origin(config: OfflineRun) -> dict[str, JsonValue]:
+    """Return what must be the same when a run on data sets is resumed."""
+    share = share_of_episodes(config)
+    return {
+        "seed": config.seed,
+        "agent": config.agent,
+        "env": config.env,
+        "env_options": config.env_options.model_dump(mode="json"),
+        "dataset": list(dataset_ids(config)),  # an id of ours covers the environment's source too
+        "best_episodes": None if share == 1 else share,  # None, as for runs of earlier versions
+    }
+
+
+def share_of_episodes(config: OfflineRun) -> float:
+    """Return the share of the episodes, those of the highest returns, that a run trains on."""
+    asked = config.data.best_episodes
+    if asked is not None:
+        return asked
+    return agent_class(config.agent).best_episodes
+
+
+def _keep_best(store: EpisodeStore, share: float) -> None:
+    """Keep a share of the episodes, those of the highest returns; warn if that is all of them."""
+    if share == 1:
+        return
+    best = best_episodes(store, share)
+    if len(best) == len(store):
+        warnings.warn(
+            f"best_episodes={share}: all {len(best)} episodes have the return {store.best_return:g}, so all are kept; "
+            "filtering needs data of better and worse episodes",
+            UserWarning,
+            stacklevel=2,
+        )
+    store.keep(best)
 
 
 def _named_or_collected(config: OfflineRun, task: Task) -> tuple[str, ...]:
@@ -61,7 +103,8 @@ def _named_or_collected(config: OfflineRun, task: Task) -> tuple[str, ...]:
     if data.dataset:
         return data.dataset
     episodes = data.collect_episodes or default_episodes(task)
-    identity = collect(config.env, config.env_options, episodes, data.collect_seed)
+    behaviour = Behaviour(noise=data.collect_noise)
+    identity = collect(config.env, config.env_options, episodes, data.collect_seed, behaviour)
     return (identity,)
 
 

@@ -19,7 +19,6 @@ from pydantic import Field, JsonValue
 from torch import Tensor
 
 from rmt_rl import backprop
-from rmt_rl.acting.provenance import dataset_ids
 from rmt_rl.agent import Agent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.data.curriculum import Curriculum, CurriculumFeed
@@ -40,7 +39,7 @@ from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import new_agent, restored_agent
-from rmt_rl.training.datasets import large_actions, open_data
+from rmt_rl.training.datasets import data_origin, large_actions, open_data
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, decisive_accuracy, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
@@ -52,6 +51,10 @@ from rmt_rl.training.runner import SegmentRunner, check_compiler
 OF_KEPT = ("train/aged_loss", "data/age", "train/aged_decisive_accuracy")
 """Metrics of the batch that memory ageing keeps."""
 RECENT = 20  # updates whose decisive actions are counted in the end
+REMEDY = (
+    "Try a lower --learning-rate, a smaller --clip, a longer --warmup, or --precision 32-true; and look for huge "
+    "numbers in the data"
+)
 Step = Callable[[int, Tree], tuple[Tensor, Tree]]
 Backpropagate = Callable[[Step, int, Tree], tuple[Tensor, Tree]]
 """Called with a segment's step, the number of segments and the first state; returns the loss and the last state."""
@@ -71,10 +74,7 @@ class SegmentLearner:
     """
 
     Run = OfflineRun
-    remedy: ClassVar[str] = (
-        "Try a lower --learning-rate, a smaller --clip, a longer --warmup, or --precision 32-true; and look for huge "
-        "numbers in the data"
-    )
+    remedy: ClassVar[str] = REMEDY
 
     def __init__(self, config: OfflineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.config = config
@@ -94,14 +94,7 @@ class SegmentLearner:
 
     @staticmethod
     def origin(config: OfflineRun) -> dict[str, JsonValue]:
-        """Return what must be the same when the run is resumed."""
-        return {
-            "seed": config.seed,
-            "agent": config.agent,
-            "env": config.env,
-            "env_options": config.env_options.model_dump(mode="json"),
-            "dataset": list(dataset_ids(config)),  # an id of ours covers the environment's source too
-        }
+        return data_origin(config)
 
     @property
     def done(self) -> bool:
@@ -132,6 +125,7 @@ class SegmentLearner:
         self.model.train()
         self.optimizer.zero_grad()
         first_state = self.initial_state(batch)
+        batch = self.prepared(batch, first_state)
         loss, state = self.backpropagate(step, segments, first_state)
         of_kept = self.learn_from_kept(fillers or ())
         loss = processes.sum(loss)
@@ -171,11 +165,11 @@ class SegmentLearner:
         if kept is None:
             return {}
         counts = Counts(self.processes.device)
-
         first = len(kept.batch.segments) - kept.later
+        batch = self.prepared(kept.batch, kept.state, first)
 
         def step(index: int, state: Tree) -> tuple[Tensor, Tree]:
-            return self.runner.loss(kept.batch, counts, first + index, state)
+            return self.runner.loss(batch, counts, first + index, state)
 
         loss, _ = self.backpropagate(step, kept.later, kept.state)
         sums = counts.sums(self.processes)
@@ -185,6 +179,10 @@ class SegmentLearner:
             "data/age": kept.age,
             "train/aged_decisive_accuracy": sums.decisive_accuracy,
         }
+
+    def prepared(self, batch: Batch, state: Tree, first: int = 0) -> Batch:
+        """Return the batch with what losses need of it, for segments from `first` on, which begin with `state`."""
+        return batch
 
     def initial_state(self, batch: Batch) -> Tree:
         """Return the state before a batch: fresh, carried from the last update, or computed by burn-in."""
@@ -236,8 +234,7 @@ class SegmentLearner:
         if kept and drawn:
             fresh = self.model.initial_state(drawn.batch_size)
             kept_like = detach(fresh)
-        like = (self.carried, kept_like)
-        self.carried, memories = restore_state(saved, like)
+        self.carried, memories = restore_state(saved, (self.carried, kept_like))
         # With other options, the kept update's batch would be drawn from other episodes than its memories.
         same_draws = drawn == _drawn(self.config)
         if kept and same_draws and self.config.training.ageing_updates:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from rmt_rl.agent import Agent
 from rmt_rl.data.moments import SMALLEST, Moments, moments
 from rmt_rl.data.store import EpisodeStore
-from rmt_rl.nn.scaling import holds_numbers
+from rmt_rl.nn.scaling import UNBOUNDED, holds_numbers
 from rmt_rl.tokens import scales_of
-from rmt_rl.training.datasets import UNBOUNDED
 from rmt_rl.trees import part_at
 
 Floats = NDArray[np.float64]

@@ -21,8 +21,15 @@ from rmt_rl.errors import UsageError
 from rmt_rl.recurrence import tree_leaves
 
 SMALL = {"segment_length": 4, "width": 40}
-UNTOUCHED = {"attention"}  # options that aren't varied: attention kernels have their own tests, and some need a GPU
-OTHERS: dict[Any, tuple[Any, ...]] = {bool: (False, True), int: (5, 3, 8), float: (0.5,)}  # values to try by type
+UNTOUCHED = {"attention", "encoder", "head", "target_rate"}
+"""Options that have their own tests; some of their values need a GPU."""
+OTHERS: dict[Any, tuple[Any, ...]] = {
+    bool: (False, True),
+    int: (5, 3, 8),
+    float: (0.5,),
+    str: ("dlstm",),
+}
+"""Values to try, by type."""
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 MIXED = spaces.Tuple((spaces.Discrete(3, start=5), spaces.Box(-1, 1, (2,), np.float32)))
 

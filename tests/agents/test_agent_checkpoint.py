@@ -18,7 +18,7 @@ from rmt_rl import registry
 from rmt_rl.agent import Agent, AgentConfig
 from rmt_rl.errors import UsageError
 from rmt_rl.runs.checkpoint import load_agent, path_of, save_agent
-from tests.agents.examples import MIXED, SMALL, draw, make, variants
+from tests.agents.examples import MIXED, SMALL, VECTOR, draw, make, variants
 
 NESTED = spaces.Dict(
     {
@@ -161,6 +161,15 @@ def test_weights_of_another_shape_are_refused(options: dict[str, Any], tmp_path:
     change(path, agent_options=SMALL | options)
     with pytest.raises(UsageError, match=str(path)):
         load_agent(tmp_path)
+
+
+def test_a_checkpoint_older_than_the_choice_of_heads_is_gaussian(tmp_path: Path) -> None:
+    agent, path = saved(tmp_path, head="gaussian")
+    change(path, agent_options=SMALL)
+    loaded = load_agent(tmp_path)
+    assert loaded.config == agent.config
+    observation = draw(VECTOR, 2)
+    np.testing.assert_equal(loaded.predict(observation)[0], agent.predict(observation)[0])
 
 
 @pytest.mark.parametrize(("name", "other"), [("rate", "dt"), ("dt", "rate"), ("bc", "rate"), ("rate", "bc")])

@@ -110,10 +110,11 @@ def test_no_action_depends_on_what_comes_later(cls: type[Agent], config: AgentCo
     cuts = zip(*(value.split(LENGTH, 1) for value in given.values()), strict=True)
     parts = tuple(segment_of(seen, did, to_go, torch.tensor([LENGTH] * 2)) for seen, did, to_go in cuts)
     numbers_BTP, _, _ = forward(agent, parts)
-    inputs = [given[token] for token in cls.tokens]
+    names = (*cls.tokens, *cls.conditions)
+    inputs = [given[token] for token in names]
     for place in (0, 2, LENGTH - 1, LENGTH, 2 * LENGTH + 1):
         loss = numbers_BTP[:, place].square().sum()
-        gradients = dict(zip(cls.tokens, torch.autograd.grad(loss, inputs, retain_graph=True), strict=True))
+        gradients = dict(zip(names, torch.autograd.grad(loss, inputs, retain_graph=True), strict=True))
         assert gradients["observation"][:, place].abs().min() > 0
         for token, gradient in gradients.items():
             assert gradient[:, place if token == "action" else place + 1 :].abs().sum() == 0
@@ -191,7 +192,7 @@ def test_every_option_changes_something(cls: type[Agent]) -> None:
     assert not without_effect, ", ".join(without_effect)
 
 
-@pytest.mark.parametrize("name", ["bc", "bc_lstm"])
+@pytest.mark.parametrize("name", ["bc", "bc_lstm", "filtered_bc"])
 def test_behaviour_cloning_sees_observations_only(name: str) -> None:
     """Neither the return that is asked for nor its own actions."""
     cls: Any = agent_class(name)

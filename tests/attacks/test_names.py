@@ -11,6 +11,7 @@ import pytest
 import rmt_rl
 from rmt_rl.cli import main
 from rmt_rl.errors import UsageError
+from rmt_rl.runs.checkpoint import path_of, read_checkpoint
 from rmt_rl.runs.options import run_config_class
 from tests.attacks.scene import PAYLOAD, Scene
 
@@ -54,8 +55,9 @@ def planted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     info = scene.here / "planted-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
-    groups = ("rmt_rl.envs", "rmt_rl.agents", "rmt_rl.feeds", "rmt_rl.loggers", "rmt_rl.commands", "torch.backends")
-    points = "\n".join(f"[{group}]\nplanted = planted" for group in groups)
+    ours = ("envs", "agents", "feeds", "loggers", "encoders", "formats", "commands")
+    groups = [f"rmt_rl.{kind}" for kind in ours]
+    points = "\n".join(f"[{group}]\nplanted = planted" for group in [*groups, "torch.backends"])
     (info / "entry_points.txt").write_text(points)
 
 
@@ -105,6 +107,19 @@ def test_a_feed_s_or_logger_s_name_in_a_config(scene: Scene, path: tuple[str, ..
     scene.in_config(*path, value=name)
     for command in ("train --config run --out again", "train --resume run"):
         assert main(command.split()) == 2, command
+
+
+@pytest.mark.parametrize("name", ["payload:Payload", "os:system", "torch.nn:Linear", "planted", "tempfile:mkdtemp"])
+def test_an_encoder_s_name_in_a_config_and_in_a_checkpoint(scene: Scene, name: str) -> None:
+    options = read_checkpoint(path_of(scene.run)).header.agent_options
+    scene.in_config("agent_options", "encoder", value=name)
+    for command in ("train --config run --out again", "train --resume run"):
+        assert main(command.split()) == 2, command
+    scene.in_header(agent_options=options | {"encoder": name})
+    for command in COMMANDS:
+        assert main(command.split()) == 2, command
+    with pytest.raises(UsageError):
+        rmt_rl.load("run")
 
 
 @pytest.mark.parametrize("key", ["import", "modules", "imports", "plugins", "learner"])

@@ -16,7 +16,7 @@ from rmt_rl.training.measures import read
 from rmt_rl.training.segments import SegmentLearner
 from tests.agents.examples import agents
 from tests.gpu.device import DEVICE, ON_CUDA, needs_cuda
-from tests.tiny import started, tiny, work_folder
+from tests.tiny import known_options, started, tiny, work_folder
 
 AGENTS = [param.id for param in agents() if not param.marks]
 UPDATES = 4
@@ -31,13 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def learner_of(agent: str, **training: Any) -> SegmentLearner:
     """Return a learner on the device, whose products are exact unless asked otherwise."""
     options = {"accelerator": DEVICE.type, "matmul_precision": "highest"} | training
-    small = {"layers": 1, "width": 16, "segment_length": 4}
-    if agent == "bc":
-        del small["layers"]
-    gated = agent in ("bc", "bc_lstm", "dlstm", "dgru", "dmamba")
-    heads = {} if gated else {"heads": 2}
+    small = known_options(agent, {"segment_length": 4, "width": 16, "layers": 1, "heads": 2})
     config = tiny("bc", **options)
-    values = config.model_dump(mode="json", exclude_none=True) | {"agent": agent, "agent_options": small | heads}
+    values = config.model_dump(mode="json", exclude_none=True) | {"agent": agent, "agent_options": small}
     changed = make_config(values)
     assert isinstance(changed, OfflineRun)
     return started(changed, Path("no run"))

@@ -27,7 +27,7 @@ from rmt_rl.runs.folder import write_config
 from rmt_rl.runs.options import OfflineRun, RunConfig, make_config
 from rmt_rl.training.loop import Loop, resume, train
 from tests.nodes import in_processes
-from tests.tiny import Values, header, metrics, started, tiny, work_folder
+from tests.tiny import Values, header, known_options, metrics, started, tiny, work_folder
 
 AGES = {"ageing": 2, "ageing_from": 0, "ageing_updates": 4}
 AGED = {"data": {"feed": "streams"}, **AGES}
@@ -51,9 +51,7 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def short(name: str) -> OfflineRun:
     """Return a config of two updates of an agent."""
     values = tiny("bc", updates=2, save_every=2, **UNLIKE.get(name, {})).model_dump(mode="json", exclude_none=True)
-    sizes = {"segment_length": 4, "width": 16, "heads": 2, "layers": 2}
-    fields = agent_class(name).Config.model_fields
-    values["agent_options"] = {option: size for option, size in sizes.items() if option in fields}
+    values["agent_options"] = known_options(name, {"segment_length": 4, "width": 16, "heads": 2, "layers": 2})
     values["evaluation"] |= {"eval_every": 2, "eval_episodes": 2}
     return offline(values | {"agent": name})
 

@@ -29,6 +29,13 @@ class Collection(ReadsRuns):
     )
     sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the runs' checkpoints")
+    noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="largest probability that a random action replaces one of the expert's or an agent's, which then "
+        "shows how to recover; each episode draws its own, from 0 on; recorded is what was done",
+    )
     target_return: float | None = Field(None, description="return that agents aim at (unset: their data's best)")
     shards: int = Field(
         1,
@@ -55,7 +62,7 @@ def collect_dataset(arguments: Arguments) -> int:
     from rmt_rl.cli.progress import EvaluationProgress
 
     shares = tuple(map(parse_share, given.policy)) or EXPERT_ALONE.shares
-    behaviour = Behaviour(shares, given.sample, given.target_return, given.checkpoint)
+    behaviour = Behaviour(shares, given.sample, given.target_return, given.checkpoint, given.noise)
     episodes = given.episodes or default_episodes(task)
     setting = Setting(cores=1, gpus=0, folder=_ENGINE_FOLDER)
     typed = [name for name in names if ":" in name]

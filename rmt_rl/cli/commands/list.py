@@ -1,4 +1,4 @@
-"""Show the environments, agents, memory mechanisms, feeds, loggers, engines and commands, one line each."""
+"""Show the environments, agents, memory mechanisms, encoders, commands and all else that has a name, one line each."""
 
 from __future__ import annotations
 

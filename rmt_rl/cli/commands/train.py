@@ -84,12 +84,12 @@ def _parser() -> argparse.ArgumentParser:
 def _config(file: Path | None, choice: str, rest: Arguments, own_help: str) -> RunConfig | None:
     """Return the config that the command line asks for; None if the user only asked for help."""
     from rmt_rl.runs.folder import read_config
-    from rmt_rl.runs.named_options import NAMED, named_config
+    from rmt_rl.runs.named_options import named_config, named_flags
     from rmt_rl.runs.recipes import NO_RECIPE, find_recipe
 
     recipe = NO_RECIPE
-    for option in NAMED:
-        import_typed(option_values(f"--{option}", rest))
+    for flag in named_flags():
+        import_typed(option_values(flag, rest))
     count = leading(rest)
     if file is not None:
         default = read_config(file)

@@ -1,0 +1,1 @@
+"""Defaults: what plain `rmt-rl train ENV rate` reaches, on several seeds."""

@@ -1,0 +1,49 @@
+"""Options of every agent that learns from segments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, field_validator
+
+from rmt_rl.config import Frozen
+from rmt_rl.errors import UsageError, nearest
+from rmt_rl.nn.heads import HeadName
+from rmt_rl.registry import names
+
+
+class AgentConfig(Frozen):
+    """Options of every agent that learns from segments.
+
+    Attributes:
+        EARLIER: values of options that configs and checkpoints of earlier versions lack.
+    """
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {"encoder": "small", "head": "gaussian"}
+
+    segment_length: int = Field(30, ge=1, description="steps of a segment")
+    width: int = Field(64, ge=2, description="width of a token")
+    encoder: str = Field("auto", description="encoder of observations, see rmt-rl list, or module:Name")
+    step_embedding: bool = Field(
+        False, description="add a learned embedding of the step's place in its segment to the observation's token"
+    )
+    head: HeadName = Field(
+        "auto",
+        description="distribution of continuous actions: gaussian; bins, a softmax over 41 bins between the bounds; "
+        "mixture, of 5 Gaussians; auto: bins where there are bounds, gaussian elsewhere",
+    )
+
+    @field_validator("encoder")
+    @classmethod
+    def _known_encoder(cls, name: str) -> str:
+        known = names("encoders")
+        if name not in known and ":" not in name:  # `module:Name` is looked up when the agent is made
+            raise UsageError(f"unknown encoder {name!r} (known: {', '.join(known)}){nearest(name, known)}")
+        return name
+
+    def with_earlier(self) -> Self:
+        """Return the config as an earlier version meant it: options that it lacks have their earlier values."""
+        missing = self.EARLIER.keys() - self.model_fields_set
+        earlier = {name: self.EARLIER[name] for name in missing}
+        return self.model_copy(update=earlier)

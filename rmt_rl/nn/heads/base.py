@@ -1,0 +1,83 @@
+"""The interface of action heads: parameters computed from the core's output become a distribution over actions.
+
+A head needs P distribution parameters (`size`): logits, or means and log standard deviations. The agent computes them,
+(..., P), from the core's output by one linear layer and passes them as `numbers`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Head(ABC):
+    """A family of distributions over an action space, with `size` = P parameters (`numbers`).
+
+    Attributes:
+        size: P.
+        count: N, the numbers that make up an action: one for each variable or dimension.
+    """
+
+    size: int
+    count: int
+
+    @abstractmethod
+    def loss(self, numbers: Tensor, action: Any) -> Tensor:
+        """Return the negative log-likelihood (...,) of actions in nats, given parameters (..., P).
+
+        A head over bins returns a cross entropy with soft targets instead, also in nats.
+        """
+
+    @abstractmethod
+    def correct(self, numbers: Tensor, action: Any) -> Tensor:
+        """Return the accuracy (...,) of the deterministic action, a float in 0 ... 1, given parameters (..., P)."""
+
+    @abstractmethod
+    def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the numbers (B, N) of actions for parameters (B, P): indices of categories as int64, floats else.
+
+        The actions are the deterministic ones if `generator` is None, else samples drawn with it. The random numbers of
+        a row depend on B and the row's index alone (see `rmt_rl.nn.sampling`). The host doesn't wait for the actions.
+        """
+
+    @abstractmethod
+    def values(self, chosen: NDArray[Any]) -> Any:
+        """Return actions, as values (B, ...) of the space, from what `choose` returned."""
+
+    def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
+        """Return actions for parameters (B, P) as NumPy values of the space; see `choose`."""
+        chosen: NDArray[Any] = self.choose(numbers, generator).cpu().numpy()
+        return self.values(chosen)
+
+
+class Nothing(Head):
+    """The distribution over a part of no size, such as a Box (0,), whose only action is empty."""
+
+    size = count = 0
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.space = space
+
+    def loss(self, numbers: Tensor, action: Any) -> Tensor:
+        return numbers.new_zeros(numbers.shape[:-1])
+
+    def correct(self, numbers: Tensor, action: Any) -> Tensor:
+        return numbers.new_ones(numbers.shape[:-1])
+
+    def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
+        return no_numbers(numbers)
+
+    def values(self, chosen: NDArray[Any]) -> Any:
+        shape = self.space.shape or ()
+        return np.empty((len(chosen), *shape), self.space.dtype)
+
+
+def no_numbers(numbers: Tensor) -> Tensor:
+    """Return the numbers (B, 0) of empty actions. Beside floats or integers, their type changes nothing."""
+    return torch.empty(len(numbers), 0, dtype=torch.bool, device=numbers.device)
