@@ -226,7 +226,7 @@ def test_an_agent_gets_the_return_that_it_is_asked_for(tmp_path: Path) -> None:
     agent_options = {"segment_length": 4, "width": 32, "heads": 2, "layers": 1}
     options = {"env_options": corridors, "agent_options": agent_options, "evaluation": QUIET}
     data = {"dataset": [dataset], "batch_size": 32}
-    train(tiny(**options, data=data, updates=400, learning_rate=5e-3, save_every=1000), tmp_path / "run")
+    train(tiny(**options, data=data, updates=400, learning_rate=5e-3, ageing=0, save_every=1000), tmp_path / "run")
     agent = rmt_rl.load(tmp_path / "run")
     reached = {
         asked: evaluate(agent, load_task("tmaze"), corridors, 200, seed=9, target_return=asked).mean_return

@@ -218,7 +218,7 @@ def test_killed_workers_and_sweeps_leave_nothing_that_a_new_sweep_does_not_mend(
     assert worker is not None
     os.kill(worker.process, 9)
     assert first.status() == 1
-    assert first.error.startswith("failed: tmaze-bc-0: the process was killed by signal 9 (see "), first.error
+    assert "failed: tmaze-bc-0: the process was killed by signal 9 (see " in first.error
     made = len(metrics(run))
 
     second = Command(arguments)
