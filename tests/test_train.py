@@ -309,7 +309,8 @@ def test_memories_behind_any_segment_age(gradient: str) -> None:
     values: Values = {"gradient": gradient, "learning_rate": 1e-12, "env_options": {"corridor_length": 14}}
     values["data"] = {"segments": 4, "bucket_batches": 1}
     losses = {}
-    for name, options in {"young": {"ageing": 0}, "aged": {"ageing": 3, "ageing_at": "any", "ageing_from": 0}}.items():
+    chosen: Values = {"young": {"ageing": 0}, "aged": {"ageing": 3, "ageing_at": "any", "ageing_from": 0}}
+    for name, options in chosen.items():
         learner = SegmentLearner(tiny(**values, **options))
         learner.start()
         losses[name] = [losses_of_segments(learner) for _ in range(8)]
