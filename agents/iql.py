@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from rmt_rl.agent import Agent, AgentConfig, AgentSpec, hindsight_loss
+from rmt_rl.agent import Agent, AgentConfig, AgentSpec, BaseAgent, hindsight_loss
 from rmt_rl.config import validated
 from rmt_rl.data.segment import Segment
 from rmt_rl.errors import UsageError
@@ -93,8 +93,11 @@ class IQL(Agent):
     def build_core(self, config: IQLConfig) -> SegmentRecurrent[Any, Any]:
         """Return the core that the agent `memory` builds for tokens as IQL has them."""
         cls = config.memory_class()
-        host = type(cls.__name__, (cls,), {"tokens": self.tokens, "conditions": ()})
-        core: SegmentRecurrent[Any, Any] = host(config.memory_options(), self.spec).core
+        options = config.memory_options()
+        with_own_tokens: type[Agent] = type(cls.__name__, (cls,), {"tokens": self.tokens})
+        builder = object.__new__(with_own_tokens)
+        BaseAgent.__init__(builder, options, self.spec)  # without encoders and head, which IQL has itself
+        core: SegmentRecurrent[Any, Any] = builder.build_core(options)
         return core
 
     def values(self, outputs: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Losses(Protocol):
 
 
 class BootstrappingAgent(Protocol):
-    """An agent with the losses and the target network that this learner needs."""
+    """The methods that an agent needs for this learner, besides those of all agents."""
 
     def values(self, outputs: Tensor) -> Tensor:
         """Return the values (B, K) of states, from what `forward` returned."""

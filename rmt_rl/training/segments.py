@@ -51,6 +51,10 @@ from rmt_rl.training.runner import SegmentRunner, check_compiler
 OF_KEPT = ("train/aged_loss", "data/age", "train/aged_decisive_accuracy")
 """Metrics of the batch that memory ageing keeps."""
 RECENT = 20  # updates whose decisive actions are counted in the end
+REMEDY = (
+    "Try a lower --learning-rate, a smaller --clip, a longer --warmup, or --precision 32-true; and look for huge "
+    "numbers in the data"
+)
 Step = Callable[[int, Tree], tuple[Tensor, Tree]]
 Backpropagate = Callable[[Step, int, Tree], tuple[Tensor, Tree]]
 """Called with a segment's step, the number of segments and the first state; returns the loss and the last state."""
@@ -70,10 +74,7 @@ class SegmentLearner:
     """
 
     Run = OfflineRun
-    remedy: ClassVar[str] = (
-        "Try a lower --learning-rate, a smaller --clip, a longer --warmup, or --precision 32-true; and look for huge "
-        "numbers in the data"
-    )
+    remedy: ClassVar[str] = REMEDY
 
     def __init__(self, config: OfflineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.config = config
@@ -233,8 +234,7 @@ class SegmentLearner:
         if kept and drawn:
             fresh = self.model.initial_state(drawn.batch_size)
             kept_like = detach(fresh)
-        like = (self.carried, kept_like)
-        self.carried, memories = restore_state(saved, like)
+        self.carried, memories = restore_state(saved, (self.carried, kept_like))
         # With other options, the kept update's batch would be drawn from other episodes than its memories.
         same_draws = drawn == _drawn(self.config)
         if kept and same_draws and self.config.training.ageing_updates:
