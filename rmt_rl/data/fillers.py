@@ -78,7 +78,7 @@ class Fillers:
             UsageError: no episode has as many idle steps in a row as a segment.
         """
         starts = self._idle_starts
-        if not self.exist:
+        if not len(starts.episodes):
             longest = self._lengths.max()
             raise UsageError(
                 f"segment_length is {self._segment_length}, but no episode (the longest has {longest} "
@@ -94,8 +94,10 @@ class Fillers:
 
     @property
     def exist(self) -> bool:
-        """True if some episode has as many idle steps in a row as a segment. Reads the labels of all episodes."""
-        return len(self._idle_starts.episodes) > 0
+        """True if some episode has as many idle steps in a row as a segment; reads episodes up to the first of them."""
+        if not self.are_declared:
+            return len(self._idle_starts.episodes) > 0
+        return any(len(self._starts(index, length)) for index, length in enumerate(self._lengths.tolist()))
 
     @cached_property
     def are_declared(self) -> bool:
@@ -129,8 +131,7 @@ class Fillers:
         firsts, places = [], []
         before = 0  # starts of the episodes so far
         for index, length in enumerate(self._lengths.tolist()):
-            span = self._episodes.span(index, 0, length)
-            starts = self._starts(np.asarray(span.trajectory.idle))
+            starts = self._starts(index, length)
             begins = np.flatnonzero(np.diff(starts, prepend=-2) > 1)  # of its runs
             firsts.append(starts[begins])
             places.append(begins + before)
@@ -140,8 +141,10 @@ class Fillers:
         runs = _Runs(np.concatenate(firsts), np.concatenate(places))
         return _IdleStarts(episodes, counts[episodes], runs)
 
-    def _starts(self, idle: Bools) -> Ints:
-        """Return the steps at which a full segment of idle steps begins, from `idle` (T,)."""
+    def _starts(self, index: int, steps: int) -> Ints:
+        """Return the steps at which a full segment of idle steps begins, in an episode of so many steps."""
+        span = self._episodes.span(index, 0, steps)
+        idle: Bools = np.asarray(span.trajectory.idle)
         length = self._segment_length
         idle_before = np.append(0, np.cumsum(idle))  # (T + 1,)
         idle_ahead = idle_before[length:] - idle_before[:-length]
