@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from experiments.any_dataset import __main__ as any_dataset
+from experiments.color_cubes import __main__ as color_cubes
 from experiments.defaults import __main__ as defaults
 from experiments.popgym import __main__ as popgym
 from experiments.standardised import __main__ as standardised
-from rmt_rl.analysis.results import FILE, ResultsFile
+from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
+from rmt_rl.analysis.run_records import EvaluatedSetting
 from rmt_rl.cli import main
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.named_options import named_config
@@ -101,6 +103,23 @@ def test_plain_runs_are_tabulated_by_setting(tmp_path: Path, monkeypatch: pytest
     made = rows((tmp_path / "table.md").read_text())
     assert [row[:2] for row in made] == [["tmaze", "corridor length 1"], ["tmaze", "corridor length 6"]]
     assert all(row[6] == "2 of 2" for row in made)
+
+
+def test_cubes_are_tabulated_by_difficulty_and_agent() -> None:
+    def result(config: str, seed: int, rate: float) -> RunResult:
+        settings = [
+            EvaluatedSetting({"phases": phases}, 100, rate, None, 5 * rate, None, {}) for phases in color_cubes.PHASES
+        ]
+        return RunResult(config, seed, {}, {}, settings, {"train": 60.0})
+
+    results = [result("medium/rate", seed, 1.0) for seed in (0, 1)]
+    made = rows(color_cubes.cubes_table([*results, result("extreme/bc", 0, 0.5)]))
+    assert made == [
+        ["medium", "rate", "1.00 ± 0.00", "5.00 ± 0.00", "1.00 ± 0.00", "2", "60"],
+        ["extreme", "bc", "0.50", "2.50", "0.50", "1", "60"],
+    ]
+    configs = {path.stem for path in color_cubes.FOLDER.glob("*.toml")}
+    assert configs == set(color_cubes.AGENTS)
 
 
 def test_runs_that_have_a_line_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

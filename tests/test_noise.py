@@ -9,6 +9,7 @@ from typing import Any
 import minari
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from rmt_rl.acting.collect import collect
 from rmt_rl.acting.evaluate import evaluate
@@ -132,3 +133,26 @@ def test_the_command_takes_noise(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts_of(identity)["noise"] == 0.25
     assert main(["collect", "tmaze", "--noise", "1.5"]) == 2
     assert "noise=1.5" in capsys.readouterr().err
+
+
+def test_numbers_with_bounds_get_normal_noise() -> None:
+    """Its deviation is a share of half the range; parts without bounds are drawn anew."""
+    space = spaces.Tuple(
+        (spaces.Box(np.array([-1, 10], np.float32), np.array([1, 50], np.float32)), spaces.Box(-np.inf, np.inf, ()))
+    )
+    policy = Disturbed(Still(), space, noise=0.2, seed=0)
+    (bounded, free), _ = policy.predict(None, None, np.ones(20_000, bool))
+    level = 0.2 / 3**0.5  # the root of the mean square of levels between 0 and 0.2
+    np.testing.assert_allclose((bounded - [0, 30]).std(0), [level, 20 * level], rtol=0.03)
+    np.testing.assert_allclose((free != 7).mean(), 0.1, atol=0.01)
+    assert bounded.dtype == np.float32
+
+
+class Still:
+    """Always takes the same action."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        count = len(episode_start)
+        return (np.tile(np.array([0, 30], np.float32), (count, 1)), np.full(count, 7.0, np.float32)), None

@@ -127,6 +127,9 @@ def test_copies_are_of_one_url(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert "out=s3:/bucket/lr is a URL; give it as `store` (--store)" in refused("--out", "s3://bucket/lr")
     assert "'runs/lr' is no URL of a folder" in refused("--store", "runs/lr")
+    for engine in ("local", "slurm"):
+        error = refused("--store", "memory://b/second", "--engine", engine)
+        assert f"store=memory://b/second is the memory of one process, but engine='{engine}' starts" in error
     assert "fsspec knows no protocol" in refused("--store", "s4://bucket")
     assert RemoteFolder("memory://b/second").files() == {}
 

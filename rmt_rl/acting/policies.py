@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
+from rmt_rl.nn.scaling import has_bounds
 from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Task, is_informed, is_privileged, task_config
-from rmt_rl.trees import map_leaves
+from rmt_rl.trees import Place, leaves, map_space, part_at
 
 EXPERT, RANDOM = "expert", "random"  # policies that need no training run
 
@@ -45,7 +46,7 @@ class Behaviour(NamedTuple):
     sample: bool = False  # trained agents sample their actions; otherwise they take the most likely ones
     target_return: float | None = None  # for agents conditioned on a return; None: the best return of their own data
     checkpoint: str = "last"  # of trained agents
-    noise: float = 0.0  # most of the actions of an episode that random ones replace, as a share; see `Disturbed`
+    noise: float = 0.0  # highest level of noise; see `Disturbed`
 
     def episodes_by_share(self, episodes: int) -> list[int]:
         """Divide a number of episodes by the parts of the shares; the numbers sum to `episodes`.
@@ -119,24 +120,26 @@ class RandomPolicy:
 
 
 class Disturbed:
-    """Acts as another policy, but for single actions that are drawn from the action space in place of the policy's.
+    """Acts as another policy, but with noise, so that the policy shows how to recover.
 
-    The policy then shows how to recover. It is informed of what was done if it has the method of `Informed`. Each
-    episode draws its own probability of a random action, evenly between 0 and `noise`. So some episodes are nearly as
-    the policy plays them, and show what is best.
+    Numbers between bounds get normal noise, whose standard deviation is the level of noise times half their range.
+    Other actions are drawn from the action space in place of the policy's, with the level as probability. Each episode
+    draws its own level, evenly between 0 and `noise`. So some episodes are nearly as the policy plays them, and show
+    what is best. The policy is informed of what was done if it has the method of `Informed`.
 
     Args:
         policy: the policy.
         action_space: the action space of one environment.
-        noise: the largest probability of a random action.
+        noise: the highest level.
         seed: seed of all draws.
     """
 
     def __init__(self, policy: Policy, action_space: gymnasium.Space[Any], noise: float, seed: int) -> None:
         self._policy, self._action_space, self._noise = policy, action_space, noise
+        self._bounded = any(has_bounds(leaf) for _, leaf in leaves(action_space))
         # Separate streams: a random policy and an environment with the same seed draw from others.
-        _, of_times, of_actions = np.random.SeedSequence(seed).spawn(3)
-        self._times = np.random.default_rng(of_times)
+        _, own, of_actions = np.random.SeedSequence(seed).spawn(3)
+        self._generator = np.random.default_rng(own)
         self._random = RandomPolicy(action_space, int(of_actions.generate_state(1)[0]))
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -147,23 +150,38 @@ class Disturbed:
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
     ) -> tuple[Any, Any]:
-        """Choose actions as the policy does, and replace some; `episode_start` has one entry for each environment."""
+        """Choose actions as the policy does, and disturb them; `episode_start` has one entry for each environment."""
         count = len(episode_start)
         inner, drawing, levels = (None, None, np.zeros(count)) if state is None else state
-        levels = np.where(episode_start, self._times.uniform(0, self._noise, count), levels)
+        levels = np.where(episode_start, self._generator.uniform(0, self._noise, count), levels)
         actions, inner = self._policy.predict(observation, inner, episode_start, deterministic)
         random, drawing = self._random.predict(observation, drawing, episode_start)
-        replaced = self._times.random(count) < levels
-        done = map_leaves(partial(_picked, replaced), random, fit_actions(actions, self._action_space))
-        if replaced.any() and is_informed(self._policy):
-            inner = self._policy.replace_actions(inner, done, replaced)
+        is_random = self._generator.random(count) < levels
+        done = self._done(actions, random, is_random, levels)
+        changed = levels > 0 if self._bounded else is_random
+        if changed.any() and is_informed(self._policy):
+            inner = self._policy.replace_actions(inner, done, changed)
         return done, (inner, drawing, levels)
 
+    def _done(self, actions: Any, random: Any, is_random: NDArray[np.bool_], levels: NDArray[np.float64]) -> Any:
+        """Return the actions (N, ...) with noise: random ones where `is_random`, bool (N,), but for bounded numbers."""
 
-def _picked(rows: NDArray[np.bool_], one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
-    """Return the first array (N, ...) where `rows`, bool (N,), is True, else the second."""
-    mask = rows.reshape(-1, *[1] * (one.ndim - 1))
-    return np.where(mask, one, other)
+        def of_leaf(place: Place, leaf: gymnasium.Space[Any]) -> NDArray[Any]:
+            chosen: NDArray[Any] = np.asarray(part_at(actions, place))
+            if not has_bounds(leaf):
+                return np.where(_column(is_random, chosen), part_at(random, place), chosen)
+            assert isinstance(leaf, spaces.Box)
+            half = (leaf.high.astype(np.float64) - leaf.low) / 2
+            noise = half * self._generator.normal(size=chosen.shape) * _column(levels, chosen)
+            disturbed: NDArray[Any] = chosen + noise
+            return disturbed
+
+        return fit_actions(map_space(of_leaf, self._action_space), self._action_space)
+
+
+def _column(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """Return values (N,) with as many dimensions as actions (N, ...), to be broadcast over them."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def make_expert(task: Task, options: Options, seed: int) -> Policy:

@@ -22,6 +22,7 @@ from rmt_rl.errors import UsageError, nearest
 from rmt_rl.machine import check_fits
 from rmt_rl.reading import check_regular
 
+_MEMBER = ".npy"  # ending of the arrays in an npz file
 NUMBERS = "biuf"  # kinds of NumPy's dtypes that columns may have
 _DAMAGED = (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -118,25 +119,16 @@ def open_columns(path: Path) -> Iterator[Columns]:
 
 @contextmanager
 def _open_npz(path: Path) -> Iterator[Columns]:
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise UsageError(f"{path} holds one array, not several by key; save it by numpy.savez")
-    packed = zipfile.ZipFile(path)
-    with archive, packed:
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename.removesuffix(_MEMBER): info.file_size for info in archive.infolist()}
 
         def read(key: str) -> Rows:
-            size = _size(packed, key)
-            check_fits(f"{path}: {key!r}", size, "save its episodes in several files, or as HDF5")
-            rows: Array = archive[key]
+            check_fits(f"{path}: {key!r}", sizes[key], "save its episodes in several files, or as HDF5")
+            with archive.open(key + _MEMBER) as member:
+                rows: Array = np.lib.format.read_array(member, allow_pickle=False)
             return rows
 
-        yield Columns(path, tuple(archive.files), read)
-
-
-def _size(archive: zipfile.ZipFile, key: str) -> int:
-    """Return the bytes of an array when it is unpacked."""
-    sizes = {info.filename: info.file_size for info in archive.infolist()}
-    return sizes.get(f"{key}.npy", sizes.get(key, 0))
+        yield Columns(path, tuple(sizes), read)
 
 
 @contextmanager

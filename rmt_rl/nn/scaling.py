@@ -95,6 +95,13 @@ class Scales(nn.Module):
         return map_leaves(scaled, value, self._indices) if self.places else value
 
 
+def has_bounds(space: Space[Any]) -> bool:
+    """Return True for a Box of floats all of which have bounds."""
+    if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or 0 in space.shape:
+        return False
+    return float(np.min(space.low)) > -UNBOUNDED and float(np.max(space.high)) < UNBOUNDED
+
+
 def holds_numbers(space: Space[Any]) -> bool:
     """Return True for a Box of numbers: no image and no truth values."""
     return isinstance(space, spaces.Box) and space.dtype != np.bool_ and not is_image(space)

@@ -48,8 +48,8 @@ class DataConfig(FeedConfig):
         0.0,
         ge=0,
         le=1,
-        description="largest probability that a random action replaces one of the expert's in that collection, which "
-        "then shows how to recover; each episode draws its own, from 0 on; recorded is what was done",
+        description="highest level of noise in that collection, from which the expert shows how to recover; as "
+        "--noise of rmt-rl collect",
     )
     strict: bool = Field(False, description="refuse data sets with empty or odd episodes; otherwise these are left out")
     cache_mb: int = Field(1024, ge=1, description="episodes kept in memory, MB")

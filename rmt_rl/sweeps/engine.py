@@ -131,7 +131,10 @@ class Engine(Protocol):
 
 
 class EngineClass(Protocol):
-    """The class of an engine."""
+    """The class of an engine.
+
+    An engine that works on runs in the process of the sweep says so by an attribute `in_this_process = True`.
+    """
 
     Config: type[Frozen]
 

@@ -13,6 +13,7 @@ from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.config import SEED_LIMIT, Frozen, Strings, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.reading import parse_toml, read_text
+from rmt_rl.registry import engine_class
 from rmt_rl.remote import check_url
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
@@ -88,6 +89,16 @@ class SweepConfig(Frozen):
         if store:
             check_url(store)
         return store
+
+    @model_validator(mode="after")
+    def _store_outlives_runs(self) -> Self:
+        in_memory = self.store.startswith("memory://")
+        if in_memory and not getattr(engine_class(self.engine), "in_this_process", False):
+            raise ValueError(
+                f"store={self.store} is the memory of one process, but engine={self.engine!r} starts a process for "
+                "each run, with which the run would be lost: choose another URL, such as file:///folder"
+            )
+        return self
 
     @field_validator("seeds", "envs", "agents")
     @classmethod

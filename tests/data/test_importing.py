@@ -251,7 +251,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "scalar": (spoilt(reward=np.float64(3)), "a.npz: 'reward' is no column of numbers"),
     "pickled": (spoilt(obs=np.array([Danger()] * 4)), "a.npz: 'obs' can't be read .Object arrays cannot be loaded"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(Danger())), "a.npz can't be read"),
-    "one array": (lambda path: np.save(path.open("wb"), np.zeros(3)), "a.npz holds one array, not several by key"),
+    "one array": (lambda path: np.save(path.open("wb"), np.zeros(3)), "a.npz can't be read .File is not a zip file"),
     "cut off": (lambda path: path.write_bytes(b"PK\3\4nothing"), "a.npz can't be read"),
     "folder": (lambda path: path.mkdir(), "folder a.npz holds no file that ends in .npz, .hdf5, .h5"),
     "absent": (lambda path: None, "a.npz doesn't exist"),
@@ -340,6 +340,7 @@ def test_what_gymnasium_flattens_comes_back(space: Space) -> None:
     ambiguous = [category and size == plain for category, size, plain in zip(is_category, flat, sizes, strict=True)]
     assume(not any(ambiguous))  # of a single category there is nothing to tell
     values = draw_batch(space, 3)
+    assume(all((np.abs(np.float64(leaf)) < 2**50).all() for _, leaf in leaves(values)))  # flattened values are floats
     try:
         rows: list[Any] = [spaces.flatten(space, one) for one in _rows(space, values, 3)]
     except IndexError:  # Gymnasium's, of categories in uint64

@@ -33,8 +33,9 @@ class Collection(ReadsRuns):
         0.0,
         ge=0,
         le=1,
-        description="largest probability that a random action replaces one of the expert's or an agent's, which then "
-        "shows how to recover; each episode draws its own, from 0 on; recorded is what was done",
+        description="highest level of noise, from which experts and agents then show how to recover; each episode "
+        "draws its own, from 0 on: the probability of a random action, or for numbers with bounds the deviation of "
+        "noise, as a share of half their range; recorded is what was done",
     )
     target_return: float | None = Field(None, description="return that agents aim at (unset: their data's best)")
     shards: int = Field(

@@ -17,7 +17,7 @@ from rmt_rl.nn.heads.continuous import Continuous
 from rmt_rl.nn.heads.gaussian import Gaussian
 from rmt_rl.nn.heads.joint import Joint
 from rmt_rl.nn.heads.mixture import Mixture
-from rmt_rl.nn.scaling import UNBOUNDED
+from rmt_rl.nn.scaling import has_bounds
 from rmt_rl.trees import leaves
 
 HeadName = Literal["auto", "gaussian", "bins", "mixture"]
@@ -53,10 +53,8 @@ def _holds_floats(space: spaces.Space[Any]) -> TypeGuard[spaces.Box]:
 def _family_of(space: spaces.Box, name: HeadName) -> type[Continuous]:
     """Return the family of a Box: the named one, or the Gaussian where that one doesn't fit."""
     family = FAMILIES[name]
-    low, high = float(np.min(space.low)), float(np.max(space.high))
-    is_bounded = low > -UNBOUNDED and high < UNBOUNDED
     needs_bounds = family.needs_bounds or name == "auto"
-    fits = _holds_floats(space) and (is_bounded or not needs_bounds)
+    fits = has_bounds(space) if needs_bounds else _holds_floats(space)
     return family if fits else Gaussian
 
 

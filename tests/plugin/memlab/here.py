@@ -21,6 +21,7 @@ class HereOptions(Frozen):
 
 class HereEngine:
     Config = HereOptions
+    in_this_process = True
 
     def __init__(self, options: HereOptions, setting: Setting) -> None:
         self.note = ""

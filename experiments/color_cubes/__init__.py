@@ -1,0 +1,1 @@
+"""Color-Cubes: which memory knows where the cubes are now, learnt offline from an expert."""
