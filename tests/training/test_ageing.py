@@ -36,7 +36,6 @@ def elsewhere(env: str, env_options: Values) -> OfflineRun:
 
 def test_memories_that_can_last_age_where_idle_steps_are_declared() -> None:
     assert ages(tiny())
-    assert ages(elsewhere("minigrid_memory", {"size": 21}))
 
 
 def test_other_memories_do_not() -> None:
