@@ -87,7 +87,7 @@ def test_a_second_process_in_a_run_is_refused_until_the_first_is_gone(capsys: py
     first.until(lambda: holder_of(run / ".lock") and len(metrics(run)) > 3)
     first.pause()
     before = content(run)
-    for arguments in (["train", "--resume", str(run)], [*TRAIN, "--out", str(run)]):
+    for arguments in (["train", "--resume", str(run)], [*TRAIN, "--recipe", "none", "--out", str(run)]):
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
@@ -285,7 +285,7 @@ def test_other_ignored_exceptions_are_reported(capfd: pytest.CaptureFixture[str]
 
 def test_data_collected_by_training_end_at_a_signal() -> None:
     run = Path("runs/collecting")
-    command = Command([*TRAIN, "--updates", "4", "--collect-episodes", ENDLESS, "--out", str(run)])
+    command = Command([*TRAIN, "--recipe", "none", "--collect-episodes", ENDLESS, "--out", str(run)])
     command.until(lambda: list(Path("data").glob(".unfinished-*/dataset")))
     command.send(signal.SIGUSR1)
     assert command.status() == STATUS[signal.SIGUSR1]

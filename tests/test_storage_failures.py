@@ -244,7 +244,7 @@ def test_passwords_are_not_shown() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["train", "tmaze", "bc", "--out", "s3://u:secret@b/run"],
+        ["train", "tmaze", "bc", "--recipe", "none", "--out", "s3://u:secret@b/run"],
         ["sweep", "--envs", "tmaze", "--agents", "bc", "--out", "s3://u:secret@b/run"],
         ["plot", "run", "--out", "s3://u:secret@b/a.png"],
         ["fetch", f"{URL}/none", "--out", "s3://u:secret@b/run"],

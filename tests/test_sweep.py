@@ -111,7 +111,7 @@ def test_an_engine_that_cannot_be_used_says_so(
     pytest.importorskip({"ray": "ray", "slurm": "submitit"}[engine])
     if engine == "slurm" and shutil.which("sbatch"):
         pytest.skip("this machine has Slurm")
-    assert sweep("--engine", engine, *flags, "--out", "nowhere") == 2
+    assert sweep("--recipe", "none", "--engine", engine, *flags, "--out", "nowhere") == 2
     assert not Path("nowhere").exists()
     error = capsys.readouterr().err
     assert error.count("\n") == 1

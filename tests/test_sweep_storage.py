@@ -111,13 +111,13 @@ def test_runs_at_a_url_are_those_of_a_folder(capsys: pytest.CaptureFixture[str])
 
 def test_copies_are_of_one_url(capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*arguments: str) -> str:
-        assert sweep(*arguments) == 2
+        assert sweep("--recipe", "none", *arguments) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         return error
 
-    assert sweep("--store", "memory://b/first", "--out", "copies") == 0
-    assert sweep("--out", "own") == 0
+    assert sweep("--recipe", "none", "--store", "memory://b/first", "--out", "copies") == 0
+    assert sweep("--recipe", "none", "--out", "own") == 0
     capsys.readouterr()
     assert "copies holds copies of the runs at memory://b/first" in refused("--out", "copies")
     assert "copies holds copies" in refused("--out", "copies", "--store", "memory://b/second")
@@ -269,7 +269,7 @@ def test_a_search_keeps_its_journal_at_the_url(capsys: pytest.CaptureFixture[str
 
 def test_storage_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
-    assert sweep("--store", f"file://{Path('file').absolute()}/below", "--out", "nowhere") == 2
+    assert sweep("--recipe", "none", "--store", f"file://{Path('file').absolute()}/below", "--out", "nowhere") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "can't be" in error

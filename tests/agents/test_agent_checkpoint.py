@@ -163,8 +163,8 @@ def test_weights_of_another_shape_are_refused(options: dict[str, Any], tmp_path:
         load_agent(tmp_path)
 
 
-def test_a_checkpoint_older_than_the_choice_of_heads_is_gaussian(tmp_path: Path) -> None:
-    agent, path = saved(tmp_path, head="gaussian")
+def test_a_checkpoint_older_than_options_has_their_earlier_values(tmp_path: Path) -> None:
+    agent, path = saved(tmp_path, **AgentConfig.EARLIER)
     change(path, agent_options=SMALL)
     loaded = load_agent(tmp_path)
     assert loaded.config == agent.config
