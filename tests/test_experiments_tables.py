@@ -19,7 +19,7 @@ from rmt_rl.cli import main
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
-from rmt_rl.runs.recipes import Recipe
+from rmt_rl.runs.recipes import Recipe, find_recipe
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from tests.test_experiments_runs import IN_PROCESS
 
@@ -89,6 +89,13 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     make("others")
     assert not (tmp_path / "others").exists()
     assert (tmp_path / FILE).read_text() == lines
+
+
+def test_popgym_is_made_by_its_recipe() -> None:
+    pytest.importorskip("popgym")
+    for agent in popgym.SEEDS:
+        recipe = named_config("popgym", agent, recipe=find_recipe("popgym", agent))
+        assert read_config(ROOT / "experiments" / "popgym" / f"{agent}.toml") == recipe
 
 
 def test_plain_runs_are_tabulated_by_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

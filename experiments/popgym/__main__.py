@@ -19,7 +19,7 @@ from rmt_rl.sweeps.matrix import Cell
 from rmt_rl.terminal import say
 
 FOLDER = Path(__file__).parent
-SEEDS = {"rate": 2, "dt": 1, "bc_lstm": 1, "bc": 1}
+SEEDS = {"rate": 2, "dt": 1, "bc_lstm": 1, "dgru": 1, "bc": 1, "filtered_bc": 1}
 """Agents in the order of the tables, and training seeds of each."""
 PLANS = [PlannedEvaluation(episodes=50)]
 RESULTS = ResultsFile(FOLDER / FILE)
