@@ -34,7 +34,6 @@ from rmt_rl.tokens import (
     Encoding,
     TokenName,
     acting_input,
-    chosen_rows,
     known_and_late,
     make_encoders,
     make_scales,
@@ -165,7 +164,6 @@ class ActingState:
     cache: Any
     steps: Counts  # (B,) steps that each environment has in its open segment
     actions: Any  # (B, ...) the last actions, which aren't in the cache yet
-    observations: Any = None  # (B, ...) the last observations, as tensors
 
 
 class Agent(BaseAgent):
@@ -182,9 +180,10 @@ class Agent(BaseAgent):
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
-        self.encoders = make_encoders((*self.tokens, *self.conditions, *config.added), spec, config)
+        added: dict[TokenName, TokenName] = {"observation": "step"} if config.step_embedding else {}
+        self.encoders = make_encoders((*self.tokens, *self.conditions, *added.values()), spec, config)
         self.scales = make_scales(spec)
-        self.encoding = Encoding(self.encoders, self.scales, config.added)
+        self.encoding = Encoding(self.encoders, self.scales, added)
         self.core = self.build_core(config)
         self.head = head(spec.action_space, scales_of(self.scales, "action").tree(), config.head)
         logits = self.head.size + spec.hindsight_classes
@@ -282,7 +281,7 @@ class Agent(BaseAgent):
         chosen = self.head.choose(for_action, None) if deterministic else self.sampler.choose(self.head, for_action)
         actions = self.head.values(on_host(chosen, for_action))
         own_actions = map_leaves(np.copy, actions)  # callers may change theirs
-        following = ActingState(cache, state.steps + 1, own_actions, acting.observation)
+        following = ActingState(cache, state.steps + 1, own_actions)
         if single:
             actions = only_value(actions, self.spec.action_space)
         return actions, following
@@ -348,11 +347,8 @@ class Agent(BaseAgent):
 
         Environments at their segment's start have no last action there.
         """
+        known = self.encoding.acting(self.known, acting._replace(step=state.steps))
         inside = state.steps > 0
-        last = acting.observation
-        if self.config.last_observation and inside.any():
-            last = chosen_rows(inside, state.observations, acting.observation)
-        known = self.encoding.acting(self.known, acting._replace(step=state.steps, last_observation=last))
         if not self.late or not inside.any():
             x_BTD = torch.stack(known, 1)
             return x_BTD, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator
 
@@ -11,8 +11,6 @@ from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.nn.heads import HeadName
 from rmt_rl.registry import names
-
-TokenName = Literal["return_to_go", "observation", "action", "step", "last_observation"]
 
 
 class AgentConfig(Frozen):
@@ -30,11 +28,6 @@ class AgentConfig(Frozen):
     step_embedding: bool = Field(
         False, description="add a learned embedding of the step's place in its segment to the observation's token"
     )
-    last_observation: bool = Field(
-        False,
-        description="add an encoding of the segment's preceding observation to the observation's token; for tasks in "
-        "which changes count, e.g. velocities",
-    )
     head: HeadName = Field(
         "auto",
         description="distribution of continuous actions: gaussian; bins, a softmax over 41 bins between the bounds; "
@@ -48,12 +41,6 @@ class AgentConfig(Frozen):
         if name not in known and ":" not in name:  # `module:Name` is looked up when the agent is made
             raise UsageError(f"unknown encoder {name!r} (known: {', '.join(known)}){nearest(name, known)}")
         return name
-
-    @property
-    def added(self) -> tuple[TokenName, ...]:
-        """The kinds whose encodings are added to the observation's token."""
-        asked: dict[TokenName, bool] = {"step": self.step_embedding, "last_observation": self.last_observation}
-        return tuple(kind for kind, is_asked in asked.items() if is_asked)
 
     def with_earlier(self) -> Self:
         """Return the config as an earlier version meant it: options that it lacks have their earlier values."""

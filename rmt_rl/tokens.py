@@ -5,16 +5,16 @@ Dimensions: B batch elements, K steps of a segment, D width of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rmt_rl.agent_options import TokenName as TokenName
 from rmt_rl.data.segment import Segment, Tensors, moved, tensor_array
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.scaling import FARTHEST, Scales
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rmt_rl.agent import AgentSpec
     from rmt_rl.agent_options import AgentConfig
 
+TokenName = Literal["return_to_go", "observation", "action", "step"]
 STEP_SIZE = 0.5
 """Standard deviation of the step embedding's weights at first: half of an observation's."""
 
@@ -38,7 +39,6 @@ class Acting(NamedTuple):
     return_to_go: Tensor  # (B,) of the present step, over the spec's scale
     action: Any = None  # (B, ...) of the last step; None before the first one
     step: NDArray[np.int64] | None = None  # (B,) places of the present step in its segment, on the host
-    last_observation: Any = None  # (B, ...) of the last step of the segment; at its first step the present one
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class TokenKind:
 
     Attributes:
         encoder: makes the module that turns values (..., *shape) into tokens (..., D).
-        scale: the kind that has the scale of its values; None for its own, if there is one.
         in_segment: returns a segment's values (B, K, ...), for training.
         in_acting: returns a step's values (B, ...), for acting.
     """
@@ -55,7 +54,6 @@ class TokenKind:
     encoder: Callable[[AgentSpec, AgentConfig], nn.Module]
     in_segment: Callable[[Segment, AgentSpec], Tensors]
     in_acting: Callable[[Acting], Any]
-    scale: TokenName | None = None
 
 
 TOKENS: dict[TokenName, TokenKind] = {
@@ -79,12 +77,6 @@ TOKENS: dict[TokenName, TokenKind] = {
         in_segment=lambda segment, spec: _places(segment.returns_to_go),
         in_acting=lambda acting: acting.step,
     ),
-    "last_observation": TokenKind(
-        encoder=lambda spec, config: observation_encoder(spec.observation_space, config.width, config.encoder),
-        in_segment=lambda segment, spec: map_leaves(_preceding, segment.observations),
-        in_acting=lambda acting: acting.last_observation,
-        scale="observation",
-    ),
 }
 
 
@@ -96,11 +88,6 @@ class StepEmbedding(nn.Embedding):
         if isinstance(places, np.ndarray):
             places = moved(torch.from_numpy(places), self.weight.device)
         return super().forward(places)
-
-
-def _preceding(leaf: Tensor) -> Tensor:
-    """Return the values (B, K, ...) of the preceding steps; at the first step those of this step."""
-    return torch.cat((leaf[:, :1], leaf[:, :-1]), 1)
 
 
 def _places(steps_BK: Tensor) -> Tensor:
@@ -150,12 +137,12 @@ class Encoding(NamedTuple):
     Attributes:
         encoders: the encoders.
         scales: the scales of values; values without one are encoded as they are.
-        added: the kinds whose encodings are added to the observation's token.
+        added: for a token, the kind whose encoding is added to it.
     """
 
     encoders: nn.ModuleDict
     scales: nn.ModuleDict
-    added: Sequence[TokenName] = ()
+    added: Mapping[TokenName, TokenName] = MappingProxyType({})
 
     def segment(self, names: Sequence[TokenName], segment: Segment, spec: AgentSpec) -> list[Tensor]:
         """Return the tokens (B, K, D) of a segment for each of these names."""
@@ -169,18 +156,15 @@ class Encoding(NamedTuple):
         tokens = []
         for name in names:
             token = self._token(name, value_of)
-            if name == "observation":
-                for kind in self.added:
-                    token = token + self._token(kind, value_of)
+            if name in self.added:
+                token = token + self._token(self.added[name], value_of)
             tokens.append(token)
         return tokens
 
     def _token(self, name: TokenName, value_of: Callable[[TokenKind], Any]) -> Tensor:
-        kind = TOKENS[name]
-        value = value_of(kind)
-        scale = kind.scale or name
-        if scale in self.scales:
-            value = self.scales[scale](value)
+        value = value_of(TOKENS[name])
+        if name in self.scales:
+            value = self.scales[name](value)
         token: Tensor = self.encoders[name](value)
         return token
 
@@ -193,17 +177,6 @@ def to_tensors(value: Any, device: torch.device) -> Any:
         return moved(torch.from_numpy(array), device)
 
     return map_leaves(to_tensor, value)
-
-
-def chosen_rows(rows: NDArray[np.bool_], one: Any, other: Any) -> Any:
-    """Return the first value (B, ...) where `rows`, bool (B,), is True, else the second; both are trees of tensors."""
-
-    def chosen(first: Tensor, second: Tensor) -> Tensor:
-        mask = moved(torch.from_numpy(rows), first.device)
-        shape = [-1, *[1] * (first.ndim - 1)]
-        return torch.where(mask.view(shape), first, second)
-
-    return map_leaves(chosen, one, other)
 
 
 def acting_input(
