@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from rmt_rl.analysis.figures import in_default_style, new_figure, save_figure
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.analysis.results import Experiment, RunResult
 from rmt_rl.files import write_atomically
@@ -24,7 +28,7 @@ HEAD = ["corridors x cells", "worst of the sixteen", f"seeds with all sixteen >=
 
 @dataclass(frozen=True)
 class Rewriting(Experiment):
-    """An experiment whose command also writes and prints the short table."""
+    """An experiment whose command also writes and prints the short table, and draws it as `success.png`."""
 
     def write(self, results: Iterable[RunResult]) -> str:
         """Write all that an experiment does, and `summary.md`; return the short table."""
@@ -32,6 +36,7 @@ class Rewriting(Experiment):
         super().write(results)
         text = summary_table(self.names, results)
         write_atomically(self.folder / "summary.md", f"{text}\n".encode())
+        draw_summary(self.names, results, self.folder / "success.png")
         return text
 
 
@@ -44,6 +49,41 @@ def summary_table(configs: Sequence[str], results: Sequence[RunResult]) -> str:
             rows.append([config, *_cells(own)])
     further = [f"{corridors:,} x {length:,}" for corridors, length in FURTHER]
     return markdown_table([*HEAD, *further], rows)
+
+
+@in_default_style
+def draw_summary(configs: Sequence[str], results: Sequence[RunResult], path: Path) -> None:
+    """Draw the worst success rate over seeds of each config, at the sixteen configurations and further ones."""
+    names, rows = [], []
+    for config in configs:
+        own = [_rates(result) for result in results if result.config == config]
+        if own:
+            names.append(f"{config} ({len(own)})")
+            rows.append(_worst_rates(own))
+    figure = new_figure(8, 1.2 + 0.32 * len(rows))
+    axes = figure.subplots()
+    axes.imshow(np.array(rows), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for row, rates in enumerate(rows):
+        for column, rate in enumerate(rates):
+            text = "" if np.isnan(rate) else f"{rate:.2f}"
+            colour = "black" if rate > 0.5 else "white"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    further = [f"{corridors:,} x\n{length:,}" for corridors, length in FURTHER]
+    axes.set_xticks(range(1 + len(further)), ["the\nsixteen", *further])
+    axes.set_yticks(range(len(names)), names)
+    axes.set_title("worst success rate over seeds (their number); corridors x cells", fontsize=10)
+    save_figure(figure, path, dpi=130)
+
+
+def _worst_rates(seeds: Sequence[dict[str, float]]) -> list[float]:
+    """Return the worst rate over seeds at the sixteen and at each further setting; NaN where it wasn't tested."""
+    sixteen = [rates[_key(*setting)] for rates in seeds for setting in SIXTEEN]
+    worst = [min(sixteen)]
+    for setting in FURTHER:
+        key = _key(*setting)
+        tested = [rates[key] for rates in seeds if key in rates]
+        worst.append(min(tested, default=float("nan")))
+    return worst
 
 
 def _rates(result: RunResult) -> dict[str, float]:
