@@ -115,3 +115,19 @@ def _parts(value: Any) -> list[Any]:
     """Return the tables and lists in a table or list."""
     members = value.values() if isinstance(value, dict) else value
     return [member for member in members if isinstance(member, dict | list)]
+
+
+def read_toml(path: Path, noun: str) -> dict[str, Any]:
+    """Return the values of a TOML file that the user named; `noun` says in errors for what.
+
+    Raises:
+        UsageError: the file can't be read, or isn't TOML.
+    """
+    try:
+        return parse_toml(read_text(path))
+    except OSError as error:
+        raise UsageError(f"{noun} {path} can't be read ({error.strerror}); name a TOML file") from None
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{noun} {path} isn't valid TOML: {error}") from None

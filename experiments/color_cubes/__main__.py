@@ -10,7 +10,7 @@ import tyro
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_runs, missing_cells
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_kept
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.statistics import mean, mean_interval
@@ -56,7 +56,7 @@ def main(
     check_named(agents, list(AGENTS))
     if not draw:
         cells = _cells(agents, seeds)
-        make_runs(cells if again else missing_cells(cells, RESULTS), runs, execution, file=RESULTS)
+        make_kept(cells, RESULTS, runs, execution, again)
     text = cubes_table(RESULTS.read())
     write_atomically(FOLDER / "table.md", f"{text}\n".encode())
     say(text)

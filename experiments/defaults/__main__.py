@@ -11,7 +11,7 @@ import tyro
 from rmt_rl.analysis.markdown import markdown_table
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_runs, missing_cells
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_kept
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.runs.named_options import named_config
@@ -71,7 +71,7 @@ def main(
     check_named(only, list(CASES))
     if not draw:
         cells = [_cell(env, seed) for env in only or CASES for seed in range(seeds)]
-        make_runs(cells if again else missing_cells(cells, RESULTS), runs, execution, file=RESULTS)
+        make_kept(cells, RESULTS, runs, execution, again)
     text = defaults_table(RESULTS.read())
     write_atomically(FOLDER / "table.md", f"{text}\n".encode())
     say(text)

@@ -10,7 +10,7 @@ import tyro
 from experiments.popgym.experts import references
 from experiments.popgym.report import TaskResult, draw_returns, sums_table, task_results, tasks_table
 from rmt_rl.analysis.results import FILE, ResultsFile
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_runs, missing_cells
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_kept
 from rmt_rl.errors import explained
 from rmt_rl.files import write_atomically
 from rmt_rl.registry import load_task
@@ -50,7 +50,7 @@ def main(
     tasks = tasks or get_args(load_task("popgym").Config.model_fields["task"].annotation)
     if not draw:
         cells = _cells(difficulties, tasks, agents)
-        make_runs(cells if again else missing_cells(cells, RESULTS), runs, execution, file=RESULTS)
+        make_kept(cells, RESULTS, runs, execution, again)
     _write_tables()
 
 

@@ -115,7 +115,7 @@ def _write(
     best = (Share(EXPERT),) if has_expert(task, recipe.config) else policies
     write_dataset(
         identity,
-        _reported(_episodes(recipe, env, compute), progress),
+        reported(_episodes(recipe, env, compute), progress),
         env_spec=spec,
         observation_space=env.observation_space,
         action_space=env.action_space,
@@ -258,7 +258,7 @@ def _unwrapped(observations: Arrays) -> Arrays:
     return observations["observation"]
 
 
-def _reported(episodes: Iterable[Trajectory], progress: ProgressReport | None) -> Iterator[Trajectory]:
+def reported(episodes: Iterable[Trajectory], progress: ProgressReport | None) -> Iterator[Trajectory]:
     """Yield the same episodes; after each, tell `progress` the numbers of steps and episodes so far."""
     steps = 0
     for number, trajectory in enumerate(episodes, start=1):

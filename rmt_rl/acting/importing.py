@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rmt_rl.acting.collect import env_spec
+from rmt_rl.acting.collect import env_spec, reported
 from rmt_rl.acting.evaluate import ProgressReport, evaluate
 from rmt_rl.acting.policies import RandomPolicy, has_expert, make_expert
 from rmt_rl.config import Frozen
@@ -86,7 +86,7 @@ def import_dataset(given: Import, progress: ProgressReport | None = None) -> str
         scores = _references(task, config, env, given)
         write_dataset(
             given.dataset_id,
-            _reported(chain([] if first is None else [first], episodes), progress),
+            reported(chain([] if first is None else [first], episodes), progress),
             env_spec=spec,
             observation_space=env.observation_space,
             action_space=env.action_space,
@@ -149,13 +149,3 @@ def _references(task: Task, config: Frozen, env: HasSpaces, given: Import) -> _S
     if not has_expert(task, config):
         return _Scores(random, None)
     return _Scores(random, score(make_expert(task, config, given.seed)))
-
-
-def _reported(episodes: Iterator[Trajectory], progress: ProgressReport | None) -> Iterator[Trajectory]:
-    """Yield the same episodes; after each, tell `progress` the numbers of steps and episodes so far."""
-    steps = 0
-    for number, trajectory in enumerate(episodes, start=1):
-        yield trajectory
-        steps += len(trajectory)
-        if progress:
-            progress(steps, number)

@@ -130,6 +130,11 @@ def _is_of(result: RunResult, cell: Cell) -> bool:
     return not result.changed(cell.config) and all(covers(plan, tested) for plan in cell.evaluations)
 
 
+def make_kept(cells: Sequence[Cell], file: ResultsFile, out: Path, execution: Execution, again: bool = False) -> None:
+    """Make the runs whose results a file lacks, or all runs `again`; see `make_runs`."""
+    make_runs(cells if again else missing_cells(cells, file), out, execution, file=file)
+
+
 def make_runs(
     cells: Sequence[Cell],
     out: Path,
@@ -207,7 +212,7 @@ def make_missing(
     check_named(only, experiment.names)
     made = {file: plans for file, plans in experiment.configs.items() if not only or file.stem in only}
     cells = config_cells(made, seeds)
-    make_runs(missing_cells(cells, experiment.file), runs, execution, file=experiment.file)
+    make_kept(cells, experiment.file, runs, execution)
     results = experiment.file.read()
     return experiment.write([result for result in results if result.config in experiment.names])
 

@@ -23,7 +23,7 @@ from rmt_rl.agent import AgentConfig
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.plugins import declared, import_installed
-from rmt_rl.reading import parse_toml, read_text
+from rmt_rl.reading import read_toml
 from rmt_rl.runs.options import (
     DataConfig,
     EvaluationConfig,
@@ -183,7 +183,7 @@ def find_recipe(env: str, agent: str, choice: str = DEFAULT) -> Recipe:
 
 def _for_agent(env: str, agent: str, name: str, file: Path) -> Recipe:
     """Return the recipe in a file as it holds for an agent, which its options must fit."""
-    values = _read(file)
+    values = read_toml(file, "recipe")
     try:
         content = validated(RecipeFile, values)
         sections = content.sections_of(agent)
@@ -195,17 +195,6 @@ def _for_agent(env: str, agent: str, name: str, file: Path) -> Recipe:
 
 def _config(env: str, agent: str, sections: Sections) -> RunConfig:
     return validated(run_config_class(env, agent), {"env": env, "agent": agent, **sections})
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return parse_toml(read_text(file))
-    except OSError as error:
-        raise UsageError(f"recipe {file} can't be read ({error.strerror}); name a TOML file") from None
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise UsageError(f"recipe {file} isn't valid TOML: {error}") from None
 
 
 def _places() -> dict[str, tuple[str, ...]]:

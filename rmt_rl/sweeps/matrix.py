@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, JsonValue, field_validator, model_v
 from rmt_rl.acting.evaluate import parse_vary
 from rmt_rl.config import SEED_LIMIT, Frozen, Strings, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.reading import parse_toml, read_text
+from rmt_rl.reading import read_toml
 from rmt_rl.registry import engine_class
 from rmt_rl.remote import check_url
 from rmt_rl.runs.named_options import named_config
@@ -163,14 +163,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file can't be read, or isn't TOML.
     """
-    try:
-        return parse_toml(read_text(path))
-    except OSError as error:
-        raise UsageError(f"sweep {path} can't be read ({error.strerror}); name a TOML file") from None
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise UsageError(f"sweep {path} isn't valid TOML: {error}") from None
+    return read_toml(path, "sweep")
 
 
 def cells_of(sweep: SweepConfig) -> list[Cell]:
