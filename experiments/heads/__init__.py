@@ -1,0 +1,1 @@
+"""Which action head is best for bounded continuous actions."""
