@@ -1,1 +1,1 @@
-"""Which action head is best for bounded continuous actions."""
+"""Heads: what each action head reaches on tasks with bounded continuous actions."""
