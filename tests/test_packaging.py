@@ -95,7 +95,7 @@ def test_files_of_the_repository_fit_their_schemas(schema: str, files: str) -> N
 
 
 def test_the_dockerfile_passes_its_linter() -> None:
-    command = [Path(sys.executable).with_name("hadolint"), "Dockerfile"]
+    command = [str(Path(sys.executable).with_name("hadolint")), "Dockerfile"]
     linted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
