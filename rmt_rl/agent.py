@@ -72,7 +72,7 @@ class BaseAgent(nn.Module, ABC):
     """
 
     Config: ClassVar[type[Frozen]]
-    tokens: ClassVar[tuple[TokenName, ...]] = ("observation",)
+    tokens: tuple[TokenName, ...] = ("observation",)
     conditions: ClassVar[tuple[TokenName, ...]] = ()
     best_episodes: ClassVar[float] = 1.0
     learner: ClassVar[str]
@@ -166,6 +166,28 @@ class ActingState:
     actions: Any  # (B, ...) the last actions, which aren't in the cache yet
 
 
+class Attended(NamedTuple):
+    """What `Agent.attend` computes of an observation.
+
+    Attributes:
+        features: the core's outputs (B, D).
+        logits: parameters (B, P) of the action's distribution, then hindsight classes.
+        cache: that of the open segments.
+        steps: (B,) steps in the open segments before this one.
+        single: the observation came without the batch dimension.
+    """
+
+    features: Tensor
+    logits: Tensor
+    cache: Any
+    steps: Counts
+    single: bool
+
+    def followed_by(self, actions: Any) -> ActingState:
+        """Return the state after these actions (B, ...), which callers may change later."""
+        return ActingState(self.cache, self.steps + 1, map_leaves(np.copy, actions))
+
+
 class Agent(BaseAgent):
     """An agent that learns from segments: encoders and head from the spaces, around a core that a subclass composes.
 
@@ -176,10 +198,11 @@ class Agent(BaseAgent):
 
     Config: ClassVar[type[AgentConfig]] = AgentConfig
     learner = "rmt_rl.training.segments:SegmentLearner"
-    tokens: ClassVar[tuple[TokenName, ...]] = ("return_to_go", "observation", "action")
+    tokens: tuple[TokenName, ...] = ("return_to_go", "observation", "action")
 
     def __init__(self, config: AgentConfig, spec: AgentSpec) -> None:
         super().__init__(config, spec)
+        self.tokens = config.tokens or type(self).tokens
         added: dict[TokenName, TokenName] = {"observation": "step"} if config.step_embedding else {}
         self.encoders = make_encoders((*self.tokens, *self.conditions, *added.values()), spec, config)
         self.scales = make_scales(spec)
@@ -215,15 +238,25 @@ class Agent(BaseAgent):
 
     def forward(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
         """Run one segment; return the logits (B, K, P) and the next state."""
-        tokens = self.encoding.segment(self.tokens, segment, self.spec)
-        x_BKTD = torch.stack(tokens, 2)
-        x_BLD = x_BKTD.flatten(1, 2)
+        y_BKD, state = self.features(segment, state)
+        return self.readout(y_BKD, self.conditions_of(segment)), state
+
+    def conditions_of(self, segment: Segment) -> list[Tensor]:
+        """Return the `conditions` (B, K, D) of a segment's steps."""
+        return self.encoding.segment(self.conditions, segment, self.spec)
+
+    def features(self, segment: Segment, state: Any) -> tuple[Tensor, Any]:
+        """Run one segment; return the core's outputs (B, K, D) at observations, and the next state."""
         per_step = len(self.tokens)
         lengths_B = None if segment.full else segment.lengths * per_step
-        y_BLD, state = self.core(x_BLD, state, lengths_B)
-        y_BKD = y_BLD[:, self.at_observation :: per_step]
-        conditions = self.encoding.segment(self.conditions, segment, self.spec)
-        return self.readout(y_BKD, conditions), state
+        y_BLD, state = self.core(self._embedded(segment), state, lengths_B)
+        return y_BLD[:, self.at_observation :: per_step], state
+
+    def _embedded(self, segment: Segment) -> Tensor:
+        """Return the tokens (B, L, D) of a segment."""
+        tokens = self.encoding.segment(self.tokens, segment, self.spec)
+        x_BKTD = torch.stack(tokens, 2)
+        return x_BKTD.flatten(1, 2)
 
     def readout(self, y: Tensor, conditions: list[Tensor]) -> Tensor:
         """Return logits (..., P) from the core's outputs at observations and the steps' `conditions`, (..., D) each."""
@@ -265,6 +298,17 @@ class Agent(BaseAgent):
     ) -> tuple[Any, Any]:
         if self.training:
             self.eval()
+        attended = self.attend(observation, state, episode_start)
+        for_action = attended.logits[:, : self.head.size]
+        chosen = self.head.choose(for_action, None) if deterministic else self.sampler.choose(self.head, for_action)
+        actions = self.head.values(on_host(chosen, for_action))
+        following = attended.followed_by(actions)
+        if attended.single:
+            actions = only_value(actions, self.spec.action_space)
+        return actions, following
+
+    def attend(self, observation: Any, state: Any = None, episode_start: Array | None = None) -> Attended:
+        """Feed the next observations, before an action is chosen; arguments and errors are those of `predict`."""
         original, returns = self.unwrap(observation)
         acting, single = acting_input(original, returns, self.spec, self.device)
         batch_size = len(acting.return_to_go)
@@ -276,15 +320,30 @@ class Agent(BaseAgent):
             check_batch_size("episode_start", len(starting), batch_size)
             state = self._restart(state, np.flatnonzero(starting))
         state = self._close_full_segments(state)
-        logits, cache = self._advance(acting, state)
-        for_action = logits[:, : self.head.size]
-        chosen = self.head.choose(for_action, None) if deterministic else self.sampler.choose(self.head, for_action)
-        actions = self.head.values(on_host(chosen, for_action))
-        own_actions = map_leaves(np.copy, actions)  # callers may change theirs
-        following = ActingState(cache, state.steps + 1, own_actions)
-        if single:
-            actions = only_value(actions, self.spec.action_space)
-        return actions, following
+        features, cache = self._advance(acting, state)
+        logits = self.readout(features, self.encoding.acting(self.conditions, acting))
+        return Attended(features, logits, cache, state.steps, single)
+
+    def opened(self, state: Tree, segment: Segment) -> ActingState:
+        """Return the state of acting behind the steps of open segments, of which some may have none yet.
+
+        Args:
+            state: the core's state before the segments.
+            segment: their steps so far.
+        """
+        batch_size = len(segment.lengths)
+        cache = self.core.begin(state, batch_size, self.capacity)
+        steps = segment.lengths.cpu().numpy()
+        last = (segment.lengths - 1).clamp(min=0)
+
+        def last_of(leaf: Tensor) -> Array:
+            return leaf[torch.arange(batch_size, device=leaf.device), last].cpu().numpy()
+
+        actions = map_leaves(last_of, segment.actions)
+        if steps.any():
+            lengths_B = (segment.lengths * len(self.tokens) - len(self.late)).clamp(min=0)
+            _, cache = self.core.step(self._embedded(segment), cache, lengths_B)
+        return ActingState(cache, steps, actions)
 
     def _fresh(self, batch_size: int) -> ActingState:
         state = self.initial_state(batch_size)
@@ -336,11 +395,10 @@ class Agent(BaseAgent):
         return self.encoding.acting(self.late, acting)
 
     def _advance(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tree]:
-        """Feed [last action, return-to-go, observation]; return the logits (B, P) and the next cache."""
+        """Feed [last action, return-to-go, observation]; return the core's outputs (B, D) and the next cache."""
         x_BTD, lengths_B = self._next_tokens(acting, state)
         y_BTD, cache = self.core.step(x_BTD, state.cache, lengths_B)
-        conditions = self.encoding.acting(self.conditions, acting)
-        return self.readout(_last(y_BTD, lengths_B), conditions), cache
+        return _last(y_BTD, lengths_B), cache
 
     def _next_tokens(self, acting: Acting, state: ActingState) -> tuple[Tensor, Tensor | None]:
         """Return the tokens (B, T, D) of a step and how many of them are real, int64 (B,); None if all are.

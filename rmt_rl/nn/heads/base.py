@@ -38,6 +38,10 @@ class Head(ABC):
     def correct(self, numbers: Tensor, action: Any) -> Tensor:
         """Return the accuracy (...,) of the deterministic action, a float in 0 ... 1, given parameters (..., P)."""
 
+    def entropy(self, numbers: Tensor) -> Tensor | None:
+        """Return the entropy (...,) of actions in nats, given parameters (..., P); None if it has no closed form."""
+        return None
+
     @abstractmethod
     def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return the numbers (B, N) of actions for parameters (B, P): indices of categories as int64, floats else.
@@ -69,6 +73,9 @@ class Nothing(Head):
 
     def correct(self, numbers: Tensor, action: Any) -> Tensor:
         return numbers.new_ones(numbers.shape[:-1])
+
+    def entropy(self, numbers: Tensor) -> Tensor | None:
+        return numbers.new_zeros(numbers.shape[:-1])
 
     def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
         return no_numbers(numbers)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from rmt_rl.nn.heads.categorical import chosen_index
+from rmt_rl.nn.heads.categorical import chosen_index, entropy_of
 from rmt_rl.nn.heads.continuous import Continuous, wide
 from rmt_rl.nn.scaling import Scale
 
@@ -55,6 +55,9 @@ class Bins(Continuous):
         weights = torch.stack([1 - weight_of_upper, weight_of_upper], -1)
         of_target = log_probabilities.gather(-1, bins_around)
         return -(weights * of_target).sum((-1, -2))
+
+    def entropy(self, numbers: Tensor) -> Tensor | None:
+        return entropy_of(self._split(numbers)).sum(-1)
 
     def mode(self, numbers: Tensor) -> Tensor:
         probabilities = self._split(numbers).softmax(-1)

@@ -45,6 +45,10 @@ class Categorical(Head):
         hits = [logits.argmax(-1) == index for logits, index in self._parts(numbers, action)]
         return torch.stack(hits).float().mean(0)
 
+    def entropy(self, numbers: Tensor) -> Tensor | None:
+        entropies = [entropy_of(logits) for logits in numbers.split(self.sizes, -1)]
+        return torch.stack(entropies).sum(0)
+
     def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
         variables = numbers.split(self.sizes, -1)
         return torch.stack([chosen_index(logits, generator) for logits in variables], -1)
@@ -52,6 +56,13 @@ class Categorical(Head):
     def values(self, chosen: NDArray[Any]) -> Any:
         categories = chosen.astype(np.int64) + np.array(self.starts)
         return categories.reshape(len(chosen), *self.shape).astype(self.space.dtype)
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """Return the entropy (...,) in nats of categories with these logits (..., C); -inf is a category without any."""
+    log_probabilities = logits.log_softmax(-1)
+    terms = log_probabilities.exp() * log_probabilities.clamp(min=torch.finfo(logits.dtype).min)
+    return -terms.sum(-1)
 
 
 def chosen_index(logits: Tensor, generator: torch.Generator | None) -> Tensor:

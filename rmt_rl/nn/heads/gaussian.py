@@ -33,6 +33,10 @@ class Gaussian(Continuous):
         errors: Tensor = (self.targets(action, numbers) - mean) * torch.exp(-log_std)
         return (0.5 * errors**2 + log_std + HALF_LOG_2_PI).sum(-1)
 
+    def entropy(self, numbers: Tensor) -> Tensor | None:
+        _, log_std = self._moments(numbers)
+        return (log_std + 0.5 + HALF_LOG_2_PI).sum(-1)
+
     def mode(self, numbers: Tensor) -> Tensor:
         mean, _ = self._moments(numbers)
         return mean

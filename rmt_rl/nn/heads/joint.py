@@ -34,6 +34,11 @@ class Joint(Head):
         accuracies = [part.correct(own, action[key]) for key, part, own in self._each(numbers) if part.size]
         return torch.stack(accuracies).mean(0)
 
+    def entropy(self, numbers: Tensor) -> Tensor | None:
+        entropies = [part.entropy(own) for _, part, own in self._each(numbers) if part.size]
+        known = [entropy for entropy in entropies if entropy is not None]
+        return torch.stack(known).sum(0) if len(known) == len(entropies) else None
+
     def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
         chosen = [part.choose(own, generator) for _, part, own in self._each(numbers)]
         return torch.cat([no_numbers(numbers), *chosen], 1)
