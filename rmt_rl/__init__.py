@@ -121,7 +121,7 @@ def train(
     given = {"seed": seed, **sections, **options}
     for name in names_in(given):
         import_named(name)
-    tuned = find_recipe(env, agent, str(recipe))
+    tuned = find_recipe(env, agent, str(recipe), given.get("learner"))
     config = named_config(env, agent, given, tuned)
     train_run(config, Path(out))
     return load(out)

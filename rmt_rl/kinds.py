@@ -12,7 +12,7 @@ import gymnasium
 
 from rmt_rl.task import is_task
 
-Kind = Literal["envs", "agents", "memory", "encoders", "feeds", "formats", "loggers", "engines", "commands"]
+Kind = Literal["envs", "agents", "memory", "encoders", "feeds", "formats", "loggers", "engines", "learners", "commands"]
 
 
 class KindInfo(NamedTuple):
@@ -64,6 +64,10 @@ def _is_mechanism(thing: object) -> bool:
 
 def _is_engine(thing: object) -> bool:
     return isinstance(thing, type) and hasattr(thing, "Config") and hasattr(thing, "submit") and hasattr(thing, "poll")
+
+
+def _is_learner(thing: object) -> bool:
+    return isinstance(thing, type) and hasattr(thing, "Run") and hasattr(thing, "advance")
 
 
 def _is_format(thing: object) -> bool:
@@ -139,6 +143,15 @@ KINDS: dict[Kind, KindInfo] = {
         fits=_is_engine,
         wanted="a class with Config and the methods of rmt_rl.sweeps.engine.Engine",
         attribute="ENGINE",
+        strict=True,
+    ),
+    "learners": KindInfo(
+        home="rmt_rl.training.learners",
+        noun="learner",
+        plural="learners",
+        fits=_is_learner,
+        wanted="a class with the interface of rmt_rl.training.learner.AgentLearner",
+        attribute="LEARNER",
         strict=True,
     ),
     "commands": KindInfo(

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rmt_rl.runs.metrics import Logger
     from rmt_rl.sweeps.engine import EngineClass
     from rmt_rl.task import Task
+    from rmt_rl.training.learner import AgentLearner
 
 Command = Callable[[Sequence[str]], int]
 """Takes a command's arguments and returns the exit status."""
@@ -195,6 +196,15 @@ def engine_class(name: str) -> EngineClass:
         UsageError: no engine has this name, its module isn't imported, or a package that it needs is not installed.
     """
     return cast("EngineClass", load("engines", name))
+
+
+def learner_named(name: str) -> type[AgentLearner]:
+    """Return the class of the learner with this name.
+
+    Raises:
+        UsageError: see `load`.
+    """
+    return cast("type[AgentLearner]", load("learners", name))
 
 
 def command(name: str) -> Command:

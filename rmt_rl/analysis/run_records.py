@@ -91,7 +91,7 @@ def read_run(folder: Path) -> RunRecord:
         path=folder,
         seed=values.get("seed", 0),
         settings=settings_without_seeds(values),
-        unit=_unit(values["agent"]),
+        unit=_unit(values["agent"], values.get("learner")),
         metrics=_read_metrics(folder / METRICS),
         evaluations=[evaluation_record(result) for result in results],
         checkpoint=evaluation["checkpoint"] if evaluation else None,
@@ -163,14 +163,16 @@ def _read_config_values(folder: Path) -> dict[str, Any]:
     for name in ("env", "agent"):
         if not isinstance(values.get(name), str):
             raise UsageError(f"{path} is damaged: it names no {name}")
+    if not isinstance(values.get("learner", ""), str):
+        raise UsageError(f"{path} is damaged: learner={values['learner']!r} is no name")
     if type(values.get("seed", 0)) is not int:
         raise UsageError(f"{path} is damaged: seed={values['seed']!r} is no whole number")
     return values
 
 
-def _unit(agent: str) -> str:
+def _unit(agent: str, learner: str | None) -> str:
     try:
-        kind: type[RunConfig] = learner_class(agent).Run
+        kind: type[RunConfig] = learner_class(agent, learner).Run
         return kind.unit
     except UsageError:  # the agent isn't installed, but its files can be read all the same
         return UNKNOWN_UNIT

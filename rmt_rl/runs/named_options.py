@@ -10,7 +10,7 @@ from rmt_rl.errors import UsageError, nearest
 from rmt_rl.runs.options import RunConfig, run_config_class
 from rmt_rl.runs.recipes import NO_RECIPE, Recipe
 
-NAMED = ("feed", "logger")  # options of a run that name what the registry finds
+NAMED = ("feed", "logger", "learner")  # options of a run that name what the registry finds
 AGENT_NAMED = ("encoder",)  # options of an agent that do
 OPTIONS = ("env_options", "agent_options")  # sections whose options aren't the run's own
 
@@ -30,11 +30,12 @@ def named_config(
     Raises:
         UsageError: a name or an option is unknown, or a value is out of range.
     """
-    cls = run_config_class(env, agent)
+    given = options or {}
+    cls = run_config_class(env, agent, given.get("learner"))
     sections = _sections(cls)
     tuned = {section: dict(table) for section, table in recipe.sections.items()}
     values: dict[str, Any] = {"env": env, "agent": agent, **tuned}
-    for name, value in (options or {}).items():
+    for name, value in given.items():
         if name not in sections:
             raise _unknown(name, value, cls)
         section = sections[name]
@@ -59,7 +60,8 @@ def names_in(options: Mapping[str, Any]) -> list[str]:
 
 def named_flags() -> list[str]:
     """Return the flags of the options that name what the registry finds."""
-    return [f"--{option}" for option in NAMED] + [f"--agent.{option}" for option in AGENT_NAMED]
+    of_run = [f"--{option}" for option in NAMED if option != "learner"]  # which the command reads by itself
+    return of_run + [f"--agent.{option}" for option in AGENT_NAMED]
 
 
 def _sections(cls: type[RunConfig]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen, Strings, validated
 from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.flags import with_options
-from rmt_rl.registry import agent_class, load_task, names
+from rmt_rl.registry import agent_class, learner_named, load_task, names
 
 if TYPE_CHECKING:
     from rmt_rl.training.learner import AgentLearner
@@ -183,6 +183,7 @@ class RunConfig(Frozen):
 
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
+    learner: Annotated[str | None, tyro.conf.Suppress] = Field(None, description="learner (unset: the agent's own)")
     seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="seed of all that is random")
     logger: Strings = Field(
         ("tensorboard",),
@@ -315,32 +316,35 @@ def offline_run(config: RunConfig, run: Path) -> OfflineRun:
     )
 
 
-def learner_class(agent: str) -> type[AgentLearner]:
-    """Return the class of learners that an agent's class names.
+def learner_class(agent: str, learner: str | None = None) -> type[AgentLearner]:
+    """Return the class of the learner with a name, or of the one that the agent's class names.
 
     Raises:
-        UsageError: no agent has this name, a package that it needs is not installed, or its class names no learner.
+        UsageError: no agent or learner has this name, a package that it needs is not installed,
+            or the agent's class names no learner.
     """
+    if learner is not None:
+        return learner_named(learner)
     named = getattr(agent_class(agent), "learner", None)
     try:
-        learner: type[AgentLearner] = resolve_name(named or "")
-        _ = learner.Run
+        own: type[AgentLearner] = resolve_name(named or "")
+        _ = own.Run
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"agent {agent!r}: learner={named!r} is no learner ({error}); name a class with the interface of "
             "rmt_rl.training.learner.AgentLearner as module:Name"
         ) from error
-    return learner
+    return own
 
 
 @cache  # one class, so that equal configs are equal
-def run_config_class(env: str, agent: str) -> type[RunConfig]:
+def run_config_class(env: str, agent: str, learner: str | None = None) -> type[RunConfig]:
     """Return the class of the run's config: its learner's, with the option classes of environment and agent.
 
     Raises:
-        UsageError: no env or agent has this name, or it needs a package that isn't installed.
+        UsageError: no env, agent or learner has this name, or it needs a package that isn't installed.
     """
-    base = learner_class(agent).Run
+    base = learner_class(agent, learner).Run
     return with_options(base, env=load_task(env).Config, agent=agent_class(agent).Config)
 
 
@@ -352,7 +356,10 @@ def make_config(values: Mapping[str, object], source: str = "the config") -> Run
     """
     env = _required_name(values, "env", source)
     agent = _required_name(values, "agent", source)
-    return validated(run_config_class(env, agent), values)
+    learner = values.get("learner")
+    if learner is not None and not isinstance(learner, str):
+        raise UsageError(f"{source}: learner={learner!r} is no name; see rmt-rl list")
+    return validated(run_config_class(env, agent, learner), values)
 
 
 def _required_name(values: Mapping[str, object], kind: str, source: str) -> str:

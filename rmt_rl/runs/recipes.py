@@ -59,6 +59,10 @@ class RecipeFile(Frozen):
         {}, description="tables of single agents, such as [agents.rate.agent_options]"
     )
 
+    learners: dict[str, dict[str, dict[str, JsonValue]]] = Field(
+        {}, description="tables of learners that aren't the agents' own, such as [learners.ppo.online]"
+    )
+
     @field_validator("agents")
     @classmethod
     def _known(cls, agents: dict[str, Any]) -> dict[str, Any]:
@@ -68,8 +72,10 @@ class RecipeFile(Frozen):
                 raise UsageError(f"[agents.{name}]: unknown agent{nearest(name, known)}; see rmt-rl list")
         return agents
 
-    def sections_of(self, agent: str) -> dict[str, dict[str, Any]]:
-        """Return the options that hold for an agent, by section."""
+    def sections_of(self, agent: str, learner: str | None) -> Mapping[str, Mapping[str, Any]]:
+        """Return the options that hold for an agent and, if it isn't the agent's own, a learner; by section."""
+        if learner is not None:
+            return self.learners.get(learner, {})
         learns_from_segments = issubclass(learner_class(agent).Run, OfflineRun)
         sections = self._shared() if learns_from_segments else {}
         for name, own in self.agents.get(agent, {}).items():
@@ -77,7 +83,7 @@ class RecipeFile(Frozen):
         return sections
 
     def _shared(self) -> dict[str, dict[str, Any]]:
-        return self.model_dump(exclude_unset=True, exclude={"source", "agents"})
+        return self.model_dump(exclude_unset=True, exclude={"source", "agents", "learners"})
 
 
 class _Option(NamedTuple):
@@ -129,7 +135,7 @@ class Recipe(NamedTuple):
 
     def flags(self, config: RunConfig) -> list[str]:
         """Return the options that a run has from this recipe, as flags; without those that equal the defaults."""
-        plain = _config(config.env, config.agent, {})
+        plain = _config(config.env, config.agent, config.learner, {})
         return [option.flag for option in self._options(config) if option.is_in(config) and not option.is_in(plain)]
 
     def missing(self, config: RunConfig) -> list[str]:
@@ -139,7 +145,7 @@ class Recipe(NamedTuple):
 
     def _options(self, config: RunConfig) -> list[_Option]:
         """Return the options one by one, for a run with this environment and agent."""
-        tuned = _config(config.env, config.agent, self.sections)
+        tuned = _config(config.env, config.agent, config.learner, self.sections)
         options = []
         for section, names in self.sections.items():
             for name in names:
@@ -156,13 +162,14 @@ def recipe_names() -> list[str]:
     return sorted(_places())
 
 
-def find_recipe(env: str, agent: str, choice: str = DEFAULT) -> Recipe:
+def find_recipe(env: str, agent: str, choice: str = DEFAULT, learner: str | None = None) -> Recipe:
     """Return the recipe to train an agent with; an empty one if the environment has none.
 
     Args:
         env: the environment's name.
         agent: the agent's name.
         choice: `"default"` for the environment's own recipe, `"none"`, the name of a recipe, or a TOML file.
+        learner: the learner's name, if it isn't the agent's own.
 
     Raises:
         UsageError: there is no such recipe or file, or its options don't fit the agent.
@@ -170,31 +177,32 @@ def find_recipe(env: str, agent: str, choice: str = DEFAULT) -> Recipe:
     if choice == NONE:
         return NO_RECIPE
     if choice.endswith(".toml"):
-        return _for_agent(env, agent, choice, Path(choice))
+        return _for_agent(env, agent, learner, choice, Path(choice))
     places = _places()
     name = env if choice == DEFAULT else choice
     if name in places:
-        return _for_agent(env, agent, name, _file(name, places[name]))
+        return _for_agent(env, agent, learner, name, _file(name, places[name]))
     if choice == DEFAULT:
         return NO_RECIPE
     known = ", ".join(places)
     raise UsageError(f"recipe={choice!r} is none of {known}, nor default, none or a file.toml{nearest(name, places)}")
 
 
-def _for_agent(env: str, agent: str, name: str, file: Path) -> Recipe:
+def _for_agent(env: str, agent: str, learner: str | None, name: str, file: Path) -> Recipe:
     """Return the recipe in a file as it holds for an agent, which its options must fit."""
     values = read_toml(file, "recipe")
     try:
         content = validated(RecipeFile, values)
-        sections = content.sections_of(agent)
-        _config(env, agent, sections)
+        sections = content.sections_of(agent, learner)
+        _config(env, agent, learner, sections)
     except UsageError as error:
         raise UsageError(f"recipe {name}: {error}") from error
     return Recipe(name, content.source, sections)
 
 
-def _config(env: str, agent: str, sections: Sections) -> RunConfig:
-    return validated(run_config_class(env, agent), {"env": env, "agent": agent, **sections})
+def _config(env: str, agent: str, learner: str | None, sections: Sections) -> RunConfig:
+    names = {"env": env, "agent": agent, "learner": learner}
+    return validated(run_config_class(env, agent, learner), {**names, **sections})
 
 
 def _places() -> dict[str, tuple[str, ...]]:

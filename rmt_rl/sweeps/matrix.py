@@ -196,8 +196,9 @@ def make_cell(
     """
     name = cell_name(env, agent, varied if named_by is None else named_by, seed)
     try:
-        recipe = find_recipe(env, agent, sweep.recipe)
-        config = named_config(env, agent, _by_section({**sweep.train, **varied, "seed": seed}), recipe)
+        options = _by_section({**sweep.train, **varied, "seed": seed})
+        recipe = find_recipe(env, agent, sweep.recipe, options.get("learner"))
+        config = named_config(env, agent, options, recipe)
     except UsageError as error:
         raise UsageError(f"run {name}: {error}") from error
     return Cell(name, config, sweep.evaluate)

@@ -73,7 +73,7 @@ def _train(config: RunConfig, run: Path, report: Report, should_stop: ShouldStop
     if first:
         check_new(run)
     check_loggers(config.logger)
-    cls: type[AgentLearner] = learner_class(config.agent)
+    cls: type[AgentLearner] = learner_class(config.agent, config.learner)
     origin = cls.origin(config)  # before anything else, as the environment's files may change meanwhile
     with closing(cls(config)) as learner:
         if first:
@@ -101,7 +101,7 @@ def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = neve
 def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldStop) -> int:
     """Go on with a run in a folder that is this run's alone."""
     check_loggers(config.logger)
-    cls: type[AgentLearner] = learner_class(config.agent)
+    cls: type[AgentLearner] = learner_class(config.agent, config.learner)
     path = path_of(run)
     saved = read_checkpoint(path) if path.exists() else None
     origin = cls.origin(config)

@@ -25,11 +25,12 @@ from gymnasium.wrappers import TransformReward
 from pydantic import JsonValue
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from rmt_rl import signals
-from rmt_rl.agent import AgentSpec
+from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.numbers import Words, check_plain_numbers
@@ -66,12 +67,12 @@ class OnlineLearner:
         self.config = config
         check_online(config)
         self.processes = Processes()
-        self.model = _restored(config, saved) if saved else _new_agent(config)
-        _check_device(config.online.device)
+        self.model = self.restored(saved) if saved else self.new_agent()
+        check_device(config.online.device)
         made = saved.header.update if saved else 0
-        self.env = _make_env(config, self.model, _seed(config, made))
+        self.env = self.make_env(seed_of_round(config, made))
         try:
-            self.algorithm = self.model.make_algorithm(self.env, config.online.device)
+            self.algorithm = self.make_algorithm()
         except BaseException:
             self.env.close()
             raise
@@ -79,12 +80,39 @@ class OnlineLearner:
         self.recorder = _Recorder()
         self.algorithm.set_logger(Logger(folder=None, output_formats=[self.recorder]))
 
+    def new_agent(self) -> BaseAgent:
+        """Return the agent of a new run."""
+        torch.manual_seed(self.config.seed)
+        make = agent_class(self.config.agent)
+        return make(self.config.agent_options, spec_of_env(self.config))
+
+    def restored(self, saved: Checkpoint[AgentHeader]) -> BaseAgent:
+        """Return the agent of a checkpoint.
+
+        Raises:
+            UsageError: it isn't for this environment.
+        """
+        agent = restore_agent(saved)
+        spec = spec_of_env(self.config)
+        env = f"env {self.config.env!r}"
+        check_same_spaces(f"checkpoint {saved.path}", agent.spec, env, spec, "start a new run")
+        return agent
+
+    def make_env(self, seed: int) -> VecEnv:
+        """Return environments that observe what the agent's network sees."""
+        return _viewed_env(self.config, cast("SB3Agent", self.model), seed)
+
+    def make_algorithm(self) -> OnPolicyAlgorithm:
+        """Return the algorithm that trains the agent."""
+        return cast("SB3Agent", self.model).make_algorithm(self.env, self.config.online.device)
+
     @staticmethod
     def origin(config: OnlineRun) -> dict[str, JsonValue]:
         """Return what must be the same when the run is resumed."""
         return {
             "seed": config.seed,
             "agent": config.agent,
+            "learner": config.learner,
             "agent_options": config.agent_options.model_dump(mode="json"),
             "env": config.env,
             "env_options": config.env_options.model_dump(mode="json"),
@@ -104,11 +132,11 @@ class OnlineLearner:
         Raises:
             Stopped: a signal stopped the round; weights, optimiser and number of steps are those before it.
         """
-        set_random_seed(_seed(self.config, self.made))
+        set_random_seed(seed_of_round(self.config, self.made))
         try:
             # The interval is longer than the one round: its log is taken below, with what was learnt.
             with self._whole_or_not(), signals.interruptible():
-                self.algorithm.learn(self.model.config.n_steps, log_interval=2, reset_num_timesteps=False)
+                self.algorithm.learn(self.algorithm.n_steps, log_interval=2, reset_num_timesteps=False)
         except UsageError as error:  # of the environment's numbers
             raise UsageError(f"env {self.config.env!r}, after step {self.made}: {error}") from error
         except ValueError:  # of PyTorch, where a distribution's parameters are NaN
@@ -137,7 +165,7 @@ class OnlineLearner:
             raise
 
     def _finite(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.algorithm.policy.parameters())
 
     def rehearse(self) -> list[str]:
         """Return warnings; making the environments has shown that they can be used."""
@@ -180,29 +208,18 @@ class _Recorder(KVWriter):
         """There is nothing to close."""
 
 
-def _new_agent(config: OnlineRun) -> SB3Agent:
-    torch.manual_seed(config.seed)
-    return cast("SB3Agent", agent_class(config.agent)(config.agent_options, _spec(config)))
-
-
-def _restored(config: OnlineRun, saved: Checkpoint[AgentHeader]) -> SB3Agent:
-    agent = cast("SB3Agent", restore_agent(saved))
-    check_same_spaces(f"checkpoint {saved.path}", agent.spec, f"env {config.env!r}", _spec(config), "start a new run")
-    return agent
-
-
-def _spec(config: OnlineRun) -> AgentSpec:
+def spec_of_env(config: OnlineRun) -> AgentSpec:
+    """Return the spaces of a run's environment."""
     with closing(make_env(load_task(config.env), config.env_options)) as env:
         return AgentSpec(env.observation_space, env.action_space)
 
 
-def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
+def _viewed_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
     """Return environments that observe what the agent's network sees.
 
     Raises:
         UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
     """
-    task = load_task(config.env)
     steps = config.online.n_envs * agent.config.n_steps
     batch_size = getattr(agent.config, "batch_size", steps)
     if steps % batch_size == 1:
@@ -211,11 +228,13 @@ def _make_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
             "of its own; choose a divisor"
         )
 
-    def make() -> AnyEnv:
-        checked = TransformReward(make_env(task, config.env_options), _checked_reward)
-        return agent.viewed(checked)
+    return make_vec_env(lambda: agent.viewed(checked_env(config)), config.online.n_envs, seed)
 
-    return make_vec_env(make, config.online.n_envs, seed)
+
+def checked_env(config: OnlineRun) -> AnyEnv:
+    """Return a run's environment, whose rewards are checked."""
+    env = make_env(load_task(config.env), config.env_options)
+    return TransformReward(env, _checked_reward)
 
 
 def _checked_reward(reward: Any) -> Any:
@@ -228,13 +247,14 @@ def _checked_reward(reward: Any) -> Any:
     return reward
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise a UsageError if a device can't be used."""
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device={name!r} can't be used: {shorten(str(error), 200)}; choose cpu") from error
 
 
-def _seed(config: OnlineRun, made: int) -> int:
+def seed_of_round(config: OnlineRun, made: int) -> int:
     """Return the seed of the round after so many steps."""
     return int(np.random.SeedSequence((config.seed, made)).generate_state(1)[0])

@@ -47,12 +47,14 @@ def train_agent(arguments: Arguments) -> int:
     from rmt_rl.runs.folder import read_config
 
     if own.resume is not None:
-        if rest or own.config or own.out or own.recipe:
+        if rest or own.config or own.out or own.recipe or own.learner:
             raise UsageError(f"--resume {own.resume} takes no other options; the run's config.toml holds them")
         return _watched(read_config(own.resume), own.resume, resumed=True)
     if own.config and own.recipe:
         raise UsageError(f"--recipe {own.recipe}: config {own.config} has all options; leave one of both out")
-    config = _config(own.config, own.recipe or "default", rest, parser.format_help())
+    if own.config and own.learner:
+        raise UsageError(f"--learner {own.learner}: config {own.config} has all options; leave one of both out")
+    config = _config(own.config, own.recipe or "default", own.learner, rest, parser.format_help())
     if config is None:
         return 0
     folder = registry.slug(f"{config.env}-{config.agent}-{config.seed}")
@@ -75,25 +77,33 @@ def _parser() -> argparse.ArgumentParser:
         help="tuned options to begin with: `default` (those of the environment, if it has some), `none`, the name of "
         "another environment's, or a FILE.toml; single options override them",
     )
+    parser.add_argument(
+        "--learner",
+        metavar="NAME",
+        help="what trains the agent, in the place of its own learner: `ppo`, by which any agent with a core learns by "
+        "acting",
+    )
     parser.add_argument("--out", type=Path, metavar="RUN", help="folder to make (default: runs/ENV-AGENT-SEED)")
     parser.add_argument("--import", dest="modules", nargs="+", default=[], metavar="MODULE", help=IMPORT)
     parser.add_argument("--trust-spec", action="store_true", help=TRUST)
     return parser
 
 
-def _config(file: Path | None, choice: str, rest: Arguments, own_help: str) -> RunConfig | None:
+def _config(file: Path | None, choice: str, learner: str | None, rest: Arguments, own_help: str) -> RunConfig | None:
     """Return the config that the command line asks for; None if the user only asked for help."""
     from rmt_rl.runs.folder import read_config
     from rmt_rl.runs.named_options import named_config, named_flags
     from rmt_rl.runs.recipes import NO_RECIPE, find_recipe
 
     recipe = NO_RECIPE
+    if learner is not None:
+        import_typed([learner])
     for flag in named_flags():
         import_typed(option_values(flag, rest))
     count = leading(rest)
     if file is not None:
         default = read_config(file)
-    elif count < 2 and any(map(_is_dataset, rest)):
+    elif learner is None and count < 2 and any(map(_is_dataset, rest)):
         default, recipe, rest = _of_dataset(rest[:count], rest[count:], choice)
     else:
         full_help = f"{__doc__}\n\n{own_help}"
@@ -101,8 +111,8 @@ def _config(file: Path | None, choice: str, rest: Arguments, own_help: str) -> R
         if not names:
             return None
         env, agent = names
-        recipe = find_recipe(env, agent, choice)
-        default = named_config(env, agent, recipe=recipe)
+        recipe = find_recipe(env, agent, choice, learner)
+        default = named_config(env, agent, {} if learner is None else {"learner": learner}, recipe)
     if HELP & set(rest):
         say(own_help)
     else:

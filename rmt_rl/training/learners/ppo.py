@@ -1,0 +1,182 @@
+"""PPO for any agent with a recurrent core: learns by acting (arXiv 1707.06347)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+import tyro
+from pydantic import Field, JsonValue, model_validator
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from rmt_rl.agent import Agent, AgentConfig, BaseAgent
+from rmt_rl.config import SavedState, validated
+from rmt_rl.errors import UsageError
+from rmt_rl.recurrence import tree_leaves
+from rmt_rl.registry import agent_class
+from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, about, restore_optimizer, restore_state
+from rmt_rl.runs.metrics import Metrics
+from rmt_rl.runs.options import OnlineConfig, OnlineRun
+from rmt_rl.training.learner import Resumable
+from rmt_rl.training.online import OnlineLearner, checked_env, seed_of_round, spec_of_env
+from rmt_rl.training.ppo.algorithm import SegmentPPO
+from rmt_rl.training.ppo.policy import SegmentPolicy
+
+OPTIONS_OF_PPO = (
+    "n_steps",
+    "batch_size",
+    "n_epochs",
+    "gamma",
+    "gae_lambda",
+    "clip_range",
+    "clip_range_vf",
+    "normalize_advantage",
+    "ent_coef",
+    "vf_coef",
+    "max_grad_norm",
+    "target_kl",
+)
+"""Options that Stable-Baselines3's PPO takes as they are."""
+
+
+class PPOOptions(OnlineConfig):
+    """Options of learning by acting with PPO; the names are Stable-Baselines3's."""
+
+    n_steps: int = Field(128, ge=2, description="steps of each environment in a round")
+    batch_size: int = Field(256, ge=2, description="steps of a minibatch at least, in whole chains of segments")
+    n_epochs: int = Field(4, ge=1, description="number of epochs over each rollout")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount factor")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
+    clip_range: float = Field(0.2, gt=0, description="clipping range of the ratio of new to old probability")
+    clip_range_vf: float | None = Field(None, gt=0, description="clipping range of value updates (unset: no clipping)")
+    normalize_advantage: bool = Field(True, description="normalise advantages in each minibatch")
+    normalize_reward: bool = Field(False, description="divide rewards by the deviation of discounted returns")
+    ent_coef: float = Field(0.01, ge=0, description="weight of the entropy bonus")
+    vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    max_grad_norm: float = Field(0.5, gt=0, description="gradient norm above which gradients are clipped")
+    target_kl: float | None = Field(None, gt=0, description="KL divergence that ends a rollout's epochs (unset: never)")
+    segments: int = Field(4, ge=1, description="consecutive segments that the gradient crosses")
+    gradient: Literal["full", "replay"] = Field(
+        "full", description="hold the activations of these segments, or of one and compute the others anew"
+    )
+    burn_in: int = Field(
+        0, ge=0, description="segments before the open one from which a changed network computes its state anew"
+    )
+    precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="number format of the agent's core")
+
+
+class PPORun(OnlineRun):
+    """Options of a run in which an agent with a core learns by acting."""
+
+    agent_options: AgentConfig
+    online: Annotated[PPOOptions, tyro.conf.arg(name="")] = PPOOptions()
+
+    @model_validator(mode="after")
+    def _has_a_core(self) -> Self:
+        if not issubclass(agent_class(self.agent), Agent):
+            raise UsageError(
+                f"learner={self.learner!r} trains agents with a core of this toolkit, such as rate, but agent "
+                f"{self.agent!r} has none; leave --learner out"
+            )
+        return self
+
+
+class PPOLearner(OnlineLearner):
+    """Trains an agent by PPO.
+
+    Without a return-to-go among its `tokens`, as the agent is made if they aren't chosen, nothing tells it what return
+    to aim at: it aims at the highest. An agent that sees it is given 0 minus the rewards so far.
+
+    Raises:
+        UsageError: the agent can't learn in the environment.
+    """
+
+    Run = PPORun
+    remedy: ClassVar[str] = "Try a lower --learning-rate or --max-grad-norm"
+    config: PPORun
+    algorithm: SegmentPPO
+
+    def new_agent(self) -> BaseAgent:
+        options = self.config.agent_options
+        tokens = agent_class(self.config.agent).tokens
+        changed: dict[str, Any] = {}
+        if options.tokens is None and "return_to_go" in tokens:
+            changed["tokens"] = tuple(name for name in tokens if name != "return_to_go")
+        if options.head == "auto":
+            changed["head"] = "gaussian"  # whose samples have exact probabilities
+        torch.manual_seed(self.config.seed)
+        make = agent_class(self.config.agent)
+        return make(options.model_copy(update=changed), spec_of_env(self.config))
+
+    def make_env(self, seed: int) -> VecEnv:
+        options = self.config.online
+        env = make_vec_env(lambda: checked_env(self.config), options.n_envs, seed)
+        if not options.normalize_reward:
+            return env
+        return VecNormalize(env, norm_obs=False, gamma=options.gamma)
+
+    def make_algorithm(self) -> OnPolicyAlgorithm:
+        options = self.config.online
+        assert isinstance(self.model, Agent)  # which the config checks
+        agent = self.model.to(options.device)
+        policy = SegmentPolicy(agent, options.learning_rate, options.gradient == "replay", options.precision)
+        of_ppo = {name: getattr(options, name) for name in OPTIONS_OF_PPO}
+        return SegmentPPO(
+            policy, self.env, options.segments, options.burn_in, learning_rate=options.learning_rate, **of_ppo
+        )
+
+    def advance(self) -> Metrics:
+        self.algorithm.policy.agent.sampler.restart(seed_of_round(self.config, self.made))
+        return super().advance()
+
+    def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
+        if saved is None:
+            return
+        policy = self.algorithm.policy
+        restore_optimizer(saved, policy.optimizer)
+        critic = restore_state(saved, tuple(policy.critic.parameters()))
+        for parameter, value in zip(policy.critic.parameters(), tree_leaves(critic), strict=True):
+            parameter.data.copy_(value)
+        with about(saved.path):
+            progress = validated(_Progress, saved.header.progress)
+        if isinstance(self.env, VecNormalize) and progress.returns is not None:
+            progress.returns.put(self.env.ret_rms)
+
+    def progress(self) -> dict[str, JsonValue]:
+        returns = _Moments.of(self.env.ret_rms) if isinstance(self.env, VecNormalize) else None
+        return _Progress(returns=returns).model_dump(mode="json")
+
+    def resumable(self) -> Resumable:
+        policy = self.algorithm.policy
+        critic = tuple(parameter.detach() for parameter in policy.critic.parameters())
+        return Resumable(policy.optimizer, critic)
+
+
+class _Moments(SavedState):
+    """Moments of the discounted returns, by which rewards are normalised."""
+
+    mean: float
+    var: float
+    count: float
+
+    @classmethod
+    def of(cls, moments: RunningMeanStd) -> _Moments:
+        """Return those of Stable-Baselines3's object."""
+        return cls(mean=float(moments.mean), var=float(moments.var), count=float(moments.count))
+
+    def put(self, moments: RunningMeanStd) -> None:
+        """Write them into Stable-Baselines3's object."""
+        moments.mean, moments.var, moments.count = self.mean, self.var, self.count  # type: ignore[assignment]
+
+
+class _Progress(SavedState):
+    """The learner's part of a checkpoint, besides tensors."""
+
+    returns: _Moments | None = None
+
+
+LEARNER = PPOLearner
