@@ -76,11 +76,12 @@ class PPORun(OnlineRun):
     online: Annotated[PPOOptions, tyro.conf.arg(name="")] = PPOOptions()
 
     @model_validator(mode="after")
-    def _has_a_core(self) -> Self:
-        if not issubclass(agent_class(self.agent), Agent):
+    def _has_no_other_losses(self) -> Self:
+        cls = agent_class(self.agent)
+        if not issubclass(cls, Agent) or cls.learner != Agent.learner:
             raise UsageError(
-                f"learner={self.learner!r} trains agents with a core of this toolkit, such as rate, but agent "
-                f"{self.agent!r} has none; leave --learner out"
+                f"learner={self.learner!r} trains agents that clone behaviour otherwise, such as rate, but agent "
+                f"{self.agent!r} has losses of its own; leave --learner out"
             )
         return self
 
