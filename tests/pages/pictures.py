@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/environments, each by the environment's own `render`: python -m tests.pages.pictures [ENV ...].
+"""Draw the pictures of docs/environments, each by the environment's own `render`: python -m tests.pages.pictures [ENV].
 
 Each picture shows the environment's default task, or the options in `SHOWN`, after some steps of the expert.
 """
