@@ -25,10 +25,10 @@ from rmt_rl.agent_options import AgentConfig
 from rmt_rl.analysis.markdown import markdown_table
 from rmt_rl.analysis.sizes import STATED, default_sizes
 from rmt_rl.nn.decoder import DecoderConfig
-from rmt_rl.registry import agent_class, load_task
+from rmt_rl.registry import Kind, agent_class, load_task
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = {"agents": ROOT / "docs/memories", "envs": ROOT / "docs/environments"}
+FOLDERS: Mapping[Kind, Path] = {"agents": ROOT / "docs/memories", "envs": ROOT / "docs/environments"}
 SHARED: Mapping[str, type[BaseModel]] = {"AgentConfig": AgentConfig, "DecoderConfig": DecoderConfig}
 BLOCK = re.compile(r"<!-- (options|sizes|recipe) ([^>]*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 _BOUNDS = {Ge: ("ge", "from {}"), Gt: ("gt", "above {}"), Le: ("le", "to {}"), Lt: ("lt", "below {}")}
@@ -36,7 +36,7 @@ _BOUNDS = {Ge: ("ge", "from {}"), Gt: ("gt", "above {}"), Le: ("le", "to {}"), L
 Fields = Mapping[str, FieldInfo]
 
 
-def pages(kind: str) -> list[Path]:
+def pages(kind: Kind) -> list[Path]:
     """Return the pages about agents or environments, without their index."""
     return sorted(path for path in FOLDERS[kind].glob("*.md") if path.stem != "index")
 
@@ -50,7 +50,7 @@ def refreshed(text: str) -> str:
     return BLOCK.sub(_written, text)
 
 
-def documented(text: str, kind: str) -> set[str]:
+def documented(text: str, kind: Kind) -> set[str]:
     """Return the environments or agents whose options a page lists."""
     listed = [match[2].split() for match in BLOCK.finditer(text) if match[1] == "options"]
     return {name for names in listed if names[0] == kind for name in names[1:]}
