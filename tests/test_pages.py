@@ -1,4 +1,4 @@
-"""Pages of memories and environments: one for each, with the code's options, links that lead somewhere, real commands."""
+"""Pages of memories and environments: one for each, with the code's options, working links, and real commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DRAWN_IN_NUMPY = ("associative_retrieval", "color_cubes", "endless_tmaze", "tmaz
 QUICK = (
     "--updates 2 --collect-episodes 16 --batch-size 4 --eval-episodes 2 --accelerator cpu --agent.width 16"
 ).split()
-QUICK_ONLINE = "--total-timesteps 128 --agent.n-steps 64 --n-envs 1 --eval-episodes 2".split()
+QUICK_ONLINE = "--total-timesteps 128 --agent.n-steps 64 --n-envs 1 --eval-episodes 2"
 LONG = ("atari", "memory_maze", "vizdoom_two_colors")  # their commands are read, not run
 
 relative = [path.relative_to(ROOT).as_posix() for path in GENERATED]
@@ -144,5 +144,6 @@ def quick(arguments: list[str]) -> list[str]:
     line = re.sub(r"--ageing-updates \d+", "", line)
     line = re.sub(r"(--vary \w+=\d+)[\d,]*", r"\1", line)
     is_online = command == "train" and rest[1] in ("ppo", "recurrent_ppo")
-    added = QUICK_ONLINE if is_online else QUICK if command == "train" else []
-    return [command, *line.split(), *added]
+    if command == "train":
+        line += f" {QUICK_ONLINE if is_online else QUICK}"
+    return [command, *line.split()]
