@@ -28,9 +28,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 COMMAND = re.compile(r"^    rmt-rl ([^#\n]*)", re.MULTILINE)
 DRAWN_IN_NUMPY = ("associative_retrieval", "color_cubes", "endless_tmaze", "tmaze")
-QUICK = (
-    "--updates 2 --collect-episodes 16 --batch-size 4 --eval-episodes 2 --accelerator cpu --agent.width 16"
-).split()
+QUICK = "--updates 2 --collect-episodes 16 --batch-size 4 --eval-episodes 2 --accelerator cpu --agent.width 16"
 QUICK_ONLINE = "--total-timesteps 128 --agent.n-steps 64 --n-envs 1 --eval-episodes 2"
 LONG = ("atari", "memory_maze", "vizdoom_two_colors")  # their commands are read, not run
 
@@ -143,7 +141,7 @@ def quick(arguments: list[str]) -> list[str]:
     line = re.sub(r"--total-timesteps \d+", "", line)
     line = re.sub(r"--ageing-updates \d+", "", line)
     line = re.sub(r"(--vary \w+=\d+)[\d,]*", r"\1", line)
-    is_online = command == "train" and rest[1] in ("ppo", "recurrent_ppo")
     if command == "train":
+        is_online = rest[1] in ("ppo", "recurrent_ppo")
         line += f" {QUICK_ONLINE if is_online else QUICK}"
     return [command, *line.split()]
