@@ -11,7 +11,7 @@ from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_run_grid
-from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.cli.arguments import RUN, Arguments, ReadsRuns
 from rmt_rl.cli.engines import ENGINE, computing, with_engine
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
@@ -30,8 +30,12 @@ _ENGINE_FOLDER = ".evaluate"  # of the engine's own files, in the folder of the 
 class Evaluate(EvaluationSettings, ReadsRuns):
     """Roll out a run's agent in its environment, and write evaluation.json."""
 
-    run: Positional[Path] = Field(description="folder of the run")
-    out: Path | None = Field(None, description="folder of evaluation.json, which plot reads too (unset: the run's)")
+    run: Positional[str] = Field(description=RUN)
+    out: Path | None = Field(
+        None,
+        description="folder of evaluation.json, which plot reads too (unset: the run's, or below runs/ if it is read "
+        "only)",
+    )
     vary: UseAppendAction[tuple[str, ...]] = Field(
         (), description="an env option and its values: corridor_length=90,300; give it again for a grid"
     )
@@ -51,16 +55,18 @@ def evaluate_run(arguments: Arguments) -> int:
     given.import_modules()
     from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
     from rmt_rl.runs.checkpoint import path_of, read_checkpoint
-    from rmt_rl.runs.evaluation import write_evaluation
+    from rmt_rl.runs.evaluation import FILE, write_evaluation
+    from rmt_rl.runs.find import find_run
     from rmt_rl.runs.folder import open_results, read_config
 
-    config = read_config(given.run)
-    saved = read_checkpoint(path_of(given.run, given.checkpoint))
-    folder = open_results(given.run, config, given.out)
+    run = find_run(given.run)
+    config = read_config(run.folder)
+    saved = read_checkpoint(path_of(run.folder, given.checkpoint))
+    folder = open_results(run.folder, config, given.out or run.out)
     done: list[Evaluation] = []
     with (
         EvaluationProgress(given.episodes) as progress,
-        _evaluations(given, config, saved, folder, progress) as evaluations,
+        _evaluations(given, run.folder, config, saved, folder, progress) as evaluations,
     ):
         for evaluation in evaluations:
             done.append(evaluation)
@@ -68,12 +74,19 @@ def evaluate_run(arguments: Arguments) -> int:
             write_evaluation(folder, done, f"{given.checkpoint}, update {saved.header.update}")
             progress.hide()
             say(evaluation_line(evaluation), flush=True)
+    if run.out is not None:
+        say(folder / FILE)
     return 0
 
 
 @contextmanager
 def _evaluations(
-    given: Any, config: RunConfig, saved: Checkpoint[AgentHeader], folder: Path, progress: ProgressReport
+    given: Any,
+    run: Path,
+    config: RunConfig,
+    saved: Checkpoint[AgentHeader],
+    folder: Path,
+    progress: ProgressReport,
 ) -> Iterator[Iterator[Evaluation]]:
     """Yield the evaluations at every value, which are made one after the other when they are asked for."""
     from rmt_rl.acting.evaluate import parse_vary
@@ -86,7 +99,7 @@ def _evaluations(
         yield evaluate_run_grid(config, agent, vary, given, progress)
         return
     settings = EvaluationSettings(**{name: getattr(given, name) for name in EvaluationSettings.model_fields})
-    source = SavedAgent(given.run.absolute(), given.checkpoint, saved.header.update, given.device)
+    source = SavedAgent(run.absolute(), given.checkpoint, saved.header.update, given.device)
     plan = plan_shards(config, source, vary, settings, given.shards)
     setting = Setting(cores=1, gpus=_gpus(given), folder=folder / _ENGINE_FOLDER)
     asked_for = given.shards * len(plan.shards)
