@@ -47,6 +47,9 @@ class Evaluate(EvaluationSettings, ReadsRuns):
         description="parts into which the environments are divided, at each value; the episodes stay the same",
     )
     engine: str | None = Field(None, description=ENGINE)
+    video: int = Field(
+        0, ge=0, description="record the first N episodes at each value, into the folder videos beside evaluation.json"
+    )
 
 
 def evaluate_run(arguments: Arguments) -> int:
@@ -61,6 +64,10 @@ def evaluate_run(arguments: Arguments) -> int:
 
     run = find_run(given.run)
     config = read_config(run.folder)
+    if given.video:
+        from rmt_rl.acting.video import check_videos
+
+        check_videos(config)
     saved = read_checkpoint(path_of(run.folder, given.checkpoint))
     folder = open_results(run.folder, config, given.out or run.out)
     done: list[Evaluation] = []
@@ -76,7 +83,25 @@ def evaluate_run(arguments: Arguments) -> int:
             say(evaluation_line(evaluation), flush=True)
     if run.out is not None:
         say(folder / FILE)
+    if given.video:
+        _record_videos(given, config, saved, folder)
     return 0
+
+
+def _record_videos(given: Any, config: RunConfig, saved: Checkpoint[AgentHeader], folder: Path) -> None:
+    """Record videos of the evaluation's first episodes, and print their paths."""
+    from rmt_rl.acting.evaluate import parse_vary
+    from rmt_rl.acting.video import FOLDER, record_videos
+    from rmt_rl.runs.checkpoint import restore_agent
+
+    agent = restore_agent(saved, given.device)
+    vary = parse_vary(given.vary)
+    for path in record_videos(config, agent, vary, _settings(given), given.video, folder / FOLDER):
+        say(path, flush=True)
+
+
+def _settings(given: Any) -> EvaluationSettings:
+    return EvaluationSettings(**{name: getattr(given, name) for name in EvaluationSettings.model_fields})
 
 
 @contextmanager
@@ -98,7 +123,7 @@ def _evaluations(
         agent = restore_agent(saved, given.device)
         yield evaluate_run_grid(config, agent, vary, given, progress)
         return
-    settings = EvaluationSettings(**{name: getattr(given, name) for name in EvaluationSettings.model_fields})
+    settings = _settings(given)
     source = SavedAgent(run.absolute(), given.checkpoint, saved.header.update, given.device)
     plan = plan_shards(config, source, vary, settings, given.shards)
     setting = Setting(cores=1, gpus=_gpus(given), folder=folder / _ENGINE_FOLDER)
