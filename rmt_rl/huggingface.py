@@ -5,7 +5,6 @@ Only files of values are downloaded: those of a run that the caller names. Nothi
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rmt_rl.errors import UsageError
+from rmt_rl.plugins import import_extra
 from rmt_rl.terminal import one_line
 
 SCHEME = "hf"
@@ -88,7 +88,7 @@ def _downloaded(repository: Repository, revision: str | None, files: tuple[str, 
     hub = import_hub()
     at = f"@{revision}" if revision else ""
     shown = f"{SCHEME}://{repository}{at}"
-    with explained(shown, "read"), _without_bars(hub):
+    with explained(shown, "read"), _without_bars():
         return Path(hub.snapshot_download(str(repository), revision=revision, allow_patterns=list(files)))
 
 
@@ -98,18 +98,15 @@ def import_hub() -> Any:
     Raises:
         UsageError: it isn't installed.
     """
-    try:
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise UsageError(
-            f"the Hub needs 'huggingface-hub', which can't be imported: pip install 'rmt-rl[hub]' ({error})"
-        ) from error
+    return import_extra("huggingface_hub", "hub", "the Hugging Face Hub")
 
 
 def require_token() -> None:
     """Raise a UsageError if no token is there to write to the Hub with."""
     if import_hub().get_token() is None:
-        raise UsageError("there is no token for the Hub; log in with one that may write (hf auth login), or set HF_TOKEN")
+        raise UsageError(
+            "there is no token for the Hub; log in with one that may write (hf auth login), or set HF_TOKEN"
+        )
 
 
 @contextmanager
@@ -141,13 +138,15 @@ def _remedy(error: Exception) -> str:
 
 
 @contextmanager
-def _without_bars(hub: Any) -> Iterator[None]:
+def _without_bars() -> Iterator[None]:
     """Let the client draw no progress bars, of which it has three a download, in the block."""
-    were_disabled = hub.utils.are_progress_bars_disabled()
+    from huggingface_hub import utils
+
+    were_disabled = utils.are_progress_bars_disabled()
     if not were_disabled:
-        hub.utils.disable_progress_bars()
+        utils.disable_progress_bars()
     try:
         yield
     finally:
         if not were_disabled:
-            hub.utils.enable_progress_bars()
+            utils.enable_progress_bars()
