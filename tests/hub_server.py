@@ -23,7 +23,7 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         repositories: for each repository, the files after each commit.
         asked: method and path of each request.
-        failing: the status of each answer; None if the server is well.
+        failing_at: part of the paths that are answered with an error of the server; None for no path.
     """
 
     daemon_threads = True
@@ -32,7 +32,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, list[Files]] = {}
         self.asked: list[str] = []
-        self.failing: int | None = None
+        self.failing_at: str | None = None
 
     @property
     def url(self) -> str:
@@ -89,8 +89,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append(f"{self.command} {path}")
-        if self.server.failing is not None:
-            self._send(self.server.failing, {"error": "the server has a fault"})
+        if self.server.failing_at is not None and self.server.failing_at in path:
+            self._send(500, {"error": "the server has a fault"})
             return
         for pattern, method in _ROUTES.items():
             match = re.fullmatch(pattern, f"{self.command} {path}")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import minari
 import pytest
-import yaml
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 
+import rmt_rl
 from rmt_rl.cli import main
-from rmt_rl.huggingface import _downloaded
+from rmt_rl.runs.find import ZOO, find_run
+from rmt_rl.runs.huggingface import _downloaded
 from tests.hub_server import TOKEN, Hub, hub_server
 
 RUN = "zoo:tmaze-rate"
@@ -46,12 +48,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         _downloaded.cache_clear()
 
 
-def error_of(arguments: list[str], capsys: CAUGHT) -> str:
-    """Return the one line of a command that fails."""
+def error_of(arguments: list[str], capsys: CAUGHT, warning: str = "") -> str:
+    """Return the one line of a command that fails, behind a warning."""
     assert main(arguments) == 2
     captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
+    error = captured.err.removeprefix(warning)
+    assert error.count("\n") == 1, captured.err
+    return error
 
 
 def test_a_run_is_pushed_and_read(hub: Hub, capsys: CAUGHT) -> None:
@@ -61,14 +64,14 @@ def test_a_run_is_pushed_and_read(hub: Hub, capsys: CAUGHT) -> None:
     _, files = hub.repositories["models/someone/tmaze-rate"]
     assert set(files) == PUSHED
     assert files["replay.mp4"][4:8] == b"ftyp"
-    _, front, text = files["README.md"].decode().split("---\n", 2)
-    metadata = yaml.safe_load(front)
-    (index,) = metadata["model-index"]
-    names = [result["dataset"]["name"] for result in index["results"]]
-    assert names == [f"tmaze, corridor_length={length}" for length in (90, 900, 9600)]
-    assert metadata["pipeline_tag"] == "reinforcement-learning"
-    assert "| 9,600 | 100 | 1.00 [0.96, 1.00] | 1.00 [1.00, 1.00] |" in text
-    assert "rmt-rl evaluate hf://someone/tmaze-rate" in text
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.pipeline_tag == "reinforcement-learning"
+    lengths = (90, 900, 9600)
+    listed = [(result.dataset_name, result.metric_type) for result in card.data.eval_results]
+    figures = ("mean_reward", "success_rate")
+    assert listed == [(f"tmaze, corridor_length={length}", figure) for length in lengths for figure in figures]
+    assert "| 9,600 | 100 | 1.00 [0.96, 1.00] | 1.00 [1.00, 1.00] |" in card.text
+    assert "rmt-rl evaluate hf://someone/tmaze-rate" in card.text
 
     assert main(["evaluate", URL, "--vary", "corridor_length=40", "--episodes", "4"]) == 0
     shown = capsys.readouterr().out.splitlines()
@@ -105,3 +108,82 @@ def test_a_data_set_is_pushed_and_minari_downloads_it(
     monkeypatch.setenv("MINARI_REMOTE", "hf://someone")
     minari.download_dataset(ids[0])
     assert (tmp_path / "data" / ids[0] / "data" / "main_data.hdf5").read_bytes() == content
+
+
+def test_a_push_that_fails_says_why_and_changes_nothing(
+    hub: Hub, capsys: CAUGHT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = ["push", "small", "someone/small"]
+    Path("small").mkdir()
+    for name in ("config.toml", "last.safetensors"):
+        shutil.copy(ZOO / "tmaze-rate" / name, "small")
+    monkeypatch.setitem(sys.modules, "moviepy", None)  # as if it weren't installed
+    missing = "--video needs 'moviepy', which is not installed: pip install 'rmt-rl[video]'"
+    warning = f"warning: the card gets no video: {missing}\n"
+
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "none")
+    assert "there is no token for the Hub; log in" in error_of(push, capsys)
+    assert hub.asked == []
+    monkeypatch.setenv("HF_TOKEN", "hf_that_is_wrong")
+    assert "someone/small can't be written to: log in with a token that may write" in error_of(push, capsys, warning)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for hub.failing_at in ("create", "commit"):
+        assert "someone/small can't be written to: the Hub has a fault" in error_of(push, capsys, warning)
+    hub.failing_at = None
+    assert hub.repositories == {"models/someone/small": [{}]}
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "someone/small can't be written to: check the network" in error_of(push, capsys, warning)
+    assert hub.repositories == {"models/someone/small": [{}]}
+    assert sorted(file.name for file in Path("small").iterdir()) == ["config.toml", "last.safetensors"]
+
+    asked = len(hub.asked)
+    assert "config none can't be read" in error_of(["push", "none", "a/b"], capsys)
+    assert "'someone' is no repository of the Hub; write owner/name" in error_of(["push", "small", "someone"], capsys)
+    assert "name a run and a repository" in error_of(["push", "small"], capsys)
+    assert "leave out RUN" in error_of(["push", "small", "--zoo", "someone"], capsys)
+    assert len(hub.asked) == asked
+
+
+def test_a_data_set_that_fails_to_be_pushed(hub: Hub, capsys: CAUGHT, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["collect", "tmaze", "--episodes", "3"]) == 0
+    dataset = capsys.readouterr().out.strip()
+    assert "'tmaze/none-v0' is not below" in error_of(["push-dataset", "tmaze/none-v0", "someone"], capsys)
+    elsewhere = error_of(["push-dataset", dataset, "someone/else"], capsys)
+    assert "in a repository named 'tmaze'; write someone, or someone/tmaze" in elsewhere
+    monkeypatch.setenv("HF_TOKEN", "hf_that_is_wrong")
+    assert "someone/tmaze can't be written to: log in" in error_of(["push-dataset", dataset, "someone"], capsys)
+
+
+def test_what_cannot_be_read_from_the_hub(hub: Hub, capsys: CAUGHT, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = ["evaluate", "hf://someone/none"]
+    assert "hf://someone/none can't be read: check the name; if the repository is private" in error_of(evaluate, capsys)
+    hub.repositories["models/someone/other"] = [{"weights.pkl": b"x", "README.md": b"no run"}]
+    assert "hf://someone/other holds no run: it has no config.toml" in error_of(
+        ["evaluate", "hf://someone/other"], capsys
+    )
+    assert not [path for path in hub.asked if "weights.pkl" in path]
+    assert "name a branch, tag or commit" in error_of(["inspect", "hf://someone/other@v2"], capsys)
+    for name in ("hf://someone", "hf://a/b/c", "hf:///b", "hf://a/b@"):
+        assert "is no repository of the Hub" in error_of(["evaluate", name], capsys)
+    hub.failing_at = "none"
+    assert "hf://someone/none can't be read" in error_of(evaluate, capsys)
+
+
+def test_a_run_that_was_read_is_there_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {file.name: file.read_bytes() for file in (ZOO / "tmaze-rate").iterdir()}
+    hub.repositories["models/someone/tmaze-rate"] = [first]
+    found = find_run(URL)
+    assert {file.name: file.read_bytes() for file in found.folder.iterdir()} == first
+    assert (found.name, found.out) == ("someone-tmaze-rate", Path("runs/someone-tmaze-rate"))
+    pinned = hub.sha("models/someone/tmaze-rate", "main")
+    hub.repositories["models/someone/tmaze-rate"].append(first | {"metrics.jsonl": b""})
+    assert find_run(URL) == found  # one process sees one state
+    assert find_run(f"{URL}@{pinned}") == found
+    _downloaded.cache_clear()
+    newer = find_run(URL)
+    assert (newer.folder / "metrics.jsonl").read_bytes() == b""
+    _downloaded.cache_clear()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert find_run(URL) == newer
+    assert rmt_rl.load(URL).spec.target_return == 1.0

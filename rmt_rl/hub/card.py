@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rmt_rl import __version__, registry
-from rmt_rl.analysis.comparison import value_text
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.analysis.plot import plot
-from rmt_rl.analysis.run_records import EvaluatedSetting, OptionValues, RunRecord, read_run
+from rmt_rl.analysis.run_records import EvaluatedSetting, OptionValues, RunRecord, is_number, read_run
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
-from rmt_rl.huggingface import Repository, import_hub
 from rmt_rl.registry import Kind
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint
+from rmt_rl.runs.huggingface import Repository, import_hub
 
 CARD, CURVES, VIDEO = "README.md", "curves.png", "replay.mp4"
 """The Hub shows a video of this name beside an agent's card."""
@@ -26,7 +25,7 @@ _WAYS = {"seed": "seed of the episodes", "target_return": "target return", "lane
 
 
 class Facts(NamedTuple):
-    """What a card tells of a run, beside its record.
+    """A run as its card describes it.
 
     Attributes:
         record: the run's options, metrics and evaluations.
@@ -110,7 +109,7 @@ def _front_matter(facts: Facts) -> str:
 def _eval_results(hub: Any, facts: Facts, evaluation: EvaluatedSetting) -> list[Any]:
     """Return the figures of an evaluation in the Hub's form."""
     setting = _setting_text(evaluation.options)
-    figures = {"mean_reward": _mean_reward(evaluation)}
+    figures: dict[str, str | float] = {"mean_reward": _mean_reward(evaluation)}
     if evaluation.success_rate is not None:
         figures["success_rate"] = evaluation.success_rate
     return [
@@ -183,11 +182,15 @@ def _results(record: RunRecord) -> str:
 
 
 def _row(names: Sequence[str], evaluation: EvaluatedSetting) -> list[str]:
-    options = [value_text(evaluation.options[name]) if name in evaluation.options else "" for name in names]
+    options = [_option_text(evaluation.options.get(name, "")) for name in names]
     rate = evaluation.success_rate
     success = "" if rate is None else f"{rate:.2f}{bracketed(evaluation.success_interval)}"
     mean = f"{evaluation.mean_return:.2f}{bracketed(evaluation.return_interval)}"
     return [*options, f"{evaluation.episodes:,}", success, mean]
+
+
+def _option_text(value: object) -> str:
+    return f"{value:,}" if is_number(value) else str(value)
 
 
 def _how(record: RunRecord) -> str:

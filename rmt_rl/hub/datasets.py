@@ -13,7 +13,7 @@ from minari.storage.remotes import get_cloud_storage
 
 from rmt_rl.data.opening import open_dataset
 from rmt_rl.errors import UsageError
-from rmt_rl.huggingface import SCHEME, Repository, explained, import_hub, parse_repository, require_token
+from rmt_rl.runs.huggingface import SCHEME, Repository, explained, import_hub, parse_repository, require_token
 
 _KIND = "dataset"
 

@@ -1,4 +1,4 @@
-"""Push runs to the Hugging Face Hub, each as one commit: whatever fails, a repository is as it was, or has all files."""
+"""Push runs to the Hugging Face Hub, each as one commit: whatever fails, a repository has all files or its old ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rmt_rl.files import check_writable
 from rmt_rl.hub.card import write_card
 from rmt_rl.hub.pack import pack_run
 from rmt_rl.hub.video import record_replay
-from rmt_rl.huggingface import Repository, explained, import_hub, parse_repository, require_token
 from rmt_rl.runs.find import find_run, zoo_names
+from rmt_rl.runs.huggingface import Repository, explained, import_hub, parse_repository, require_token
 
 ZOO_PREFIX = "rmt-rl-"  # begins the names of the zoo's repositories
 

@@ -19,7 +19,7 @@ LIST = ZOO / "zoo.toml"
 
 
 class ZooResult(Frozen):
-    """What a run reached at one setting of its environment."""
+    """The success and return of a run at one setting of its environment."""
 
     options: dict[str, JsonValue]
     episodes: int

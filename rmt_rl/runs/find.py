@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rmt_rl.errors import UsageError, nearest
-from rmt_rl.huggingface import download, is_hub_url
 from rmt_rl.runs.checkpoint import path_of
 from rmt_rl.runs.evaluation import FILE as EVALUATION
 from rmt_rl.runs.folder import CONFIG
+from rmt_rl.runs.huggingface import download, is_hub_url
 from rmt_rl.runs.loggers.jsonl import METRICS
 from rmt_rl.urls import check_local
 

@@ -18,7 +18,8 @@ class Flops(ReadsRuns):
 
     models: Positional[tuple[str, ...]] = Field(
         (),
-        description="runs (folders, zoo:NAME, hf://owner/name), agents' names (default options), OPT models (none: all of OPT)",
+        description="runs (folders, zoo:NAME, hf://owner/name), agents' names (default options), OPT models (none: all "
+        "of OPT)",
     )
     segments: int = Field(4096, ge=1, description="segments of the whole input")
     tokens: int = Field(512, ge=1, description="new tokens of a segment, of OPT models; an agent has its own")

@@ -25,7 +25,8 @@ class Inspect(ReadsRuns):
     run: Positional[str] = Field(description=RUN)
     out: Path | None = Field(
         None,
-        description="folder of inspection.png and inspection.json (unset: the run's, or below runs/ if it is read only)",
+        description="folder of inspection.png and inspection.json (unset: the run's, or below runs/ if it is read "
+        "only)",
     )
     segments: int = Field(10_000, ge=1, description="filler segments that memories are carried through")
     episodes: int = Field(64, ge=1, description="episodes that are looked at segment by segment")

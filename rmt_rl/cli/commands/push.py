@@ -28,7 +28,7 @@ def push(arguments: Arguments) -> int:
     given = parse(Push, arguments, "rmt-rl push", __doc__ or "")
     given.import_modules()
     from rmt_rl.hub.push import push_run, push_zoo, write_folder
-    from rmt_rl.huggingface import parse_repository
+    from rmt_rl.runs.huggingface import parse_repository
 
     if given.zoo is not None:
         if given.run or given.out:

@@ -52,7 +52,7 @@ def train_agent(arguments: Arguments) -> int:
             raise UsageError(f"--resume {own.resume} takes no other options; the run's config.toml holds them")
         if find_run(own.resume).out is not None:
             raise UsageError(
-                f"--resume {own.resume}: the run is read only and holds weights alone; train a new one with its options: "
+                f"--resume {own.resume}: the run is read only and holds weights alone; train another with its options: "
                 f"rmt-rl train --config {own.resume}"
             )
         return _watched(read_config(own.resume), own.resume, resumed=True)

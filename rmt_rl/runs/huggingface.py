@@ -5,6 +5,7 @@ Only files of values are downloaded: those of a run that the caller names. Nothi
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -140,8 +141,7 @@ def _remedy(error: Exception) -> str:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """Let the client draw no progress bars, of which it has three a download, in the block."""
-    from huggingface_hub import utils
-
+    utils: Any = importlib.import_module("huggingface_hub.utils")  # which declares none of these
     were_disabled = utils.are_progress_bars_disabled()
     if not were_disabled:
         utils.disable_progress_bars()
