@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import minari
 import pytest
@@ -65,9 +67,10 @@ def test_a_run_is_pushed_and_read(hub: Hub, capsys: CAUGHT) -> None:
     assert set(files) == PUSHED
     assert files["replay.mp4"][4:8] == b"ftyp"
     card = ModelCard(files["README.md"].decode())
-    assert card.data.pipeline_tag == "reinforcement-learning"
+    metadata: Any = card.data
+    assert metadata.pipeline_tag == "reinforcement-learning"
     lengths = (90, 900, 9600)
-    listed = [(result.dataset_name, result.metric_type) for result in card.data.eval_results]
+    listed = [(result.dataset_name, result.metric_type) for result in metadata.eval_results]
     figures = ("mean_reward", "success_rate")
     assert listed == [(f"tmaze, corridor_length={length}", figure) for length in lengths for figure in figures]
     assert "| 9,600 | 100 | 1.00 [0.96, 1.00] | 1.00 [1.00, 1.00] |" in card.text
@@ -187,3 +190,23 @@ def test_a_run_that_was_read_is_there_without_a_network(hub: Hub, monkeypatch: p
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert find_run(URL) == newer
     assert rmt_rl.load(URL).spec.target_return == 1.0
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run_as_they_stand(hub: Hub, capsys: CAUGHT) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "hub.md").read_text()
+    quick = {"evaluate": "--episodes 2", "train": "--updates 2 --eval-episodes 2 --accelerator cpu --ageing 0"}
+    shutil.copytree(ZOO / "tmaze-rate", "runs/rate-0")
+    collected = "ID"
+    ran = []
+    for line in re.findall(r"^    rmt-rl ([^#\n]*)", page, re.MULTILINE):
+        words = line.replace("ID", collected).split()
+        assert main([*words, *quick.get(words[0], "").split()]) == 0, line
+        shown = capsys.readouterr().out
+        collected = shown.strip() if words[0] == "collect" else collected
+        ran.append(words[0])
+    assert ran.count("evaluate") == 4
+    assert ran.count("push") == 3
+    zoo = [f"models/me/rmt-rl-{path.parent.name}" for path in ZOO.glob("*/config.toml")]
+    assert {*zoo, "models/me/tmaze-rate", "datasets/me/tmaze"} == set(hub.repositories)
+    assert Path("runs/zoo-minigrid_memory-rate/videos").is_dir()
