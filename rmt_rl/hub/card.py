@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rmt_rl import __version__, registry
+from rmt_rl import registry
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.analysis.plot import plot
 from rmt_rl.analysis.run_records import EvaluatedSetting, OptionValues, RunRecord, is_number, read_run
@@ -208,7 +209,7 @@ def _training(facts: Facts, repository: Repository) -> str:
     rmt-rl train --config hf://{repository} --seed 1
 
 `config.toml` has all options, `metrics.jsonl` the learning curves, `evaluation.json` every episode of the results.
-Options of the environment: `{options}`. This card was written by rmt-rl {__version__}."""
+Options of the environment: `{options}`. This card was written by rmt-rl {version("rmt-rl")}."""
 
 
 def _own_options(record: RunRecord) -> dict[str, object]:
