@@ -193,7 +193,8 @@ def test_a_run_that_was_read_is_there_without_a_network(hub: Hub, monkeypatch: p
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_run_as_they_stand(hub: Hub, capsys: CAUGHT) -> None:
+def test_the_commands_of_the_page_run_as_they_stand(hub: Hub, capsys: CAUGHT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
     page = (Path(__file__).parents[1] / "docs" / "hub.md").read_text()
     quick = {"evaluate": "--episodes 2", "train": "--updates 2 --eval-episodes 2 --accelerator cpu --ageing 0"}
     shutil.copytree(ZOO / "tmaze-rate", "runs/rate-0")
@@ -205,7 +206,7 @@ def test_the_commands_of_the_page_run_as_they_stand(hub: Hub, capsys: CAUGHT) ->
         shown = capsys.readouterr().out
         collected = shown.strip() if words[0] == "collect" else collected
         ran.append(words[0])
-    assert ran.count("evaluate") == 4
+    assert ran.count("evaluate") == 5
     assert ran.count("push") == 3
     zoo = [f"models/me/rmt-rl-{path.parent.name}" for path in ZOO.glob("*/config.toml")]
     assert {*zoo, "models/me/tmaze-rate", "datasets/me/tmaze"} == set(hub.repositories)

@@ -47,6 +47,7 @@ class Evaluate(EvaluationSettings, ReadsRuns):
         description="parts into which the environments are divided, at each value; the episodes stay the same",
     )
     engine: str | None = Field(None, description=ENGINE)
+    render: bool = Field(False, description="show the first episode at each value in the terminal, before all else")
     video: int = Field(
         0, ge=0, description="record the first N episodes at each value, into the folder videos beside evaluation.json"
     )
@@ -70,6 +71,8 @@ def evaluate_run(arguments: Arguments) -> int:
         check_videos(config)
     saved = read_checkpoint(path_of(run.folder, given.checkpoint))
     folder = open_results(run.folder, config, given.out or run.out)
+    if given.render:
+        _show_episodes(given, config, saved)
     done: list[Evaluation] = []
     with (
         EvaluationProgress(given.episodes) as progress,
@@ -86,6 +89,18 @@ def evaluate_run(arguments: Arguments) -> int:
     if given.video:
         _record_videos(given, config, saved, folder)
     return 0
+
+
+def _show_episodes(given: Any, config: RunConfig, saved: Checkpoint[AgentHeader]) -> None:
+    """Draw the evaluation's first episodes in the terminal."""
+    from rmt_rl.acting.evaluate import parse_vary
+    from rmt_rl.acting.showing import show_episodes
+    from rmt_rl.cli.pictures import pictures_in_terminal
+    from rmt_rl.runs.checkpoint import restore_agent
+
+    agent = restore_agent(saved, given.device)
+    with pictures_in_terminal() as show:
+        show_episodes(config, agent, parse_vary(given.vary), _settings(given), show)
 
 
 def _record_videos(given: Any, config: RunConfig, saved: Checkpoint[AgentHeader], folder: Path) -> None:
