@@ -41,7 +41,8 @@ def metrics_of(groups: Iterable[Group]) -> list[str]:
         for run in group.runs:
             found |= dict.fromkeys(run.metrics)
     shown = [name for name in found if not name.startswith(HIDDEN_METRICS)]
-    return sorted(shown, key=lambda name: (name not in CURVES, not name.startswith("eval/"), name))
+    first = [name for name in CURVES if name in shown]
+    return [*first, *sorted(set(shown) - set(first))]
 
 
 def learning_figures(groups: Sequence[Group], metric: str) -> list[Json]:
@@ -78,11 +79,11 @@ def _curve(label: str, curve: Mapping[int, Estimate], quantity: str, colour: str
         "fill": "toself",
         "fillcolor": f"{colour}30",
         "hoverinfo": "skip",
-        "showlegend": False,
-        "legendgroup": name,
+        "name": name,
+        "legend": False,
     }
     line = _line(list(curve), [estimate.mean for estimate in curve.values()], colour, dash)
-    line |= {"name": name, "legendgroup": name, "customdata": [_interval(each) for each in curve.values()]}
+    line |= {"name": name, "customdata": [_interval(each) for each in curve.values()]}
     return [band, line] if bars.places else [line]
 
 
@@ -125,12 +126,11 @@ def _figure(traces: list[Json], across: str, quantity: str, legend: bool) -> Jso
     layout: Json = {
         "xaxis": {"title": {"text": chart_text(across)}},
         "yaxis": {"title": {"text": chart_text(quantity)}},
-        "showlegend": legend,
         "hovermode": "x unified" if legend else "closest",
     }
     if quantity == "success rate":
         layout["yaxis"]["range"] = [-0.03, 1.05]
-    return {"data": traces, "layout": layout}
+    return {"data": traces, "layout": layout, "legend": legend}
 
 
 # Scores by the varied option
@@ -203,6 +203,5 @@ def _heat_map(panel: EvaluationPanel, option: str, quantity: str) -> Json:
     layout: Json = {
         "xaxis": {"title": {"text": chart_text(f"{option}: {quantity}")}, "type": "category"},
         "yaxis": {"autorange": "reversed", "automargin": True},
-        "showlegend": False,
     }
     return {"data": [trace], "layout": layout, "rows": len(panel.cells)}

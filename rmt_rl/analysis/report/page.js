@@ -18,8 +18,10 @@
   // Charts
 
   function axis(given) {
-    const look = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"), automargin: true };
-    return { ...look, ...given };
+    const line = colour("--line");
+    const look = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true };
+    const title = given.title ? { title: { font: { size: 13 }, ...given.title } } : {};
+    return { ...look, ...given, ...title };
   }
 
   function themed(layout) {
@@ -33,7 +35,7 @@
       font: { color: colour("--ink"), size: 13, family: "system-ui, sans-serif" },
       hoverlabel: { bgcolor: colour("--panel"), bordercolor: colour("--line"), font: { color: colour("--ink") }, namelength: -1 },
       margin: { l: 56, r: 12, t: 16, b: 44 },
-      legend: { orientation: "h", x: 0, xanchor: "left", y: -0.2, yanchor: "top", bgcolor: "rgba(0,0,0,0)" },
+      showlegend: false,
       dragmode: isNarrow() ? false : "zoom",
       ...layout,
       ...axes,
@@ -42,15 +44,38 @@
 
   function heightOf(figure) {
     if (figure.small) return 190;
-    if (figure.rows) return 90 + 34 * figure.rows;
-    const lines = figure.data.filter((trace) => trace.name && trace.showlegend !== false);
-    const perLine = isNarrow() ? 1 : 3;
-    return 330 + 24 * Math.ceil(lines.length / perLine);
+    return figure.rows ? 90 + 34 * figure.rows : 330;
+  }
+
+  const plainText = (label) => new DOMParser().parseFromString(label.replaceAll("<br>", " "), "text/html").body.textContent;
+  const borders = { solid: "solid", dash: "dashed", dashdot: "dashed", dot: "dotted" };
+
+  // A list of the lines' names below a chart; each shows or hides its lines.
+  function addLabels(chart, traces) {
+    const labels = element("div", "labels");
+    const names = [...new Set(traces.map((trace) => trace.name))];
+    for (const name of names) {
+      const own = traces.map((trace, index) => index).filter((index) => traces[index].name === name);
+      const drawn = traces.find((trace) => trace.name === name && trace.legend !== false);
+      const look = drawn.line || drawn.marker;
+      const button = element("button", "", plainText(name));
+      button.type = "button";
+      button.style.setProperty("--line-colour", look.color);
+      button.style.setProperty("--dash", borders[look.dash] || "solid");
+      button.setAttribute("aria-pressed", "true");
+      button.addEventListener("click", () => {
+        const shown = button.getAttribute("aria-pressed") !== "true";
+        button.setAttribute("aria-pressed", String(shown));
+        Plotly.restyle(chart, { visible: shown }, own);
+      });
+      labels.append(button);
+    }
+    chart.after(labels);
   }
 
   function drawChart(place, choice) {
     const holder = at(place);
-    for (const old of holder.children) Plotly.purge(old);
+    for (const old of holder.querySelectorAll(".chart")) Plotly.purge(old);
     holder.replaceChildren();
     holder.classList.toggle("small", choice.figures.some((figure) => figure.small));
     for (const figure of choice.figures) {
@@ -58,7 +83,9 @@
       holder.append(chart);
       const margins = figure.small ? { margin: { l: 44, r: 8, t: 40, b: 34 } } : {};
       const layout = { ...themed(figure.layout), ...margins, height: heightOf(figure) };
-      Plotly.newPlot(chart, figure.data, layout, config);
+      const traces = figure.data.map(({ legend, ...trace }) => trace);
+      Plotly.newPlot(chart, traces, layout, config);
+      if (figure.legend) addLabels(chart, figure.data);
     }
   }
 
@@ -90,7 +117,7 @@
       const values = element("div", "values");
       part.values.forEach((value, index) => {
         const cell = element("span", "", value);
-        const share = Math.round(100 * Math.abs(part.shares[index] - 0.5) * 1.2);
+        const share = Math.round(60 * part.strengths[index]);
         cell.style.background = `color-mix(in srgb, var(--accent) ${share}%, transparent)`;
         values.append(cell);
       });
@@ -215,6 +242,7 @@
   function drawTimeline() {
     const line = at("timeline");
     line.hidden = !episode.carries;
+    if (line.nextElementSibling.className === "labels") line.nextElementSibling.remove();
     if (!episode.carries) {
       Plotly.purge(line);
       return;
@@ -233,10 +261,10 @@
       bargap: 0.1,
       barmode: "overlay",
       hovermode: "closest",
-      height: (compared ? 470 : 330) + (isNarrow() ? 60 : 0),
+      height: compared ? 430 : 300,
     });
-    layout.legend.y = -0.14;
     Plotly.react(line, traces, layout, config);
+    addLabels(line, traces);
     line.removeAllListeners("plotly_click");
     line.on("plotly_click", (event) => showStep(Math.round(event.points[0].x) - 1));
   }

@@ -14,11 +14,20 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from rmt_rl.analysis.aggregate import INTERVALS_OVER, Group, compared_score, evaluation_cells, read_groups, varied_option
+from rmt_rl.analysis.aggregate import (
+    INTERVALS_OVER,
+    Group,
+    compared_score,
+    evaluation_cells,
+    group_runs,
+    read_groups,
+    varied_option,
+)
 from rmt_rl.analysis.panels import CURVES, EvaluationPanel
 from rmt_rl.analysis.report.charts import learning_figures, metrics_of, score_figure
 from rmt_rl.analysis.report.player import PlayerOptions, player
 from rmt_rl.analysis.report.tables import differences_table, runs_table, scores_table, shared_options, text
+from rmt_rl.analysis.run_records import RunRecord
 from rmt_rl.errors import UsageError
 from rmt_rl.files import check_writable, write_atomically
 from rmt_rl.plugins import import_extra
@@ -31,7 +40,7 @@ Watched = Callable[[Sequence[Group]], Iterable[Group]]
 
 
 class _Task(NamedTuple):
-    """The groups of one environment."""
+    """The groups of one environment, with labels that tell them apart from one another."""
 
     env: str
     groups: list[Group]
@@ -59,42 +68,50 @@ def write_report(
         raise UsageError(f"out={str(out)!r}: the name must end in .html")
     check_writable(out.parent, "name another file by --out")
     import_extra("plotly", EXTRA, "rmt-rl report")
-    groups = read_groups(runs)
-    players, notes = _players(groups, options, watched)
-    page = _page(groups, players, notes)
+    tasks = _tasks(read_groups(runs))
+    players, notes = _players(tasks, options, watched)
+    page = _page(tasks, players, notes)
     write_atomically(out, page.encode("utf-8", "replace"))
     return out
 
 
-def _players(
-    groups: Sequence[Group], options: PlayerOptions | None, watched: Watched
-) -> tuple[list[Json], list[str]]:
+def _tasks(groups: Iterable[Group]) -> list[_Task]:
+    """Return the groups by environment."""
+    runs: dict[str, list[RunRecord]] = {}
+    for group in groups:
+        for run in group.runs:
+            runs.setdefault(str(run.settings.get("env")), []).append(run)
+    return [_Task(env, group_runs(of_env)) for env, of_env in runs.items()]
+
+
+def _players(tasks: Sequence[_Task], options: PlayerOptions | None, watched: Watched) -> tuple[list[Json], list[str]]:
     """Return an episode of the first run of each group, and the reasons for which there is none."""
     players: list[Json] = []
     notes: list[str] = []
+    groups = [group for task in tasks for group in task.groups]
     for group in watched(groups) if options else ():
         run = group.runs[0]
+        label = f"{run.settings.get('env')}: {group.label}, seed {run.seed}"
         try:
-            players.append(player(run, f"{group.label}, seed {run.seed}", options))
+            players.append(player(run, label, options))
         except UsageError as error:
             notes.append(f"{run.path}: {error}")
             warnings.warn(f"no episode of {run.path} is in the report: {error}", UserWarning, stacklevel=3)
     return players, notes
 
 
-def _page(groups: Sequence[Group], players: Sequence[Json], notes: Sequence[str]) -> str:
+def _page(tasks: Sequence[_Task], players: Sequence[Json], notes: Sequence[str]) -> str:
     from plotly.offline import get_plotlyjs
 
     script = _file("page.js")
     plotly = re.sub("</(script)", r"<\\/\1", get_plotlyjs(), flags=re.IGNORECASE)
     charts: Json = {}
     parts = {
-        "title": text(_title(groups)),
+        "title": text(_title(tasks)),
         "version": text(version("rmt-rl")),
-        "runs": runs_table(groups),
-        "tasks": "".join(_task(task, index, charts) for index, task in enumerate(_tasks(groups))),
-        "differences": differences_table(groups),
-        "shared": shared_options(groups),
+        "runs": runs_table([group for task in tasks for group in task.groups]),
+        "tasks": "".join(_results(task, index, charts) for index, task in enumerate(tasks)),
+        "options": "".join(map(_options, tasks)),
         "notes": "".join(f"<p class='note'>{text(note)}</p>" for note in notes),
         "players": "" if players else "hidden",
         "none": "hidden" if players or notes else "",
@@ -124,22 +141,21 @@ def _inside_script(values: Json) -> str:
     return written.translate(str.maketrans(escapes))
 
 
-def _title(groups: Sequence[Group]) -> str:
-    envs = [task.env for task in _tasks(groups)]
-    agents = dict.fromkeys(str(group.runs[0].settings.get("agent")) for group in groups)
-    return f"{', '.join(agents)} on {', '.join(envs)}"
+def _title(tasks: Sequence[_Task]) -> str:
+    agents = [str(group.runs[0].settings.get("agent")) for task in tasks for group in task.groups]
+    envs = [task.env for task in tasks]
+    return f"{', '.join(dict.fromkeys(agents))} on {', '.join(envs)}"
 
 
-def _tasks(groups: Iterable[Group]) -> list[_Task]:
-    tasks: dict[str, _Task] = {}
-    for group in groups:
-        env = str(group.runs[0].settings.get("env"))
-        task = tasks.setdefault(env, _Task(env, []))
-        task.groups.append(group)
-    return list(tasks.values())
+def _options(task: _Task) -> str:
+    """Return the options of an environment's groups."""
+    return (
+        f"<h3>{text(task.env)}</h3>{differences_table(task.groups)}"
+        f"<details><summary>Options that all of these groups share</summary>{shared_options(task.groups)}</details>"
+    )
 
 
-def _task(task: _Task, index: int, charts: Json) -> str:
+def _results(task: _Task, index: int, charts: Json) -> str:
     """Return the section of an environment, and put its charts beside those of others."""
     parts = [f"<section><h2>{text(task.env)}</h2>"]
     parts.append(_learning(task.groups, f"learning-{index}", charts))

@@ -106,7 +106,7 @@ def _seen(shown: _Shown) -> list[list[Json]]:
         observation = map_leaves(lambda leaf, at=step: leaf[at], trajectory.observations)
         parts = seen_parts(observation, space)
         if returns is not None:
-            parts.append({"name": "return-to-go", "values": [f"{returns[step]:.3g}"], "shares": [0.5]})
+            parts.append({"name": "return-to-go", "values": [f"{returns[step]:.3g}"], "strengths": [0.0]})
         seen.append(parts)
     return seen
 

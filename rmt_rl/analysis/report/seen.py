@@ -56,7 +56,7 @@ def _shown(value: NDArray[Any], space: Space[Any]) -> _Part:
     if isinstance(space, spaces.Box) and is_image(space):
         return {"images": [image_uri(_drawable(value))]}
     if value.size <= MOST_NUMBERS:
-        return {"values": [number_text(number) for number in np.ravel(value)], "shares": _shares(value, space)}
+        return {"values": [number_text(number) for number in np.ravel(value)], "strengths": _strengths(value, space)}
     return {"images": [image_uri(plane) for plane in _planes(value, space)], "grid": True}
 
 
@@ -71,7 +71,18 @@ def _drawable(value: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(value, np.uint8)
 
 
-def _shares(value: NDArray[Any], space: Space[Any]) -> list[float]:
+def _strengths(value: NDArray[Any], space: Space[Any]) -> list[float]:
+    """Return the size of each number as a share of the largest in its space, 0 to 1; 0 where there is no bound."""
+    low, high = _bounds(space)
+    largest = np.maximum(np.abs(low), np.abs(high))
+    numbers = np.abs(np.ravel(value).astype(np.float64))
+    largest = np.broadcast_to(largest, numbers.shape)
+    is_bounded = np.isfinite(largest) & (largest > 0)
+    strengths = np.divide(numbers, largest, out=np.zeros(numbers.shape), where=is_bounded)
+    return [round(strength, 3) for strength in strengths.clip(0, 1).tolist()]
+
+
+def _shares(value: NDArray[Any], space: Space[Any]) -> NDArray[np.float64]:
     """Return each number's place between the bounds of its space, 0 to 1; 0.5 where there are none."""
     low, high = _bounds(space)
     numbers = np.ravel(value).astype(np.float64)
@@ -79,7 +90,7 @@ def _shares(value: NDArray[Any], space: Space[Any]) -> list[float]:
     is_bounded = np.isfinite(span) & (span > 0)
     shares = np.full(numbers.shape, 0.5)
     np.divide(numbers - low, span, out=shares, where=is_bounded)
-    return [round(share, 3) for share in shares.clip(0, 1).tolist()]
+    return shares.clip(0, 1).reshape(value.shape)
 
 
 def _bounds(space: Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -93,8 +104,7 @@ def _bounds(space: Space[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 def _planes(value: NDArray[Any], space: Space[Any]) -> Iterator[NDArray[np.uint8]]:
     """Yield an array of many numbers as grey images, one for each entry of its last dimension if it has three."""
-    shares = np.reshape(_shares(value, space), value.shape)
-    grey = np.asarray(255 * shares, np.uint8)
+    grey = np.asarray(255 * _shares(value, space), np.uint8)
     if grey.ndim == 3:
         yield from np.moveaxis(grey, -1, 0)
     elif grey.ndim == 2:
