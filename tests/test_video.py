@@ -31,9 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("sample", [[], ["--sample"]], ids=["likeliest", "sampled"])
-def test_videos_show_the_first_episodes_of_the_evaluation(
-    capsys: Capture, sample: list[str]
-) -> None:
+def test_videos_show_the_first_episodes_of_the_evaluation(capsys: Capture, sample: list[str]) -> None:
     out = Path("sampled" if sample else "likeliest")
     vary = ["--vary", "corridor_length=2,5"]
     assert main([*EVALUATE, *vary, *sample, "--video", "3", "--out", str(out)]) == 0

@@ -169,7 +169,9 @@ def _axis(values: Sequence[Any]) -> Json:
     numbers = [value for value in values if is_number(value)]
     if len(numbers) < len(values):
         return {"type": "category"}
-    ticks: Json = {"tickvals": list(values), "ticktext": [value_text(value) for value in values]} if len(values) < 12 else {}
+    ticks: Json = (
+        {"tickvals": list(values), "ticktext": [value_text(value) for value in values]} if len(values) < 12 else {}
+    )
     is_wide = numbers[0] > 0 and numbers[-1] / numbers[0] > 20
     return {"type": "log" if is_wide else "linear", **ticks}
 

@@ -47,7 +47,7 @@ def runs_table(groups: Sequence[Group]) -> str:
             evaluated = text(run.checkpoint) if run.evaluations else "not evaluated"
             rows.append([text(group.label), env, str(run.seed), trained, evaluated, f"<code>{text(run.path)}</code>"])
     head = ["group", "environment", "seed", "trained", "evaluated checkpoint", "folder"]
-    return html_table(head, rows, numbers=False)
+    return f"<div class='plain'>{html_table(head, rows, numbers=False)}</div>"
 
 
 def scores_table(cells: Cells, option: str | None, score: str) -> str:
