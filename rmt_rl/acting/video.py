@@ -44,7 +44,7 @@ class _Recording(RecordVideo[Any, Any]):
 
     def step(self, action: Any) -> Any:
         if self.recording and len(self.recorded_frames) >= MOST_FRAMES:
-            self.stop_recording()
+            self.stop_recording()  # type: ignore[no-untyped-call]
         return super().step(action)
 
 

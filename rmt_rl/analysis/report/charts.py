@@ -15,11 +15,12 @@ from rmt_rl.analysis.aggregate import Estimate, Group, metric_curve
 from rmt_rl.analysis.comparison import SCORE_NAMES, value_text, values_of
 from rmt_rl.analysis.figures import COLOUR_MAP, COLOURS, DASHES, MOST_CHARACTERS
 from rmt_rl.analysis.panels import CURVES, EvaluationPanel, bars_of, within
-from rmt_rl.analysis.plot import MOST_LINES
+from rmt_rl.analysis.plot import LOG_SPAN, MOST_LINES
 from rmt_rl.analysis.run_records import is_number
 
 Json = dict[str, Any]
 HIDDEN_METRICS = ("time/", "data/")
+MOST_TICKS = 12  # of an axis, and columns of cells that hold their number
 MOST_POINTS = 400  # of a curve
 GREY = "#999999"  # seen on light and dark paper
 PLOTLY_DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
@@ -145,7 +146,7 @@ def score_figure(panel: EvaluationPanel) -> Json:
     values = values_of(panel.cells)
     traces = []
     for (label, row), colour, dash in zip(panel.cells.items(), cycle(PALETTE), cycle(DASHES), strict=False):
-        x = [value if is_number(value) else chart_text(value) for value in row]
+        x = [value if is_number(value) else chart_text(str(value)) for value in row]
         trace = _line(x, [estimate.mean for estimate in row.values()], colour, dash)
         words = [_interval(estimate) for estimate in row.values()]
         bars = _error_bars(list(row.values()), quantity)
@@ -169,11 +170,11 @@ def _axis(values: Sequence[Any]) -> Json:
     numbers = [value for value in values if is_number(value)]
     if len(numbers) < len(values):
         return {"type": "category"}
-    ticks: Json = (
-        {"tickvals": list(values), "ticktext": [value_text(value) for value in values]} if len(values) < 12 else {}
-    )
-    is_wide = numbers[0] > 0 and numbers[-1] / numbers[0] > 20
-    return {"type": "log" if is_wide else "linear", **ticks}
+    is_wide = numbers[0] > 0 and numbers[-1] / numbers[0] > LOG_SPAN
+    axis: Json = {"type": "log" if is_wide else "linear"}
+    if len(values) <= MOST_TICKS:
+        axis |= {"tickvals": list(values), "ticktext": [value_text(value) for value in values]}
+    return axis
 
 
 def _heat_map(panel: EvaluationPanel, option: str, quantity: str) -> Json:
@@ -193,10 +194,10 @@ def _heat_map(panel: EvaluationPanel, option: str, quantity: str) -> Json:
         "y": [chart_text(label, 24) for label in panel.cells],
         "text": texts,
         "customdata": words,
-        "texttemplate": "%{text}" if len(values) <= 12 else "",
+        "texttemplate": "%{text}" if len(values) <= MOST_TICKS else "",
         "hovertemplate": "%{y}, %{x}: %{z:.3~g}%{customdata}<extra></extra>",
         "colorscale": COLOUR_MAP.capitalize(),
-        "showscale": len(values) > 12,
+        "showscale": len(values) > MOST_TICKS,
         "xgap": 1,
         "ygap": 2,
     }

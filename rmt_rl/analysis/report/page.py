@@ -1,4 +1,4 @@
-"""The page as a whole: one file with its data, its style and plotly.js inside, which asks for nothing from a network."""
+"""The page as a whole: one file that holds its data, its style and plotly.js, and needs no network."""
 
 from __future__ import annotations
 
@@ -88,8 +88,10 @@ def _players(tasks: Sequence[_Task], options: PlayerOptions | None, watched: Wat
     """Return an episode of the first run of each group, and the reasons for which there is none."""
     players: list[Json] = []
     notes: list[str] = []
+    if options is None:
+        return players, notes
     groups = [group for task in tasks for group in task.groups]
-    for group in watched(groups) if options else ():
+    for group in watched(groups):
         run = group.runs[0]
         label = f"{run.settings.get('env')}: {group.label}, seed {run.seed}"
         try:
@@ -136,7 +138,13 @@ def _hash(code: str) -> str:
 
 def _inside_script(values: Json) -> str:
     """Return JSON that can't end the script element around it."""
-    escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+    escapes: dict[str, str | int | None] = {
+        "<": "\\u003c",
+        ">": "\\u003e",
+        "&": "\\u0026",
+        "\u2028": "\\u2028",
+        "\u2029": "\\u2029",
+    }
     written = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return written.translate(str.maketrans(escapes))
 

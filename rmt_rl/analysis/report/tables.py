@@ -74,7 +74,7 @@ def _score(estimate: Estimate | None, seeds: int) -> str:
 
 
 def differences_table(groups: Sequence[Group]) -> str:
-    """Return the table of the options in which groups differ; groups are columns, marked values differ from the first."""
+    """Return the table of the options in which groups, the columns, differ; marked values differ from the first's."""
     if len(groups) == 1:
         return "<p>There is one group: its runs have the same options, but for their seeds.</p>"
     settings = [group.runs[0].settings for group in groups]

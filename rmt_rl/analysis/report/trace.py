@@ -119,7 +119,8 @@ def find_copies(episodes: PlayedEpisodes, shown: int, length: int) -> Copies:
     if reason:
         return Copies((), (), reason)
     wanted = demand_of(episodes, shown, length).content
-    same, other = [], []
+    same: list[Trajectory] = []
+    other: list[Trajectory] = []
     for index, episode in enumerate(episodes.episodes):
         if index == shown or _nothing_to_compare(episode, length):
             continue
