@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +31,7 @@ from tests.test_cli import TINY
 from tests.test_plot import make_run
 from tests.tiny import known_options, work_folder
 
+ROOT = Path(__file__).parents[1]
 TASK = load_task("tmaze")
 LENGTH = 4  # steps of a segment
 Capture = pytest.CaptureFixture[str]
@@ -61,6 +63,10 @@ def expert_episodes(length: int, count: int = 8) -> PlayedEpisodes:
     steps = rollout(TASK.Expert(config), env, count, seed=0)
     played = [labelled(TASK, each) for each in trajectories(steps, count)]
     return PlayedEpisodes([PlayedEpisode(place, each, None, True) for place, each in enumerate(played)])
+
+
+def last_action(episode: PlayedEpisode) -> int:
+    return int(np.asarray(episode.trajectory.actions)[-1])
 
 
 @pytest.mark.parametrize("name", ["rate", "dt", "dlstm", "bc"])
@@ -95,7 +101,7 @@ def test_copies_with_the_same_cue_and_with_another_are_told_apart() -> None:
 def test_a_copy_of_the_episode_itself_is_at_no_distance() -> None:
     episodes = expert_episodes(10)
     own = episodes.episodes[0]
-    other = next(each for each in episodes.episodes if each.trajectory.actions[-1] != own.trajectory.actions[-1])
+    other = next(each for each in episodes.episodes if last_action(each) != last_action(own))
     traced = trace(agent_of("rate"), PlayedEpisodes([own, own, other]), 0, steps=100)
     assert [segment.same for segment in traced.segments] == [0, 0, 0]
     assert all(segment.other is not None and segment.other > 0 for segment in traced.segments)
@@ -259,3 +265,18 @@ def test_a_run_that_cannot_be_played_is_noted(capsys: Capture, arguments: list[s
     assert "class='note'" in page
     assert reason in page
     assert data_of(Path("noted.html"))["players"] == []
+
+
+def test_the_commands_of_the_page_run(capsys: Capture) -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    rmt-rl ([^#\n]*)", text, re.MULTILINE)
+    assert [line.split()[0] for line in commands] == ["report", "report", "report", "evaluate"]
+    for name in ("rate-0", "rate-1", "dt-0"):
+        shutil.copytree("run", Path("runs") / name)
+        config = Path("runs", name, "config.toml")
+        changed = config.read_text(encoding="utf-8").replace("seed = 0", f"seed = {name[-1]}", 1)
+        config.write_text(changed.replace("clip = 1.0", "clip = 2.0") if name == "dt-0" else changed, encoding="utf-8")
+    for line in commands:
+        assert main(line.split()) == 0, line
+    assert len(data_of(Path("report.html"))["charts"]["learning-0"]) > 2
+    assert sorted(Path("runs/rate-0/videos").iterdir())[0].name == "corridor_length=20-env-0-episode-0.mp4"
