@@ -74,3 +74,9 @@ def test_the_folder_must_be_writable(capsys: Capture) -> None:
     Path("blocked/videos").touch()
     assert main([*EVALUATE, "--video", "1", "--out", "blocked"]) == 2
     assert "blocked/videos can't be written to" in capsys.readouterr().err
+    Path("elsewhere").mkdir()
+    Path("blocked/videos").unlink()
+    Path("blocked/videos").symlink_to("../elsewhere")
+    assert main([*EVALUATE, "--video", "1", "--out", "blocked"]) == 2
+    assert "blocked/videos is a link to '../elsewhere'" in capsys.readouterr().err
+    assert not list(Path("elsewhere").iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def drawn_episode(task: Task, options: Frozen, episode: PlayedEpisode, seed: int
         for step in range(min(steps, len(trajectory))):
             _check_same(task, observation, trajectory, step)
             yield picture(env)
-            action = map_leaves(lambda leaf, at=step: leaf[at], trajectory.actions)
+            action = map_leaves(itemgetter(step), trajectory.actions)
             observation, *_ = env.step(action)
         yield picture(env)
 

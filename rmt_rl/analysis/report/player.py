@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,7 @@ def _seen(shown: _Shown) -> list[list[Json]]:
     returns = shown.episode.returns_to_go
     seen = []
     for step in range(shown.steps):
-        observation = map_leaves(lambda leaf, at=step: leaf[at], trajectory.observations)
+        observation = map_leaves(itemgetter(step), trajectory.observations)
         parts = seen_parts(observation, space)
         if returns is not None:
             parts.append({"name": "return-to-go", "values": [f"{returns[step]:.3g}"], "strengths": [0.0]})
@@ -132,7 +133,10 @@ def _frames(shown: _Shown) -> Json:
 
 def _traced(agent: BaseAgent, episodes: PlayedEpisodes, chosen: int, shown: _Shown) -> Json:
     actions = shown.episode.trajectory.actions
-    taken = [action_text(map_leaves(lambda leaf, at=step: leaf[at], actions)) for step in range(shown.steps)]
+    taken = []
+    for step in range(shown.steps):
+        action = map_leaves(itemgetter(step), actions)
+        taken.append(action_text(action))
     if not isinstance(agent, Agent):
         reason = "this agent learns by acting; its memory and probabilities aren't looked into"
         return {"taken": taken, "choices": [], "segments": [], "compared": reason, "carries": False}

@@ -149,14 +149,14 @@ def _words(trajectory: Trajectory) -> str:
 
 
 class _Passed(NamedTuple):
-    """What comes out of one segment."""
+    """The outputs of one segment."""
 
     logits: Tensor  # (B, K, P)
     state: Any
 
 
 def _passed(agent: Agent, trajectory: Trajectory, copies: Copies, stop: int) -> Iterator[tuple[int, int, _Passed]]:
-    """Yield first step, step behind the last, and what comes out, of each segment of the episode and its copies."""
+    """Yield the first step, the step behind the last and the outputs of each segment of the episode and its copies."""
     length: int = agent.config.segment_length
     begun = min(length, stop)
     rows = [trajectory, *copies.same, *copies.other]
