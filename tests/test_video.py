@@ -31,9 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("sample", [[], ["--sample"]], ids=["likeliest", "sampled"])
-def test_videos_show_the_first_episodes_of_the_evaluation(
-    capsys: Capture, sample: list[str]
-) -> None:
+def test_videos_show_the_first_episodes_of_the_evaluation(capsys: Capture, sample: list[str]) -> None:
     out = Path("sampled" if sample else "likeliest")
     vary = ["--vary", "corridor_length=2,5"]
     assert main([*EVALUATE, *vary, *sample, "--video", "3", "--out", str(out)]) == 0
@@ -76,3 +74,9 @@ def test_the_folder_must_be_writable(capsys: Capture) -> None:
     Path("blocked/videos").touch()
     assert main([*EVALUATE, "--video", "1", "--out", "blocked"]) == 2
     assert "blocked/videos can't be written to" in capsys.readouterr().err
+    Path("elsewhere").mkdir()
+    Path("blocked/videos").unlink()
+    Path("blocked/videos").symlink_to("../elsewhere")
+    assert main([*EVALUATE, "--video", "1", "--out", "blocked"]) == 2
+    assert "blocked/videos is a link to '../elsewhere'" in capsys.readouterr().err
+    assert not list(Path("elsewhere").iterdir())

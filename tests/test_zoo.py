@@ -19,7 +19,7 @@ from rmt_rl.runs.find import FILES, ZOO, zoo_names
 
 NAMES = zoo_names()
 CAUGHT = pytest.CaptureFixture[str]
-COMMANDS = ["evaluate", "inspect", "plot", "flops", "push", "train --config", "collect tmaze --policy"]
+COMMANDS = ["evaluate", "inspect", "plot", "report", "flops", "push", "train --config", "collect tmaze --policy"]
 LARGEST = 1 << 20  # bytes of a run, which every wheel holds
 
 

@@ -23,6 +23,7 @@ from rmt_rl.acting.drawing import NoPicturesError, make_drawn_env
 from rmt_rl.acting.evaluate import Setting, checked_settings
 from rmt_rl.acting.rollout import Env, VecEnv, rollout, shares, with_array_actions
 from rmt_rl.errors import UsageError
+from rmt_rl.files import check_no_link
 from rmt_rl.nn.sampling import BatchPart
 from rmt_rl.plugins import import_extra
 from rmt_rl.registry import load_task
@@ -44,7 +45,7 @@ class _Recording(RecordVideo[Any, Any]):
 
     def step(self, action: Any) -> Any:
         if self.recording and len(self.recorded_frames) >= MOST_FRAMES:
-            self.stop_recording()
+            self.stop_recording()  # type: ignore[no-untyped-call]
         return super().step(action)
 
 
@@ -96,6 +97,7 @@ def record_videos(
 
 def _unfinished(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """Return a new folder for files that aren't whole yet, on the same disk."""
+    check_no_link(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder)

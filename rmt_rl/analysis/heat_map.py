@@ -57,7 +57,7 @@ def draw_heat_map(axes: Axes, cells: Cells, rows: Sequence[str], option: str, is
         axes.figure.colorbar(image, ax=axes, shrink=0.6)
     axes.set_xlabel(literal(option))
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     axes.set_yticks(np.arange(len(cells) + 1) - 0.5, minor=True)
     axes.grid(which="minor", axis="y", color="white", linewidth=1.5)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 from tyro.conf import Positional
 
-from rmt_rl.cli.arguments import Arguments
+from rmt_rl.cli.arguments import RUNS, Arguments
 from rmt_rl.config import Frozen
 from rmt_rl.flags import parse
 from rmt_rl.terminal import say
@@ -16,7 +16,7 @@ from rmt_rl.terminal import say
 class Plot(Frozen):
     """Draw learning curves, and success over what was varied; mean and 95% interval over seeds."""
 
-    runs: Positional[tuple[str, ...]] = Field((), description="folders of runs, or zoo:NAME, or hf://owner/name")
+    runs: Positional[tuple[str, ...]] = Field((), description=RUNS)
     out: Path = Field(Path("curves.png"), description="the picture, .png or .svg")
 
 
