@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Request, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
+ADDRESSES = 100 << 30  # bytes that Chromium reserves, at least, without using them
 REMEDY = (
     "no Chromium is installed, so pages aren't tested: apt-get install chromium, or playwright install chromium, or "
     "name one by CHROMIUM=/path"
@@ -38,6 +40,9 @@ def browser() -> Iterator[Browser]:
         path = _installed(playwright)
         if path is None:
             pytest.skip(REMEDY)
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY and limit < ADDRESSES:
+            pytest.skip("Chromium reserves more addresses than `ulimit -v` allows, so pages aren't tested")
         made = playwright.chromium.launch(executable_path=path, args=["--disable-gpu"])
         yield made
         made.close()

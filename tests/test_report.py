@@ -237,6 +237,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(capsys: Capture, monkeypatch
         (["run", "--out", "https://host/page.html"], "name a local file by --out"),
         (["run", "--out", "run/config.toml/page.html"], "can't be written to"),
         (["run", "--at", "corridor_length=1,2"], "give one value"),
+        (["run", "--at", "corridor=3"], "--at corridor: no environment of these runs has this option; they have corr"),
     ):
         capsys.readouterr()
         assert main(["report", *arguments]) == 2, arguments
@@ -249,22 +250,24 @@ def test_what_is_wrong_is_named_and_nothing_is_left(capsys: Capture, monkeypatch
     assert not Path("report.html").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"), [(["--at", "corridor=3"], "unknown option corridor"), ([], "foreign/last.safetensors")]
-)
-def test_a_run_that_cannot_be_played_is_noted(capsys: Capture, arguments: list[str], reason: str) -> None:
-    if not Path("foreign").exists():
-        make_run(Path("foreign"), agent="bc", env="tmaze", valve="none")
-        text = Path("run/config.toml").read_text(encoding="utf-8")
-        Path("foreign/config.toml").write_text(text.replace("seed = 0", "seed = 1", 1), encoding="utf-8")
-    capsys.readouterr()
-    runs = ["run"] if arguments else ["foreign"]
-    assert main(["report", *runs, *arguments, "--out", "noted.html"]) == 0
-    assert reason in capsys.readouterr().err
+def test_a_run_that_cannot_be_played_is_noted(capsys: Capture) -> None:
+    Path("foreign").mkdir()
+    text = Path("run/config.toml").read_text(encoding="utf-8")
+    Path("foreign/config.toml").write_text(text.replace("seed = 0", "seed = 1", 1), encoding="utf-8")
+    assert main(["report", "foreign", "--out", "noted.html"]) == 0
+    assert "warning: no episode of foreign is in the report: " in capsys.readouterr().err
     page = Path("noted.html").read_text(encoding="utf-8")
     assert "class='note'" in page
-    assert reason in page
+    assert "foreign/last.safetensors" in page
     assert data_of(Path("noted.html"))["players"] == []
+
+
+def test_options_count_for_the_environments_that_have_them(capsys: Capture) -> None:
+    other = make_run(Path("other-env"), env="associative_retrieval")
+    assert main(["report", "run", str(other), "--at", "corridor_length=6", "--out", "two.html"]) == 0
+    (player,) = data_of(Path("two.html"))["players"]
+    assert "warning: no episode of other-env" in capsys.readouterr().err
+    assert player["steps"] <= 8
 
 
 def test_the_commands_of_the_page_run(capsys: Capture) -> None:

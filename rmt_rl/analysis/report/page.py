@@ -25,7 +25,7 @@ from rmt_rl.analysis.aggregate import (
 )
 from rmt_rl.analysis.panels import CURVES, EvaluationPanel
 from rmt_rl.analysis.report.charts import learning_figures, metrics_of, score_figure
-from rmt_rl.analysis.report.player import PlayerOptions, player
+from rmt_rl.analysis.report.player import PlayerOptions, check_options, player
 from rmt_rl.analysis.report.tables import differences_table, runs_table, scores_table, shared_options, text
 from rmt_rl.analysis.run_records import RunRecord
 from rmt_rl.errors import UsageError
@@ -61,7 +61,8 @@ def write_report(
         watched: passes on the groups whose episodes are played, and may show progress.
 
     Raises:
-        UsageError: a folder holds no run or is damaged, `out` can't be written, or plotly isn't installed.
+        UsageError: a folder holds no run or is damaged, `out` can't be written, plotly isn't installed, or no
+            environment has an option that is given.
     """
     check_no_url(out, "name a local file by --out")
     if out.suffix != ".html":
@@ -69,6 +70,8 @@ def write_report(
     check_writable(out.parent, "name another file by --out")
     import_extra("plotly", EXTRA, "rmt-rl report")
     tasks = _tasks(read_groups(runs))
+    if options is not None:
+        check_options([task.env for task in tasks], options)
     players, notes = _players(tasks, options, watched)
     page = _page(tasks, players, notes)
     write_atomically(out, page.encode("utf-8", "replace"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ class PlayerOptions(NamedTuple):
         checkpoint: `last` or `best`.
         seed: seed of the first environment.
         steps: steps of an episode that are shown, at most.
-        env_options: options of the environment that differ from the run's.
+        env_options: options of environments that differ from the runs', each for the environments that have it.
     """
 
     checkpoint: str
@@ -66,7 +67,7 @@ def player(run: RunRecord, label: str, options: PlayerOptions) -> Json:
     saved = read_checkpoint(path_of(run.path, options.checkpoint))
     agent = restore_agent(saved, "cpu").eval()
     task = load_task(config.env)
-    env = validated(task.Config, dict(config.env_options) | dict(options.env_options))
+    env = validated(task.Config, dict(config.env_options) | _options_of(task, options))
     episodes = play(agent, task, env, options.seed)
     length = agent.config.segment_length if isinstance(agent, Agent) else 0
     chosen = choose_episode(episodes, length)
@@ -83,6 +84,28 @@ def player(run: RunRecord, label: str, options: PlayerOptions) -> Json:
         **_frames(shown),
         **_traced(agent, episodes, chosen, shown),
     }
+
+
+def _options_of(task: Task, options: PlayerOptions) -> Json:
+    """Return those of the given options that the environment has."""
+    fields = task.Config.model_fields
+    return {name: value for name, value in options.env_options.items() if name in fields}
+
+
+def check_options(envs: Sequence[str], options: PlayerOptions) -> None:
+    """Check that each given option is one of some of the environments. Environments that aren't installed don't count.
+
+    Raises:
+        UsageError: no environment has the option.
+    """
+    known: dict[str, None] = {}
+    for env in envs:
+        with suppress(UsageError):
+            known |= dict.fromkeys(load_task(env).Config.model_fields)
+    for name in options.env_options:
+        if known and name not in known:
+            listed = ", ".join(known)
+            raise UsageError(f"--at {name}: no environment of these runs has this option; they have {listed}")
 
 
 def _title(env: str, shown: _Shown, checkpoint: str) -> str:
