@@ -69,27 +69,6 @@ def explained() -> Iterator[None]:
         sys.exit(2)
 
 
-@contextmanager
-def extra_needed(extra: str, purpose: str) -> Iterator[None]:
-    """Turn the failed import of a package, which an extra of rmt-rl installs, into an error that says so.
-
-    Args:
-        extra: name of the extra.
-        purpose: what needs the package, e.g. `a search`.
-
-    Raises:
-        UsageError: a package isn't installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package == "rmt_rl":
-            raise
-        remedy = f"pip install 'rmt-rl[{extra}]'"
-        raise UsageError(f"{purpose} needs {package!r}, which is not installed: {remedy}") from error
-
-
 def check_named(chosen: Sequence[str], names: Sequence[str], option: str = "only") -> None:
     """Raise a UsageError if a name that an option chooses isn't among the names that there are."""
     unknown = [name for name in chosen if name not in names]

@@ -22,7 +22,8 @@ from rmt_rl.analysis.aggregate import group_runs
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting, RunRecord, read_run
-from rmt_rl.errors import UsageError, extra_needed
+from rmt_rl.errors import UsageError
+from rmt_rl.plugins import import_extra
 from rmt_rl.runs.evaluation import FILE as EVALUATION
 from rmt_rl.statistics import Interval, mean
 
@@ -212,8 +213,8 @@ class Task:
 def _ranked(entries: Sequence[Entry], settings: Sequence[str], rules: Rules) -> list[Ranked]:
     if not entries:
         return []
-    with extra_needed(EXTRA, PURPOSE):
-        from rliable import library, metrics
+    library = import_extra("rliable.library", EXTRA, PURPOSE)
+    metrics = import_extra("rliable.metrics", EXTRA, PURPOSE)
 
     def centre(scores: Matrix) -> Matrix:
         return np.array([metrics.aggregate_iqm(scores)])
@@ -232,8 +233,7 @@ def _ranked(entries: Sequence[Entry], settings: Sequence[str], rules: Rules) -> 
 
 
 def _table(ranked: Sequence[Ranked], settings: Sequence[str]) -> str:
-    with extra_needed(EXTRA, PURPOSE):
-        from rliable import metrics
+    metrics = import_extra("rliable.metrics", EXTRA, PURPOSE)
     rows = []
     for place, one in enumerate(ranked):
         scores = one.entry.scores(settings)
@@ -344,7 +344,6 @@ def as_page(text: str) -> str:
     Raises:
         UsageError: the extra isn't installed.
     """
-    with extra_needed(EXTRA, PURPOSE):
-        from markdown_it import MarkdownIt
-    content = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    markdown_it = import_extra("markdown_it", EXTRA, PURPOSE)
+    content = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     return PAGE.format(content=content)

@@ -201,7 +201,7 @@ def test_the_command_trains_resumes_and_the_agent_is_evaluated(work: Path) -> No
     config.write_text(config.read_text().replace("total_timesteps = 32", "total_timesteps = 48"))
     assert main(["train", "--resume", "a"]) == 0
     assert read_checkpoint(Path("a/last.safetensors")).header.update == 48
-    assert main("evaluate a --vary corridor_length=3,9 --episodes 3".split()) == 0
+    assert main(["evaluate", "a", "--vary", "corridor_length=3,9", "--episodes", "3"]) == 0
     assert main(["plot", "a", "--out", "a.png"]) == 0
 
 

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 class Choice(NamedTuple):
-    """What the policy does in a step.
+    """The actions of a step, with their probabilities.
 
     Attributes:
         actions: (B, ...), values of the action space.
