@@ -43,6 +43,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Return the page with links that work in the site."""
     folder = posixpath.dirname(page.file.src_uri)
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation"]
 
     def site_link(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, match["path"]))
@@ -66,8 +68,15 @@ def _site_paths() -> Iterator[str]:
 
 
 def _repository_file(path: str, config: MkDocsConfig) -> File:
-    """Return a file of the repository as one of the site, where pages of docs/ stand at the top."""
+    """Return a file of the repository as one of the site, where pages of docs/ stand at the top.
+
+    The README of an experiment is the page `experiments/NAME.html`. As an index, it would give its name to its section.
+    """
     file = File(path, str(ROOT), config.site_dir, config.use_directory_urls)
+    if path.count("/") > 1 and path.endswith("/README.md"):
+        folder = path.removesuffix("/README.md")
+        file.name = posixpath.basename(folder)
+        file.dest_uri = f"{folder}.html"
     file.dest_uri = file.dest_uri.removeprefix("docs/")
     return file
 

@@ -52,8 +52,10 @@ def test_every_link_leads_to_a_file_and_a_place_in_it(site: Path) -> None:
 
 def test_pages_load_nothing_from_the_network(site: Path) -> None:
     for page in pages(site):
-        loaded = [tag for tag in LOADED.findall(page.read_text(encoding="utf-8")) if 'rel="canonical"' not in tag]
+        text = page.read_text(encoding="utf-8")
+        loaded = [tag for tag in LOADED.findall(text) if 'rel="canonical"' not in tag]
         assert not loaded, page
+        assert 'data-md-component="source"' not in text  # whose script asks for stars and forks
 
 
 def test_links_to_files_outside_the_site_lead_to_files_of_the_repository(site: Path) -> None:
@@ -64,10 +66,10 @@ def test_links_to_files_outside_the_site_lead_to_files_of_the_repository(site: P
 
 
 def test_pages_of_experiments_and_notebooks_have_their_pictures(site: Path) -> None:
-    for folder, page in (("experiments/tmaze", "index.html"), ("notebooks", "demo.html")):
-        pictures = re.findall(r'<img [^>]*src="?([\w.-]+\.png)', (site / folder / page).read_text(encoding="utf-8"))
+    for page in (site / "experiments" / "tmaze.html", site / "notebooks" / "demo.html"):
+        pictures = re.findall(r'<img [^>]*src="?([\w./-]+\.png)', page.read_text(encoding="utf-8"))
         assert pictures
-        assert all((site / folder / picture).is_file() for picture in pictures)
+        assert all((page.parent / picture).is_file() for picture in pictures)
 
 
 def test_the_search_knows_the_text_of_the_pages(site: Path) -> None:

@@ -16,7 +16,6 @@ INK, GREY, LIGHT = "#333333", "#999999", "#eeeeee"
 BLUE, ORANGE, GREEN = "#cfe2f3", "#fbdcc4", "#d5ecd9"
 RED, BLUE_INK = "#c0392b", "#0072B2"
 Point = tuple[float, float]
-REPRODUCIBLE = {"svg.hashsalt": "rmt-rl", "svg.fonttype": "path", "font.size": 10}
 
 
 def box(axes: Axes, at: Point, size: Point, text: str = "", colour: str = LIGHT, edge: str = INK) -> None:
@@ -150,7 +149,7 @@ PICTURES: dict[str, tuple[Drawing, Point, Point, Point]] = {  # size in inches, 
 def draw(folder: Path) -> None:
     """Write all pictures into a folder."""
     for name, (drawing, size, x_limits, y_limits) in PICTURES.items():
-        with rc_context(REPRODUCIBLE):
+        with rc_context({"svg.hashsalt": "rmt-rl"}):
             figure = new_figure(*size)
             axes = figure.subplots()
             axes.set(xlim=x_limits, ylim=y_limits)
