@@ -44,6 +44,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("lights", None)
 
 
+def notebook(path: Path) -> Any:
+    """Return a notebook as nbformat's values, which have no types."""
+    reader: Any = nbformat
+    return reader.read(path, as_version=4)
+
+
+def code_cells(path: Path) -> list[Any]:
+    """Return a notebook's cells of code."""
+    return [cell for cell in notebook(path).cells if cell.cell_type == "code"]
+
+
 def smaller(text: str) -> str:
     """Return commands or code with numbers that make it quick."""
     for pattern, replacement in SMALLER.items():
@@ -86,22 +97,22 @@ def test_learning_by_acting(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    shell = InteractiveShell()
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            shell.run_cell(smaller(cell.source)).raise_error()
+    new_shell: Any = InteractiveShell
+    shell = new_shell()
+    for cell in code_cells(path):
+        shell.run_cell(smaller(cell.source)).raise_error()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_in_full_in_a_kernel(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    done: Any = NotebookClient(nbformat.read(path, as_version=4), timeout=900).execute()
+    done: Any = NotebookClient(notebook(path), timeout=900).execute()
     assert all(output.output_type != "error" for cell in done.cells for output in cell.get("outputs", []))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_show_the_results_of_their_code(path: Path) -> None:
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    cells = code_cells(path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
