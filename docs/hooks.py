@@ -12,12 +12,14 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("docs", "experiments", "notebooks")
@@ -83,14 +85,16 @@ def _repository_file(path: str, config: MkDocsConfig) -> File:
 
 def _notebook_files(path: Path, config: MkDocsConfig) -> Iterator[File]:
     """Yield a notebook as a page, and the pictures in its outputs."""
-    exporter = MarkdownExporter()  # type: ignore[no-untyped-call]
+    exporter: Any = MarkdownExporter(preprocessors=[CoalesceStreamsPreprocessor])  # type: ignore[no-untyped-call]
     text, resources = exporter.from_filename(str(path))
     page = path.relative_to(ROOT).with_suffix(".md")
     for name, picture in resources["outputs"].items():
         unique = f"{page.stem}-{name}"
         text = text.replace(f"]({name})", f"]({unique})")
         yield File.generated(config, page.with_name(unique).as_posix(), content=picture)
-    yield File.generated(config, page.as_posix(), content=text)
+    file = File.generated(config, page.as_posix(), content=text)
+    file.edit_uri = path.relative_to(ROOT).as_posix()
+    yield file
 
 
 def _link(match: re.Match[str], target: str, config: MkDocsConfig, files: Files) -> str:
