@@ -72,8 +72,11 @@ def test_the_wheel_holds_every_file_of_the_library_and_no_other(tmp_path: Path) 
     wheel = build_wheel(copy_tree(tmp_path / "tree"), tmp_path / "wheels")
     held = set(zipfile.ZipFile(wheel).namelist())
     files = [ROOT / "rmt_rl" / "py.typed", *(ROOT / "rmt_rl").rglob("*.py"), *(ROOT / "rmt_rl").rglob("*.toml")]
+    files += (ROOT / "rmt_rl" / "zoo").glob("*/*")
+    files += list((ROOT / "rmt_rl" / "analysis" / "report").glob("page.*"))
     files += [file for name in ["envs", "agents"] for file in (ROOT / "rmt_rl" / name).rglob("*.py")]
     expected = {str(file.relative_to(ROOT)) for file in files}
+    assert "rmt_rl/zoo/tmaze-rate/last.safetensors" in expected
     assert {"rmt_rl/envs/__init__.py", "rmt_rl/agents/__init__.py"} <= expected
     assert {name for name in held if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in held)

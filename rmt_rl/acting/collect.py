@@ -142,7 +142,7 @@ def _player(share: Share, recipe: Recipe, env: Env) -> _Player:
         return _Player(RandomPolicy(env.action_space, recipe.seed))
     if share.policy == EXPERT:
         return _Player(make_expert(task, recipe.config, recipe.seed))
-    agent = load_agent(share.policy, behaviour.checkpoint)
+    agent = load_agent(share.folder, behaviour.checkpoint)
     check_same_spaces(f"policy {share.policy!r}", agent.spec, task.ID, env, "choose another run")
     agent.set_random_seed(recipe.seed)
     return _Player(agent, agent.target_return(behaviour.target_return), not behaviour.sample)
