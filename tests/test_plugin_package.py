@@ -26,10 +26,11 @@ NAMES: dict[registry.Kind, tuple[str, str]] = {  # the name of each kind's thing
     "formats": ("lab_columns", "columns"),
     "loggers": ("lab_csv", "csv_log"),
     "engines": ("lab_here", "here"),
+    "learners": ("lab_sgd", "sgd"),
     "commands": ("lab_show", "show"),
 }
 TRAIN = ["train", "lab_cue", "lab_trace", "--feed", "lab_endings", "--logger", "lab_csv", "--agent.width", "16"]
-TRAIN += ["--agent.encoder", "lab_wave"]
+TRAIN += ["--agent.encoder", "lab_wave", "--learner", "lab_sgd"]
 TRAIN += ["--agent.segment-length", "2", "--agent.heads", "2", "--agent.layers", "1", "--batch-size", "8"]
 TRAIN += ["--collect-episodes", "40", "--updates", "4", "--eval-every", "2", "--eval-episodes", "4"]
 TRAIN += ["--accelerator", "cpu", "--out", "run"]

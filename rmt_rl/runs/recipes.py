@@ -72,13 +72,13 @@ class RecipeFile(Frozen):
                 raise UsageError(f"[agents.{name}]: unknown agent{nearest(name, known)}; see rmt-rl list")
         return agents
 
-    def sections_of(self, agent: str, learner: str | None) -> Mapping[str, Mapping[str, Any]]:
+    def sections_of(self, agent: str, learner: str | None = None) -> dict[str, dict[str, Any]]:
         """Return the options that hold for an agent and, if it isn't the agent's own, a learner; by section."""
-        if learner is not None:
-            return self.learners.get(learner, {})
-        learns_from_segments = issubclass(learner_class(agent).Run, OfflineRun)
+        learns_from_segments = issubclass(learner_class(agent, learner).Run, OfflineRun)
         sections = self._shared() if learns_from_segments else {}
-        for name, own in self.agents.get(agent, {}).items():
+        is_other = learner is not None and not learns_from_segments
+        tables = self.learners.get(learner or "", {}) if is_other else self.agents.get(agent, {})
+        for name, own in tables.items():
             sections[name] = sections.get(name, {}) | own
         return sections
 
