@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
+from rmt_rl.nn.graphs import run_if
 from rmt_rl.recurrence import (
     SegmentRecurrent,
     added_tokens,
@@ -43,6 +44,8 @@ from rmt_rl.recurrence import (
     put_tokens_,
     select_lanes,
     take_tokens,
+    tree_fill,
+    tree_leaves,
     where_lanes,
 )
 
@@ -196,7 +199,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
             gates = _gates(logits.unflatten(1, (chunks, self.chunk)))
         for index in range(chunks):
             part = slice(index * self.chunk, (index + 1) * self.chunk)
-            own = Gates(*(gate[:, index].view(len(row), -1, 1) for gate in gates))
+            own = Gates(*(gate[:, index].view(row.shape[0], -1, 1) for gate in gates))
             yield keys[:, part], values[:, part], own
 
     # Step by step: M is read at once, and learns when the chunk of a batch element is full
@@ -207,6 +210,8 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
     def step(self, x_BTD: Tensor, cache: NeuralState, lengths_B: Tensor | None = None) -> tuple[Tensor, NeuralState]:
         steps = x_BTD.shape[1]
         total_B = cache.count_B + added_tokens(steps, lengths_B)
+        if torch.compiler.is_exporting():
+            return self._step_in_graph(x_BTD, cache, total_B)
         y_BTD = self.retrieve(x_BTD, cache.weights)
         filled = (total_B >= self.chunk).nonzero()[:, 0]
         if len(filled):
@@ -221,6 +226,20 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
             put_lanes_(cache, filled, after)
         return y_BTD, cache
 
+    def _step_in_graph(self, x_BTD: Tensor, cache: NeuralState, total_B: Tensor) -> tuple[Tensor, NeuralState]:
+        """Return what `step` returns, for a graph, whose shapes can't depend on values.
+
+        If the chunk of any batch element is full, all learn one, and the result is selected.
+        """
+        filled_B = total_B >= self.chunk
+        places = consecutive_places(cache.count_B, x_BTD.shape[1])
+        tokens = put_tokens_(cache.tokens_BCD.clone(), places.clamp(max=self.chunk - 1), x_BTD)
+        waiting = cache._replace(tokens_BCD=tokens, count_B=total_B)
+        kept = (self.retrieve(x_BTD, cache.weights), *tree_leaves(waiting))
+        inputs = (filled_B, x_BTD, total_B - cache.count_B, *tree_leaves(cache), *kept)
+        y_BTD, *leaves = run_if(filled_B.any(), _Learning(self, cache), inputs, lambda *given: clone(given[-len(kept) :]))
+        return y_BTD, tree_fill(cache, leaves)
+
     def end(self, cache: NeuralState) -> NeuralState:
         return cache._replace(tokens_BCD=only_first(cache.tokens_BCD, cache.count_B))
 
@@ -229,6 +248,22 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         yield cls(width, chunk=6)
         yield cls(width, chunk=4, depth=3, hidden_factor=2)
         yield cls(width, chunk=1, depth=1)
+
+
+class _Learning(nn.Module):
+    """A step of a memory in which some batch elements learn a chunk, as a map of tensors alone."""
+
+    def __init__(self, memory: NeuralMemory, like: NeuralState) -> None:
+        super().__init__()
+        self.memory, self.like = memory, like
+
+    def forward(self, filled_B: Tensor, x_BTD: Tensor, lengths_B: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the answers and the state's tensors, from the cache's and those of batch elements without a full chunk."""
+        count = len(tree_leaves(self.like))
+        cache = tree_fill(self.like, tensors[:count])
+        learnt = self.memory(x_BTD, cache, lengths_B)
+        flat = (learnt[0], *tree_leaves(learnt[1]))
+        return where_lanes(filled_B, flat, tensors[count:])
 
 
 def _gates(logits_BNC3: Tensor) -> Gates:

@@ -1,0 +1,34 @@
+"""Branches of exported graphs (`torch.export`, ONNX): a part that runs only if a condition holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Tensors = tuple[Tensor, ...]
+
+
+def run_if(condition: Tensor, module: nn.Module, inputs: Tensors, otherwise: Callable[..., Tensors]) -> Tensors:
+    """Return `module(*inputs)` if the condition, a bool scalar, holds, else `otherwise(*inputs)`.
+
+    For graphs alone. Both return tensors of the same shapes and dtypes, in new memory. `torch.cond` would compile its
+    branches, which the modules of recurrent nets don't allow. The operator behind it takes plain functions, whose
+    weights must be among its operands.
+    """
+    weights = dict(module.named_parameters()) | dict(module.named_buffers())
+    count = len(weights)
+
+    def run(*operands: Tensor) -> Tensors:
+        named = dict(zip(weights, operands[:count], strict=True))
+        return tuple(functional_call(module, named, operands[count:]))
+
+    def skip(*operands: Tensor) -> Tensors:
+        return tuple(otherwise(*operands[count:]))
+
+    values = [weight.detach() for weight in weights.values()]
+    cond = torch.ops.higher_order.cond
+    return cast("Tensors", tuple(cond(condition, run, skip, (*values, *inputs))))
