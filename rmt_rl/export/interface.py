@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,11 @@ class Port:
     dtype: torch.dtype
     place: Place | None = None
     space_dtype: str | None = None
+
+    @property
+    def numpy_dtype(self) -> str:
+        """The name of the dtype of arrays for this port."""
+        return str(self.dtype).removeprefix("torch.")
 
     def zeros(self, batch_size: int) -> Tensor:
         """Return a tensor of zeros for this port."""
@@ -157,9 +162,6 @@ def _without_legend(field: str) -> str:
     """Return a field's name without the letters that show its shape: `keys` for `keys_BCHE`."""
     base, _, legend = field.rpartition("_")
     return base if base and legend.isupper() else field
-
-
-Convert = Callable[[Tensor], Tensor]
 
 
 def as_learnt(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from rmt_rl.agent import ActingState, Agent, BaseAgent
 from rmt_rl.errors import UsageError
 from rmt_rl.export.formats import check_installed, to_onnx
 from rmt_rl.export.graph import acting_program
-from rmt_rl.export.interface import Interface, Port, flat, nested
+from rmt_rl.export.interface import Interface, flat, nested
 from rmt_rl.nn.outputs import not_finite
 from rmt_rl.nn.sampling import BatchPart
 from rmt_rl.observations import check_batch_size, only_value
@@ -78,7 +78,7 @@ class ExportedAgent(BaseAgent):
         given_returns = [returns] if interface.return_to_go else []
         parts = [*flat(observation, interface.observation), *given_returns, start, state.steps, *last_action]
         ports = interface.inputs[: len(parts)]
-        arrays = [np.asarray(part).astype(_dtype(port)) for part, port in zip(parts, ports, strict=True)]
+        arrays = [np.asarray(part).astype(port.numpy_dtype) for part, port in zip(parts, ports, strict=True)]
         outputs = list(self._run([*arrays, *state.cache]))
         count = len(interface.action)
         logits, steps, *cache = outputs[count:]
@@ -163,7 +163,3 @@ def torch_run(module: nn.Module) -> Run:
         return [output.numpy() for output in outputs]
 
     return run
-
-
-def _dtype(port: Port) -> str:
-    return str(port.dtype).removeprefix("torch.")

@@ -234,10 +234,10 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         filled_B = total_B >= self.chunk
         places = consecutive_places(cache.count_B, x_BTD.shape[1])
         tokens = put_tokens_(cache.tokens_BCD.clone(), places.clamp(max=self.chunk - 1), x_BTD)
-        waiting = cache._replace(tokens_BCD=tokens, count_B=total_B)
-        kept = (self.retrieve(x_BTD, cache.weights), *tree_leaves(waiting))
-        inputs = (filled_B, x_BTD, total_B - cache.count_B, *tree_leaves(cache), *kept)
-        y_BTD, *leaves = run_if(filled_B.any(), _Learning(self, cache), inputs, lambda *given: clone(given[-len(kept) :]))
+        waiting = (self.retrieve(x_BTD, cache.weights), tokens, total_B)
+        inputs = (filled_B, x_BTD, *waiting, *tree_leaves(cache))
+        learning = _Learning(self, cache)
+        y_BTD, *leaves = run_if(filled_B.any(), learning, inputs, learning.without)
         return y_BTD, tree_fill(cache, leaves)
 
     def end(self, cache: NeuralState) -> NeuralState:
@@ -251,19 +251,36 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
 
 
 class _Learning(nn.Module):
-    """A step of a memory in which some batch elements learn a chunk, as a map of tensors alone."""
+    """A step of a memory in a graph, as a map of tensors alone.
+
+    Args:
+        memory: the memory.
+        like: a cache of it, whose tensors the maps take and return in order.
+    """
 
     def __init__(self, memory: NeuralMemory, like: NeuralState) -> None:
         super().__init__()
         self.memory, self.like = memory, like
 
-    def forward(self, filled_B: Tensor, x_BTD: Tensor, lengths_B: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the answers and the state's tensors, from the cache's and those of batch elements without a full chunk."""
-        count = len(tree_leaves(self.like))
-        cache = tree_fill(self.like, tensors[:count])
-        learnt = self.memory(x_BTD, cache, lengths_B)
-        flat = (learnt[0], *tree_leaves(learnt[1]))
-        return where_lanes(filled_B, flat, tensors[count:])
+    def forward(
+        self, filled_B: Tensor, x_BTD: Tensor, y_BTD: Tensor, tokens_BCD: Tensor, total_B: Tensor, *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the answers and the next cache. Batch elements whose chunk is full learn it.
+
+        The others have the answers, waiting tokens and count that are given.
+        """
+        cache = tree_fill(self.like, leaves)
+        learnt_BTD, learnt = self.memory(x_BTD, cache, total_B - cache.count_B)
+        waiting = cache._replace(tokens_BCD=tokens_BCD, count_B=total_B)
+        chosen = where_lanes(filled_B, learnt, waiting)
+        return (torch.where(filled_B[:, None, None], learnt_BTD, y_BTD), *tree_leaves(chosen))
+
+    def without(
+        self, filled_B: Tensor, x_BTD: Tensor, y_BTD: Tensor, tokens_BCD: Tensor, total_B: Tensor, *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the same if no chunk is full."""
+        waiting = tree_fill(self.like, leaves)._replace(tokens_BCD=tokens_BCD, count_B=total_B)
+        return clone((y_BTD, *tree_leaves(waiting)))
 
 
 def _gates(logits_BNC3: Tensor) -> Gates:

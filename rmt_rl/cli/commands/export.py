@@ -1,0 +1,38 @@
+"""Export a run's agent as one graph that runs without this toolkit: rmt-rl export RUN --format onnx."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from tyro.conf import Positional
+
+from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.flags import parse
+from rmt_rl.terminal import say
+
+
+class Export(ReadsRuns):
+    """Write a run's agent as one graph, with a JSON that describes it and an example that acts by it."""
+
+    run: Positional[Path] = Field(description="folder of the run")
+    format: Literal["onnx", "torch"] = Field(
+        "onnx", description="onnx, for ONNX Runtime and others; torch, a program of torch.export"
+    )
+    out: Path | None = Field(None, description="folder of the files (unset: export in the run's)")
+    checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
+
+
+def export_agent(arguments: Arguments) -> int:
+    """Export an agent and print the files."""
+    given = parse(Export, arguments, "rmt-rl export", __doc__ or "")
+    given.import_modules()
+    from rmt_rl.export.saving import export_run
+
+    for path in export_run(given.run, given.format, given.out, given.checkpoint):
+        say(path)
+    return 0
+
+
+COMMAND = export_agent
