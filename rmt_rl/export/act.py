@@ -1,7 +1,7 @@
 """Act by an exported agent: `python act.py [FOLDER]`. It needs onnxruntime, numpy and gymnasium alone.
 
-The folder holds agent.onnx and agent.json. The environment is the one that the agent was trained in, unless `--env` names
-another with the same spaces, e.g. `--env CartPole-v1`. `--option NAME=VALUE` sets one of its options.
+The folder holds agent.onnx and agent.json. The environment is the one that the agent was trained in, unless `--env`
+names another with the same spaces, e.g. `--env CartPole-v1`. `--option NAME=VALUE` sets one of its options.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def in_form_of(space: dict[str, Any], value: Any) -> Any:
 
 
 def play(actor: Actor, env: Any, seed: int, target_return: float | None) -> tuple[float, Any]:
-    """Play an episode; return the sum of its rewards, and whether it was a success (None if the environment says not)."""
+    """Play an episode; return the sum of its rewards, and its success: None if the environment doesn't tell it."""
     observation, info = env.reset(seed=seed)
     actor.begin(target_return)
     total, is_over = 0.0, False

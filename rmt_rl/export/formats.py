@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.export import ExportedProgram
 
 from rmt_rl.errors import UsageError
+from rmt_rl.export import FormatName
 from rmt_rl.export.graph import not_exportable, quiet
 
-FormatName = Literal["onnx", "torch"]
 Write = Callable[[ExportedProgram, Sequence[str], Sequence[str]], bytes]
 LARGEST_ONNX = (1 << 31) - 1  # bytes of a message of protobuf
 

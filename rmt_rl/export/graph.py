@@ -46,7 +46,7 @@ class Renewal(nn.Module):
             self.register_buffer(f"fresh_{index}", leaf)
 
     def forward(self, *arguments: Tensor) -> Tensors:
-        """Return the cache's tensors, from `full_B`, `start_B`, the parts of the last action and the cache's tensors."""
+        """Return the cache's tensors, given `full_B`, `start_B`, the last action's parts and the cache's tensors."""
         agent = self.agent
         full_B, start_B, *others = arguments
         parts = len(others) - self.count

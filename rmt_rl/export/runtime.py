@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rmt_rl.agent import ActingState, Agent, BaseAgent
 from rmt_rl.errors import UsageError
+from rmt_rl.export import RuntimeName
 from rmt_rl.export.formats import check_installed, to_onnx
 from rmt_rl.export.graph import acting_program
 from rmt_rl.export.interface import Interface, flat, nested
@@ -25,7 +26,6 @@ Array = NDArray[Any]
 Arrays = list[Array]
 Run = Callable[[Arrays], Sequence[Array]]
 """Computes the outputs of a graph from its inputs."""
-RuntimeName = Literal["torch", "onnx"]
 
 
 class ExportedAgent(BaseAgent):
@@ -107,7 +107,7 @@ class ExportedAgent(BaseAgent):
         return ActingState(cache, np.zeros(batch_size, np.int64), actions)
 
 
-def exported_agent(agent: BaseAgent, runtime: RuntimeName) -> BaseAgent:
+def with_runtime(agent: BaseAgent, runtime: RuntimeName) -> BaseAgent:
     """Return the agent as it acts by a runtime: itself by PyTorch, or by a graph of ONNX.
 
     Raises:
@@ -116,7 +116,7 @@ def exported_agent(agent: BaseAgent, runtime: RuntimeName) -> BaseAgent:
     if runtime == "torch":
         return agent
     check_installed("runtime='onnx'", ("onnx", "onnxscript", "onnxruntime"))
-    segment_agent = check_acts_from_segments(agent)
+    segment_agent = check_acts_from_segments(agent).cpu()
     program, interface = acting_program(segment_agent)
     names = [port.name for port in interface.inputs]
     content = to_onnx(program, names, [port.name for port in interface.outputs])
@@ -132,8 +132,8 @@ def check_acts_from_segments(agent: BaseAgent) -> Agent:
     if isinstance(agent, Agent):
         return agent
     raise UsageError(
-        f"agent {type(agent).__name__} holds networks of Stable-Baselines3, which has its own means of export "
-        "(https://stable-baselines3.readthedocs.io/en/master/guide/export.html); its policy is `rmt_rl.load(run).policy`"
+        f"agent {type(agent).__name__} isn't exported: its networks are those of Stable-Baselines3, which has its own "
+        "means (https://stable-baselines3.readthedocs.io/en/master/guide/export.html) for rmt_rl.load(run).policy"
     )
 
 

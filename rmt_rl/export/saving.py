@@ -12,7 +12,8 @@ from pydantic import JsonValue
 
 from rmt_rl import registry
 from rmt_rl.agent import Agent
-from rmt_rl.export.formats import FORMATS, FormatName, check_installed
+from rmt_rl.export import FormatName
+from rmt_rl.export.formats import FORMATS, check_installed
 from rmt_rl.export.graph import acting_program
 from rmt_rl.export.interface import Interface, Port
 from rmt_rl.export.runtime import check_acts_from_segments

@@ -9,6 +9,7 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.export import FormatName
 from rmt_rl.flags import parse
 from rmt_rl.terminal import say
 
@@ -17,7 +18,7 @@ class Export(ReadsRuns):
     """Write a run's agent as one graph, with a JSON that describes it and an example that acts by it."""
 
     run: Positional[Path] = Field(description="folder of the run")
-    format: Literal["onnx", "torch"] = Field(
+    format: FormatName = Field(
         "onnx", description="onnx, for ONNX Runtime and others; torch, a program of torch.export"
     )
     out: Path | None = Field(None, description="folder of the files (unset: export in the run's)")

@@ -87,9 +87,9 @@ class Nothing(Head):
 
 
 def graph_dtype(dtype: np.dtype[Any] | type[Any] | None) -> torch.dtype:
-    """Return the dtype of tensors that hold a space's values in a graph: the space's own, or int64 for uint16 to uint64.
+    """Return the dtype of tensors that hold a space's values in a graph: the space's own, if PyTorch computes with it.
 
-    ONNX and PyTorch compute with all other dtypes.
+    Instead of uint16, uint32 and uint64 it is int64.
     """
     name = np.dtype(dtype).name
     return torch.int64 if name in ("uint16", "uint32", "uint64") else _DTYPES.get(name, torch.float32)
