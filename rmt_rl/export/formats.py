@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from importlib import import_module
 from typing import NamedTuple
 
 import torch
@@ -35,8 +35,11 @@ class Format(NamedTuple):
 def check_installed(what: str, packages: Sequence[str]) -> None:
     """Raise UsageError if one of the packages of the extra `export` isn't installed."""
     for package in packages:
-        if find_spec(package) is None:
-            raise UsageError(f"{what} needs {package!r}, which is not installed: pip install 'rmt-rl[export]'")
+        try:
+            import_module(package)
+        except ImportError:
+            missing = f"{what} needs {package!r}, which is not installed: pip install 'rmt-rl[export]'"
+            raise UsageError(missing) from None
 
 
 def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

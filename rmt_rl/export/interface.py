@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,10 @@ class Port:
     def numpy_dtype(self) -> str:
         """The name of the dtype of arrays for this port."""
         return str(self.dtype).removeprefix("torch.")
+
+    def renamed(self, name: str) -> Port:
+        """Return the same port with another name."""
+        return replace(self, name=name)
 
     def zeros(self, batch_size: int) -> Tensor:
         """Return a tensor of zeros for this port."""
@@ -81,22 +85,20 @@ class Interface:
         self.steps = Port("state.steps", (), torch.int64)
         self.action = list(_ports("action", spec.action_space))
         self.sees_action = "action" in agent.late
-        names = _names(cache, "state.core")
-        pairs = zip(names, tree_leaves(cache), strict=True)
-        self.cache = [Port(name, tuple(leaf.shape[1:]), leaf.dtype) for name, leaf in pairs]
+        self.cache = list(state_ports(cache, "state.core"))
         self.logits = Port("logits", (agent.head.size,), torch.float32)
 
     @property
     def state(self) -> list[Port]:
         """The parts of the state, as inputs."""
-        last_action = [_renamed(port, f"state.{port.name}") for port in self.action] if self.sees_action else []
+        last_action = [port.renamed(f"state.{port.name}") for port in self.action] if self.sees_action else []
         return [self.steps, *last_action, *self.cache]
 
     @property
     def next_state(self) -> list[Port]:
         """The parts of the state, as outputs: the last action is the one that comes out."""
         last_action = self.action if self.sees_action else []
-        kept = [_renamed(port, f"next_{port.name}") for port in (self.steps, *self.cache)]
+        kept = [port.renamed(f"next_{port.name}") for port in (self.steps, *self.cache)]
         return [kept[0], *last_action, *kept[1:]]
 
     @property
@@ -144,8 +146,10 @@ def _ports(name: str, space: Space[Any]) -> Iterator[Port]:
         yield Port(place_name(name, place), leaf.shape or (), graph_dtype(leaf.dtype), place, str(leaf.dtype))
 
 
-def _renamed(port: Port, name: str) -> Port:
-    return Port(name, port.shape, port.dtype, port.place, port.space_dtype)
+def state_ports(state: Tree, name: str) -> Iterator[Port]:
+    """Yield the ports of a state's or cache's tensors, in order."""
+    for each, leaf in zip(_names(state, name), tree_leaves(state), strict=True):
+        yield Port(each, tuple(leaf.shape[1:]), leaf.dtype)
 
 
 def _names(tree: Tree, name: str) -> Iterator[str]:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
@@ -55,7 +54,7 @@ def export_run(run: Path, format_name: FormatName, out: Path | None = None, chec
     program, interface = acting_program(agent)
     content = file_format.write(program, _names(interface.inputs), _names(interface.outputs))
     described = description(agent, interface, saved.header, config)
-    files = {f"{STEM}{file_format.suffix}": content, f"{STEM}.json": _json(described)}
+    files = {f"{STEM}{file_format.suffix}": content, f"{STEM}.json": to_json(described)}
     if format_name == "onnx":
         files[EXAMPLE] = Path(__file__).with_name(EXAMPLE).read_bytes()
     for name, data in files.items():
@@ -72,8 +71,8 @@ def description(agent: Agent, interface: Interface, header: AgentHeader, config:
         "update": header.update,
         "rmt_rl": version("rmt-rl"),
         "environment": _environment(config),
-        "inputs": [_shape(port) for port in interface.inputs],
-        "outputs": [_shape(port) for port in interface.outputs],
+        "inputs": [shape_of(port) for port in interface.inputs],
+        "outputs": [shape_of(port) for port in interface.outputs],
         "observation": [_part(port, "input") for port in interface.observation],
         "action": [_part(port, "output") for port in interface.action],
         "state": [
@@ -103,7 +102,8 @@ def _environment(config: RunConfig) -> Values:
     return {"id": name, "options": options}
 
 
-def _shape(port: Port) -> Values:
+def shape_of(port: Port) -> Values:
+    """Return the name, shape and dtype of a port, as JSON values."""
     return {"name": port.name, "shape": ["batch", *port.shape], "dtype": port.numpy_dtype}
 
 
@@ -117,5 +117,6 @@ def _names(ports: Iterable[Port]) -> list[str]:
     return [port.name for port in ports]
 
 
-def _json(values: dict[str, Any]) -> bytes:
+def to_json(values: Values) -> bytes:
+    """Return a description as the content of its file."""
     return (json.dumps(values, indent=1) + "\n").encode()

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
-from rmt_rl.nn.graphs import run_if
+from rmt_rl.nn.graphs import run_if, without_autocast
 from rmt_rl.recurrence import (
     SegmentRecurrent,
     added_tokens,
@@ -133,7 +133,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         length, row = x_BLD.shape[1], self._row(x_BLD, state)
         anchors, following = self._learn(row, state, length, lengths_B)
         queries = self._queries(row).to(state.weights[0].dtype).split(self.chunk, 1)
-        with torch.autocast(x_BLD.device.type, enabled=False):
+        with without_autocast(x_BLD.device):
             answers = [_answer(weights, part) for weights, part in zip(anchors, queries, strict=False)]
         y_BRD = self._out(torch.cat(answers, 1))
         if y_BRD.shape[1] > length:
@@ -143,7 +143,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
     def retrieve(self, x_BLD: Tensor, weights: Matrices) -> Tensor:
         """Return the answers (B, L, D) of M with these weights to the tokens (equation 15). Nothing is learnt."""
         queries = self._queries(x_BLD).to(weights[0].dtype)
-        with torch.autocast(x_BLD.device.type, enabled=False):
+        with without_autocast(x_BLD.device):
             answers = _answer(weights, queries)
         return self._out(answers)
 
@@ -167,7 +167,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         learnt, anchors = (state.weights, state.momentum), [state.weights]
         if chunks := row.shape[1] // self.chunk:
             for index, (keys, values, gates) in enumerate(self._chunks(row, chunks, state.weights[0].dtype)):
-                with torch.autocast(row.device.type, enabled=False):
+                with without_autocast(row.device):
                     new = _descend(*learnt, keys, values, gates)
                 # A batch element learns a chunk only when the chunk is full.
                 learnt = new if whole else where_lanes(total_B >= (index + 1) * self.chunk, new, learnt)
@@ -193,7 +193,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         """Yield keys and values (B, C, D) and gates, (B, 1, 1) or (B, C, 1), of every full chunk."""
         normed = self.norm(row[:, : chunks * self.chunk])
         keys, values = F.silu(self.to_keys_values(normed)).to(dtype).chunk(2, -1)
-        with torch.autocast(row.device.type, enabled=False):
+        with without_autocast(row.device):
             keys = F.normalize(keys, dim=-1)
             logits = F.linear(normed.to(dtype), self.to_gates.weight.to(dtype), self.to_gates.bias.to(dtype))
             gates = _gates(logits.unflatten(1, (chunks, self.chunk)))

@@ -1,8 +1,9 @@
-"""Branches of exported graphs (`torch.export`, ONNX): a part that runs only if a condition holds."""
+"""Parts of modules that differ in exported graphs (`torch.export`, ONNX): branches, and the precision of numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -32,3 +33,8 @@ def run_if(condition: Tensor, module: nn.Module, inputs: Tensors, otherwise: Cal
     values = [weight.detach() for weight in weights.values()]
     cond = torch.ops.higher_order.cond
     return cast("Tensors", tuple(cond(condition, run, skip, (*values, *inputs))))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which numbers keep their precision under autocast. A graph has no autocast to switch off."""
+    return nullcontext() if torch.compiler.is_exporting() else torch.autocast(device.type, enabled=False)
