@@ -37,7 +37,7 @@ from tests.agents.test_sb3_agents import make as make_sb3_agent
 from tests.random_spaces import action_spaces
 from tests.tiny import known_options, tiny, work_folder
 
-SMALL = {"segment_length": 4, "width": 16, "heads": 2, "layers": 2, "context": 8, "cached": 7, "memory_tokens": 3}
+SMALL = {"segment_length": 4, "width": 16, "heads": 2, "layers": 1, "context": 8, "cached": 7, "memory_tokens": 3}
 LANES = 3
 VECTOR = spaces.Box(-1, 1, (4,), np.float32)
 MIXED = spaces.Dict({"image": spaces.Box(0, 255, (6, 6, 3), np.uint8), "two": spaces.MultiDiscrete([2, 3], np.int32)})
@@ -229,7 +229,7 @@ def test_the_example_acts_as_the_agent_with_onnxruntime_alone(capsys: pytest.Cap
     written = [Path("rmt/export") / name for name in ("agent.onnx", "agent.json", "act.py")]
     assert capsys.readouterr().out.split() == [str(path) for path in written]
     about = json.loads(written[1].read_text())
-    assert about["environment"] == {"id": "rmt_rl:rmt_rl/TMaze-v0", "options": {"corridor_length": 5}}
+    assert about["environment"] == {"id": "rmt_rl:rmt_rl/TMaze-v0", "options": {"corridor_length": 5}, "spec": None}
     assert [each["name"] for each in about["inputs"][:4]] == [
         "observation",
         "return_to_go",

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import onnxruntime
+from gymnasium.envs.registration import EnvSpec
 
 
 class Actor:
@@ -105,6 +106,15 @@ def play(actor: Actor, env: Any, seed: int, target_return: float | None) -> tupl
     return total, info.get("is_success")
 
 
+def make_env(trained_in: dict[str, Any], name: str | None, options: dict[str, Any]) -> Any:
+    """Return the environment that the agent was trained in, or another one of this name, with these options."""
+    if name is not None:
+        return gymnasium.make(name, **options)
+    if trained_in["spec"]:
+        return gymnasium.make(EnvSpec.from_json(trained_in["spec"]), **options)
+    return gymnasium.make(trained_in["id"], **(trained_in["options"] | options))
+
+
 def option(text: str) -> tuple[str, Any]:
     """Read NAME=VALUE; the value is JSON, or else a text."""
     name, _, value = text.partition("=")
@@ -125,9 +135,7 @@ def main() -> None:
     parser.add_argument("--target-return", type=float)
     given = parser.parse_args()
     actor = Actor(given.folder)
-    trained_in = actor.about["environment"]
-    options = {} if given.env else trained_in["options"]
-    env = gymnasium.make(given.env or trained_in["id"], **{**options, **dict(given.option)})
+    env = make_env(actor.about["environment"], given.env, dict(given.option))
     returns, successes = [], []
     for episode in range(given.episodes):
         total, success = play(actor, env, given.seed + episode, given.target_return)

@@ -39,14 +39,16 @@ class ExportedAgent(BaseAgent):
 
     def __init__(self, agent: Agent, interface: Interface, run: Run) -> None:
         super().__init__(agent.config, agent.spec)
-        self.tokens, self.conditions = agent.tokens, agent.conditions  # type: ignore[misc] # those of this agent
-        self._agent, self._interface, self._run = [agent], interface, run  # the agent is no part of this module
+        self.agent, self._interface, self._run = agent, interface, run
+
+    def target_return(self, wanted: float | None) -> float | None:
+        return self.agent.target_return(wanted)
 
     def set_random_seed(self, seed: int | None) -> None:
-        self._agent[0].set_random_seed(seed)
+        self.agent.set_random_seed(seed)
 
     def sample_part(self, part: BatchPart) -> None:
-        self._agent[0].sample_part(part)
+        self.agent.sample_part(part)
 
     def predict(
         self,
@@ -94,9 +96,9 @@ class ExportedAgent(BaseAgent):
         return nested(typed, ports, self.spec.action_space)
 
     def _sampled(self, logits: Array) -> Any:
-        agent = self._agent[0]
-        chosen = agent.sampler.choose(agent.head, torch.from_numpy(logits))
-        return agent.head.values(chosen.numpy())
+        head = self.agent.head
+        chosen = self.agent.sampler.choose(head, torch.from_numpy(logits))
+        return head.values(chosen.numpy())
 
     def _zeros(self, batch_size: int) -> ActingState:
         """Return a state whose numbers mean nothing, because episodes start."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,8 +57,13 @@ def export_run(run: Path, format_name: FormatName, out: Path | None = None, chec
     files = {f"{STEM}{file_format.suffix}": content, f"{STEM}.json": to_json(described)}
     if format_name == "onnx":
         files[EXAMPLE] = Path(__file__).with_name(EXAMPLE).read_bytes()
-    for name, data in files.items():
-        write_atomically(folder / name, data)
+    return write_files(folder, files)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files into a folder, which is made if it is missing, and return their paths."""
+    for name, content in files.items():
+        write_atomically(folder / name, content)
     return [folder / name for name in files]
 
 
@@ -93,13 +98,16 @@ def description(agent: Agent, interface: Interface, header: AgentHeader, config:
 
 
 def _environment(config: RunConfig) -> Values:
-    """Return the Gymnasium id of a run's environment, with the module that registers it, and its options."""
+    """Return how Gymnasium makes a run's environment: its id, with the module that registers it, and its options.
+
+    Other environments than those found by name have a spec in place of options, if the run's data gave one.
+    """
     name = config.env
     options = config.env_options.model_dump(mode="json", exclude_unset=True)
-    if name in registry.names("envs"):
-        identity = registry.constant("envs", name, "ID")
-        return {"id": f"rmt_rl:{identity}", "options": options}
-    return {"id": name, "options": options}
+    if name not in registry.names("envs"):
+        return {"id": name, "options": {}, "spec": options.get("spec")}
+    identity = registry.constant("envs", name, "ID")
+    return {"id": f"rmt_rl:{identity}", "options": options, "spec": None}
 
 
 def shape_of(port: Port) -> Values:

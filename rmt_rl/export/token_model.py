@@ -16,8 +16,8 @@ from rmt_rl.export import FormatName
 from rmt_rl.export.formats import FORMATS, check_installed
 from rmt_rl.export.graph import EXAMPLES, Tensors, trace
 from rmt_rl.export.interface import Port, state_ports
-from rmt_rl.export.saving import Values, shape_of, to_json
-from rmt_rl.files import check_writable, write_atomically
+from rmt_rl.export.saving import FORMAT, Values, shape_of, to_json, write_files
+from rmt_rl.files import check_writable
 from rmt_rl.language.model import RecurrentMemoryTransformer
 from rmt_rl.recurrence import clone, tree_fill, tree_leaves, where_lanes
 
@@ -87,7 +87,7 @@ def export_token_model(
     outputs = [graph.logits, *following]
     content = file_format.write(program, [port.name for port in inputs], [port.name for port in outputs])
     described: Values = {
-        "format": 1,
+        "format": FORMAT,
         "rmt_rl": version("rmt-rl"),
         "inputs": [shape_of(port) for port in inputs],
         "outputs": [shape_of(port) for port in outputs],
@@ -95,6 +95,4 @@ def export_token_model(
         "vocabulary": list(vocabulary),
     }
     files = {f"{STEM}{file_format.suffix}": content, f"{STEM}.json": to_json(described)}
-    for name, data in files.items():
-        write_atomically(folder / name, data)
-    return [folder / name for name in files]
+    return write_files(folder, files)
