@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from rmt_rl.agent import Agent
 from rmt_rl.errors import UsageError
 from rmt_rl.export.interface import Interface, Values, as_learnt, flat, nested
-from rmt_rl.nn.graphs import run_if
+from rmt_rl.nn.graphs import run_if, without_branches
 from rmt_rl.recurrence import Tree, clone, take_tokens, tree_fill, tree_leaves, where_lanes
 from rmt_rl.tokens import Acting, put_late_first
 from rmt_rl.trees import map_leaves
@@ -165,7 +165,8 @@ def acting_program(agent: Agent) -> tuple[ExportedProgram, Interface]:
 
 def _traced(module: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     """Return a module of the graph of another one. All tensors that it needs are parameters and buffers."""
-    program = trace(module, example)
+    with without_branches():
+        program = trace(module, example)
     traced = program.module(check_guards=False)
     buffers = dict(traced.named_buffers())
     for name, constant in program.constants.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import cast
 
 import torch
@@ -12,14 +13,20 @@ from torch.func import functional_call
 
 Tensors = tuple[Tensor, ...]
 
+_has_branches = ContextVar("_has_branches", default=True)
+
 
 def run_if(condition: Tensor, module: nn.Module, inputs: Tensors, otherwise: Callable[..., Tensors]) -> Tensors:
-    """Return `module(*inputs)` if the condition, a bool scalar, holds, else `otherwise(*inputs)`.
+    """Return `module(*inputs)` in a graph, but `otherwise(*inputs)` if the condition, a bool scalar, doesn't hold.
 
-    For graphs alone. Both return tensors of the same shapes and dtypes, in new memory. `torch.cond` would compile its
-    branches, which the modules of recurrent nets don't allow. The operator behind it takes plain functions, whose
-    weights must be among its operands.
+    Both return tensors of the same shapes and dtypes, in new memory. If the condition doesn't hold, they return the
+    same numbers, so `otherwise` is only a shorter way.
+
+    `torch.cond` would compile its branches, which the modules of recurrent nets don't allow. The operator behind it
+    takes plain functions, whose weights must be among its operands.
     """
+    if not _has_branches.get():
+        return tuple(module(*inputs))
     weights = dict(module.named_parameters()) | dict(module.named_buffers())
     count = len(weights)
 
@@ -33,6 +40,19 @@ def run_if(condition: Tensor, module: nn.Module, inputs: Tensors, otherwise: Cal
     values = [weight.detach() for weight in weights.values()]
     cond = torch.ops.higher_order.cond
     return cast("Tensors", tuple(cond(condition, run, skip, (*values, *inputs))))
+
+
+@contextmanager
+def without_branches() -> Iterator[None]:
+    """Make graphs without branches inside the block. It is for parts that are branches themselves.
+
+    A branch is traced several times, so branches in branches take long.
+    """
+    token = _has_branches.set(False)
+    try:
+        yield
+    finally:
+        _has_branches.reset(token)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
