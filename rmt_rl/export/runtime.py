@@ -62,8 +62,8 @@ class ExportedAgent(BaseAgent):
         batch_size = given.batch.size
         start = np.zeros(batch_size, bool)
         if episode_start is not None:
-            start |= np.atleast_1d(episode_start).astype(bool)
-            check_batch_size("episode_start", np.size(episode_start), batch_size)
+            start = np.atleast_1d(episode_start).astype(bool)
+            check_batch_size("episode_start", len(start), batch_size)
         if state is None:
             state, start = self._zeros(batch_size), np.ones(batch_size, bool)
         check_batch_size("state", len(state.steps), batch_size)

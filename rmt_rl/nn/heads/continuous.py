@@ -95,9 +95,9 @@ def _bounds(space: spaces.Box, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _within(bound: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
     if dtype.is_floating_point:
         limits = torch.finfo(dtype)
-        return torch.from_numpy(np.clip(bound.astype(np.float64), limits.min, limits.max))
+        return torch.as_tensor(np.clip(bound.astype(np.float64), limits.min, limits.max))
     largest = torch.iinfo(dtype).max
-    return torch.from_numpy(np.minimum(bound.astype(object), largest).astype(np.int64))
+    return torch.as_tensor(np.array(np.minimum(bound.astype(object), largest), np.int64))
 
 
 def _whole(action: np.ndarray[Any, Any], space: spaces.Box) -> np.ndarray[Any, Any]:
