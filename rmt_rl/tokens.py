@@ -180,7 +180,7 @@ def to_tensors(value: Any, device: torch.device) -> Any:
 
 
 class ObservedInput(NamedTuple):
-    """What an agent is given in a step, as arrays.
+    """Observations and returns-to-go of a step, as arrays.
 
     Attributes:
         batch: the observations.

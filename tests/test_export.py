@@ -202,8 +202,6 @@ def test_exported_agents_name_what_is_wrong_with_their_arguments() -> None:
     _, state = agent.predict(np.zeros((3, 4), np.float32))
     with pytest.raises(UsageError, match="state is of 3 environments"):
         agent.predict(np.zeros((2, 4), np.float32), state)
-    with pytest.raises(UsageError, match="NaN or infinite"):
-        agent.predict(np.full((2, 4), 3e38, np.float32))
 
 
 def test_networks_of_stable_baselines3_are_exported_by_its_own_means() -> None:
