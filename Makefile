@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test check gpu-check
+.PHONY: demo test check gpu-check browser
 
 demo: $(READY)  ## T-Maze data, RATE and DT trained on them, evaluated, plotted
 	$(VENV)/bin/python -m experiments.demo
 
-test: $(READY)  ## the quick test suite
+test: $(READY) browser  ## the quick test suite
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
+# Where no Chromium is found and apt-get may install none, the tests of pages are skipped.
+browser: $(READY)  ## a Chromium for the tests of pages, by apt-get where this user may
+	@$(VENV)/bin/python -m tests.browser || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+		&& echo "installing chromium for the tests of pages" && apt-get update -q \
+		&& DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium; } || true
 
 check: $(READY)  ## style, types, and which way imports point
 	$(VENV)/bin/ruff check

@@ -53,7 +53,7 @@ def load(run: str | PathLike[str], checkpoint: str = "last", device: str = "cpu"
     """Load a trained agent, ready to act.
 
     Args:
-        run: the folder of a training run.
+        run: the folder of a training run; or `"zoo:NAME"` or `"hf://owner/name"`.
         checkpoint: `"last"` or `"best"`.
         device: where to put the agent, e.g. `"cpu"` or `"cuda:0"`.
 
@@ -69,8 +69,9 @@ def load(run: str | PathLike[str], checkpoint: str = "last", device: str = "cpu"
         >>> action, state = agent.predict(observation, state)
     """
     from rmt_rl.runs.checkpoint import load_agent  # only now, since it imports PyTorch
+    from rmt_rl.runs.find import find_run
 
-    return load_agent(Path(run), checkpoint, device)
+    return load_agent(find_run(run).folder, checkpoint, device)
 
 
 def train(
@@ -141,7 +142,7 @@ def evaluate(
     """Play whole episodes with a trained agent and return their results, as `rmt-rl evaluate` does. Write no file.
 
     Args:
-        run_or_agent: the folder of a training run, whose last checkpoint is evaluated; or an agent.
+        run_or_agent: a training run as `load` takes it, whose last checkpoint is evaluated; or an agent.
         env: name of the environment. None is the run's environment with the run's options; an agent needs a name.
         episodes: number of episodes, in all environments together.
         seed: seed of the episodes. Environments played at once count up from it, so choose seeds 1000 apart.
@@ -162,11 +163,12 @@ def evaluate(
         >>> rmt_rl.evaluate(rmt_rl.load("runs/rate-0", "best"), "tmaze", corridor_length=900).success_interval
     """
     from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_elsewhere, evaluate_run_grid
+    from rmt_rl.runs.find import find_run
     from rmt_rl.runs.folder import read_config
 
     given = {"episodes": episodes, "seed": seed, "num_envs": num_envs, "target_return": target_return}
     settings = validated(EvaluationSettings, {**given, "sample": not deterministic})
-    run = Path(run_or_agent) if isinstance(run_or_agent, str | PathLike) else None
+    run = find_run(run_or_agent).folder if isinstance(run_or_agent, str | PathLike) else None
     agent = _agent(run_or_agent) if run is None else load(run)
     if env is not None:
         _import_user_names(env=env)

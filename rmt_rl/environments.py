@@ -27,18 +27,20 @@ Step: TypeAlias = tuple[Any, float, bool, bool, dict[str, Any]]
 _OLD = "environments of OpenAI's Gym can be wrapped by shimmy.GymV21CompatibilityV0 (pip install 'shimmy[gym-v21]')"
 
 
-def make_env(task: Task, options: Options) -> AnyEnv:
+def make_env(task: Task, options: Options, render_mode: str | None = None) -> AnyEnv:
     """Return one environment of a task, without the texts of its observations and with its interface checked.
 
     Args:
         task: the task.
         options: options of the environment; its defaults for the rest.
+        render_mode: passed to the environment; None passes nothing.
 
     Raises:
         UsageError: an option is unknown or its value is out of range, or the environment has spaces that agents can't
             be made for.
     """
-    env = task.make(**dict(task_config(task, options)))
+    drawn = {} if render_mode is None else {"render_mode": render_mode}
+    env = task.make(**dict(task_config(task, options)), **drawn)
     try:
         return _checked(env, task.ID)
     except UsageError:

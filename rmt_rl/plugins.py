@@ -105,6 +105,27 @@ def import_installed(module: str) -> ModuleType:
         return import_module(module)
 
 
+def import_extra(module: str, extra: str, user: str) -> ModuleType:
+    """Import a module that an extra of rmt-rl installs.
+
+    Args:
+        module: the module.
+        extra: the extra.
+        user: what needs it, for the error.
+
+    Raises:
+        UsageError: the module isn't installed.
+    """
+    try:
+        return import_installed(module)
+    except ModuleNotFoundError as error:
+        package, _, _ = module.partition(".")
+        missing, _, _ = (error.name or "").partition(".")
+        if missing != package:
+            raise
+        raise UsageError(f"{user} needs {package!r}, which is not installed: pip install 'rmt-rl[{extra}]'") from error
+
+
 class _Folder(MetaPathFinder):
     """Finds modules in a folder while it is the current one.
 

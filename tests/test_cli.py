@@ -23,6 +23,7 @@ from rmt_rl.agent import AgentSpec
 from rmt_rl.cli import main
 from rmt_rl.cli.progress import EvaluationProgress
 from rmt_rl.registry import KINDS, agent_class, names
+from rmt_rl.runs.find import zoo_names
 from rmt_rl.runs.folder import read_config
 from tests.tiny import assert_same_run, header, metrics, work_folder
 
@@ -45,6 +46,7 @@ def test_list_shows_everything_in_one_line_each(capsys: pytest.CaptureFixture[st
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     everything = [name for kind in KINDS for name in names(kind)]
+    everything += [f"zoo:{name}" for name in zoo_names()]
     assert [line.split()[0] for line in lines if line.startswith("  ")] == everything
     assert all(len(line) <= 165 for line in lines)
     assert all(len(line.split()) > 3 for line in lines if line.startswith("  ")), "each has a summary"

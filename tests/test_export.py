@@ -314,7 +314,7 @@ def test_bad_use_gives_one_error_and_writes_nothing(
 def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it weren't installed
     with pytest.raises(UsageError, match=rf"needs '{package}', which is not installed: pip install 'rmt-rl\[export\]'"):
-        export_run(Path("bc"), "onnx")
+        export_run(Path("bc"), "onnx", Path("nowhere"))
     with pytest.raises(UsageError, match=f"runtime='onnx' needs '{package}'"):
         with_runtime(load_agent("bc"), "onnx")
 

@@ -72,8 +72,39 @@ def test_the_wheel_holds_every_file_of_the_library_and_no_other(tmp_path: Path) 
     wheel = build_wheel(copy_tree(tmp_path / "tree"), tmp_path / "wheels")
     held = set(zipfile.ZipFile(wheel).namelist())
     files = [ROOT / "rmt_rl" / "py.typed", *(ROOT / "rmt_rl").rglob("*.py"), *(ROOT / "rmt_rl").rglob("*.toml")]
+    files += (ROOT / "rmt_rl" / "zoo").glob("*/*")
+    files += list((ROOT / "rmt_rl" / "analysis" / "report").glob("page.*"))
     files += [file for name in ["envs", "agents"] for file in (ROOT / "rmt_rl" / name).rglob("*.py")]
     expected = {str(file.relative_to(ROOT)) for file in files}
+    assert "rmt_rl/zoo/tmaze-rate/last.safetensors" in expected
     assert {"rmt_rl/envs/__init__.py", "rmt_rl/agents/__init__.py"} <= expected
     assert {name for name in held if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in held)
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-workflows", ".github/workflows/*.yml"),
+        ("github-issue-forms", ".github/ISSUE_TEMPLATE/*.yml"),
+        ("citation-file-format", "CITATION.cff"),
+    ],
+)
+def test_files_of_the_repository_fit_their_schemas(schema: str, files: str) -> None:
+    found = sorted(map(str, ROOT.glob(files)))
+    assert found
+    checked = python("-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *found)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_dockerfile_passes_its_linter() -> None:
+    command = [str(Path(sys.executable).with_name("hadolint")), "Dockerfile"]
+    linted = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def test_the_citation_names_the_version_and_the_licence() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {project['version']}" in lines
+    assert f"license: {project['license']}" in lines

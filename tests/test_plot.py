@@ -352,3 +352,31 @@ def test_thousands_of_results_are_drawn(tmp_path: Path) -> None:
     ticks = Axis.of(list(row)).ticks()
     assert "3,000" in ticks
     assert len(ticks) < 30
+
+
+def many_runs(folder: Path, count: int, values: list[Any]) -> list[Path]:
+    """Return runs of so many configs, each evaluated at these values."""
+    results = {value: 100 - 2 * place for place, value in enumerate(values)}
+    curve = {0: 0.4, 5: 0.9}
+    return [make_run(folder / str(n), valve=f"valve-{n}", curve=curve, results=results) for n in range(count)]
+
+
+@pytest.mark.parametrize("values", [[90, 900], ["easy", "hard"], list(range(40))], ids=["numbers", "texts", "many"])
+def test_many_groups_get_panels_of_their_own_and_a_heat_map(tmp_path: Path, values: list[Any]) -> None:
+    runs = many_runs(tmp_path, 7, values)
+    few = plot(runs[:6], tmp_path / "few.png")
+    many = plot(runs, tmp_path / "many.png")
+    assert holds(few, COLOURS[1])
+    assert not holds(many, COLOURS[1]), "no line is told apart by its colour"
+    assert holds(many, COLOURS[0])
+    assert holds(plot(runs, tmp_path / "scores.png", ["evaluation"]), "#fde725"), "success 1.00 in the map's colour"
+    text = plot(runs, tmp_path / "many.svg").read_text(encoding="utf-8")
+    assert text.count("<!-- rate, valve=valve-3 -->") == 2, "a small panel's title and a row's name"
+
+
+def test_a_heat_map_leaves_cells_empty_that_were_not_evaluated(tmp_path: Path) -> None:
+    runs = many_runs(tmp_path, 7, [90])
+    runs.append(make_run(tmp_path / "dt", agent="dt", results={900: 50}))
+    text = plot(runs, tmp_path / "many.svg", ["evaluation"]).read_text(encoding="utf-8")
+    assert text.count("<!-- 1.00 ± 0.02 -->") == 7
+    assert text.count("<!-- 0.50 ± 0.10 -->") == 1

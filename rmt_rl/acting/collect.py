@@ -144,7 +144,7 @@ def _player(share: Share, recipe: Recipe, env: Env) -> _Player:
         return _Player(RandomPolicy(env.action_space, recipe.seed))
     if share.policy == EXPERT:
         return _Player(make_expert(task, recipe.config, recipe.seed))
-    agent = with_runtime(load_agent(share.policy, behaviour.checkpoint), behaviour.runtime)
+    agent = with_runtime(load_agent(share.folder, behaviour.checkpoint), behaviour.runtime)
     check_same_spaces(f"policy {share.policy!r}", agent.spec, task.ID, env, "choose another run")
     agent.set_random_seed(recipe.seed)
     return _Player(agent, agent.target_return(behaviour.target_return), not behaviour.sample)

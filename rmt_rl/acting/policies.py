@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rmt_rl.errors import UsageError
 from rmt_rl.export import RuntimeName
 from rmt_rl.nn.scaling import has_bounds
+from rmt_rl.runs.find import find_run
 from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Task, is_informed, is_privileged, task_config
 from rmt_rl.trees import Place, leaves, map_space, part_at
@@ -26,7 +27,7 @@ EXPERT, RANDOM = "expert", "random"  # policies that need no training run
 class Share(NamedTuple):
     """One policy of a mix, and its part of the episodes."""
 
-    policy: str  # `expert`, `random`, or the folder of a training run
+    policy: str  # `expert`, `random`, or a training run, see `rmt_rl.runs.find`
     parts: float = 1.0
 
     @property
@@ -37,7 +38,12 @@ class Share(NamedTuple):
     @property
     def name(self) -> str:
         """The policy's name in the id of a data set; of a training run, the name of its folder."""
-        return Path(self.policy).resolve().name if self.trained else self.policy
+        return find_run(self.policy).name if self.trained else self.policy
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the training run."""
+        return find_run(self.policy).folder
 
 
 class Behaviour(NamedTuple):

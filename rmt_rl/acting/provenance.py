@@ -111,7 +111,7 @@ def _share_facts(share: Share, episodes: int, checkpoint: str) -> dict[str, obje
     facts = {**share._asdict(), "episodes": episodes}
     if not share.trained:
         return facts
-    path = path_of(share.policy, checkpoint)
+    path = path_of(share.folder, checkpoint)
     if not path.is_file():
         raise UsageError(
             f"policy {share.policy!r} is neither 'expert' nor 'random' nor the folder of a training run with a "

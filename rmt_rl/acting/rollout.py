@@ -80,12 +80,16 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
 
 
 def _made(task: Task, config: Frozen) -> Env:
+    env: Env = make_env(task, config)
+    return with_array_actions(env)
+
+
+def with_array_actions(env: Env) -> Env:
     """Return an environment that gets arrays as actions, also those without a dimension.
 
     Gymnasium's vector environments hand out the rows of a batch, which are numbers if the batch is (N,). A Box () or
     MultiDiscrete () asks for arrays.
     """
-    env: Env = make_env(task, config)
     space = env.action_space
 
     def as_arrays(action: Any) -> Any:

@@ -172,11 +172,11 @@ def _evaluated(run: RunRecord) -> tuple[str, str]:
 
 def _labels(settings: Sequence[OptionValues]) -> list[str]:
     """Name each group by its agent, and by the settings in which groups of that agent differ, its env if any do."""
-    differ_in_env = "env" in _differing(settings)
+    differ_in_env = "env" in differing_names(settings)
     of_agents: dict[object, list[OptionValues]] = {}
     for own in settings:
         of_agents.setdefault(own.get("agent"), []).append(own)
-    differing = {agent: _differing(of_agent) for agent, of_agent in of_agents.items()}
+    differing = {agent: differing_names(of_agent) for agent, of_agent in of_agents.items()}
     labels = []
     for own in settings:
         named = {}
@@ -199,7 +199,7 @@ def _names_in_label(own: OptionValues, differing: set[str], differ_in_env: bool)
     return names
 
 
-def _differing(settings: Sequence[OptionValues]) -> set[str]:
+def differing_names(settings: Sequence[OptionValues]) -> set[str]:
     """Return the names of the settings that have different values somewhere."""
     first, *others = settings
     differing = set()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito, "Color Universal Design", 2008, without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOUR_MAP = "viridis"  # told apart by colour-blind readers, and in grey
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 share no divisor: 63 styles
 MOST_CHARACTERS = 100  # of a text in a picture
 # So that lines that coincide, as at 1.00, all show.

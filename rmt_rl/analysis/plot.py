@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from math import ceil, log10
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from rmt_rl.analysis.aggregate import (
-    INTERVALS_OVER,
-    Cells,
-    Estimate,
-    Group,
-    Value,
-    compared_score,
-    evaluation_cells,
-    metric_curve,
-    read_groups,
-    varied_option,
-)
+from rmt_rl.analysis.aggregate import INTERVALS_OVER, Estimate, Group, Value, metric_curve, read_groups
 from rmt_rl.analysis.comparison import SCORE_NAMES, value_text, values_of
 from rmt_rl.analysis.figures import (
     Style,
@@ -34,21 +22,30 @@ from rmt_rl.analysis.figures import (
     save_figure,
     styles,
 )
+from rmt_rl.analysis.panels import (
+    CURVES,
+    EvaluationPanel,
+    LearningPanel,
+    bars_of,
+    draw_band,
+    evaluation_panel,
+    learning_panels,
+)
+from rmt_rl.analysis.plot_many import draw_many
 from rmt_rl.analysis.run_records import is_number
 from rmt_rl.errors import UsageError
-from rmt_rl.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CURVES = {"eval/success_rate": "success rate", "eval/mean_return": "mean return"}
 Panel = Literal["learning", "evaluation"]
 PANELS: tuple[Panel, ...] = get_args(Panel)
 Looks: TypeAlias = dict[str, Style]
 """Styles by label."""
 
+MOST_LINES = 6  # of a panel; more cover one another
 LOG_SPAN = 20  # values whose ratio is larger are drawn on a logarithmic axis
 MOST_BARS = 1000  # of intervals beside each other; more are drawn as a band, since they touch
 MANY_POINTS = 25  # a curve with more has no markers
@@ -77,11 +74,14 @@ def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> 
         UsageError: no run has anything to draw, or `out` can't be written.
     """
     picture_format(out)  # raises an error before anything is drawn
-    curves = _learning_panels(groups) if "learning" in panels else []
-    evaluation = _evaluation_panel(groups) if "evaluation" in panels else None
+    curves = learning_panels(groups) if "learning" in panels else []
+    evaluation = evaluation_panel(groups) if "evaluation" in panels else None
     count = len(curves) + (evaluation is not None)
     if count == 0:
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
+    if len(groups) > MOST_LINES or (evaluation is not None and len(evaluation.cells) > MOST_LINES):
+        save_figure(draw_many(groups, curves, evaluation), out, dpi=160)
+        return out
     width = 1 + 4.6 * count
     figure = new_figure(width, 4.4)
     (row,) = figure.subplots(1, count, squeeze=False)
@@ -94,57 +94,6 @@ def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> 
     _draw_legend(figure, axes, groups)
     save_figure(figure, out, dpi=160)
     return out
-
-
-@dataclass(frozen=True)
-class LearningPanel:
-    """Groups whose curves share a panel, since their runs are counted in the same unit."""
-
-    metric: str
-    unit: str
-    groups: list[Group]
-
-
-@dataclass(frozen=True)
-class EvaluationPanel:
-    """Scores by the value of the varied option."""
-
-    option: str
-    score: str
-    cells: Cells
-
-
-def _learning_panels(groups: Sequence[Group]) -> list[LearningPanel]:
-    """Return a panel for each unit, by the first metric that any group has."""
-    metric = _logged_metric(groups)
-    if metric is None:
-        return []
-    panels: dict[str, LearningPanel] = {}
-    for group in groups:
-        if group.has(metric):
-            unit = group.unit
-            panel = panels.setdefault(unit, LearningPanel(metric, unit, []))
-            panel.groups.append(group)
-        else:
-            message = f"{group.label} logged no {CURVES[metric]}; it has no learning curve"
-            warnings.warn(message, UserWarning, stacklevel=4)
-    return list(panels.values())
-
-
-def _logged_metric(groups: Iterable[Group]) -> str | None:
-    for metric in CURVES:
-        if any(group.has(metric) for group in groups):
-            return metric
-    return None
-
-
-def _evaluation_panel(groups: Sequence[Group]) -> EvaluationPanel | None:
-    option = varied_option(groups)
-    if option is None:
-        return None
-    score = compared_score(groups, option)
-    cells = evaluation_cells(groups, option, score)
-    return EvaluationPanel(option, score, cells) if cells else None
 
 
 def _looks(groups: Iterable[Group], evaluation: EvaluationPanel | None) -> Looks:
@@ -173,41 +122,8 @@ def _draw_learning(axes: Axes, panel: LearningPanel, looks: Looks) -> None:
             markeredgecolor="white",
             label=group.label,
         )
-        _draw_band(axes, curve, quantity, look.color)
+        draw_band(axes, curve, quantity, look.color)
     _finish(axes, "During training", panel.unit, quantity)
-
-
-def _draw_band(axes: Axes, curve: Mapping[int, Estimate], quantity: str, color: str) -> None:
-    """Draw the intervals of a curve as a band."""
-    bars = _bars(curve, quantity)
-    axes.fill_between(
-        bars.places,
-        bars.lows,
-        bars.highs,
-        color=color,
-        alpha=0.15,
-        linewidth=0,
-    )
-
-
-class _Bars(NamedTuple):
-    """Intervals, each at its place."""
-
-    places: list[float]
-    lows: list[float]
-    highs: list[float]
-
-
-def _bars(estimates: Mapping[int, Estimate] | Mapping[float, Estimate], quantity: str) -> _Bars:
-    """Return the intervals of those estimates that have one."""
-    bars = _Bars([], [], [])
-    for place, estimate in estimates.items():
-        if estimate.interval:
-            low, high = _within(estimate.interval, quantity)
-            bars.places.append(place)
-            bars.lows.append(low)
-            bars.highs.append(high)
-    return bars
 
 
 # Evaluations by the varied option
@@ -252,7 +168,7 @@ def _draw_row(
         label=label,
         clip_on=False,
     )
-    bars = _bars(estimates, quantity)
+    bars = bars_of(estimates, quantity)
     if len(estimates) > MOST_BARS:
         axes.fill_between(bars.places, bars.lows, bars.highs, color=look.color, alpha=0.15, linewidth=0)
     else:
@@ -320,14 +236,6 @@ def _finish(axes: Axes, title: str, across: str, quantity: str) -> None:
     if quantity == "success rate":
         axes.set_ylim(0, 1.05)
     finish(axes, title, across, quantity)
-
-
-def _within(interval: Interval, quantity: str) -> Interval:
-    """Cut an interval of a rate at 0 and 1, beyond which Student's may reach."""
-    if quantity != "success rate":
-        return interval
-    low, high = interval
-    return max(0.0, low), min(1.0, high)
 
 
 def _draw_legend(figure: Figure, panels: Iterable[Axes], groups: Iterable[Group]) -> None:

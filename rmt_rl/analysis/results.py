@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rmt_rl.analysis.aggregate import Group, group_runs
 from rmt_rl.analysis.comparison import comparison_of_groups
-from rmt_rl.analysis.plot import CURVES, plot_groups
+from rmt_rl.analysis.panels import CURVES
+from rmt_rl.analysis.plot import plot_groups
 from rmt_rl.analysis.run_records import (
     Curve,
     EvaluatedSetting,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch.export import ExportedProgram
 from rmt_rl.errors import UsageError
 from rmt_rl.export import FormatName
 from rmt_rl.export.graph import not_exportable, quiet
+from rmt_rl.plugins import import_extra
 
 Write = Callable[[ExportedProgram, Sequence[str], Sequence[str]], bytes]
 LARGEST_ONNX = (1 << 31) - 1  # bytes of a message of protobuf
@@ -35,11 +35,7 @@ class Format(NamedTuple):
 def check_installed(what: str, packages: Sequence[str]) -> None:
     """Raise UsageError if one of the packages of the extra `export` isn't installed."""
     for package in packages:
-        try:
-            import_module(package)
-        except ImportError:
-            missing = f"{what} needs {package!r}, which is not installed: pip install 'rmt-rl[export]'"
-            raise UsageError(missing) from None
+        import_extra(package, "export", what)
 
 
 def to_onnx(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

@@ -29,7 +29,7 @@ EXAMPLE = "act.py"
 FORMAT = 1  # of the description
 
 
-def export_run(run: Path, format_name: FormatName, out: Path | None = None, checkpoint: str = "last") -> list[Path]:
+def export_run(run: Path, format_name: FormatName, out: Path, checkpoint: str = "last") -> list[Path]:
     """Export a run's agent and return the files that were written: the graph, its description, and for ONNX an example.
 
     Nothing is written before the graph is made.
@@ -37,7 +37,7 @@ def export_run(run: Path, format_name: FormatName, out: Path | None = None, chec
     Args:
         run: the run's folder.
         format_name: a name of `FORMATS`.
-        out: folder of the files; None for `export` in the run's folder.
+        out: folder of the files.
         checkpoint: `"last"` or `"best"`.
 
     Raises:
@@ -49,15 +49,14 @@ def export_run(run: Path, format_name: FormatName, out: Path | None = None, chec
     config = read_config(run)
     saved = read_checkpoint(path_of(run, checkpoint))
     agent = check_acts_from_segments(restore_agent(saved))
-    folder = out or run / "export"
-    check_writable(folder, "choose another folder by --out")
+    check_writable(out, "choose another folder by --out")
     program, interface = acting_program(agent)
     content = file_format.write(program, _names(interface.inputs), _names(interface.outputs))
     described = description(agent, interface, saved.header, config)
     files = {f"{STEM}{file_format.suffix}": content, f"{STEM}.json": to_json(described)}
     if format_name == "onnx":
         files[EXAMPLE] = Path(__file__).with_name(EXAMPLE).read_bytes()
-    return write_files(folder, files)
+    return write_files(out, files)
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:

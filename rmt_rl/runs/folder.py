@@ -123,7 +123,8 @@ def open_results(run: Path, config: RunConfig, out: Path | None) -> Path:
         return run
     check_writable(out, "choose another folder by --out")
     if not (out / CONFIG).exists():
-        write_config(config, out)
+        # As it is: with options that are newer than the run, results would seem to be of another config.
+        write_atomically(out / CONFIG, read_text(run / CONFIG).encode())
     elif read_config(out) != config:
         raise UsageError(f"out={out} holds another run or its results ({CONFIG} differs); choose another folder")
     return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -48,8 +47,7 @@ def open_data(config: OfflineRun) -> EpisodeStore:
         raise UsageError(
             f"hindsight={config.training.hindsight}: env {config.env!r} declares no hindsight; set it to 0"
         )
-    declared = [name for name in LABELS if hasattr(task, name)]
-    annotate = partial(_annotated, task, declared) if declared else None
+    annotate = partial(labelled, task) if declared_labels(task) else None
     cache_bytes = config.data.cache_mb << 20
     store = EpisodeStore(_named_or_collected(config, task), cache_bytes, annotate, config.data.strict)
     remedy = "train in the environment that the data come from, with the same options"
@@ -113,9 +111,14 @@ def check_spaces(name: str, thing: HasSpaces, store: EpisodeStore, remedy: str) 
     check_same_spaces(f"dataset={', '.join(store.ids)}", store, name, thing, remedy)
 
 
-def _annotated(task: Task, names: Sequence[str], trajectory: Trajectory) -> Trajectory:
+def declared_labels(task: Task) -> list[str]:
+    """Return the names of the labels of steps that a task declares."""
+    return [name for name in LABELS if hasattr(task, name)]
+
+
+def labelled(task: Task, trajectory: Trajectory) -> Trajectory:
     """Return the trajectory with the labels that its task declares."""
-    labels = {name: getattr(task, name)(trajectory) for name in names}
+    labels = {name: getattr(task, name)(trajectory) for name in declared_labels(task)}
     return replace(trajectory, **labels)
 
 

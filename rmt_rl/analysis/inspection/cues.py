@@ -32,7 +32,7 @@ class Cues(NamedTuple):
     grouped_by: str | None  # None, and no questions, where all episodes are one group
 
 
-class _Demand(NamedTuple):
+class Demand(NamedTuple):
     """The step of an episode whose action depends on the memory, and the content that it demands, None if unknown."""
 
     episode: int
@@ -59,7 +59,7 @@ def read_cues(
             "carry along; choose a run of shorter segments"
         )
     drawn = longer[: DRAWN * lanes].tolist()
-    demands = [_demand(store, index, length) for index in drawn]
+    demands = [demand_of(store, index, length) for index in drawn]
     demands = _alternating(demands)[:lanes]
     group_of: dict[Hashable, int] = {}
     groups = []
@@ -79,14 +79,14 @@ def read_cues(
 
 
 def _kind_of_content(store: Episodes) -> str:
-    """Name `_Demand.content` of these data."""
+    """Name `Demand.content` of these data."""
     trajectory = store.span(0, 0, 1).trajectory
     if trajectory.hindsight is not None:
         return "hindsight class"
     return "last action" if trajectory.decisive is None else "decisive action"
 
 
-def _demand(store: Episodes, index: int, length: int) -> _Demand:
+def demand_of(store: Episodes, index: int, length: int) -> Demand:
     """Return the first decisive step behind the first segment; where the task declares none, the last step.
 
     The content is the step's hindsight class where the task declares it, else its action, if discrete.
@@ -97,12 +97,12 @@ def _demand(store: Episodes, index: int, length: int) -> _Demand:
     place = at + start - last  # in a trajectory that may hold the last step alone
     if trajectory.hindsight is not None:
         kind = int(trajectory.hindsight[place])
-        return _Demand(index, at, kind)
+        return Demand(index, at, kind)
     actions = trajectory.actions
     if isinstance(actions, np.ndarray) and actions.dtype.kind in "iu":
         action = np.ravel(actions[place])
-        return _Demand(index, at, tuple(action.tolist()))
-    return _Demand(index, at, None)
+        return Demand(index, at, tuple(action.tolist()))
+    return Demand(index, at, None)
 
 
 def _first_decisive(trajectory: Trajectory, length: int, otherwise: int) -> int:
@@ -115,10 +115,10 @@ def _first_decisive(trajectory: Trajectory, length: int, otherwise: int) -> int:
     return otherwise
 
 
-def _alternating(demands: Sequence[_Demand]) -> list[_Demand]:
+def _alternating(demands: Sequence[Demand]) -> list[Demand]:
     """Return the first of each content, then the second of each, and so on."""
     seen: Counter[Hashable] = Counter()
-    rounds: list[list[_Demand]] = [[] for _ in demands]
+    rounds: list[list[Demand]] = [[] for _ in demands]
     for demand in demands:
         earlier = seen[demand.content]
         rounds[earlier].append(demand)
@@ -126,7 +126,7 @@ def _alternating(demands: Sequence[_Demand]) -> list[_Demand]:
     return list(chain.from_iterable(rounds))
 
 
-def _question(store: Episodes, demand: _Demand, length: int, group: int) -> Question:
+def _question(store: Episodes, demand: Demand, length: int, group: int) -> Question:
     """Return the steps up to the decisive one, as many as a segment holds, none of the first segment."""
     stop = demand.at + 1
     start = max(length, stop - length)

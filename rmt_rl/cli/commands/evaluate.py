@@ -11,7 +11,7 @@ from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_run_grid
-from rmt_rl.cli.arguments import RUNTIME, Arguments, ReadsRuns
+from rmt_rl.cli.arguments import RUN, RUNTIME, Arguments, ReadsRuns
 from rmt_rl.cli.engines import ENGINE, computing, with_engine
 from rmt_rl.errors import UsageError
 from rmt_rl.export import RuntimeName
@@ -31,8 +31,12 @@ _ENGINE_FOLDER = ".evaluate"  # of the engine's own files, in the folder of the 
 class Evaluate(EvaluationSettings, ReadsRuns):
     """Roll out a run's agent in its environment, and write evaluation.json."""
 
-    run: Positional[Path] = Field(description="folder of the run")
-    out: Path | None = Field(None, description="folder of evaluation.json, which plot reads too (unset: the run's)")
+    run: Positional[str] = Field(description=RUN)
+    out: Path | None = Field(
+        None,
+        description="folder of evaluation.json, which plot reads too (unset: the run's, or below runs/ if it is read "
+        "only)",
+    )
     vary: UseAppendAction[tuple[str, ...]] = Field(
         (), description="an env option and its values: corridor_length=90,300; give it again for a grid"
     )
@@ -45,6 +49,10 @@ class Evaluate(EvaluationSettings, ReadsRuns):
         description="parts into which the environments are divided, at each value; the episodes stay the same",
     )
     engine: str | None = Field(None, description=ENGINE)
+    render: bool = Field(False, description="show the first episode at each value in the terminal, before all else")
+    video: int = Field(
+        0, ge=0, description="record the first N episodes at each value, into the folder videos beside evaluation.json"
+    )
 
 
 def evaluate_run(arguments: Arguments) -> int:
@@ -53,16 +61,24 @@ def evaluate_run(arguments: Arguments) -> int:
     given.import_modules()
     from rmt_rl.cli.progress import EvaluationProgress, evaluation_line
     from rmt_rl.runs.checkpoint import path_of, read_checkpoint
-    from rmt_rl.runs.evaluation import write_evaluation
+    from rmt_rl.runs.evaluation import FILE, write_evaluation
+    from rmt_rl.runs.find import find_run
     from rmt_rl.runs.folder import open_results, read_config
 
-    config = read_config(given.run)
-    saved = read_checkpoint(path_of(given.run, given.checkpoint))
-    folder = open_results(given.run, config, given.out)
+    run = find_run(given.run)
+    config = read_config(run.folder)
+    if given.video:
+        from rmt_rl.acting.video import check_videos
+
+        check_videos(config)
+    saved = read_checkpoint(path_of(run.folder, given.checkpoint))
+    folder = open_results(run.folder, config, given.out or run.out)
+    if given.render:
+        _show_episodes(given, config, saved)
     done: list[Evaluation] = []
     with (
         EvaluationProgress(given.episodes) as progress,
-        _evaluations(given, config, saved, folder, progress) as evaluations,
+        _evaluations(given, run.folder, config, saved, folder, progress) as evaluations,
     ):
         for evaluation in evaluations:
             done.append(evaluation)
@@ -70,12 +86,49 @@ def evaluate_run(arguments: Arguments) -> int:
             write_evaluation(folder, done, f"{given.checkpoint}, update {saved.header.update}")
             progress.hide()
             say(evaluation_line(evaluation), flush=True)
+    if run.out is not None:
+        say(folder / FILE)
+    if given.video:
+        _record_videos(given, config, saved, folder)
     return 0
+
+
+def _show_episodes(given: Any, config: RunConfig, saved: Checkpoint[AgentHeader]) -> None:
+    """Draw the evaluation's first episodes in the terminal."""
+    from rmt_rl.acting.evaluate import parse_vary
+    from rmt_rl.acting.showing import show_episodes
+    from rmt_rl.cli.pictures import pictures_in_terminal
+    from rmt_rl.runs.checkpoint import restore_agent
+
+    agent = restore_agent(saved, given.device)
+    with pictures_in_terminal() as show:
+        show_episodes(config, agent, parse_vary(given.vary), _settings(given), show)
+
+
+def _record_videos(given: Any, config: RunConfig, saved: Checkpoint[AgentHeader], folder: Path) -> None:
+    """Record videos of the evaluation's first episodes, and print their paths."""
+    from rmt_rl.acting.evaluate import parse_vary
+    from rmt_rl.acting.video import FOLDER, record_videos
+    from rmt_rl.runs.checkpoint import restore_agent
+
+    agent = restore_agent(saved, given.device)
+    vary = parse_vary(given.vary)
+    for path in record_videos(config, agent, vary, _settings(given), given.video, folder / FOLDER):
+        say(path, flush=True)
+
+
+def _settings(given: Any) -> EvaluationSettings:
+    return EvaluationSettings(**{name: getattr(given, name) for name in EvaluationSettings.model_fields})
 
 
 @contextmanager
 def _evaluations(
-    given: Any, config: RunConfig, saved: Checkpoint[AgentHeader], folder: Path, progress: ProgressReport
+    given: Any,
+    run: Path,
+    config: RunConfig,
+    saved: Checkpoint[AgentHeader],
+    folder: Path,
+    progress: ProgressReport,
 ) -> Iterator[Iterator[Evaluation]]:
     """Yield the evaluations at every value, which are made one after the other when they are asked for."""
     from rmt_rl.acting.evaluate import parse_vary
@@ -88,8 +141,8 @@ def _evaluations(
         agent = with_runtime(restore_agent(saved, given.device), given.runtime)
         yield evaluate_run_grid(config, agent, vary, given, progress)
         return
-    settings = EvaluationSettings(**{name: getattr(given, name) for name in EvaluationSettings.model_fields})
-    source = SavedAgent(given.run.absolute(), given.checkpoint, saved.header.update, given.device, given.runtime)
+    settings = _settings(given)
+    source = SavedAgent(run.absolute(), given.checkpoint, saved.header.update, given.device, given.runtime)
     plan = plan_shards(config, source, vary, settings, given.shards)
     setting = Setting(cores=1, gpus=_gpus(given), folder=folder / _ENGINE_FOLDER)
     asked_for = given.shards * len(plan.shards)

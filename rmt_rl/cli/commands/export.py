@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 from tyro.conf import Positional
 
-from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.cli.arguments import RUN, Arguments, ReadsRuns
 from rmt_rl.export import FormatName
 from rmt_rl.flags import parse
 from rmt_rl.terminal import say
@@ -17,11 +17,11 @@ from rmt_rl.terminal import say
 class Export(ReadsRuns):
     """Write a run's agent as one graph, with a JSON that describes it and an example that acts by it."""
 
-    run: Positional[Path] = Field(description="folder of the run")
+    run: Positional[str] = Field(description=RUN)
     format: FormatName = Field(
         "onnx", description="onnx, for ONNX Runtime and others; torch, a program of torch.export"
     )
-    out: Path | None = Field(None, description="folder of the files (unset: export in the run's)")
+    out: Path | None = Field(None, description="folder of the files (unset: `export` in the run's)")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
 
 
@@ -30,8 +30,11 @@ def export_agent(arguments: Arguments) -> int:
     given = parse(Export, arguments, "rmt-rl export", __doc__ or "")
     given.import_modules()
     from rmt_rl.export.saving import export_run
+    from rmt_rl.runs.find import find_run
 
-    for path in export_run(given.run, given.format, given.out, given.checkpoint):
+    run = find_run(given.run)
+    out = given.out or (run.out or run.folder) / "export"
+    for path in export_run(run.folder, given.format, out, given.checkpoint):
         say(path)
     return 0
 

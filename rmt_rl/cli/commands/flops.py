@@ -17,7 +17,9 @@ class Flops(ReadsRuns):
     """Count the FLOPs of models segment by segment, against full attention over all segments at once."""
 
     models: Positional[tuple[str, ...]] = Field(
-        (), description="folders of runs, agents' names (default options), OPT models (none: all of OPT)"
+        (),
+        description="runs (folders, zoo:NAME, hf://owner/name), agents' names (default options), OPT models (none: all "
+        "of OPT)",
     )
     segments: int = Field(4096, ge=1, description="segments of the whole input")
     tokens: int = Field(512, ge=1, description="new tokens of a segment, of OPT models; an agent has its own")
@@ -34,12 +36,17 @@ def count_flops(arguments: Arguments) -> int:
     """Print a table of FLOPs, and draw the picture if one is asked for."""
     given = parse(Flops, arguments, "rmt-rl flops", __doc__ or "")
     given.import_modules()
-    import_typed(model for model in given.models if not Path(model).exists())
+    from rmt_rl.runs.find import find_run, is_run_name
+
+    models = []
+    for model in given.models:
+        models.append(str(find_run(model).folder) if is_run_name(model) else model)
+    import_typed(model for model in models if not Path(model).exists())
     from rmt_rl.analysis.flops import COUNTINGS, OPT
     from rmt_rl.analysis.flops_report import draw_flops, flops_table, model_cost
 
     counting = COUNTINGS[given.counting]
-    costs = [model_cost(model, given.tokens, given.memory_tokens, counting) for model in given.models or OPT]
+    costs = [model_cost(model, given.tokens, given.memory_tokens, counting) for model in models or OPT]
     picture = None if given.plot is None else draw_flops(costs, given.segments, given.plot)
     say(flops_table(costs, given.segments))
     if picture is not None:

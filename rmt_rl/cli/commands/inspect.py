@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from tyro.conf import Positional
 
-from rmt_rl.cli.arguments import Arguments, ReadsRuns
+from rmt_rl.cli.arguments import RUN, Arguments, ReadsRuns
 from rmt_rl.config import SEED_LIMIT
 from rmt_rl.files import check_writable
 from rmt_rl.flags import parse
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 class Inspect(ReadsRuns):
     """Measure how far each segment changes a run's memory, by which of its steps, and what noise leaves of it."""
 
-    run: Positional[Path] = Field(description="folder of the run")
-    out: Path | None = Field(None, description="folder of inspection.png and inspection.json (unset: the run's)")
+    run: Positional[str] = Field(description=RUN)
+    out: Path | None = Field(
+        None,
+        description="folder of inspection.png and inspection.json (unset: the run's, or below runs/ if it is read "
+        "only)",
+    )
     segments: int = Field(10_000, ge=1, description="filler segments that memories are carried through")
     episodes: int = Field(64, ge=1, description="episodes that are looked at segment by segment")
     memories: int = Field(8, ge=1, description="memories carried through the same filler segments")
@@ -42,10 +46,12 @@ def inspect_memory(arguments: Arguments) -> int:
     from rmt_rl.analysis.inspection.inspect_run import inspect_run, write_inspection
     from rmt_rl.analysis.inspection.picture import draw_inspection
     from rmt_rl.analysis.inspection.tables import inspection_tables
+    from rmt_rl.runs.find import find_run
     from rmt_rl.runs.folder import read_config
 
-    read_config(given.run)  # a folder that holds no run says so first
-    folder = given.run if given.out is None else given.out
+    run = find_run(given.run)
+    read_config(run.folder)  # a folder that holds no run says so first
+    folder = given.out or run.out or run.folder
     check_writable(folder, "name another folder by --out")
     console = Console(stderr=True)
 
@@ -54,7 +60,7 @@ def inspect_memory(arguments: Arguments) -> int:
         return track(fillers, "noise", given.segments, console=console, transient=True) if shown else fillers
 
     found = inspect_run(
-        given.run,
+        run.folder,
         given.checkpoint,
         segments=given.segments,
         episodes=given.episodes,

@@ -16,6 +16,8 @@ def list_everything(arguments: Arguments) -> int:
     """Print the names of each kind with their summaries."""
     parser = argparse.ArgumentParser("rmt-rl list", description=__doc__)
     parser.parse_args(arguments)
+    from rmt_rl.hub.zoo import read_zoo
+    from rmt_rl.runs.find import PREFIX
     from rmt_rl.runs.recipes import recipe_names
 
     recipes = recipe_names()
@@ -30,6 +32,11 @@ def list_everything(arguments: Arguments) -> int:
             described = _described(kind, name, entries)
             mark = ("* " if name in recipes else "  ") if kind == "envs" else ""
             say(f"  {name:<{width}} {mark}{size(name)}{described}")
+    say("trained runs, e.g. rmt-rl evaluate zoo:tmaze-rate:")
+    zoo = {f"{PREFIX}{name}": run.summary for name, run in read_zoo().items()}
+    width = max(map(len, zoo))
+    for name, summary in zoo.items():
+        say(f"  {name:<{width}}   {summary}")
     say("Any Gymnasium id is an environment, too, such as Hopper-v5 or ale_py:ALE/Pong-v5; it has no expert.")
     say("* These environments have recipes: tuned options, which rmt-rl train ENV AGENT begins with and says.")
     say("Names of your own modules are written module:Name, e.g. rmt-rl train mylab.maze:Maze mylab.agents:Mine.")

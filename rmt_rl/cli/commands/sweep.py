@@ -18,6 +18,7 @@ from rmt_rl.cli.engines import opened_engine, typed_engine, with_engine_options
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse
+from rmt_rl.plugins import import_extra
 from rmt_rl.runs.recipes import CHOICE, find_recipe
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.sweeps.matrix import SweepConfig, cells_of, read_sweep
@@ -175,13 +176,9 @@ def _execute(sweep: SweepConfig, cells: Sequence[Cell], jobs: Sequence[Job], opt
 
 def _search(sweep: SweepConfig, modules: Sequence[str], given: SweepFlags, options: Frozen) -> int:
     """Search for good options; print the best. Return 1 if runs failed."""
-    try:
-        from rmt_rl.sweeps.search import Search
-    except ModuleNotFoundError as error:
-        if error.name != "optuna":
-            raise
-        raise UsageError("a search needs 'optuna', which is not installed: pip install 'rmt-rl[sweep]'") from error
+    import_extra("optuna", "sweep", "a search")
     from rmt_rl.cli.sweep_progress import SweepProgress, tell_failures
+    from rmt_rl.sweeps.search import Search
 
     if given.dry_run:
         raise UsageError("a search draws its options while it runs, so --dry-run has nothing to print; leave it out")

@@ -44,11 +44,17 @@ def train_agent(arguments: Arguments) -> int:
     own, rest = parser.parse_known_args(arguments)
     import_modules(own.modules)
     registry.trust_specs(own.trust_spec)
+    from rmt_rl.runs.find import find_run
     from rmt_rl.runs.folder import read_config
 
     if own.resume is not None:
         if rest or own.config or own.out or own.recipe:
             raise UsageError(f"--resume {own.resume} takes no other options; the run's config.toml holds them")
+        if find_run(own.resume).out is not None:
+            raise UsageError(
+                f"--resume {own.resume}: the run is read only and holds weights alone; train another with its options: "
+                f"rmt-rl train --config {own.resume}"
+            )
         return _watched(read_config(own.resume), own.resume, resumed=True)
     if own.config and own.recipe:
         raise UsageError(f"--recipe {own.recipe}: config {own.config} has all options; leave one of both out")
@@ -83,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config(file: Path | None, choice: str, rest: Arguments, own_help: str) -> RunConfig | None:
     """Return the config that the command line asks for; None if the user only asked for help."""
+    from rmt_rl.runs.find import find_run
     from rmt_rl.runs.folder import read_config
     from rmt_rl.runs.named_options import named_config, named_flags
     from rmt_rl.runs.recipes import NO_RECIPE, find_recipe
@@ -92,7 +99,7 @@ def _config(file: Path | None, choice: str, rest: Arguments, own_help: str) -> R
         import_typed(option_values(flag, rest))
     count = leading(rest)
     if file is not None:
-        default = read_config(file)
+        default = read_config(find_run(file).folder)
     elif count < 2 and any(map(_is_dataset, rest)):
         default, recipe, rest = _of_dataset(rest[:count], rest[count:], choice)
     else:

@@ -1,0 +1,1 @@
+"""Heads: what each action head reaches on tasks with bounded continuous actions."""
