@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+DOCS := build
 
-.PHONY: demo test check gpu-check browser
+.PHONY: demo test check docs gpu-check browser
 
 demo: $(READY)  ## T-Maze data, RATE and DT trained on them, evaluated, plotted
 	$(VENV)/bin/python -m experiments.demo
@@ -22,6 +23,9 @@ check: $(READY)  ## style, types, and which way imports point
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+
+docs: $(READY)  ## the site, into site/; `make docs DOCS=serve` shows it while you write
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(VENV)/bin/mkdocs $(DOCS) --strict
 
 gpu-check: $(READY)  ## on a machine with a CUDA device: its tests, then a table of speeds
 	@$(VENV)/bin/python -m experiments.speed.gpu --only-ask

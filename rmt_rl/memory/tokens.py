@@ -82,7 +82,10 @@ class MemoryTokens(LearnedMemory[OpenMemory]):
     """Wrap a causal core with M memory tokens.
 
     Args:
-        inner, count, valve, valve_heads: see `LearnedMemory`.
+        inner: the core, see `LearnedMemory`.
+        count: M, the number of memory tokens.
+        valve: joins the memory that a segment read and the one that it wrote.
+        valve_heads: attention heads of the valve, if it has any.
         writes: the input of a segment's write tokens: the memory that the segment reads, or learned tokens.
     """
 
