@@ -20,7 +20,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.nn.scaling import FARTHEST, Scales
 from rmt_rl.nn.space_encoder import encoder, observation_encoder, return_encoder
 from rmt_rl.numbers import ACTING, check_plain_numbers
-from rmt_rl.observations import observed_batch, plain_array
+from rmt_rl.observations import ObservedBatch, observed_batch, plain_array
 from rmt_rl.trees import map_leaves
 
 if TYPE_CHECKING:
@@ -179,13 +179,20 @@ def to_tensors(value: Any, device: torch.device) -> Any:
     return map_leaves(to_tensor, value)
 
 
-def acting_input(
-    observation: Any,
-    returns: Any,
-    spec: AgentSpec,
-    device: torch.device,
-) -> tuple[Acting, bool]:
-    """Return the observation and return-to-go, batched, and whether they came without the batch dimension.
+class ObservedInput(NamedTuple):
+    """Observations and returns-to-go of a step, as arrays.
+
+    Attributes:
+        batch: the observations.
+        returns: their returns-to-go (B,), float32, in the environment's unit.
+    """
+
+    batch: ObservedBatch
+    returns: NDArray[np.float32]
+
+
+def observed_input(observation: Any, returns: Any, spec: AgentSpec) -> ObservedInput:
+    """Return observations and their returns-to-go as batches; without returns, the spec's target return is theirs.
 
     Raises:
         UsageError: the observation isn't one of the space, or its return-to-go isn't one number each.
@@ -197,7 +204,22 @@ def acting_input(
     check_plain_numbers(array, "return_to_go", ACTING)
     if array.size != batch.size:
         raise UsageError(f"return_to_go has shape {array.shape}; give one number for each of {batch.size} observations")
-    scaled = array.reshape(batch.size).astype(np.float32) / spec.return_scale
+    return ObservedInput(batch, array.reshape(batch.size).astype(np.float32))
+
+
+def acting_input(
+    observation: Any,
+    returns: Any,
+    spec: AgentSpec,
+    device: torch.device,
+) -> tuple[Acting, bool]:
+    """Return the observation and return-to-go, batched, and whether they came without the batch dimension.
+
+    Raises:
+        UsageError: as in `observed_input`.
+    """
+    batch, array = observed_input(observation, returns, spec)
+    scaled = array / spec.return_scale
     observations = map_leaves(lambda leaf: moved(torch.from_numpy(leaf), device), batch.values)
     return Acting(observations, to_tensors(scaled, device)), batch.is_single
 

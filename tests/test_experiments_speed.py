@@ -11,7 +11,7 @@ from statistics import median
 import pytest
 import torch
 
-from experiments.speed import diagonals, growth, growth_measures, official_rmt, rate, rmt
+from experiments.speed import diagonals, exported, growth, growth_measures, official_rmt, rate, rmt
 from experiments.speed.peer_ours import Padded, Recomputing
 from experiments.speed.peer_report import peers_report
 from experiments.speed.report import rate_report
@@ -248,3 +248,18 @@ def test_layers_in_diagonals_compute_what_layers_in_turn_do(monkeypatch: pytest.
     assert [one["layer"] for one in found] == list(diagonals.LAYERS)
     assert max(one["difference"] for one in found) < 1e-5
     assert (tmp_path / "diagonals.md").read_text().count("**") == 4 * len(found)
+
+
+def test_the_table_of_exports_has_ratios_of_each_turn() -> None:
+    speeds = {"1: predict": [10.0, 20.0], "1: torch": [5.0, 5.0], "1: onnx": [30.0, 40.0]}
+    of_many = {key.replace("1:", "100:"): [1000.0, 1000.0] for key in speeds}
+    report = exported.exported_report({"processor": "this one"}, {"rate": speeds | of_many})
+    assert report.splitlines()[-1] == "| rate | 15 | 5 | 35 | 2.5 | 1,000 | 1,000 | 1,000 | 1.0 |"
+
+
+@pytest.mark.slow
+def test_the_quick_benchmark_of_exports_measures_every_way(tmp_path: Path) -> None:
+    exported.main(["--quick", "--out", str(tmp_path)])
+    speeds = json.loads((tmp_path / "exported.json").read_text())["speeds"]
+    assert set(speeds) == set(exported.QUICK_AGENTS)
+    assert all(min(found) > 0 for ways in speeds.values() for found in ways.values())

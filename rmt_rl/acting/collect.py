@@ -35,6 +35,7 @@ from rmt_rl.data.trajectory import Arrays, Trajectory
 from rmt_rl.data.writing import check_storable, making, write_dataset
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
+from rmt_rl.export.runtime import with_runtime
 from rmt_rl.gymnasium_task import ClassTask, GymnasiumTask
 from rmt_rl.machine import check_disk
 from rmt_rl.registry import load_task
@@ -100,9 +101,10 @@ def collect(
 
 def _check_trained(behaviour: Behaviour) -> None:
     is_trained = any(share.trained for share in behaviour.shares)
-    if not is_trained and (behaviour.sample or behaviour.target_return is not None):
+    has_options = behaviour.sample or behaviour.target_return is not None or behaviour.runtime != "torch"
+    if not is_trained and has_options:
         raise UsageError(
-            "sample and target_return are for trained agents; name one with --policy RUN, or leave them out"
+            "sample, target_return and runtime are for trained agents; name one with --policy RUN, or leave them out"
         )
 
 
@@ -142,7 +144,7 @@ def _player(share: Share, recipe: Recipe, env: Env) -> _Player:
         return _Player(RandomPolicy(env.action_space, recipe.seed))
     if share.policy == EXPERT:
         return _Player(make_expert(task, recipe.config, recipe.seed))
-    agent = load_agent(share.folder, behaviour.checkpoint)
+    agent = with_runtime(load_agent(share.folder, behaviour.checkpoint), behaviour.runtime)
     check_same_spaces(f"policy {share.policy!r}", agent.spec, task.ID, env, "choose another run")
     agent.set_random_seed(recipe.seed)
     return _Player(agent, agent.target_return(behaviour.target_return), not behaviour.sample)

@@ -19,6 +19,8 @@ from rmt_rl.acting.rollout import shares
 from rmt_rl.acting.shards import one_thread
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
+from rmt_rl.export import RuntimeName
+from rmt_rl.export.runtime import with_runtime
 from rmt_rl.nn.sampling import BatchPart
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
@@ -41,12 +43,14 @@ class SavedAgent(NamedTuple):
         checkpoint: `last` or `best`.
         update: update of the checkpoint.
         device: where the agent is put.
+        runtime: computes the agent's steps.
     """
 
     run: Path
     checkpoint: str
     update: int
     device: str
+    runtime: RuntimeName = "torch"
 
     def load(self) -> BaseAgent:
         """Return the agent.
@@ -61,7 +65,7 @@ class SavedAgent(NamedTuple):
                 f"checkpoint {path} is of update {saved.header.update}, but of update {self.update} when the "
                 "evaluation began; evaluate the run when its training has ended"
             )
-        return restore_agent(saved, self.device)
+        return with_runtime(restore_agent(saved, self.device), self.runtime)
 
 
 class Shard(NamedTuple):

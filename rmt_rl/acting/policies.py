@@ -14,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
+from rmt_rl.export import RuntimeName
 from rmt_rl.nn.scaling import has_bounds
 from rmt_rl.runs.find import find_run
 from rmt_rl.space_fit import fit_actions
@@ -53,6 +54,7 @@ class Behaviour(NamedTuple):
     target_return: float | None = None  # for agents conditioned on a return; None: the best return of their own data
     checkpoint: str = "last"  # of trained agents
     noise: float = 0.0  # highest level of noise; see `Disturbed`
+    runtime: RuntimeName = "torch"  # computes the steps of trained agents
 
     def episodes_by_share(self, episodes: int) -> list[int]:
         """Divide a number of episodes by the parts of the shares; the numbers sum to `episodes`.

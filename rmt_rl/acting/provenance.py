@@ -77,6 +77,8 @@ class Recipe:
         facts = {**self.behaviour._asdict(), "shares": shares}
         if not self.behaviour.noise:  # ids of data without noise are older than noise
             del facts["noise"]
+        if self.behaviour.runtime == "torch":  # and older than others
+            del facts["runtime"]
         return facts
 
 

@@ -19,6 +19,7 @@ HELP = {"-h", "--help"}
 IMPORT = "modules to import first: those of a run's agent, environment, feed and loggers named as `module:Name`"
 RUNS = "folders of runs, or zoo:NAME, or hf://owner/name[@revision]"
 RUN = "folder of the run, or zoo:NAME (see rmt-rl list), or hf://owner/name[@revision]"
+RUNTIME = "what computes the agent's steps: torch, or onnx by its graph (on the CPU; faster for few environments)"
 TRUST = "let files give environments any arguments, even paths and programs to run; only for files you trust"
 
 

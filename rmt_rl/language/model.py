@@ -151,7 +151,7 @@ class RecurrentMemoryTransformer(nn.Module):
         """
         self.check_tokens(x)
         labels = None if labels is None else self.masked_labels(x, labels, mask)
-        y_BLD, state = self.run(x, self.state(len(x), read_memories, xl_memories), mask)
+        y_BLD, state = self.run(x, self.state(x.shape[0], read_memories, xl_memories), mask)
         if labels is not None:
             return self.output(self.loss(y_BLD, labels) / self.counted(labels), state)
         return self.output(y_BLD if return_embeddings else self.head(y_BLD), state)

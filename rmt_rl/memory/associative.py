@@ -179,7 +179,7 @@ class AssociativeMemory(SegmentRecurrent[tuple[LayerState, ...], tuple[LayerStat
         return x_BTD, tuple(caches)
 
     def end(self, cache: tuple[LayerState, ...]) -> tuple[LayerState, ...]:
-        memory_BMD, states = self.memory_MD.expand(len(cache[0].associations.matrix_BFD), -1, -1), []
+        memory_BMD, states = self.memory_MD.expand(cache[0].associations.matrix_BFD.shape[0], -1, -1), []
         for (layer, matrix), (associations, inner) in zip(self._pairs(), cache, strict=True):
             memory_BMD, inner = layer.step(memory_BMD + matrix.read(memory_BMD, associations), inner)
             states.append(LayerState(matrix.write(memory_BMD, associations), layer.end(inner)))

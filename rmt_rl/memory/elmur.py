@@ -94,7 +94,8 @@ class TimedAttention(nn.Module):
             bias_BHTK = bias_BHTK.masked_fill(~mask_B1K[:, None], -torch.inf)
         keys, values, bias_BHTK = (part.to(queries.dtype) for part in (keys_BHKE, values_BHKE, bias_BHTK))
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias_BHTK)
-        read: Tensor = self.from_heads(attended.transpose(1, 2).flatten(2))
+        heads_side_by_side = torch.cat(attended.unbind(1), -1)  # a view of the transposed tensor can't be exported
+        read: Tensor = self.from_heads(heads_side_by_side)
         return read
 
     def _heads(self, x_BTx: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
+from rmt_rl.nn.graphs import without_autocast
 from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, Tree, clone, take_tokens, tree_map
 
 
@@ -87,7 +88,7 @@ class GatedLayer(SegmentRecurrent[StateT, StateT]):
         if not x_BLD.shape[1]:  # kernels refuse empty segments
             return x_BLD, state
         dtype = self.from_state.weight.dtype
-        with torch.autocast(x_BLD.device.type, enabled=False):
+        with without_autocast(x_BLD.device):
             normed = self.norm(x_BLD.to(dtype))
             y_BLH, state = self.run(normed, tree_map(lambda leaf: leaf.to(dtype), state), lengths_B)
         x_BLD = x_BLD + self.dropout(self.from_state(y_BLH))

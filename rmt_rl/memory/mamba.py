@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rmt_rl.config import Frozen
+from rmt_rl.nn.graphs import without_autocast
 from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Stack, clone, consecutive_places, take_tokens
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -164,7 +165,7 @@ class MambaLayer(SegmentRecurrent[MambaState, MambaState]):
 
     def _scan(self, u_BLE: Tensor, state_BEN: Tensor, lengths_B: Tensor | None) -> tuple[Tensor, Tensor]:
         for_delta, b_BLN, c_BLN = self.to_parameters(u_BLE).split(self.sizes, -1)
-        with torch.autocast(u_BLE.device.type, enabled=False):
+        with without_autocast(u_BLE.device):
             dtype, length = self.log_a_EN.dtype, u_BLE.shape[1]
             delta_BLE = F.softplus(self.to_delta(for_delta.to(dtype)))
             if lengths_B is not None:

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rmt_rl.errors import UsageError
+from rmt_rl.nn.graphs import run_if, without_autocast
 from rmt_rl.recurrence import (
     SegmentRecurrent,
     added_tokens,
@@ -43,6 +44,8 @@ from rmt_rl.recurrence import (
     put_tokens_,
     select_lanes,
     take_tokens,
+    tree_fill,
+    tree_leaves,
     where_lanes,
 )
 
@@ -130,7 +133,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         length, row = x_BLD.shape[1], self._row(x_BLD, state)
         anchors, following = self._learn(row, state, length, lengths_B)
         queries = self._queries(row).to(state.weights[0].dtype).split(self.chunk, 1)
-        with torch.autocast(x_BLD.device.type, enabled=False):
+        with without_autocast(x_BLD.device):
             answers = [_answer(weights, part) for weights, part in zip(anchors, queries, strict=False)]
         y_BRD = self._out(torch.cat(answers, 1))
         if y_BRD.shape[1] > length:
@@ -140,7 +143,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
     def retrieve(self, x_BLD: Tensor, weights: Matrices) -> Tensor:
         """Return the answers (B, L, D) of M with these weights to the tokens (equation 15). Nothing is learnt."""
         queries = self._queries(x_BLD).to(weights[0].dtype)
-        with torch.autocast(x_BLD.device.type, enabled=False):
+        with without_autocast(x_BLD.device):
             answers = _answer(weights, queries)
         return self._out(answers)
 
@@ -164,7 +167,7 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         learnt, anchors = (state.weights, state.momentum), [state.weights]
         if chunks := row.shape[1] // self.chunk:
             for index, (keys, values, gates) in enumerate(self._chunks(row, chunks, state.weights[0].dtype)):
-                with torch.autocast(row.device.type, enabled=False):
+                with without_autocast(row.device):
                     new = _descend(*learnt, keys, values, gates)
                 # A batch element learns a chunk only when the chunk is full.
                 learnt = new if whole else where_lanes(total_B >= (index + 1) * self.chunk, new, learnt)
@@ -190,13 +193,13 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         """Yield keys and values (B, C, D) and gates, (B, 1, 1) or (B, C, 1), of every full chunk."""
         normed = self.norm(row[:, : chunks * self.chunk])
         keys, values = F.silu(self.to_keys_values(normed)).to(dtype).chunk(2, -1)
-        with torch.autocast(row.device.type, enabled=False):
+        with without_autocast(row.device):
             keys = F.normalize(keys, dim=-1)
             logits = F.linear(normed.to(dtype), self.to_gates.weight.to(dtype), self.to_gates.bias.to(dtype))
             gates = _gates(logits.unflatten(1, (chunks, self.chunk)))
         for index in range(chunks):
             part = slice(index * self.chunk, (index + 1) * self.chunk)
-            own = Gates(*(gate[:, index].view(len(row), -1, 1) for gate in gates))
+            own = Gates(*(gate[:, index].view(row.shape[0], -1, 1) for gate in gates))
             yield keys[:, part], values[:, part], own
 
     # Step by step: M is read at once, and learns when the chunk of a batch element is full
@@ -207,6 +210,8 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
     def step(self, x_BTD: Tensor, cache: NeuralState, lengths_B: Tensor | None = None) -> tuple[Tensor, NeuralState]:
         steps = x_BTD.shape[1]
         total_B = cache.count_B + added_tokens(steps, lengths_B)
+        if torch.compiler.is_exporting():
+            return self._step_in_graph(x_BTD, cache, total_B)
         y_BTD = self.retrieve(x_BTD, cache.weights)
         filled = (total_B >= self.chunk).nonzero()[:, 0]
         if len(filled):
@@ -221,6 +226,20 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
             put_lanes_(cache, filled, after)
         return y_BTD, cache
 
+    def _step_in_graph(self, x_BTD: Tensor, cache: NeuralState, total_B: Tensor) -> tuple[Tensor, NeuralState]:
+        """Return what `step` returns, for a graph, whose shapes can't depend on values.
+
+        If the chunk of any batch element is full, all learn one, and the result is selected.
+        """
+        filled_B = total_B >= self.chunk
+        places = consecutive_places(cache.count_B, x_BTD.shape[1])
+        tokens = put_tokens_(cache.tokens_BCD.clone(), places.clamp(max=self.chunk - 1), x_BTD)
+        waiting = (self.retrieve(x_BTD, cache.weights), tokens, total_B)
+        inputs = (filled_B, x_BTD, *waiting, *tree_leaves(cache))
+        learning = _Learning(self, cache)
+        y_BTD, *leaves = run_if(filled_B.any(), learning, inputs, learning.without)
+        return y_BTD, tree_fill(cache, leaves)
+
     def end(self, cache: NeuralState) -> NeuralState:
         return cache._replace(tokens_BCD=only_first(cache.tokens_BCD, cache.count_B))
 
@@ -229,6 +248,39 @@ class NeuralMemory(SegmentRecurrent[NeuralState, NeuralState]):
         yield cls(width, chunk=6)
         yield cls(width, chunk=4, depth=3, hidden_factor=2)
         yield cls(width, chunk=1, depth=1)
+
+
+class _Learning(nn.Module):
+    """A step of a memory in a graph, as a map of tensors alone.
+
+    Args:
+        memory: the memory.
+        like: a cache of it, whose tensors the maps take and return in order.
+    """
+
+    def __init__(self, memory: NeuralMemory, like: NeuralState) -> None:
+        super().__init__()
+        self.memory, self.like = memory, like
+
+    def forward(
+        self, filled_B: Tensor, x_BTD: Tensor, y_BTD: Tensor, tokens_BCD: Tensor, total_B: Tensor, *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the answers and the next cache. Batch elements whose chunk is full learn it.
+
+        The others have the answers, waiting tokens and count that are given.
+        """
+        cache = tree_fill(self.like, leaves)
+        learnt_BTD, learnt = self.memory(x_BTD, cache, total_B - cache.count_B)
+        waiting = cache._replace(tokens_BCD=tokens_BCD, count_B=total_B)
+        chosen = where_lanes(filled_B, learnt, waiting)
+        return (torch.where(filled_B[:, None, None], learnt_BTD, y_BTD), *tree_leaves(chosen))
+
+    def without(
+        self, filled_B: Tensor, x_BTD: Tensor, y_BTD: Tensor, tokens_BCD: Tensor, total_B: Tensor, *leaves: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the same if no chunk is full."""
+        waiting = tree_fill(self.like, leaves)._replace(tokens_BCD=tokens_BCD, count_B=total_B)
+        return clone((y_BTD, *tree_leaves(waiting)))
 
 
 def _gates(logits_BNC3: Tensor) -> Gates:

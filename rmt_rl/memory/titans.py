@@ -110,7 +110,7 @@ class TitansBlock(Block[StateT, CacheT]):
 
     def opened(self, kept: KeyValues, capacity: int) -> KeyValues:
         """Return a cache of [persistent, kept, `capacity` new] tokens. Its count leaves out persistent tokens."""
-        lanes, heads = len(kept.count_B), (self.heads, self.head_width)
+        lanes, heads = kept.count_B.shape[0], (self.heads, self.head_width)
         keys, values = self.keys_values(self.persistent_PD[None], self.rotations(1)[:1])
         keys = F.pad(keys[..., 2 * self._turned :], (2 * self._turned, 0))
         rows = []

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rmt_rl.memory.valve import VALVES, ValveName
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer, decoder
+from rmt_rl.nn.graphs import without_autocast
 from rmt_rl.recurrence import CacheT, SegmentRecurrent, Tree, clone, take_tokens
 
 Writes = Literal["memory", "learned"]
@@ -68,7 +69,7 @@ class LearnedMemory(SegmentRecurrent[MemoryState, CacheT]):
         small changes to it are lost.
         """
         dtype = self.memory_MD.dtype
-        with torch.autocast(written_BMD.device.type, enabled=False):
+        with without_autocast(written_BMD.device):
             memory_BMD, valve = self.valve(state.memory_BMD.to(dtype), written_BMD.to(dtype), state.valve)
         return memory_BMD, valve
 

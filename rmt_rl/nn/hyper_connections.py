@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rmt_rl.nn.decoder import DecoderConfig, DecoderLayer
+from rmt_rl.nn.graphs import without_autocast
 from rmt_rl.recurrence import Pointwise, SegmentRecurrent, Tree
 
 
@@ -67,7 +68,7 @@ class HyperConnection(SegmentRecurrent[Tree, Tree]):
         small = torch.tanh(self.to_weights(self.norm(streams)))
         alpha = self.alpha_SR + self.scales_2[0] * small[..., :-1]
         beta_BLS = self.beta_S + self.scales_2[1] * small[..., -1]
-        with torch.autocast(x.device.type, enabled=False):  # autocast would round the streams at each layer
+        with without_autocast(x.device):  # autocast would round the streams at each layer
             mixed = alpha.mT @ streams.to(alpha.dtype)
         return mixed[..., 0, :], mixed[..., 1:, :], beta_BLS
 

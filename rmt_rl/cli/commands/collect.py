@@ -8,9 +8,10 @@ from typing import Literal
 from pydantic import Field
 
 from rmt_rl import registry
-from rmt_rl.cli.arguments import Arguments, ReadsRuns, positionals, require_values
+from rmt_rl.cli.arguments import RUNTIME, Arguments, ReadsRuns, positionals, require_values
 from rmt_rl.cli.engines import ENGINE, computing, with_engine
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
+from rmt_rl.export import RuntimeName
 from rmt_rl.flags import parse, with_options
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.task import default_episodes
@@ -31,6 +32,7 @@ class Collection(ReadsRuns):
     )
     sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the runs' checkpoints")
+    runtime: RuntimeName = Field("torch", description=RUNTIME)
     noise: float = Field(
         0.0,
         ge=0,
@@ -65,7 +67,7 @@ def collect_dataset(arguments: Arguments) -> int:
     from rmt_rl.cli.progress import EvaluationProgress
 
     shares = tuple(map(parse_share, given.policy)) or EXPERT_ALONE.shares
-    behaviour = Behaviour(shares, given.sample, given.target_return, given.checkpoint, given.noise)
+    behaviour = Behaviour(shares, given.sample, given.target_return, given.checkpoint, given.noise, given.runtime)
     episodes = given.episodes or default_episodes(task)
     setting = Setting(cores=1, gpus=0, folder=_ENGINE_FOLDER)
     typed = [name for name in names if ":" in name]

@@ -11,9 +11,10 @@ from pydantic import Field
 from tyro.conf import Positional, UseAppendAction
 
 from rmt_rl.acting.evaluate_agent import EvaluationSettings, evaluate_run_grid
-from rmt_rl.cli.arguments import RUN, Arguments, ReadsRuns
+from rmt_rl.cli.arguments import RUN, RUNTIME, Arguments, ReadsRuns
 from rmt_rl.cli.engines import ENGINE, computing, with_engine
 from rmt_rl.errors import UsageError
+from rmt_rl.export import RuntimeName
 from rmt_rl.flags import parse
 from rmt_rl.sweeps.engine import Setting
 from rmt_rl.terminal import say
@@ -41,6 +42,7 @@ class Evaluate(EvaluationSettings, ReadsRuns):
     )
     checkpoint: Literal["last", "best"] = Field("last", description="which of the run's checkpoints")
     device: str = Field("cpu", description="where the agent runs, e.g. cpu or cuda")
+    runtime: RuntimeName = Field("torch", description=RUNTIME)
     shards: int = Field(
         1,
         ge=1,
@@ -131,15 +133,16 @@ def _evaluations(
     """Yield the evaluations at every value, which are made one after the other when they are asked for."""
     from rmt_rl.acting.evaluate import parse_vary
     from rmt_rl.acting.evaluate_shards import SavedAgent, evaluate_shards, plan_shards
+    from rmt_rl.export.runtime import with_runtime
     from rmt_rl.runs.checkpoint import restore_agent
 
     vary = parse_vary(given.vary)
     if given.engine is None and given.shards == 1:
-        agent = restore_agent(saved, given.device)
+        agent = with_runtime(restore_agent(saved, given.device), given.runtime)
         yield evaluate_run_grid(config, agent, vary, given, progress)
         return
     settings = _settings(given)
-    source = SavedAgent(run.absolute(), given.checkpoint, saved.header.update, given.device)
+    source = SavedAgent(run.absolute(), given.checkpoint, saved.header.update, given.device, given.runtime)
     plan = plan_shards(config, source, vary, settings, given.shards)
     setting = Setting(cores=1, gpus=_gpus(given), folder=folder / _ENGINE_FOLDER)
     asked_for = given.shards * len(plan.shards)

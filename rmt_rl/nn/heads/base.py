@@ -54,6 +54,10 @@ class Head(ABC):
     def values(self, chosen: NDArray[Any]) -> Any:
         """Return actions, as values (B, ...) of the space, from what `choose` returned."""
 
+    @abstractmethod
+    def tensors(self, chosen: Tensor) -> Any:
+        """Return what `values` returns as tensors, from what `choose` returned, for graphs; see `graph_dtype`."""
+
     def act(self, numbers: Tensor, generator: torch.Generator | None) -> Any:
         """Return actions for parameters (B, P) as NumPy values of the space; see `choose`."""
         chosen: NDArray[Any] = self.choose(numbers, generator).cpu().numpy()
@@ -84,7 +88,33 @@ class Nothing(Head):
         shape = self.space.shape or ()
         return np.empty((len(chosen), *shape), self.space.dtype)
 
+    def tensors(self, chosen: Tensor) -> Any:
+        shape = self.space.shape or ()
+        return chosen.new_zeros((chosen.shape[0], *shape), dtype=graph_dtype(self.space.dtype))
+
+
+def graph_dtype(dtype: np.dtype[Any] | type[Any] | None) -> torch.dtype:
+    """Return the dtype of tensors that hold a space's values in a graph: the space's own, if PyTorch computes with it.
+
+    Instead of uint16, uint32 and uint64 it is int64.
+    """
+    name = np.dtype(dtype).name
+    return torch.int64 if name in ("uint16", "uint32", "uint64") else _DTYPES.get(name, torch.float32)
+
+
+_DTYPES = {
+    "bool": torch.bool,
+    "int8": torch.int8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
 
 def no_numbers(numbers: Tensor) -> Tensor:
     """Return the numbers (B, 0) of empty actions. Beside floats or integers, their type changes nothing."""
-    return torch.empty(len(numbers), 0, dtype=torch.bool, device=numbers.device)
+    return torch.empty(numbers.shape[0], 0, dtype=torch.bool, device=numbers.device)

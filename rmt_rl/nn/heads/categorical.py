@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rmt_rl.categories import Categories
-from rmt_rl.nn.heads.base import Head
+from rmt_rl.nn.heads.base import Head, graph_dtype
 
 
 class Categorical(Head):
@@ -56,6 +56,11 @@ class Categorical(Head):
     def values(self, chosen: NDArray[Any]) -> Any:
         categories = chosen.astype(np.int64) + np.array(self.starts)
         return categories.reshape(len(chosen), *self.shape).astype(self.space.dtype)
+
+    def tensors(self, chosen: Tensor) -> Tensor:
+        starts = torch.tensor(self.starts, device=chosen.device)
+        categories = chosen.long() + starts
+        return categories.reshape(chosen.shape[0], *self.shape).to(graph_dtype(self.space.dtype))
 
 
 def entropy_of(logits: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rmt_rl.nn.heads.base import Head
+from rmt_rl.nn.heads.base import Head, graph_dtype
 from rmt_rl.nn.scaling import Scale
 
 NEAR = 0.1
@@ -64,7 +64,7 @@ class Continuous(Head):
         scaled = chosen.float().reshape(-1, *self.space.shape)
         scale = self.scale_on(scaled.device)
         unscaled = scaled if scale is None else scale.undo(scaled)
-        return unscaled.reshape(len(numbers), self.count)
+        return unscaled.reshape(numbers.shape[0], self.count)
 
     def values(self, chosen: NDArray[Any]) -> Any:
         action = chosen.astype(np.float64).reshape(-1, *self.space.shape)
@@ -73,6 +73,31 @@ class Continuous(Head):
         limits = np.finfo(str(self.space.dtype))
         bounded = np.clip(action, self.space.low, self.space.high)
         return np.clip(bounded, limits.min, limits.max).astype(self.space.dtype)
+
+    def tensors(self, chosen: Tensor) -> Tensor:
+        action = chosen.double().reshape(-1, *self.space.shape)
+        dtype = graph_dtype(self.space.dtype)
+        low, high = _bounds(self.space, dtype)
+        if dtype.is_floating_point:
+            return action.clamp(low, high).to(dtype)
+        nearest = action.round()
+        is_low, is_high = nearest <= low.double(), nearest >= high.double()
+        inside = torch.where(is_low | is_high, 0, nearest).long()
+        return torch.where(is_low, low, torch.where(is_high, high, inside)).to(dtype)
+
+
+def _bounds(space: spaces.Box, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the bounds of a Box, float64 or int64, within the range of a dtype."""
+    low, high = (_within(bound, dtype) for bound in (space.low, space.high))
+    return low, high
+
+
+def _within(bound: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
+    if dtype.is_floating_point:
+        limits = torch.finfo(dtype)
+        return torch.as_tensor(np.clip(bound.astype(np.float64), limits.min, limits.max))
+    largest = torch.iinfo(dtype).max
+    return torch.as_tensor(np.array(np.minimum(bound.astype(object), largest), np.int64))
 
 
 def _whole(action: np.ndarray[Any, Any], space: spaces.Box) -> np.ndarray[Any, Any]:

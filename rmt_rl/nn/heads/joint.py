@@ -48,3 +48,8 @@ class Joint(Head):
         split = np.split(chosen, ends[:-1], 1) if self.counts else []
         actions = {key: part.values(own) for (key, part), own in zip(self.parts.items(), split, strict=True)}
         return actions if self.make is dict else tuple(actions.values())
+
+    def tensors(self, chosen: Tensor) -> Any:
+        split = chosen.split(self.counts, 1) if self.counts else ()
+        actions = {key: part.tensors(own) for (key, part), own in zip(self.parts.items(), split, strict=True)}
+        return actions if self.make is dict else tuple(actions.values())
