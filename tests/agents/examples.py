@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rmt_rl import registry
 from rmt_rl.agent import Agent, AgentConfig, AgentSpec
+from rmt_rl.agent_options import SeenName
 from rmt_rl.data.segment import Segment, Span, cut
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.errors import UsageError
@@ -28,6 +29,7 @@ OTHERS: dict[Any, tuple[Any, ...]] = {
     int: (5, 3, 8),
     float: (0.5,),
     str: ("dlstm",),
+    tuple[SeenName, ...]: (("observation", "action"),),
 }
 """Values to try, by type."""
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
