@@ -110,7 +110,7 @@ def test_no_action_depends_on_what_comes_later(cls: type[Agent], config: AgentCo
     cuts = zip(*(value.split(LENGTH, 1) for value in given.values()), strict=True)
     parts = tuple(segment_of(seen, did, to_go, torch.tensor([LENGTH] * 2)) for seen, did, to_go in cuts)
     numbers_BTP, _, _ = forward(agent, parts)
-    names = (*cls.tokens, *cls.conditions)
+    names = (*agent.tokens, *agent.conditions)
     inputs = [given[token] for token in names]
     for place in (0, 2, LENGTH - 1, LENGTH, 2 * LENGTH + 1):
         loss = numbers_BTP[:, place].square().sum()
