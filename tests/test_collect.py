@@ -268,7 +268,7 @@ def test_every_policy_of_a_mix_plays() -> None:
 
 
 def test_options_of_trained_agents_need_one() -> None:
-    with pytest.raises(UsageError, match="sample and target_return are for trained agents"):
+    with pytest.raises(UsageError, match="sample, target_return and runtime are for trained agents"):
         collect("tmaze", OPTIONS, 3, 0, Behaviour(sample=True))
 
 

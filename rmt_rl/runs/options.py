@@ -183,12 +183,12 @@ class RunConfig(Frozen):
 
     env: Annotated[str, tyro.conf.Suppress] = Field(description="environment, see rmt-rl list")
     agent: Annotated[str, tyro.conf.Suppress] = Field(description="agent, see rmt-rl list")
-    learner: Annotated[str | None, tyro.conf.Suppress] = Field(None, description="learner (unset: the agent's own)")
     seed: int = Field(0, ge=0, lt=SEED_LIMIT, description="seed of all that is random")
     logger: Strings = Field(
         ("tensorboard",),
         description="loggers besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",
     )
+    learner: Annotated[str | None, tyro.conf.Suppress] = Field(None, description="learner (unset: the agent's own)")
     env_options: Frozen
     agent_options: Frozen
     evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()

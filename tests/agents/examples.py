@@ -29,7 +29,7 @@ OTHERS: dict[Any, tuple[Any, ...]] = {
     int: (5, 3, 8),
     float: (0.5,),
     str: ("dlstm",),
-    tuple[SeenName, ...]: (("observation", "action"),),
+    tuple[SeenName, ...]: (("return_to_go", "observation"),),
 }
 """Values to try, by type."""
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)

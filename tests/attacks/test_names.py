@@ -102,8 +102,8 @@ def test_plot_reads_no_options(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("name", ["payload:Payload", "os:system", "shutil:rmtree", "planted", "subprocess:Popen"])
-@pytest.mark.parametrize("path", [("data", "feed"), ("logger",), ("data", "fillers")])
-def test_a_feed_s_or_logger_s_name_in_a_config(scene: Scene, path: tuple[str, ...], name: str) -> None:
+@pytest.mark.parametrize("path", [("data", "feed"), ("logger",), ("learner",), ("data", "fillers")])
+def test_a_feed_s_logger_s_or_learner_s_name_in_a_config(scene: Scene, path: tuple[str, ...], name: str) -> None:
     scene.in_config(*path, value=name)
     for command in ("train --config run --out again", "train --resume run"):
         assert main(command.split()) == 2, command
@@ -122,7 +122,7 @@ def test_an_encoder_s_name_in_a_config_and_in_a_checkpoint(scene: Scene, name: s
         rmt_rl.load("run")
 
 
-@pytest.mark.parametrize("key", ["import", "modules", "imports", "plugins", "learner"])
+@pytest.mark.parametrize("key", ["import", "modules", "imports", "plugins"])
 def test_a_config_s_own_imports(scene: Scene, key: str, capsys: pytest.CaptureFixture[str]) -> None:
     scene.in_config(key, value=["payload"])
     assert main(["train", "--resume", "run"]) == 2

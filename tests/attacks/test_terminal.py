@@ -143,7 +143,7 @@ def test_nothing_else_prints() -> None:
     printing = []
     sources = [*package.rglob("*.py"), *(package / "envs").glob("*.py"), *(package / "agents").glob("*.py")]
     for path in sources:
-        if path.name == "terminal.py":
+        if path.name in ("terminal.py", "act.py"):  # act.py is an example to copy from, without this package
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
