@@ -219,8 +219,6 @@ class SegmentPPO(PPO):
         parts = played.parts(self.opened, self.segment_length)
         stretches = [Stretch(lane, 0, 0) for lane in range(self.n_envs)]  # of lanes where an episode begins
         chosen: list[tuple[int, int]] = [(0, 0)] * self.n_envs
-        if not parts:
-            return None
         for index, part in enumerate(parts):
             last = part.segments[-1]
             stretches[last.lane] = last
