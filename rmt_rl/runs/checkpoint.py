@@ -193,6 +193,16 @@ def about(path: Path) -> Iterator[None]:
         raise UsageError(f"checkpoint {path} can't be used: {reason}") from error
 
 
+def agent_options(header: AgentHeader) -> Frozen:
+    """Return the options of a checkpoint's agent, checked; those that an earlier version lacked have its values.
+
+    Raises:
+        UsageError: the agent is unknown, or an option is unknown or out of range.
+    """
+    options: Frozen = validated(agent_class(header.agent).Config, header.agent_options)
+    return options.with_earlier() if isinstance(options, AgentConfig) else options
+
+
 def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.device = "cpu") -> BaseAgent:
     """Return the agent that a checkpoint holds.
 
@@ -211,9 +221,7 @@ def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.devic
             header.hindsight_classes,
             header.standardised,
         )
-        options = validated(cls.Config, header.agent_options)
-        if isinstance(options, AgentConfig):
-            options = options.with_earlier()
+        options = agent_options(header)
         check_fits("its agent", count_weights(lambda each: cls(each, spec), options).bytes, "use another machine")
         agent: BaseAgent = cls(options, spec)
         agent.load_state_dict(checkpoint.group("model"))

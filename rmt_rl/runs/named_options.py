@@ -7,6 +7,7 @@ from typing import Any
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError, nearest
+from rmt_rl.runs.init import options_of_init
 from rmt_rl.runs.options import RunConfig, run_config_class
 from rmt_rl.runs.recipes import NO_RECIPE, Recipe
 
@@ -33,7 +34,10 @@ def named_config(
     given = options or {}
     cls = run_config_class(env, agent, given.get("learner"))
     sections = _sections(cls)
+    of_init = options_of_init(given.get("init"), agent, cls)
     tuned = {section: dict(table) for section, table in recipe.sections.items()}
+    for section, table in of_init.items():
+        tuned[section] = tuned.get(section, {}) | table
     values: dict[str, Any] = {"env": env, "agent": agent, **tuned}
     for name, value in given.items():
         if name not in sections:

@@ -189,6 +189,12 @@ class RunConfig(Frozen):
         description="loggers besides metrics.jsonl, e.g. tensorboard wandb; none: metrics.jsonl alone",
     )
     learner: Annotated[str | None, tyro.conf.Suppress] = Field(None, description="learner (unset: the agent's own)")
+    init: str | None = Field(
+        None, description="run whose agent to begin with, weights and options: its folder, zoo:NAME or hf://owner/name"
+    )
+    init_sha256: Annotated[str | None, tyro.conf.Suppress] = Field(
+        None, description="hash of that run's checkpoint, which training writes into the run's config"
+    )
     env_options: Frozen
     agent_options: Frozen
     evaluation: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()

@@ -12,13 +12,23 @@ from rmt_rl.errors import UsageError
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, restore_agent
 from rmt_rl.runs.folder import CONFIG
+from rmt_rl.runs.init import initial_agent
 from rmt_rl.runs.options import OfflineRun
+from rmt_rl.task import HasSpaces
 from rmt_rl.training.datasets import check_spaces
 from rmt_rl.training.standards import standardise
 
 
 def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
-    """Return the agent of a run before its first update, for the spaces, the best return and the scales of its data."""
+    """Return the agent of a run before its first update, for the spaces, the best return and the scales of its data.
+
+    An agent of an earlier run keeps its scales.
+
+    Raises:
+        UsageError: the run can't begin with that agent.
+    """
+    if config.init is not None:
+        return _begun(config, store)
     torch.manual_seed(config.seed)
     spec = AgentSpec(
         store.observation_space,
@@ -45,20 +55,30 @@ def restored_agent(config: OfflineRun, saved: Checkpoint[AgentHeader], store: Ep
     described_in = saved.path.parent / CONFIG
     if agent.config not in (config.agent_options, config.agent_options.with_earlier()):
         raise UsageError(f"{checkpoint} is of another agent than {described_in} says; undo what was changed there")
+    _check_matches(config, agent, checkpoint, f"undo what was changed in {described_in}")
+    check_spaces(checkpoint, agent.spec, store, "resume with the data that it was trained on")
+    return agent
+
+
+def _check_matches(config: OfflineRun, agent: Agent, name: str, remedy: str) -> None:
+    """Raise a UsageError unless an agent has the hindsight classes and the scales that a config asks for."""
     hindsight = config.training.hindsight
     classes = agent.spec.hindsight_classes
     if bool(classes) != bool(hindsight):
-        raise UsageError(
-            f"hindsight={hindsight}, but {checkpoint} has {classes} classes of it; "
-            f"undo what was changed in {described_in}"
-        )
+        raise UsageError(f"hindsight={hindsight}, but {name} has {classes} classes of it; {remedy}")
     asked = "standardise" in config.data.model_fields_set  # configs of earlier versions lack it
     if asked and agent.spec.standardised != config.data.standardise:
         raise UsageError(
-            f"standardise={config.data.standardise}, but {checkpoint} was trained with "
-            f"{agent.spec.standardised}; undo what was changed in {described_in}"
+            f"standardise={config.data.standardise}, but {name} was trained with {agent.spec.standardised}; {remedy}"
         )
-    check_spaces(checkpoint, agent.spec, store, "resume with the data that it was trained on")
+
+
+def _begun(config: OfflineRun, store: EpisodeStore) -> Agent:
+    """Return the agent of the run that a run begins with, which aims at the best return of the new data."""
+    init = f"init={config.init}"
+    agent = cast("Agent", initial_agent(config, f"dataset={', '.join(store.ids)}", cast("HasSpaces", store)))
+    _check_matches(config, agent, init, "give the options that it was trained with")
+    agent.spec = agent.spec._replace(target_return=store.best_return)
     return agent
 
 

@@ -25,6 +25,7 @@ from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import Checkpoint, HeaderT, path_of, read_checkpoint
 from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.folder import check_new, check_origin, claimed, read_config, write_config
+from rmt_rl.runs.init import origin_of_init, with_hash
 from rmt_rl.runs.metrics import Log, Metrics, Report, Settings, check_loggers
 from rmt_rl.runs.options import RunConfig, Schedule, learner_class
 from rmt_rl.training.learner import AgentLearner, Diverged, Learner, Measured
@@ -74,7 +75,8 @@ def _train(config: RunConfig, run: Path, report: Report, should_stop: ShouldStop
         check_new(run)
     check_loggers(config.logger)
     cls: type[AgentLearner] = learner_class(config.agent, config.learner)
-    origin = cls.origin(config)  # before anything else, as the environment's files may change meanwhile
+    config = with_hash(config)
+    origin = _origin(cls, config)  # before anything else, as the environment's files may change meanwhile
     with closing(cls(config)) as learner:
         if first:
             remarks = learner.rehearse()
@@ -104,7 +106,7 @@ def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldSto
     cls: type[AgentLearner] = learner_class(config.agent, config.learner)
     path = path_of(run)
     saved = read_checkpoint(path) if path.exists() else None
-    origin = cls.origin(config)
+    origin = _origin(cls, config)
     if saved:  # before anything else, since opening the data may collect others
         check_origin(run, validated(LoopState, saved.header.progress).origin, origin)
     with closing(cls(config, saved)) as learner:
@@ -114,6 +116,11 @@ def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldSto
             loop.restore(saved)
         del saved  # its tensors, which are copied by now
         return loop.run(report, should_stop)
+
+
+def _origin(cls: type[AgentLearner], config: RunConfig) -> dict[str, JsonValue]:
+    """Return what must be the same when a run is resumed."""
+    return cls.origin(config) | origin_of_init(config)
 
 
 def _alone(config: RunConfig, run: Path) -> AbstractContextManager[None]:

@@ -37,6 +37,7 @@ from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restore_agent, restore_optimizer
 from rmt_rl.runs.evaluation import Evaluation
+from rmt_rl.runs.init import initial_agent
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OnlineRun
 from rmt_rl.sb3_agent import SB3Agent
@@ -67,7 +68,7 @@ class OnlineLearner:
         self.config = config
         check_online(config)
         self.processes = Processes()
-        self.model = self.restored(saved) if saved else self.new_agent()
+        self.model = self.restored(saved) if saved else self.initial_agent() or self.new_agent()
         check_device(config.online.device)
         made = saved.header.update if saved else 0
         self.env = self.make_env(seed_of_round(config, made))
@@ -79,6 +80,12 @@ class OnlineLearner:
         self.algorithm.num_timesteps = made
         self.recorder = _Recorder()
         self.algorithm.set_logger(Logger(folder=None, output_formats=[self.recorder]))
+
+    def initial_agent(self) -> BaseAgent | None:
+        """Return the agent of the run that a new run begins with, if it begins with one."""
+        if self.config.init is None:
+            return None
+        return initial_agent(self.config, f"env {self.config.env!r}", spec_of_env(self.config))
 
     def new_agent(self) -> BaseAgent:
         """Return the agent of a new run."""

@@ -139,7 +139,7 @@ class EachStep(nn.Module):
             lengths=torch.ones(count, dtype=torch.long),
             full=True,
         )
-        y, logits, _ = self.inner._outputs(segment, agent.initial_state(count))
+        y, logits, _ = self.inner.unroller.run(segment, agent.initial_state(count))
         log_probabilities = -agent.head.loss(logits[:, 0], actions)
         return self.inner.critic(y[:, 0]), log_probabilities, agent.head.entropy(logits[:, 0])
 

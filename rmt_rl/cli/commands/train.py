@@ -108,10 +108,12 @@ def _config(file: Path | None, choice: str, learner: str | None, rest: Arguments
     for flag in named_flags():
         import_typed(option_values(flag, rest))
     count = leading(rest)
+    given_init = option_values("--init", rest)
+    init = {"init": given_init[-1]} if given_init else {}
     if file is not None:
         default = read_config(find_run(file).folder)
     elif learner is None and count < 2 and any(map(_is_dataset, rest)):
-        default, recipe, rest = _of_dataset(rest[:count], rest[count:], choice)
+        default, recipe, rest = _of_dataset(rest[:count], rest[count:], choice, init)
     else:
         full_help = f"{__doc__}\n\n{own_help}"
         names, rest = positionals(rest, ("ENV", "AGENT"), "train", full_help)
@@ -119,7 +121,7 @@ def _config(file: Path | None, choice: str, learner: str | None, rest: Arguments
             return None
         env, agent = names
         recipe = find_recipe(env, agent, choice, learner)
-        default = named_config(env, agent, {} if learner is None else {"learner": learner}, recipe)
+        default = named_config(env, agent, init if learner is None else {"learner": learner, **init}, recipe)
     if HELP & set(rest):
         say(own_help)
     else:
@@ -147,10 +149,13 @@ def _is_dataset(argument: str) -> bool:
     return name == "--dataset"
 
 
-def _of_dataset(names: Arguments, options: Arguments, choice: str) -> tuple[RunConfig, Recipe, Arguments]:
+def _of_dataset(
+    names: Arguments, options: Arguments, choice: str, init: dict[str, str]
+) -> tuple[RunConfig, Recipe, Arguments]:
     """Return the config of a run in the environment that its data sets come from, its recipe and the other arguments.
 
-    The agent stands first, or behind the ids: `rate --dataset ID`, `--dataset ID rate`.
+    The agent stands first, or behind the ids: `rate --dataset ID`, `--dataset ID rate`. `init` holds the option of this
+    name, if it is given.
     """
     options = list(chain.from_iterable(map(_separated, options)))
     at = options.index("--dataset")
@@ -174,7 +179,7 @@ def _of_dataset(names: Arguments, options: Arguments, choice: str) -> tuple[RunC
         raise UsageError(f"agent {agent!r} learns by acting, not from data sets: rmt-rl train ENV {agent}")
     env, env_options = _task_of_all(ids, agent)
     recipe = find_recipe(env, agent, choice).without_collecting()
-    default = named_config(env, agent, {"env_options": env_options, "dataset": ids}, recipe)
+    default = named_config(env, agent, {"env_options": env_options, "dataset": ids, **init}, recipe)
     return default, recipe, [*before, *after[count:]]
 
 

@@ -51,6 +51,20 @@ class Head(ABC):
         """
 
     @abstractmethod
+    def chosen_loss(self, numbers: Tensor, chosen: Tensor) -> Tensor:
+        """Return the negative log-likelihood (...,) in nats of what `choose` returned (..., N), given (..., P).
+
+        It is exact for samples: before bounds clip them, and of the bin that was drawn.
+        """
+
+    def divergence(self, numbers: Tensor, others: Tensor) -> Tensor | None:
+        """Return KL(numbers || others) (...,) in nats, of distributions with parameters (..., P) each.
+
+        Return None if it has no closed form.
+        """
+        return None
+
+    @abstractmethod
     def values(self, chosen: NDArray[Any]) -> Any:
         """Return actions, as values (B, ...) of the space, from what `choose` returned."""
 
@@ -83,6 +97,12 @@ class Nothing(Head):
 
     def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
         return no_numbers(numbers)
+
+    def chosen_loss(self, numbers: Tensor, chosen: Tensor) -> Tensor:
+        return numbers.new_zeros(numbers.shape[:-1])
+
+    def divergence(self, numbers: Tensor, others: Tensor) -> Tensor | None:
+        return numbers.new_zeros(numbers.shape[:-1])
 
     def values(self, chosen: NDArray[Any]) -> Any:
         shape = self.space.shape or ()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from rmt_rl.nn.heads.categorical import chosen_index, entropy_of
+from rmt_rl.nn.heads.categorical import chosen_index, divergence_of, entropy_of
 from rmt_rl.nn.heads.continuous import Continuous, wide
 from rmt_rl.nn.scaling import Scale
 
@@ -46,8 +46,7 @@ class Bins(Continuous):
 
     def loss(self, numbers: Tensor, action: Any) -> Tensor:
         log_probabilities = self._split(numbers).log_softmax(-1)
-        bounded = self.targets(action, log_probabilities[..., 0]).clamp(-1, 1)
-        place = (bounded + 1) / 2 * (self.bins - 1)
+        place = self._place(action, log_probabilities)
         lower = place.floor().clamp(max=self.bins - 2)
         weight_of_upper = place - lower
         first = lower.long()
@@ -55,6 +54,15 @@ class Bins(Continuous):
         weights = torch.stack([1 - weight_of_upper, weight_of_upper], -1)
         of_target = log_probabilities.gather(-1, bins_around)
         return -(weights * of_target).sum((-1, -2))
+
+    def chosen_loss(self, numbers: Tensor, chosen: Tensor) -> Tensor:
+        log_probabilities = self._split(numbers).log_softmax(-1)
+        actions = chosen.reshape(*numbers.shape[:-1], *self.space.shape)
+        bins = self._place(actions, log_probabilities).round().long()
+        return -log_probabilities.gather(-1, bins[..., None]).sum((-1, -2))
+
+    def divergence(self, numbers: Tensor, others: Tensor) -> Tensor | None:
+        return divergence_of(self._split(numbers), self._split(others)).sum(-1)
 
     def entropy(self, numbers: Tensor) -> Tensor | None:
         return entropy_of(self._split(numbers)).sum(-1)
@@ -82,6 +90,12 @@ class Bins(Continuous):
         """Return the logits (..., S, N) of each number's bins."""
         logits: Tensor = wide(numbers).unflatten(-1, (self.count, self.bins))
         return logits
+
+    def _place(self, action: Tensor, log_probabilities: Tensor) -> Tensor:
+        """Return the places (..., S) of actions among the bins, from 0 to N - 1."""
+        bounded = self.targets(action, log_probabilities[..., 0]).clamp(-1, 1)
+        place: Tensor = (bounded + 1) / 2 * (self.bins - 1)
+        return place
 
     def _middle(self, place: Tensor) -> Tensor:
         """Return the scaled action at a place among the bins, from 0 to N - 1."""

@@ -53,6 +53,15 @@ class Categorical(Head):
         variables = numbers.split(self.sizes, -1)
         return torch.stack([chosen_index(logits, generator) for logits in variables], -1)
 
+    def chosen_loss(self, numbers: Tensor, chosen: Tensor) -> Tensor:
+        starts = torch.tensor(self.starts, device=chosen.device)
+        return self.loss(numbers, chosen.long() + starts)
+
+    def divergence(self, numbers: Tensor, others: Tensor) -> Tensor | None:
+        pairs = zip(numbers.split(self.sizes, -1), others.split(self.sizes, -1), strict=True)
+        divergences = [divergence_of(logits, other_logits) for logits, other_logits in pairs]
+        return torch.stack(divergences).sum(0)
+
     def values(self, chosen: NDArray[Any]) -> Any:
         categories = chosen.astype(np.int64) + np.array(self.starts)
         return categories.reshape(len(chosen), *self.shape).astype(self.space.dtype)
@@ -68,6 +77,13 @@ def entropy_of(logits: Tensor) -> Tensor:
     log_probabilities = logits.log_softmax(-1)
     terms = log_probabilities.exp() * log_probabilities.clamp(min=torch.finfo(logits.dtype).min)
     return -terms.sum(-1)
+
+
+def divergence_of(logits: Tensor, others: Tensor) -> Tensor:
+    """Return KL(logits || others) (...,) in nats of categories with these logits (..., C)."""
+    log_probabilities = logits.log_softmax(-1)
+    differences = log_probabilities - others.log_softmax(-1)
+    return (log_probabilities.exp() * differences).sum(-1)
 
 
 def chosen_index(logits: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -66,6 +66,9 @@ class Continuous(Head):
         unscaled = scaled if scale is None else scale.undo(scaled)
         return unscaled.reshape(numbers.shape[0], self.count)
 
+    def chosen_loss(self, numbers: Tensor, chosen: Tensor) -> Tensor:
+        return self.loss(numbers, chosen.reshape(*numbers.shape[:-1], *self.space.shape))
+
     def values(self, chosen: NDArray[Any]) -> Any:
         action = chosen.astype(np.float64).reshape(-1, *self.space.shape)
         if np.issubdtype(self.space.dtype, np.integer):

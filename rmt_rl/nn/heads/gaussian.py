@@ -37,6 +37,13 @@ class Gaussian(Continuous):
         _, log_std = self._moments(numbers)
         return (log_std + 0.5 + HALF_LOG_2_PI).sum(-1)
 
+    def divergence(self, numbers: Tensor, others: Tensor) -> Tensor | None:
+        mean, log_std = self._moments(numbers)
+        other_mean, other_log_std = self._moments(others)
+        errors = (mean - other_mean) * torch.exp(-other_log_std)
+        ratio = log_std - other_log_std
+        return (0.5 * (errors**2 + torch.exp(2 * ratio) - 1) - ratio).sum(-1)
+
     def mode(self, numbers: Tensor) -> Tensor:
         mean, _ = self._moments(numbers)
         return mean

@@ -43,6 +43,17 @@ class Joint(Head):
         chosen = [part.choose(own, generator) for _, part, own in self._each(numbers)]
         return torch.cat([no_numbers(numbers), *chosen], 1)
 
+    def chosen_loss(self, numbers: Tensor, chosen: Tensor) -> Tensor:
+        each = zip(self._each(numbers), chosen.split(self.counts, -1), strict=True)
+        losses = [part.chosen_loss(own, of_part) for (_, part, own), of_part in each if part.size]
+        return torch.stack(losses).sum(0)
+
+    def divergence(self, numbers: Tensor, others: Tensor) -> Tensor | None:
+        pairs = zip(self._each(numbers), self._each(others), strict=True)
+        divergences = [part.divergence(own, other) for (_, part, own), (_, _, other) in pairs if part.size]
+        known = [divergence for divergence in divergences if divergence is not None]
+        return torch.stack(known).sum(0) if len(known) == len(divergences) else None
+
     def values(self, chosen: NDArray[Any]) -> Any:
         ends = np.cumsum(self.counts)
         split = np.split(chosen, ends[:-1], 1) if self.counts else []

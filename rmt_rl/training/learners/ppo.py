@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import tyro
@@ -11,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import Tensor
 
 from rmt_rl.agent import Agent, AgentConfig, BaseAgent
 from rmt_rl.config import SavedState, validated
@@ -23,6 +25,7 @@ from rmt_rl.runs.options import OnlineConfig, OnlineRun
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.online import OnlineLearner, checked_env, seed_of_round, spec_of_env
 from rmt_rl.training.ppo.algorithm import SegmentPPO
+from rmt_rl.training.ppo.leash import Leash, LeashOptions
 from rmt_rl.training.ppo.policy import SegmentPolicy
 
 OPTIONS_OF_PPO = (
@@ -40,6 +43,11 @@ OPTIONS_OF_PPO = (
     "target_kl",
 )
 """Options that Stable-Baselines3's PPO takes as they are."""
+
+VALUE_WARMUP = 10_000
+KL_COEF = 0.1
+KL_DECAY = 100_000
+"""Defaults of runs that begin with an agent, from experiments/online/finetune.md."""
 
 
 class PPOOptions(OnlineConfig):
@@ -66,6 +74,20 @@ class PPOOptions(OnlineConfig):
     burn_in: int = Field(
         0, ge=0, description="segments before the open one from which a changed network computes its state anew"
     )
+    value_warmup: int | None = Field(
+        None,
+        ge=0,
+        description=f"steps in which only the critic learns (unset: {VALUE_WARMUP} after --init, else 0)",
+    )
+    kl_coef: float | None = Field(
+        None,
+        ge=0,
+        description="weight of the KL divergence from the agent as it was at its start, for --init "
+        f"(unset: {KL_COEF} after --init, else 0)",
+    )
+    kl_decay: int = Field(
+        KL_DECAY, ge=1, description="steps over which this weight falls to 0, from the end of value_warmup on"
+    )
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="number format of the agent's core")
 
 
@@ -85,12 +107,34 @@ class PPORun(OnlineRun):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_start(self) -> Self:
+        if self.online.kl_coef and self.init is None:
+            raise UsageError(
+                f"kl_coef={self.online.kl_coef} keeps an agent near to its start: name a run to begin with by --init"
+            )
+        return self
+
+    @property
+    def value_warmup(self) -> int:
+        """Steps in which only the critic learns."""
+        unset = 0 if self.init is None else VALUE_WARMUP
+        return unset if self.online.value_warmup is None else self.online.value_warmup
+
+    @property
+    def leash(self) -> LeashOptions:
+        """The course of the leash's weight."""
+        unset = 0.0 if self.init is None else KL_COEF
+        weight = unset if self.online.kl_coef is None else self.online.kl_coef
+        return LeashOptions(weight, self.value_warmup, self.online.kl_decay)
+
 
 class PPOLearner(OnlineLearner):
     """Trains an agent by PPO.
 
     Without a return-to-go among its `tokens`, as the agent is made if they aren't chosen, nothing tells it what return
-    to aim at: it aims at the highest. An agent that sees it is given 0 minus the rewards so far.
+    to aim at: it aims at the highest. An agent that sees it is given its target return minus the rewards so far. The
+    target is 0 of a new agent, and that of its spec if the run begins with an agent.
 
     Raises:
         UsageError: the agent can't learn in the environment.
@@ -125,9 +169,16 @@ class PPOLearner(OnlineLearner):
         assert isinstance(self.model, Agent)  # which the config checks
         agent = self.model.to(options.device)
         policy = SegmentPolicy(agent, options.learning_rate, options.gradient == "replay", options.precision)
-        of_ppo = {name: getattr(options, name) for name in OPTIONS_OF_PPO}
+        leash = self.config.leash
         return SegmentPPO(
-            policy, self.env, options.segments, options.burn_in, learning_rate=options.learning_rate, **of_ppo
+            policy,
+            self.env,
+            options.segments,
+            options.burn_in,
+            Leash(agent, options.n_envs, options.precision, leash) if leash.weight else None,
+            self.config.value_warmup,
+            learning_rate=options.learning_rate,
+            **{name: getattr(options, name) for name in OPTIONS_OF_PPO},
         )
 
     def advance(self) -> Metrics:
@@ -139,9 +190,11 @@ class PPOLearner(OnlineLearner):
             return
         policy = self.algorithm.policy
         restore_optimizer(saved, policy.optimizer)
-        critic = restore_state(saved, tuple(policy.critic.parameters()))
-        for parameter, value in zip(policy.critic.parameters(), tree_leaves(critic), strict=True):
-            parameter.data.copy_(value)
+        own = self._kept()
+        self._check_leash(saved, own.start)
+        restored = restore_state(saved, own)
+        for tensor, value in zip(tree_leaves(own), tree_leaves(restored), strict=True):
+            tensor.copy_(value)
         with about(saved.path):
             progress = validated(_Progress, saved.header.progress)
         if isinstance(self.env, VecNormalize) and progress.returns is not None:
@@ -153,8 +206,35 @@ class PPOLearner(OnlineLearner):
 
     def resumable(self) -> Resumable:
         policy = self.algorithm.policy
-        critic = tuple(parameter.detach() for parameter in policy.critic.parameters())
-        return Resumable(policy.optimizer, critic)
+        return Resumable(policy.optimizer, self._kept())
+
+    def _kept(self) -> _Kept:
+        """Return the tensors to save beside the agent and the optimiser; they share memory with those in use."""
+        critic = self.algorithm.policy.critic.state_dict()
+        leash = self.algorithm.leash
+        start = {} if leash is None else leash.agent.state_dict()
+        return _Kept(tuple(critic.values()), tuple(start.values()))
+
+    def _check_leash(self, saved: Checkpoint[AgentHeader], start: Sequence[Tensor]) -> None:
+        of_critic = len(self.algorithm.policy.critic.state_dict())
+        has_start = len(saved.group("state")) > of_critic
+        if has_start != bool(start):
+            raise UsageError(
+                f"kl_coef={self.config.leash.weight:g}, but checkpoint {saved.path} holds "
+                f"{'the' if has_start else 'no'} weights of the start; undo what was changed in the run's config.toml"
+            )
+
+
+class _Kept(NamedTuple):
+    """Tensors of a checkpoint beside the agent and the optimiser.
+
+    Attributes:
+        critic: weights of the critic.
+        start: weights of the agent as it was at its start, if the run has a leash.
+    """
+
+    critic: tuple[Tensor, ...]
+    start: tuple[Tensor, ...]
 
 
 class _Moments(SavedState):

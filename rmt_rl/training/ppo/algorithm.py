@@ -24,8 +24,10 @@ from torch import Tensor
 
 from rmt_rl.agent import ActingState
 from rmt_rl.recurrence import Tree
-from rmt_rl.training.ppo.played import Played, Step, Stretch
-from rmt_rl.training.ppo.policy import Chains, SegmentPolicy, States
+from rmt_rl.training.ppo.leash import Leash
+from rmt_rl.training.ppo.played import Place, Played, Step, Stretch
+from rmt_rl.training.ppo.policy import Chains, SegmentPolicy
+from rmt_rl.training.ppo.unrolling import States
 from rmt_rl.trees import map_leaves
 
 Array = NDArray[Any]
@@ -42,7 +44,7 @@ class Chain(NamedTuple):
         steps: number of steps to learn from.
     """
 
-    place: tuple[int, int]
+    place: Place
     segments: Sequence[Stretch]
     steps: int
 
@@ -55,12 +57,14 @@ class SegmentRollout(RolloutBuffer):
         first: number of steps before the rollout.
         chains: what minibatches consist of.
         states: the core's states before all segments.
+        start: the logits (T, B, P) that the agent had at its start; None without a leash.
     """
 
     played: Played
     first: int
     chains: Sequence[Chain]
     states: States
+    start: Array | None
 
     def __init__(self, n_steps: int, device: torch.device, gae_lambda: float, gamma: float, n_envs: int) -> None:
         super().__init__(n_steps, NOWHERE, NOWHERE, device, gae_lambda, gamma, n_envs)
@@ -88,11 +92,12 @@ class SegmentRollout(RolloutBuffer):
     def _samples(self, chosen: Sequence[Chain]) -> RolloutBufferSamples:
         """Return the steps of these chains, in the order in which the policy evaluates them."""
         device = torch.device(self.device)
+        played = self.played
         length = max(len(chain.segments) for chain in chosen)
         segments = []
         for place in range(length):
             stretches = [_at(chain.segments, place) for chain in chosen]
-            segment, places = self.played.segment(stretches, device)
+            segment, places = played.segment(stretches, device)
             segments.append((segment, places.since(self.first)))
         state = self.states.select([chain.place for chain in chosen], device)
         steps = np.concatenate([places.steps[places.real] for _, places in segments]) - self.first
@@ -101,9 +106,10 @@ class SegmentRollout(RolloutBuffer):
         def of(array: Array) -> Tensor:
             return self.to_torch(array[steps, lanes])
 
+        start = None if self.start is None else of(self.start)
         return RolloutBufferSamples(
-            Chains(segments, state),  # type: ignore[arg-type] # which `SegmentPolicy.evaluate_actions` takes
-            torch.zeros(0, device=device),
+            Chains(segments, state, start),  # type: ignore[arg-type] # which `SegmentPolicy.evaluate_actions` takes
+            of(played.chosen[self.first :]),
             of(self.values),
             of(self.log_probs),
             of(self.advantages),
@@ -128,13 +134,24 @@ class SegmentPPO(PPO):
         chain: segments that the gradient crosses.
         burn_in: closed segments before the open one from which, after each change of the weights, the state is computed
             anew (R2D2's burn-in, Kapturowski et al., ICLR 2019). Further back it is that of older weights.
+        leash: keeps the agent near to its start; None doesn't.
+        value_warmup: steps, rounded up to whole rounds, in which only the critic learns.
         options: arguments of Stable-Baselines3's PPO.
     """
 
     policy: SegmentPolicy  # type: ignore[assignment]
     rollout_buffer: SegmentRollout
 
-    def __init__(self, policy: SegmentPolicy, env: VecEnv, chain: int, burn_in: int, **options: Any) -> None:
+    def __init__(
+        self,
+        policy: SegmentPolicy,
+        env: VecEnv,
+        chain: int,
+        burn_in: int,
+        leash: Leash | None = None,
+        value_warmup: int = 0,
+        **options: Any,
+    ) -> None:
         device = policy.agent.device
         super().__init__("MlpPolicy", None, device=device, _init_setup_model=False, **options)  # type: ignore[arg-type]
         self.env = env
@@ -143,6 +160,8 @@ class SegmentPPO(PPO):
         self.policy = policy
         self.chain = chain
         self.burn_in = burn_in
+        self.leash = leash
+        self.value_warmup = value_warmup
         self._setup_lr_schedule()
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
@@ -158,6 +177,22 @@ class SegmentPPO(PPO):
         """Steps of a full segment."""
         length: int = self.policy.agent.config.segment_length
         return length
+
+    def train(self) -> None:
+        """Learn from the rollout."""
+        policy = self.policy
+        before = self.num_timesteps - self.n_steps * self.n_envs
+        only_critic = before < self.value_warmup
+        policy.agent.requires_grad_(not only_critic)
+        policy.leash_weight = self._leash_weight(before)
+        policy.divergences.clear()
+        super().train()
+        if policy.divergences:
+            self.logger.record("train/start_kl", np.mean(policy.divergences))
+            self.logger.record("train/kl_coef", policy.leash_weight)
+
+    def _leash_weight(self, step: int) -> float:
+        return 0.0 if self.leash is None else self.leash.options.at(step)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -175,7 +210,7 @@ class SegmentPPO(PPO):
             returns = self._returns_to_go(starts)
             choice = policy.choose(self._last_obs, returns, state, starts)
             state = choice.state
-            self.kept.append(Step(map_leaves(np.copy, self._last_obs), choice.actions, returns, starts))
+            self.kept.append(Step(map_leaves(np.copy, self._last_obs), choice.actions, choice.chosen, returns, starts))
             seen, rewards, dones, infos = env.step(_by_lane(choice.actions, self.n_envs))
             self.collected += _raw(env, rewards)
             self.num_timesteps += env.num_envs
@@ -218,23 +253,23 @@ class SegmentPPO(PPO):
         played = Played.of(self.kept)
         parts = played.parts(self.opened, self.segment_length)
         stretches = [Stretch(lane, 0, 0) for lane in range(self.n_envs)]  # of lanes where an episode begins
-        chosen: list[tuple[int, int]] = [(0, 0)] * self.n_envs
+        chosen: list[Place] = [(0, 0)] * self.n_envs
         for index, part in enumerate(parts):
             last = part.segments[-1]
             stretches[last.lane] = last
             chosen[last.lane] = index, len(part.segments) - 1
-        states = self.policy.states(played, parts, self.memory)
-        return self.policy.opened(played, stretches, states.select(chosen, self.policy.agent.device))
+        states = self.policy.unroller.states(played, parts, self.memory)
+        return self.policy.unroller.opened(played, stretches, states.select(chosen, self.policy.agent.device))
 
     def _cut(self, first: int, dones: Array) -> None:
         """Cut the steps into chains to learn from, and keep what the next rollout needs of them."""
         buffer = self.rollout_buffer
         played = Played.of(self.kept)
         parts = played.parts(self.opened, self.segment_length)
-        states = self.policy.states(played, parts, self.memory)
+        states = self.policy.unroller.states(played, parts, self.memory)
         chains = []
         opened = np.full(self.n_envs, len(self.kept))
-        chosen: list[tuple[int, int]] = [(0, 0)] * self.n_envs
+        chosen: list[Place] = [(0, 0)] * self.n_envs
         for index, part in enumerate(parts):
             for place, segments in part.chains(self.chain):
                 steps = segments[-1].stop - max(segments[0].start, first)
@@ -247,6 +282,8 @@ class SegmentPPO(PPO):
                 chosen[lane] = index, earliest
         buffer.played, buffer.first, buffer.chains, buffer.states = played, first, chains, states
         self.memory = states.select(chosen, self.policy.agent.device)
+        is_leashed = self._leash_weight(self.num_timesteps - self.n_steps * self.n_envs) > 0
+        buffer.start = self.leash.logits(played, parts, first, chosen) if self.leash and is_leashed else None
         begin = int(opened.min())
         self.kept = self.kept[begin:]
         self.opened = opened - begin

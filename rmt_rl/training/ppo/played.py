@@ -19,6 +19,8 @@ from rmt_rl.trees import map_leaves
 
 Array = NDArray[Any]
 Counts = NDArray[np.int64]
+Place = tuple[int, int]
+"""The index of a part, and that of one of its segments."""
 
 
 class Step(NamedTuple):
@@ -27,12 +29,14 @@ class Step(NamedTuple):
     Attributes:
         observation: (B, ...).
         action: (B, ...), values of the action space.
+        chosen: (B, N) what the head chose, which the actions are made of.
         return_to_go: (B,) float32, what the agent saw as such.
         start: (B,) bool, True at an episode's first step.
     """
 
     observation: Any
     action: Any
+    chosen: Array
     return_to_go: Array
     start: Array
 
@@ -68,20 +72,22 @@ class Played(NamedTuple):
     Attributes:
         observations: (T, B, ...).
         actions: (T, B, ...).
+        chosen: (T, B, N).
         returns_to_go: (T, B) float32.
         starts: (T, B) bool.
     """
 
     observations: Any
     actions: Any
+    chosen: Array
     returns_to_go: Array
     starts: Array
 
     @classmethod
     def of(cls, steps: Sequence[Step]) -> Played:
         """Return so many steps in one."""
-        observations, actions, returns, starts = zip(*steps, strict=True)
-        return cls(_stacked(observations), _stacked(actions), np.stack(returns), np.stack(starts))
+        observations, actions, chosen, returns, starts = zip(*steps, strict=True)
+        return cls(_stacked(observations), _stacked(actions), np.stack(chosen), np.stack(returns), np.stack(starts))
 
     def parts(self, opened: Counts, segment_length: int) -> list[Part]:
         """Return the segments of all lanes, by episode.

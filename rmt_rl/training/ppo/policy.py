@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from rmt_rl.agent import ActingState, Agent
 from rmt_rl.data.segment import Segment
-from rmt_rl.recurrence import Tree, select_lanes, tree_map, where_lanes
-from rmt_rl.tokens import to_tensors
-from rmt_rl.training.ppo.played import Part, Places, Played, Stretch
+from rmt_rl.recurrence import Tree, select_lanes
+from rmt_rl.training.ppo.played import Places
+from rmt_rl.training.ppo.unrolling import Outputs, Unroller
 from rmt_rl.trees import map_leaves
 
 Array = NDArray[Any]
@@ -29,12 +29,14 @@ class Choice(NamedTuple):
 
     Attributes:
         actions: (B, ...), values of the action space.
+        chosen: (B, N) what the head chose, which the actions are made of.
         values: (B,) of the states before.
         log_probabilities: (B,) of the actions.
         state: of acting, for the next step.
     """
 
     actions: Any
+    chosen: Array
     values: Tensor
     log_probabilities: Tensor
     state: ActingState
@@ -46,10 +48,12 @@ class Chains(NamedTuple):
     Attributes:
         segments: the first segment of each sequence (C, K, ...), the second one, and so on, with their places.
         state: the core's state before the first ones.
+        start: the logits (N, P) that the agent had at its start, in the order of evaluation; None without a leash.
     """
 
     segments: Sequence[tuple[Segment, Places]]
     state: Tree
+    start: Tensor | None = None
 
 
 class SegmentPolicy(nn.Module):
@@ -60,6 +64,10 @@ class SegmentPolicy(nn.Module):
         learning_rate: of Adam.
         replay: hold the activations of one segment only, and compute those of others anew.
         precision: the number format of the core, `bf16-mixed` or `32-true`.
+
+    Attributes:
+        leash_weight: weight of the divergence from the agent as it was at its start.
+        divergences: of the minibatches so far, if there is a leash.
     """
 
     def __init__(self, agent: Agent, learning_rate: float, replay: bool = False, precision: str = "32-true") -> None:
@@ -68,7 +76,9 @@ class SegmentPolicy(nn.Module):
         self.agent = agent
         self.critic = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)).to(agent.device)
         self.replay = replay
-        self.precision = precision
+        self.unroller = Unroller(agent, precision)
+        self.leash_weight = 0.0
+        self.divergences: list[float] = []
         self.optimizer = torch.optim.Adam(self.parameters(), learning_rate, eps=1e-5)
 
     @property
@@ -86,13 +96,15 @@ class SegmentPolicy(nn.Module):
     def choose(self, observation: Any, returns: Array, state: ActingState | None, starts: NDArray[np.bool_]) -> Choice:
         """Draw actions for the next observations (B, ...), seen with returns-to-go (B,)."""
         agent = self.agent
-        with self._autocast():
+        with self.unroller.autocast():
             attended = agent.attend(self._seen(observation, returns), state, starts)
-        logits = attended.logits.float()
+        logits = attended.logits[:, : agent.head.size].float()
         chosen = agent.sampler.choose(agent.head, logits)
-        actions = agent.head.values(chosen.cpu().numpy())
-        log_probabilities = -agent.head.loss(logits, to_tensors(actions, agent.device))
-        return Choice(actions, self._value(attended.features), log_probabilities, attended.followed_by(actions))
+        log_probabilities = -agent.head.chosen_loss(logits, chosen)
+        on_host = chosen.cpu().numpy()
+        actions = agent.head.values(on_host)
+        following = attended.followed_by(actions)
+        return Choice(actions, on_host, self._value(attended.features), log_probabilities, following)
 
     @torch.no_grad()
     def values(self, observation: Any, returns: Array, state: ActingState, lanes: NDArray[np.int64]) -> Tensor:
@@ -100,7 +112,7 @@ class SegmentPolicy(nn.Module):
         indices = torch.from_numpy(lanes).to(self.agent.device)
         actions = map_leaves(lambda leaf: leaf[lanes], state.actions)
         own = ActingState(select_lanes(state.cache, indices), state.steps[lanes], actions)
-        with self._autocast():
+        with self.unroller.autocast():
             attended = self.agent.attend(self._seen(observation, returns), own)
         return self._value(attended.features)
 
@@ -115,97 +127,61 @@ class SegmentPolicy(nn.Module):
         """Return values, log-probabilities and entropies of the steps of chains, (N,) each.
 
         Args:
-            chains: the segments, which hold their actions.
-            actions: unused; Stable-Baselines3 passes what the buffer gave it.
+            chains: the segments.
+            actions: what the head chose in these steps.
         """
         head = self.agent.head
         state = chains.state
-        values, log_probabilities, entropies = [], [], []
+        features, logits = [], []
         for segment, places in chains.segments:
-            y_BKD, logits_BKP, state = self._run(segment, state)
-            real = torch.from_numpy(places.real).to(logits_BKP.device)
-            logits = logits_BKP.float()[real]
-            taken = map_leaves(lambda leaf, real=real: leaf[real], segment.actions)
-            values.append(self._value(y_BKD[real]))
-            log_probabilities.append(-head.loss(logits, taken))
-            entropies.append(head.entropy(logits))
-        known = [entropy for entropy in entropies if entropy is not None]
-        entropy = torch.cat(known) if len(known) == len(entropies) else None
-        return torch.cat(values), torch.cat(log_probabilities), entropy
+            outputs = self._run(segment, state)
+            state = outputs.state
+            real = torch.from_numpy(places.real).to(outputs.logits.device)
+            features.append(outputs.features[real])
+            logits.append(outputs.logits[real])
+        logits_NP = torch.cat(logits).float()
+        chosen = actions.reshape(len(logits_NP), head.count)
+        values = self._value(torch.cat(features))
+        if chains.start is not None:
+            values = self._leashed(values, chains.start, logits_NP)
+        return values, -head.chosen_loss(logits_NP, chosen), head.entropy(logits_NP)
 
-    def _run(self, segment: Segment, state: Tree) -> tuple[Tensor, Tensor, Tree]:
+    def _leashed(self, values: Tensor, start_NP: Tensor, logits_NP: Tensor) -> Tensor:
+        """Return the values; their gradient brings that of the divergence from the start's distributions with it."""
+        head = self.agent.head
+        divergences = head.divergence(start_NP, logits_NP)
+        if divergences is None:  # an estimate by samples of the start, whose gradient is without bias
+            drawn = self.agent.sampler.choose(head, start_NP)
+            divergences = head.chosen_loss(logits_NP, drawn) - head.chosen_loss(start_NP, drawn)
+        divergence = divergences.mean()
+        self.divergences.append(float(divergence.detach()))
+        return with_penalty(values, self.leash_weight * divergence)
+
+    def _run(self, segment: Segment, state: Tree) -> Outputs:
         if self.replay and torch.is_grad_enabled():
-            outputs: tuple[Tensor, Tensor, Tree] = checkpoint(self._outputs, segment, state, use_reentrant=False)
+            outputs: Outputs = checkpoint(self.unroller.run, segment, state, use_reentrant=False)
             return outputs
-        return self._outputs(segment, state)
-
-    def _outputs(self, segment: Segment, state: Tree) -> tuple[Tensor, Tensor, Tree]:
-        """Return the core's outputs (C, K, D), the logits (C, K, P) and the next state."""
-        agent = self.agent
-        with self._autocast():
-            y_BKD, state = agent.features(segment, state)
-            logits_BKP = agent.readout(y_BKD, agent.conditions_of(segment))
-        return y_BKD, logits_BKP, state
+        return self.unroller.run(segment, state)
 
     def _value(self, features: Tensor) -> Tensor:
         value: Tensor = self.critic(features.float())
         return value[..., 0]
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.agent.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
 
-    # States
+class _WithPenalty(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, values: Tensor, penalty: Tensor) -> Tensor:
+        return values.view_as(values)
 
-    @torch.no_grad()
-    def states(self, played: Played, parts: Sequence[Part], memory: Tree) -> States:
-        """Return the core's state before every segment of the parts, computed with today's weights.
-
-        Args:
-            played: the steps.
-            parts: segments of episodes.
-            memory: the states (B, ...) before the first segments of those parts that aren't fresh, by lane.
-        """
-        device = self.agent.device
-        lanes = torch.tensor([part.segments[0].lane for part in parts], device=device)
-        fresh = torch.tensor([part.fresh for part in parts], device=device)
-        state = where_lanes(fresh, self.agent.initial_state(len(parts)), select_lanes(memory, lanes))
-        rows: dict[tuple[int, int], int] = {}
-        found = []
-        active = list(range(len(parts)))
-        place = 0
-        while True:
-            for part in active:
-                rows[part, place] = len(rows)
-            found.append(state)
-            going_on = [row for row, part in enumerate(active) if len(parts[part].segments) > place + 1]
-            if not going_on:
-                return States(tree_map(lambda *leaves: torch.cat(leaves), *found), rows)
-            active = [active[row] for row in going_on]
-            state = select_lanes(state, torch.tensor(going_on, device=device))
-            segment, _ = played.segment([parts[part].segments[place] for part in active], device)
-            _, _, state = self._outputs(segment, state)
-            place += 1
-
-    @torch.no_grad()
-    def opened(self, played: Played, stretches: Sequence[Stretch], state: Tree) -> ActingState:
-        """Return the state of acting behind the steps of open segments, one for each lane."""
-        segment, _ = played.segment(stretches, self.agent.device)
-        with self._autocast():
-            return self.agent.opened(state, segment)
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient.new_ones(())
 
 
-class States(NamedTuple):
-    """States before segments, one a row.
+def with_penalty(values: Tensor, penalty: Tensor) -> Tensor:
+    """Return the values, so that the gradient of any loss of them has the gradient of a penalty added to it.
 
-    Attributes:
-        rows: the states.
-        places: the row of a part's segment, by the indices of both.
+    The losses are Stable-Baselines3's, which has no place for further terms.
     """
-
-    rows: Tree
-    places: dict[tuple[int, int], int]
-
-    def select(self, chosen: Sequence[tuple[int, int]], device: torch.device) -> Tree:
-        """Return the states before these segments."""
-        rows = [self.places[place] for place in chosen]
-        return select_lanes(self.rows, torch.tensor(rows, device=device))
+    penalised: Tensor = _WithPenalty.apply(values, penalty)  # type: ignore[no-untyped-call]
+    return penalised
