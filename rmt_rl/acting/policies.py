@@ -18,7 +18,7 @@ from rmt_rl.export import RuntimeName
 from rmt_rl.nn.scaling import has_bounds
 from rmt_rl.runs.find import find_run
 from rmt_rl.space_fit import fit_actions
-from rmt_rl.task import Options, Policy, Task, is_informed, is_privileged, task_config
+from rmt_rl.task import Options, Policy, Task, divided, is_informed, is_privileged, task_config
 from rmt_rl.trees import Place, leaves, map_space, part_at
 
 EXPERT, RANDOM = "expert", "random"  # policies that need no training run
@@ -192,6 +192,47 @@ def _column(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
+class EachEpisodeAnew:
+    """Plays lives as another policy plays single episodes: each episode of a life starts with an empty memory.
+
+    Args:
+        policy: the policy.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """See `Privileged`; of no effect on other policies."""
+        if is_privileged(self._policy):
+            self._policy.attach(env)
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """Choose actions; `observation` is one of lives, or holds one beside a return-to-go."""
+        inner = observation if "episode_start" in observation else observation["observation"]
+        starts = inner["episode_start"] == 1
+        return self._policy.predict(self._view(observation), state, starts, deterministic)
+
+    def replace_actions(self, state: Any, actions: Any, replaced: NDArray[np.bool_]) -> Any:
+        """See `Informed`; of no effect on other policies."""
+        if is_informed(self._policy):
+            return self._policy.replace_actions(state, actions, replaced)
+        return state
+
+    def _view(self, observation: Any) -> Any:
+        """Return what the policy observes."""
+        return observation
+
+
+class OfEpisodes(EachEpisodeAnew):
+    """Plays lives as a policy that knows only single episodes, and so observes what the environment shows in these."""
+
+    def _view(self, observation: Any) -> Any:
+        return observation["observation"]
+
+
 def make_expert(task: Task, options: Options, seed: int) -> Policy:
     """Return the task's expert.
 
@@ -204,8 +245,10 @@ def make_expert(task: Task, options: Options, seed: int) -> Policy:
             f"{task.ID} has no expert to collect data from; name a data set with --dataset, or collect one with "
             "rmt-rl collect --policy"
         )
-    policy: Policy = expert(task_config(task, options), seed=seed)
-    return policy
+    config = task_config(task, options)
+    policy: Policy = expert(config, seed=seed)
+    plays_lives = hasattr(task, "LIFETIME") or divided(task, config).lifetime is None
+    return policy if plays_lives else OfEpisodes(policy)
 
 
 def has_expert(task: Task, options: Options) -> bool:

@@ -127,6 +127,8 @@ def _result(evaluation: EvaluatedSetting) -> dict[str, Any]:
     values: dict[str, Any] = {"count": evaluation.episodes}
     for name in READ:
         values[name] = getattr(evaluation, name)
+    if evaluation.by_episode_of_life:
+        values["return_by_episode_of_life"] = [score._asdict() for score in evaluation.by_episode_of_life]
     return values
 
 

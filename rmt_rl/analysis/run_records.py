@@ -49,6 +49,8 @@ class EvaluatedSetting:
     return_interval: Interval | None
     made_with: OptionValues
     """Seed, target return and so on, which results must share to be compared; empty where not recorded."""
+    by_episode_of_life: Sequence[Score] = ()
+    """Mean return of each episode of a life, in order; none if episodes weren't lives."""
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -121,6 +123,9 @@ def evaluation_record(result: Mapping[str, Any]) -> EvaluatedSetting:
         mean_return=result["mean_return"],
         return_interval=_interval(result["return_interval"]),
         made_with={name: result[name] for name in SETTINGS if name in result},
+        by_episode_of_life=[
+            Score(each["mean"], _interval(each["interval"])) for each in result.get("return_by_episode_of_life", ())
+        ],
     )
 
 

@@ -18,6 +18,7 @@ from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.flags import with_options
 from rmt_rl.registry import agent_class, learner_named, load_task, names
+from rmt_rl.task import config_class
 
 if TYPE_CHECKING:
     from rmt_rl.training.learner import AgentLearner
@@ -351,7 +352,7 @@ def run_config_class(env: str, agent: str, learner: str | None = None) -> type[R
         UsageError: no env, agent or learner has this name, or it needs a package that isn't installed.
     """
     base = learner_class(agent, learner).Run
-    return with_options(base, env=load_task(env).Config, agent=agent_class(agent).Config)
+    return with_options(base, env=config_class(load_task(env)), agent=agent_class(agent).Config)
 
 
 def make_config(values: Mapping[str, object], source: str = "the config") -> RunConfig:

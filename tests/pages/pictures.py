@@ -31,6 +31,7 @@ SHOWN = {
     "atari": Shown(60),
     "cartpole_hidden": Shown(30),
     "color_cubes": Shown(6),
+    "dark_room": Shown(6),
     "endless_tmaze": Shown(7),
     "memory_maze": Shown(20),
     "minigrid_memory": Shown(8, options=(("size", 21),)),
