@@ -73,6 +73,7 @@ class SelectedRenewal(nn.Module):
         """Return the cache's tensors, given `restarted_B`, `start_B`, the last action's parts and the cache's."""
         restarted_B, *others = arguments
         lanes = restarted_B.nonzero()[:, 0]
+        torch._check(lanes.shape[0] >= 1)  # else the branch doesn't run
         renewed = self.renewal(*select_lanes(tuple(others), lanes))
         cache = tuple(others[-self.count :])
         return tree_map(lambda leaf, new: leaf.index_copy(0, lanes, new), cache, tuple(renewed))
