@@ -28,6 +28,7 @@ class Case(NamedTuple):
         score: success_rate or mean_return.
         env_options: options of the environment.
         segment_length: steps of a segment of the agents that have segments.
+        truncation: end where the time limit is part of the task.
     """
 
     env: str
@@ -35,16 +36,22 @@ class Case(NamedTuple):
     score: str = "success_rate"
     env_options: Options = NO_OPTIONS
     segment_length: int = 32
+    truncation: str = "bootstrap"
 
 
 def _popgym(task: str, steps: int = 200_000) -> Case:
     return Case("popgym", steps, "mean_return", {"task": task})
 
 
+def _tmaze(longest: int, steps: int, segment_length: int) -> Case:
+    options = {"corridor_length": [1, longest], "penalty": -1 / longest}
+    return Case("tmaze", steps, env_options=options, segment_length=segment_length, truncation="end")
+
+
 CASES = {
-    "tmaze-20": Case("tmaze", 200_000, env_options={"corridor_length": 20, "penalty": -0.05}, segment_length=10),
-    "tmaze-100": Case("tmaze", 400_000, env_options={"corridor_length": 100, "penalty": -0.01}),
-    "memory-s13": Case("minigrid_memory", 400_000, env_options={"size": 13}),
+    "tmaze-20": _tmaze(20, 160_000, segment_length=10),
+    "tmaze-100": _tmaze(100, 400_000, segment_length=25),
+    "memory-s13": Case("minigrid_memory", 400_000, env_options={"size": 13}, truncation="end"),
     "repeat_first": _popgym("repeat_first"),
     "repeat_previous": _popgym("repeat_previous"),
     "count_recall": _popgym("count_recall"),
@@ -54,12 +61,21 @@ CASES = {
 
 OF_PPO: Options = {
     "learner": "ppo",
+    "batch_size": 1024,
+    "n_epochs": 6,
     "gae_lambda": 0.98,
-    "learning_rate": 5e-4,
+    "ent_coef": 0.03,
 }
 """Options of the agents of this project, on all tasks."""
 OF_RECURRENT_PPO: Options = {
-    "agent_options": {"gae_lambda": 0.98, "learning_rate": 1e-3},
+    "agent_options": {
+        "batch_size": 1024,
+        "n_epochs": 6,
+        "learning_rate": 1e-3,
+        "gae_lambda": 0.98,
+        "ent_coef": 0.03,
+        "lstm_hidden_size": 64,
+    },
 }
 """Options of sb3-contrib's agent, on all tasks."""
 
@@ -74,6 +90,7 @@ def cell(name: str, agent: str, seed: int) -> Cell:
         "env_options": dict(case.env_options),
         "total_timesteps": case.steps,
         "n_envs": N_ENVS,
+        "truncation": case.truncation,
         "eval_every": every,
         "save_every": every,
         "seed": seed,

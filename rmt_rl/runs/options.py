@@ -155,6 +155,11 @@ class OnlineConfig(Frozen):
         100_000, ge=1, description="steps of all environments together, rounded up to whole rounds"
     )
     n_envs: int = Field(8, ge=1, description="environments played at once")
+    truncation: Literal["bootstrap", "end"] = Field(
+        "bootstrap",
+        description="return behind the last step of a truncated episode: bootstrap, the value of its last observation; "
+        "end, 0, for tasks in which the time limit is part of the task",
+    )
     device: str = Field("cpu", description="device of the networks, e.g. cpu or cuda")
     save_every: int = Field(10_000, ge=1, description="steps between two checkpoints, rounded up to whole rounds")
 

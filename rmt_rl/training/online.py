@@ -239,9 +239,19 @@ def _viewed_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
 
 
 def checked_env(config: OnlineRun) -> AnyEnv:
-    """Return a run's environment, whose rewards are checked."""
+    """Return a run's environment to learn in, whose rewards are checked."""
     env = make_env(load_task(config.env), config.env_options)
+    if config.online.truncation == "end":
+        env = _TruncationEnds(env)
     return TransformReward(env, _checked_reward)
+
+
+class _TruncationEnds(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose time limit ends an episode as its goal does, so that no value is added behind it."""
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated or truncated, False, info
 
 
 def _checked_reward(reward: Any) -> Any:
