@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -72,6 +72,7 @@ class ActingAgent(BaseAgent):
         encoding: the encoders of tokens.
         head: the distribution of actions.
         sampler: draws actions.
+        takes_masks: `predict` has the argument `action_masks`.
         known: tokens of a step that are fed before acting.
         late: those that are fed with the next step.
     """
@@ -80,6 +81,7 @@ class ActingAgent(BaseAgent):
     encoding: Encoding
     head: Head
     sampler: Sampler
+    takes_masks: ClassVar[bool] = True
     known: Sequence[TokenName]
     late: Sequence[TokenName]
 
@@ -121,11 +123,24 @@ class ActingAgent(BaseAgent):
         state: Any = None,
         episode_start: Array | None = None,
         deterministic: bool = True,
+        action_masks: Array | None = None,
     ) -> tuple[Any, Any]:
+        """Choose actions; see `BaseAgent.predict`.
+
+        Args:
+            observation: see there.
+            state: see there.
+            episode_start: see there.
+            deterministic: see there.
+            action_masks: True for each choice that is allowed, (P,) or (B, P), as sb3-contrib's MaskablePPO takes it.
+        """
         if self.training:
             self.eval()
         attended = self.attend(observation, state, episode_start)
         for_action = attended.logits[:, : self.head.size]
+        if action_masks is not None:
+            allowed = np.asarray(action_masks, bool).reshape(len(for_action), -1)
+            for_action = self.head.masked(for_action, torch.from_numpy(allowed).to(self.device))
         chosen = self.head.choose(for_action, None) if deterministic else self.sampler.choose(self.head, for_action)
         actions = self.head.values(on_host(chosen, for_action))
         following = attended.followed_by(actions)

@@ -25,6 +25,8 @@ from rmt_rl.wrappers import Lifetime
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 Begun: TypeAlias = tuple[Any, dict[str, Any]]
 Step: TypeAlias = tuple[Any, float, bool, bool, dict[str, Any]]
+ACTION_MASK = "action_mask"
+"""The info of which actions are allowed next, as in Gymnasium's Taxi: a flag for each."""
 _OLD = "environments of OpenAI's Gym can be wrapped by shimmy.GymV21CompatibilityV0 (pip install 'shimmy[gym-v21]')"
 
 
@@ -85,8 +87,8 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     Args:
         env: the environment.
         name: its name in error messages.
-        keeps_infos: pass on all infos; otherwise only `is_success` at an episode's end, since a vector environment
-            can't join infos whose types differ between environments, such as None and True.
+        keeps_infos: pass on all infos; otherwise only `action_mask`, and `is_success` at an episode's end, since a
+            vector environment can't join infos whose types differ between environments, such as None and True.
 
     Raises:
         UsageError: `reset` can't be given a seed; in `reset` and `step`, the environment returns anything else.
@@ -154,13 +156,16 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Return the infos to pass on."""
         if self._keeps_infos:
             return info
+        kept: dict[str, Any] = {}
+        if info.get(ACTION_MASK) is not None:
+            kept[ACTION_MASK] = np.asarray(info[ACTION_MASK], bool).ravel()
         if not ended:
-            return {}
+            return kept
         try:
             success = as_success(info.get(SUCCESS))
         except UsageError as error:
             raise self._error(str(error)) from None
-        return {} if success is None else {SUCCESS: success}
+        return kept if success is None else kept | {SUCCESS: success}
 
     def _error(self, fault: str) -> UsageError:
         return UsageError(f"env {self._name!r}: {fault}")

@@ -69,6 +69,22 @@ class Informed(Protocol):
         """
 
 
+class Masked(Protocol):
+    """A policy that chooses among the actions that an environment allows."""
+
+    takes_masks: bool
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = True,
+        action_masks: NDArray[Any] | None = None,
+    ) -> tuple[Any, Any]:
+        """Return the actions and the next state; `action_masks` (N, P) is True for each choice that is allowed."""
+
+
 class Task(Protocol):
     """A module that defines a memory task, or a class used as a namespace (its functions static).
 
@@ -127,6 +143,11 @@ def is_privileged(policy: Policy) -> TypeGuard[Privileged]:
 def is_informed(policy: Policy) -> TypeGuard[Informed]:
     """Return True if a policy has the method of `Informed`."""
     return callable(getattr(policy, "replace_actions", None))
+
+
+def takes_masks(policy: Policy) -> TypeGuard[Masked]:
+    """Return True if a policy takes action masks."""
+    return getattr(policy, "takes_masks", False) is True
 
 
 def is_task(thing: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from gymnasium import Env as GymnasiumEnv
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from rmt_rl.config import Frozen
 from rmt_rl.data.trajectory import check_all_values
-from rmt_rl.environments import make_env
+from rmt_rl.environments import ACTION_MASK, make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
 from rmt_rl.machine import check_fits
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.space_fit import fit_actions
-from rmt_rl.task import Options, Policy, Task, divided, is_privileged, task_config
+from rmt_rl.task import Options, Policy, Task, divided, is_privileged, takes_masks, task_config
 from rmt_rl.trees import leaves, map_leaves, map_space, part_at
 from rmt_rl.wrappers import VectorLifetime, require_next_step
 
@@ -157,6 +157,31 @@ def _name(env: VecEnv) -> str:
     return type(one).__name__ if one.spec is None else one.spec.id
 
 
+def has_masks(env: VecEnv) -> bool:
+    """Return True if the environments, or what they wrap, have sb3-contrib's method `action_masks`."""
+    vector = env.unwrapped
+    if not isinstance(vector, SyncVectorEnv):
+        return False
+    try:
+        return callable(vector.envs[0].get_wrapper_attr("action_masks"))
+    except AttributeError:
+        return False
+
+
+def action_masks(env: VecEnv, infos: dict[str, Any], from_method: bool) -> Bools | None:
+    """Return the masks (N, P) of the next actions, from `action_masks()` or from infos; None if there are none."""
+    if from_method:
+        vector = cast("SyncVectorEnv", env.unwrapped)
+        return np.array(vector.call("action_masks"), np.bool_)
+    masks = infos.get(ACTION_MASK)
+    if masks is None:
+        return None
+    flat: Bools = np.array(masks, np.bool_)
+    is_given = infos[f"_{ACTION_MASK}"]
+    flat[~is_given] = True
+    return flat
+
+
 def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, deterministic: bool = True) -> Iterator[Step]:
     """Play whole episodes, in each lane a number fixed beforehand, and yield every step of the vector environment.
 
@@ -182,13 +207,18 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     left = shares(episodes, env.num_envs)
     starts = np.ones(env.num_envs, bool)
     resets = np.zeros(env.num_envs, bool)
-    observations, _ = env.reset(seed=seed)
+    from_method = has_masks(env)
+    observations, infos = env.reset(seed=seed)
     _check_observations(env, 0, observations)
     state = None
     step = 0
     playing = left > 0
     while playing.any():
-        actions, state = policy.predict(observations, state, starts, deterministic)
+        masks = action_masks(env, infos, from_method)
+        if masks is not None and takes_masks(policy):
+            actions, state = policy.predict(observations, state, starts, deterministic, masks)
+        else:
+            actions, state = policy.predict(observations, state, starts, deterministic)
         _check_actions(env, step, actions)
         actions = fit_actions(actions, env.single_action_space)
         played = map_leaves(np.copy, actions)  # an environment may change what it is given

@@ -15,6 +15,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rmt_rl.errors import UsageError
+
 
 class Head(ABC):
     """A family of distributions over an action space, with `size` = P parameters (`numbers`).
@@ -41,6 +43,18 @@ class Head(ABC):
     def entropy(self, numbers: Tensor) -> Tensor | None:
         """Return the entropy (...,) of actions in nats, given parameters (..., P); None if it has no closed form."""
         return None
+
+    def masked(self, numbers: Tensor, allowed: Tensor) -> Tensor:
+        """Return the parameters (..., P) of the distribution over allowed actions only.
+
+        Args:
+            numbers: parameters (..., P).
+            allowed: bool, one for each parameter, as in sb3-contrib's MaskablePPO.
+
+        Raises:
+            UsageError: the actions aren't categories, or there is no mask for one of them, or none is allowed.
+        """
+        raise UsageError("action masks are for Discrete, MultiDiscrete and MultiBinary action spaces; give none here")
 
     @abstractmethod
     def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rmt_rl.categories import Categories
+from rmt_rl.errors import UsageError
 from rmt_rl.nn.heads.base import Head, graph_dtype
+
+MASKED = -1e8
+"""The logit of an action that isn't allowed, whose probability is 0 in float32; that of sb3-contrib."""
 
 
 class Categorical(Head):
@@ -48,6 +52,17 @@ class Categorical(Head):
     def entropy(self, numbers: Tensor) -> Tensor | None:
         entropies = [entropy_of(logits) for logits in numbers.split(self.sizes, -1)]
         return torch.stack(entropies).sum(0)
+
+    def masked(self, numbers: Tensor, allowed: Tensor) -> Tensor:
+        if allowed.shape != numbers.shape:
+            raise UsageError(
+                f"an action mask has the shape {tuple(allowed.shape[1:])}; space={self.space} asks for {self.size} "
+                "flags, one for each choice"
+            )
+        for variable in allowed.split(self.sizes, -1):
+            if not variable.any(-1).all():
+                raise UsageError(f"an action mask allows no action of space={self.space}; mend the environment")
+        return numbers.masked_fill(~allowed, MASKED)
 
     def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:
         variables = numbers.split(self.sizes, -1)

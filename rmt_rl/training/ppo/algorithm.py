@@ -25,6 +25,7 @@ from torch import Tensor
 from rmt_rl.agent import ActingState
 from rmt_rl.recurrence import Tree
 from rmt_rl.training.ppo.leash import Leash
+from rmt_rl.training.ppo.masks import Masks
 from rmt_rl.training.ppo.played import Place, Played, Step, Stretch
 from rmt_rl.training.ppo.policy import Chains, SegmentPolicy
 from rmt_rl.training.ppo.unrolling import States
@@ -107,8 +108,9 @@ class SegmentRollout(RolloutBuffer):
             return self.to_torch(array[steps, lanes])
 
         start = None if self.start is None else of(self.start)
+        allowed = None if played.allowed is None else of(played.allowed[self.first :]).bool()
         return RolloutBufferSamples(
-            Chains(segments, state, start),  # type: ignore[arg-type] # which `SegmentPolicy.evaluate_actions` takes
+            Chains(segments, state, start, allowed),  # type: ignore[arg-type] # which `SegmentPolicy.evaluate_actions` takes
             of(played.chosen[self.first :]),
             of(self.values),
             of(self.log_probs),
@@ -170,6 +172,7 @@ class SegmentPPO(PPO):
         self.kept: list[Step] = []  # of open segments, and of `burn_in` ones before
         self.opened = np.zeros(self.n_envs, np.int64)  # (B,) the first of these steps in each lane
         self.memory: Tree = policy.agent.initial_state(self.n_envs)  # before that step
+        self.last_infos: Sequence[dict[str, Any]] = [{}] * self.n_envs
         self.collected = np.zeros(self.n_envs)  # (B,) rewards of the open episodes
 
     @property
@@ -205,12 +208,17 @@ class SegmentPPO(PPO):
         callback.on_rollout_start()
         first = len(self.kept)
         state = self._acting_state()
+        masks = Masks(env, policy.agent.head.size)
+        infos = self.last_infos
         for _ in range(n_rollout_steps):
             starts = np.asarray(self._last_episode_starts, bool)
             returns = self._returns_to_go(starts)
-            choice = policy.choose(self._last_obs, returns, state, starts)
+            allowed = masks.next(infos, starts)
+            choice = policy.choose(self._last_obs, returns, state, starts, allowed)
             state = choice.state
-            self.kept.append(Step(map_leaves(np.copy, self._last_obs), choice.actions, choice.chosen, returns, starts))
+            self.kept.append(
+                Step(map_leaves(np.copy, self._last_obs), choice.actions, choice.chosen, returns, starts, allowed)
+            )
             seen, rewards, dones, infos = env.step(_by_lane(choice.actions, self.n_envs))
             self.collected += _raw(env, rewards)
             self.num_timesteps += env.num_envs
@@ -221,6 +229,7 @@ class SegmentPPO(PPO):
             rewards = rewards + self.gamma * self._values_at_limits(infos, state)
             buffer.put(rewards, starts, choice.values, choice.log_probabilities)
             self._last_obs, self._last_episode_starts = seen, dones  # type: ignore[assignment] # a tuple is fine, too
+        self.last_infos = infos
         assert state is not None
         every = np.arange(self.n_envs)
         last = policy.values(self._last_obs, self._returns_to_go(dones), state, every)

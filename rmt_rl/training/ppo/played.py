@@ -32,6 +32,7 @@ class Step(NamedTuple):
         chosen: (B, N) what the head chose, which the actions are made of.
         return_to_go: (B,) float32, what the agent saw as such.
         start: (B,) bool, True at an episode's first step.
+        allowed: (B, M) bool, the action masks; None if the environments have none.
     """
 
     observation: Any
@@ -39,6 +40,7 @@ class Step(NamedTuple):
     chosen: Array
     return_to_go: Array
     start: Array
+    allowed: Array | None = None
 
 
 class Stretch(NamedTuple):
@@ -75,6 +77,7 @@ class Played(NamedTuple):
         chosen: (T, B, N).
         returns_to_go: (T, B) float32.
         starts: (T, B) bool.
+        allowed: (T, B, M) bool; None if there are no action masks.
     """
 
     observations: Any
@@ -82,12 +85,20 @@ class Played(NamedTuple):
     chosen: Array
     returns_to_go: Array
     starts: Array
+    allowed: Array | None
 
     @classmethod
     def of(cls, steps: Sequence[Step]) -> Played:
         """Return so many steps in one."""
-        observations, actions, chosen, returns, starts = zip(*steps, strict=True)
-        return cls(_stacked(observations), _stacked(actions), np.stack(chosen), np.stack(returns), np.stack(starts))
+        observations, actions, chosen, returns, starts, allowed = zip(*steps, strict=True)
+        return cls(
+            _stacked(observations),
+            _stacked(actions),
+            np.stack(chosen),
+            np.stack(returns),
+            np.stack(starts),
+            _stacked_masks(allowed),
+        )
 
     def parts(self, opened: Counts, segment_length: int) -> list[Part]:
         """Return the segments of all lanes, by episode.
@@ -151,3 +162,12 @@ class Places(NamedTuple):
 def _stacked(values: Sequence[Any]) -> Any:
     first, *others = values
     return map_leaves(lambda *leaves: np.stack(leaves), first, *others)
+
+
+def _stacked_masks(masks: Sequence[Array | None]) -> Array | None:
+    """Return masks (B, M) as (T, B, M); steps without masks allow every action. None if no step has masks."""
+    some = next((mask for mask in masks if mask is not None), None)
+    if some is None:
+        return None
+    every = np.ones_like(some)
+    return np.stack([every if mask is None else mask for mask in masks])

@@ -49,11 +49,13 @@ class Chains(NamedTuple):
         segments: the first segment of each sequence (C, K, ...), the second one, and so on, with their places.
         state: the core's state before the first ones.
         start: the logits (N, P) that the agent had at its start, in the order of evaluation; None without a leash.
+        allowed: the action masks (N, M), in the same order; None if there are none.
     """
 
     segments: Sequence[tuple[Segment, Places]]
     state: Tree
     start: Tensor | None = None
+    allowed: Tensor | None = None
 
 
 class SegmentPolicy(nn.Module):
@@ -93,12 +95,21 @@ class SegmentPolicy(nn.Module):
     # Acting
 
     @torch.no_grad()
-    def choose(self, observation: Any, returns: Array, state: ActingState | None, starts: NDArray[np.bool_]) -> Choice:
-        """Draw actions for the next observations (B, ...), seen with returns-to-go (B,)."""
+    def choose(
+        self,
+        observation: Any,
+        returns: Array,
+        state: ActingState | None,
+        starts: NDArray[np.bool_],
+        allowed: Array | None = None,
+    ) -> Choice:
+        """Draw actions for the next observations (B, ...), seen with returns-to-go (B,) and action masks (B, M)."""
         agent = self.agent
         with self.unroller.autocast():
             attended = agent.attend(self._seen(observation, returns), state, starts)
         logits = attended.logits[:, : agent.head.size].float()
+        if allowed is not None:
+            logits = agent.head.masked(logits, torch.from_numpy(allowed).to(logits.device))
         chosen = agent.sampler.choose(agent.head, logits)
         log_probabilities = -agent.head.chosen_loss(logits, chosen)
         on_host = chosen.cpu().numpy()
@@ -140,10 +151,13 @@ class SegmentPolicy(nn.Module):
             features.append(outputs.features[real])
             logits.append(outputs.logits[real])
         logits_NP = torch.cat(logits).float()
+        if chains.allowed is not None:
+            logits_NP = head.masked(logits_NP, chains.allowed)
         chosen = actions.reshape(len(logits_NP), head.count)
         values = self._value(torch.cat(features))
         if chains.start is not None:
-            values = self._leashed(values, chains.start, logits_NP)
+            start_NP = chains.start if chains.allowed is None else head.masked(chains.start, chains.allowed)
+            values = self._leashed(values, start_NP, logits_NP)
         return values, -head.chosen_loss(logits_NP, chosen), head.entropy(logits_NP)
 
     def _leashed(self, values: Tensor, start_NP: Tensor, logits_NP: Tensor) -> Tensor:
