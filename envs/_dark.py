@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -12,6 +12,9 @@ from pydantic import Field, field_validator
 
 from rmt_rl.config import Frozen
 from rmt_rl.envs._lanes import Lanes
+
+if TYPE_CHECKING:
+    from rmt_rl.data.trajectory import Trajectory
 
 RIGHT, UP, LEFT, DOWN, STAY = range(5)
 _DX = np.array([1, 0, -1, 0, 0, 0])  # the last entry: the extra action of `Lanes` that begins an episode
@@ -71,7 +74,7 @@ class DarkGrid(Lanes):
         space = spaces.Box(0, 1, (2 * config.size,), np.float32)
         super().__init__(num_envs, render_mode, space, spaces.Discrete(5))
         self._middle = config.middle
-        self._hiding = tuple(config.hiding_cells.tolist())
+        self._hiding = config.hiding_cells
         self._cell = np.full(num_envs, config.middle)
         self._time = np.zeros(num_envs, np.int64)
 
@@ -79,15 +82,10 @@ class DarkGrid(Lanes):
         self._cell[lanes] = self._middle
         self._time[lanes] = -1  # the step that begins an episode takes no time
 
-    def _draw_cells(self, lanes: Ints, count: int) -> Ints:
-        """Draw different cells for hidden things in these lanes, int64 (len(lanes), count)."""
-        hiding = np.array(self._hiding)
-        ranks = np.array([self._streams.draw(lanes) for _ in range(len(hiding))]) if count > 1 else None
-        if ranks is None:
-            drawn = (self._streams.draw(lanes) >> np.uint64(1)).astype(np.int64) % len(hiding)
-            return hiding[drawn][:, None]
-        chosen: Ints = hiding[ranks.argsort(0)[:count].T]
-        return chosen
+    def _draw(self, lanes: Ints, below: int) -> Ints:
+        """Draw a number in 0..below - 1 for each of these lanes."""
+        drawn: Ints = (self._streams.draw(lanes) >> np.uint64(1)).astype(np.int64) % below
+        return drawn
 
     def _move(self, actions: Ints) -> None:
         self._time += 1
@@ -148,33 +146,20 @@ def sweep(size: int) -> Ints:
     return np.array(order)
 
 
-class Seen(NamedTuple):
-    """The place of n agents, and their rewards of the step before.
-
-    Attributes:
-        cells: own cells (n,).
-        rewards: rewards of the step before (n,).
-        starts: True where an episode, also one of a life, starts (n,).
-    """
-
-    cells: Ints
-    rewards: NDArray[Any]
-    starts: Bools
+def cells_of(observations: NDArray[Any], size: int) -> Ints:
+    """Return the cells (n,) that observations (n, 2 size) show."""
+    columns, rows = observations[:, :size].argmax(1), observations[:, size:].argmax(1)
+    cells: Ints = rows * size + columns
+    return cells
 
 
-def seen_of(observation: Any, episode_start: Any, size: int) -> Seen:
-    """Read observations of lives or of single episodes; in these no reward is seen."""
-    lives = unwrapped(observation)
-    if isinstance(lives, Mapping):
-        own, rewards = np.asarray(lives["observation"]), np.asarray(lives["previous_reward"])[:, 0]
-        starts = np.asarray(lives["episode_start"]) == 1
-    else:
-        own, rewards, starts = lives, np.zeros(len(lives)), np.asarray(episode_start, bool)
-    columns, rows = own[:, :size].argmax(1), own[:, size:].argmax(1)
-    return Seen(rows * size + columns, rewards, starts)
-
-
-def unwrapped(observation: Any) -> Any:
-    """Return observations without a return-to-go beside them."""
-    has_return = isinstance(observation, Mapping) and "return_to_go" in observation
-    return observation["observation"] if has_return else observation
+def found_before(trajectory: Trajectory) -> Bools:
+    """Return the mask, bool (T,), of the steps in episodes of a life that follow one with a reward."""
+    observations = trajectory.observations
+    if not isinstance(observations, dict):
+        return np.zeros(len(trajectory), bool)
+    starts = np.asarray(observations["episode_start"])[:-1] == 1
+    rewarded = np.asarray(observations["previous_reward"])[:-1, 0] > 0
+    found = np.logical_or.accumulate(rewarded)
+    mask: Bools = np.logical_or.accumulate(found & starts)
+    return mask

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from rmt_rl.config import validated
-from rmt_rl.envs._dark import BEGIN, Bools, DarkConfig, DarkGrid, Ints, moved, seen_of, sweep, towards
+from rmt_rl.envs._dark import BEGIN, Bools, DarkConfig, DarkGrid, Ints, cells_of, found_before, moved, sweep, towards
 from rmt_rl.envs._lanes import Lane, Transition
+from rmt_rl.envs._lives import seen_of
 
 if TYPE_CHECKING:
     from rmt_rl.data.trajectory import Trajectory
@@ -70,7 +71,7 @@ class DarkRoomVector(DarkGrid):
         self._reached = np.zeros(num_envs, bool)
 
     def _start(self, lanes: Ints) -> None:
-        self._goal[lanes] = self._draw_cells(lanes, 1)[:, 0]
+        self._goal[lanes] = self._hiding[self._draw(lanes, len(self._hiding))]
         self._start_again(lanes)
 
     def _start_again(self, lanes: Ints) -> None:
@@ -140,14 +141,15 @@ class Expert:
             episode_start: (n,), True where a life starts. All is forgotten there.
             deterministic: Unused, since the expert is deterministic.
         """
-        seen = seen_of(observation, episode_start, self._size)
-        known = self._initial(seen.cells) if state is None else _forgotten(state, episode_start)
-        reached = np.where(seen.starts, known.next_cell, seen.cells)  # an episode's end shows the next one's start
+        seen = seen_of(observation, episode_start)
+        own = cells_of(seen.own, self._size)
+        known = self._initial(own) if state is None else _forgotten(state, episode_start)
+        reached = np.where(seen.starts, known.next_cell, own)  # an episode's end shows the next one's start
         left = known.left & (self._order != reached[:, None])
         goal = np.where((seen.rewards > 0) & (known.goal == _UNKNOWN), reached, known.goal)
         target = np.where(goal == _UNKNOWN, self._order[left.argmax(1)], goal)
-        actions = towards(seen.cells, target, self._size)
-        return actions, Known(left, goal, seen.cells, moved(seen.cells, actions, self._size))
+        actions = towards(own, target, self._size)
+        return actions, Known(left, goal, own, moved(own, actions, self._size))
 
     def replace_actions(self, state: Known, actions: Ints, replaced: Bools) -> Known:
         """Return the state after other actions than the chosen ones, see `Informed`."""
@@ -171,15 +173,12 @@ def _forgotten(known: Known, starts: Any) -> Known:
 
 def decisive(trajectory: Trajectory) -> Bools:
     """Return the mask, bool (T,), of the steps away from a goal that an earlier episode of the life has found."""
-    observations = trajectory.observations
-    if not isinstance(observations, dict):
-        return np.zeros(len(trajectory), bool)
-    starts = np.asarray(observations["episode_start"])[:-1] == 1
-    rewarded = np.asarray(observations["previous_reward"])[:-1, 0] > 0
-    found = np.logical_or.accumulate(rewarded)
-    found_before = np.logical_or.accumulate(found & starts)
-    mask: Bools = found_before & (starts | ~rewarded)
-    return mask
+    rewards = np.asarray(trajectory.rewards)
+    stays = np.zeros(len(rewards), bool)
+    stays[1:] = rewards[:-1] > 0
+    if isinstance(trajectory.observations, dict):
+        stays &= np.asarray(trajectory.observations["episode_start"])[:-1] == 0
+    return found_before(trajectory) & ~stays
 
 
 make = DarkRoom

@@ -29,7 +29,16 @@ from rmt_rl.success import SUCCESS
 from rmt_rl.wrappers import Lifetime, VectorLifetime
 from tests.tiny import work_folder
 
-NATIVE = ["associative_retrieval", "color_cubes", "dark_room", "endless_tmaze", "tmaze"]
+NATIVE = [
+    "associative_retrieval",
+    "bandit",
+    "color_cubes",
+    "dark_key_to_door",
+    "dark_room",
+    "endless_tmaze",
+    "tmaze",
+    "tmaze_without_hint",
+]
 SHORT = {"tmaze": {"corridor_length": (1, 6)}, "associative_retrieval": {"episode_length": (3, 6)}}
 TOLD = (EPISODE_OF_LIFE, EPISODE_RETURN, EPISODE_SUCCESS, SUCCESS)
 
@@ -148,6 +157,43 @@ def test_the_dark_rooms_expert_searches_four_episodes_and_then_goes_straight(goa
     assert max(without) < 0.5 * best
 
 
+@pytest.mark.parametrize("goals", ["train", "test"])
+def test_the_expert_with_key_and_door_searches_each_once(goals: str) -> None:
+    expert = make_expert(registry.load_task("dark_key_to_door"), {}, seed=0)
+    returns = by_episode(expert, "dark_key_to_door", {"goals": goals})
+    assert returns == sorted(returns)
+    assert returns[0] < 1
+    assert returns[4:] == [2] * 4
+    without = by_episode(EachEpisodeAnew(expert), "dark_key_to_door", {"goals": goals})
+    assert max(without) < 1
+
+
+def test_the_t_maze_without_a_hint_is_a_guess_once() -> None:
+    expert = make_expert(registry.load_task("tmaze_without_hint"), {}, seed=0)
+    returns = by_episode(expert, "tmaze_without_hint", {})
+    assert 0.4 < returns[0] < 0.6
+    assert returns[1:] == [1] * 9
+
+
+def test_the_bandits_expert_explores_and_then_keeps_to_a_good_arm() -> None:
+    expert = make_expert(registry.load_task("bandit"), {}, seed=0)
+    returns = by_episode(expert, "bandit", {}, lives=400)
+    best = 5 / 6  # the mean of the largest of five uniform numbers
+    assert np.mean(returns[:5]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(returns[50:]) > 0.94 * best
+    assert np.mean(returns) > 0.9 * best
+
+
+@pytest.mark.parametrize("name", ["bandit", "dark_key_to_door", "dark_room", "tmaze_without_hint"])
+def test_experts_of_lives_are_told_of_other_actions(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", name, "--episodes", "4", "--noise", "0.5"]) == 0
+    noisy = minari.load_dataset(capsys.readouterr().out.strip())
+    assert main(["collect", name, "--episodes", "4", "--policy", "random"]) == 0
+    random = minari.load_dataset(capsys.readouterr().out.strip())
+    returns = [np.mean([episode.rewards.sum() for episode in data]) for data in (noisy, random)]
+    assert returns[0] > returns[1]
+
+
 def test_held_out_goals_are_others() -> None:
     train, test, every = (set(hiding_cells(goals)) for goals in ("train", "test", "all"))
     assert not train & test
@@ -185,6 +231,20 @@ def test_lives_are_collected_learnt_from_and_evaluated(capsys: pytest.CaptureFix
     assert len(long["episodes"][0]["returns_of_life"]) == 20
     assert short["mean_length"] == 40
     json.dumps(long)
+
+
+def test_learning_histories_are_lives_in_which_a_table_learns(capsys: pytest.CaptureFixture[str]) -> None:
+    histories = ["collect", "dark_room", "--policy", "histories", "--episodes", "6"]
+    assert main([*histories, "--env.lifetime", "100"]) == 0
+    data = minari.load_dataset(capsys.readouterr().out.strip())
+    lives = np.array([episode.rewards.reshape(100, 20).sum(1) for episode in data])
+    early, late = lives[:, :20].mean(), lives[:, 80:].mean()
+    assert early < 2
+    assert late > 8
+    assert main([*histories, "--env.lifetime", "None"]) == 2
+    assert "--env.lifetime 200" in capsys.readouterr().err
+    assert main(["collect", "Pendulum-v1", "--policy", "histories", "--episodes", "1", "--env.lifetime", "2"]) == 2
+    assert "a table of discrete actions" in capsys.readouterr().err
 
 
 def test_data_without_lives_keep_their_ids() -> None:

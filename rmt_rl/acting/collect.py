@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gymnasium
 
 from rmt_rl.acting.evaluate import ProgressReport, evaluate
+from rmt_rl.acting.histories import Histories
 from rmt_rl.acting.policies import (
     EXPERT,
     EXPERT_ALONE,
+    HISTORIES,
     RANDOM,
     Behaviour,
     Disturbed,
@@ -143,6 +145,8 @@ def _player(share: Share, recipe: Recipe, env: Env) -> _Player:
     task, behaviour = recipe.task, recipe.behaviour
     if share.policy == RANDOM:
         return _Player(RandomPolicy(env.action_space, recipe.seed))
+    if share.policy == HISTORIES:
+        return _Player(Histories(env.action_space, divided(task, recipe.config).lifetime, recipe.seed))
     if share.policy == EXPERT:
         return _Player(make_expert(task, recipe.config, recipe.seed))
     agent = with_runtime(load_agent(share.folder, behaviour.checkpoint), behaviour.runtime)

@@ -22,19 +22,19 @@ from rmt_rl.space_fit import fit_actions
 from rmt_rl.task import Options, Policy, Task, divided, is_informed, is_privileged, task_config
 from rmt_rl.trees import Place, leaves, map_space, part_at
 
-EXPERT, RANDOM = "expert", "random"  # policies that need no training run
+EXPERT, RANDOM, HISTORIES = "expert", "random", "histories"  # policies that need no training run
 
 
 class Share(NamedTuple):
     """One policy of a mix, and its part of the episodes."""
 
-    policy: str  # `expert`, `random`, or a training run, see `rmt_rl.runs.find`
+    policy: str  # `expert`, `random`, `histories`, or a training run, see `rmt_rl.runs.find`
     parts: float = 1.0
 
     @property
     def trained(self) -> bool:
         """True if the policy is the agent of a training run."""
-        return self.policy not in (EXPERT, RANDOM)
+        return self.policy not in (EXPERT, RANDOM, HISTORIES)
 
     @property
     def name(self) -> str:

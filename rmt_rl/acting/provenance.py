@@ -114,8 +114,8 @@ def _share_facts(share: Share, episodes: int, checkpoint: str) -> dict[str, obje
     path = path_of(share.folder, checkpoint)
     if not path.is_file():
         raise UsageError(
-            f"policy {share.policy!r} is neither 'expert' nor 'random' nor the folder of a training run with a "
-            "checkpoint"
+            f"policy {share.policy!r} is neither 'expert' nor 'random' nor 'histories' nor the folder of a training "
+            "run with a checkpoint"
         )
     weights = hashlib.sha256(path.read_bytes()).hexdigest()
     return facts | {"policy": share.name, "sha256": weights}

@@ -27,8 +27,8 @@ class Collection(ReadsRuns):
     seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of the episodes{SEED_SPACING}")
     policy: tuple[str, ...] = Field(
         (),
-        description="expert (default), random, or a run: its folder, zoo:NAME or hf://owner/name; several for a "
-        "mix, e.g. expert=1 runs/ppo-0=2",
+        description="expert (default), random, histories (a table that learns within lives, see docs/lives.md), or a "
+        "run: its folder, zoo:NAME or hf://owner/name; several for a mix, e.g. expert=1 runs/ppo-0=2",
     )
     sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the runs' checkpoints")
