@@ -238,17 +238,17 @@ def _check_keys(group: h5py.Group, space: Space[Any], name: str) -> None:
 
 
 def write_episodes(storage: MinariStorage, episodes: Iterable[Trajectory]) -> None:
-    """Write episodes into an empty HDF5 storage, one at a time, without JPEG encoding.
+    """Write episodes into an HDF5 storage, behind those that it has, one at a time and without JPEG encoding.
 
     Args:
-        storage: a new, empty storage.
+        storage: a new storage, or one that this function has written to.
         episodes: trees as the storage's spaces are, but with the keys not escaped.
 
     Raises:
         OSError: the file can't be written.
     """
-    count = 0
-    steps = 0
+    count = storage.total_episodes
+    steps = storage.total_steps
     path = storage.data_path / DATA_FILE
     with h5py.File(path, "a", track_order=True) as file:
         for episode in episodes:
@@ -271,6 +271,8 @@ def _write_episode(group: h5py.Group, number: int, episode: Trajectory) -> None:
     attributes["total_steps"] = len(episode)
     if episode.seed is not None:
         attributes["seed"] = episode.seed
+    for name, value in (episode.marks or {}).items():
+        attributes[name] = value
     for name in (*STEPS, *OUTCOMES):
         values = getattr(episode, name)
         _write_column(group, name, with_keys(escaped, values))

@@ -45,6 +45,7 @@ class Trajectory:
     decisive: Array | None = None  # (T,) bool, steps whose action depends on what must be remembered
     idle: Array | None = None  # (T,) bool, steps that show nothing that must be remembered
     later: float = 0.0  # sum of the episode's rewards after these steps
+    marks: Mapping[str, int] | None = None  # further facts of the episode, for its metadata in a data set
 
     def __post_init__(self) -> None:
         for name, dtype in _OUTCOME_DTYPES.items():

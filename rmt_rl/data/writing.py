@@ -39,6 +39,8 @@ _RESERVE_BYTES = 64 << 20  # of the disk, left free: HDF5 buffers some of its da
 _UNFINISHED = ".unfinished-"  # data sets being made; Minari lists no folder whose name starts with a dot
 _LOCK = "lock"  # in such a folder, held by its maker
 _BUILT = "dataset"  # in such a folder
+_SET_ONCE = ("dataset_id", "minari_version")  # metadata that Minari lets nobody change
+_REPLACED = "replaced"  # in such a folder
 _DAY = 86_400.0  # seconds; after them, a maker of which nothing is known is gone
 
 
@@ -55,6 +57,7 @@ def write_dataset(
     ref_max_score: float | None = None,
     metadata: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    extends: bool = False,
 ) -> None:
     """Write episodes as a Minari data set, one at a time, so that they needn't fit into memory.
 
@@ -72,6 +75,7 @@ def write_dataset(
         ref_max_score: mean return of an expert. None is the best return of the data, if `ref_min_score` is given.
         metadata: further facts to save with the data set.
         folder: the folder to build in, from `making`; None if `making` isn't entered yet.
+        extends: write the episodes behind those that the data set has, if it is there; it is replaced at once.
 
     Raises:
         UsageError: the id is malformed or taken, there is no episode, an episode doesn't fit the spaces, or Minari's
@@ -90,18 +94,33 @@ def write_dataset(
         "ref_min_score": ref_min_score,
         "ref_max_score": ref_max_score,
     }
-    facts = dict(metadata or {}) | {key: value for key, value in facts.items() if value is not None}
-    with _building(dataset_id, folder) as built:
-        storage = _new_storage(built / "data", spaces, spec)
-        returns = ReturnSummary()
+    facts = {**(metadata or {}), **{key: value for key, value in facts.items() if value is not None}}
+    with _building(dataset_id, folder, extends) as built:
+        storage, is_new = _storage(built / "data", spaces, spec)
+        returns = ReturnSummary(**storage.metadata.get(RETURNS_KEY, {}))
         lengths: list[int] = []
         write_episodes(storage, _watched(episodes, spaces, storage, returns, lengths))
-        if returns.episodes == 0:
-            raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
+        _check_not_empty(dataset_id, returns)
         if ref_min_score is not None:
             facts.setdefault("ref_max_score", returns.best)
-        storage.update_metadata(facts | {RETURNS_KEY: vars(returns)})
-        write_index(storage.data_path, index_of(lengths, stamp_of(storage.data_path)))
+        _describe(storage, facts | {RETURNS_KEY: vars(returns)}, lengths if is_new else None)
+
+
+def _check_not_empty(dataset_id: str, returns: ReturnSummary) -> None:
+    if returns.episodes == 0:
+        raise UsageError(f"data set {dataset_id!r}: there was no episode to write; ask for at least one")
+
+
+def _describe(storage: MinariStorage, facts: dict[str, Any], lengths: list[int] | None) -> None:
+    """Write the metadata of a data set, and its index of the lengths.
+
+    A data set that grew, whose lengths are None, keeps metadata that can't be changed. Its next reader makes an index.
+    """
+    if lengths is None:
+        storage.update_metadata({key: value for key, value in facts.items() if key not in _SET_ONCE})
+        return
+    storage.update_metadata(facts)
+    write_index(storage.data_path, index_of(lengths, stamp_of(storage.data_path)))
 
 
 def _check_id(dataset_id: str) -> None:
@@ -126,6 +145,13 @@ def check_storable(spaces: HasSpaces) -> None:
                 f"{name}={space} can't be stored ({error}); leave out what isn't numbers, e.g. by "
                 "gymnasium.wrappers.FilterObservation in the environment's spec"
             ) from None
+
+
+def _storage(folder: Path, spaces: StoredSpaces, env_spec: EnvSpec | None) -> tuple[MinariStorage, bool]:
+    """Return the storage in a folder, or a new one there; and True if it is new."""
+    if folder.exists():
+        return MinariStorage.read(folder), False
+    return _new_storage(folder, spaces, env_spec), True
 
 
 def _new_storage(folder: Path, spaces: StoredSpaces, env_spec: EnvSpec | None) -> MinariStorage:
@@ -240,7 +266,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 @contextmanager
-def _building(dataset_id: str, folder: Path | None) -> Iterator[Path]:
+def _building(dataset_id: str, folder: Path | None, extends: bool) -> Iterator[Path]:
     """Yield a folder to build the data set in; move it to its place when the block is left without an error."""
     own: AbstractContextManager[Path | None] = making(dataset_id) if folder is None else nullcontext(folder)
     try:
@@ -248,13 +274,20 @@ def _building(dataset_id: str, folder: Path | None) -> Iterator[Path]:
             if place_to_build is None:
                 raise UsageError(f"data set {dataset_id!r} exists already; remove it with `minari delete {dataset_id}`")
             built = place_to_build / _BUILT
-            built.mkdir()
+            place = data_root() / dataset_id
+            if extends and place.exists():
+                shutil.copytree(place, built)
+            else:
+                built.mkdir()
             yield built
             namespace, _, _ = dataset_id.rpartition("/")
             if namespace:
                 with suppress(ValueError):  # exists already
                     create_namespace(namespace)
-            _move(built, data_root() / dataset_id)
+            if extends:
+                _replace(built, place)
+            else:
+                _move(built, place)
     except OSError as error:
         raise UsageError(
             f"can't write data set {dataset_id!r} below {data_root()}: {error.strerror or error}; "
@@ -273,3 +306,41 @@ def _move(built: Path, place: Path) -> None:
         is_there = (place / "data" / METADATA_FILE_NAME).exists()
         if not is_there:
             raise
+
+
+def _replace(built: Path, place: Path) -> None:
+    """Move a data set to its place, in the place of an older one; `restore_replaced` undoes half of it."""
+    old = built.parent / _REPLACED
+    if place.exists():
+        place.rename(old)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    built.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_replaced(folder: Path, dataset_id: str) -> None:
+    """Bring a data set back to its place if its maker was killed in the moment in which it was replaced."""
+    old = folder / _REPLACED
+    place = data_root() / dataset_id
+    if old.exists() and not place.exists():
+        old.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def alone_making(dataset_id: str) -> Iterator[Path]:
+    """Yield a folder in which this process alone makes or extends a data set; it is kept as long as it holds files.
+
+    Raises:
+        UsageError: the id is malformed, another process makes the data set, or Minari's root can't be written.
+    """
+    _check_id(dataset_id)
+    folder = data_root() / (_UNFINISHED + dataset_id.replace("/", "."))
+    try:
+        with held(folder / _LOCK):
+            restore_replaced(folder, dataset_id)
+            yield folder
+    except Busy as maker:
+        raise UsageError(f"data set {dataset_id!r} is being made by {maker}; choose another name") from None
+    finally:
+        _remove_empty(folder)

@@ -245,6 +245,10 @@ class OnlineRun(RunConfig):
 
     unit = "environment step"
 
+    record: str | None = Field(
+        None, description="Minari data set to make of what is played while learning, namespace/name"
+    )
+
     online: Annotated[OnlineConfig, tyro.conf.arg(name="")] = OnlineConfig()
     evaluation: Annotated[OnlineEvaluationConfig, tyro.conf.arg(name="")] = OnlineEvaluationConfig()
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from textwrap import shorten
 from typing import Any, ClassVar, cast
 
@@ -30,12 +31,17 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from rmt_rl import signals
+from rmt_rl.acting.collect import env_spec
+from rmt_rl.acting.env_source import origin_of
+from rmt_rl.acting.history import About, History, Saved
 from rmt_rl.agent import AgentSpec, BaseAgent
+from rmt_rl.config import SavedState, validated
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restore_agent, restore_optimizer
+from rmt_rl.runs.checkpoint import about as about_file
 from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.init import initial_agent
 from rmt_rl.runs.metrics import Metrics
@@ -46,6 +52,7 @@ from rmt_rl.training.learner import Diverged, Resumable
 from rmt_rl.training.needs import check_online
 from rmt_rl.training.parallel import Processes
 
+DATASET_VERSION = re.compile(r"-v\d+$")
 AnyEnv = gymnasium.Env[Any, Any]
 _MEND = Words("mend the environment, or scale its rewards with gymnasium.wrappers.TransformReward")
 
@@ -63,6 +70,7 @@ class OnlineLearner:
 
     Run = OnlineRun
     remedy: ClassVar[str] = "Try a lower --agent.learning-rate or --agent.max-grad-norm"
+    envs_made = 0
 
     def __init__(self, config: OnlineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.config = config
@@ -71,13 +79,16 @@ class OnlineLearner:
         self.model = self.restored(saved) if saved else self.initial_agent() or self.new_agent()
         check_device(config.online.device)
         made = saved.header.update if saved else 0
-        self.env = self.make_env(seed_of_round(config, made))
-        try:
+        with ExitStack() as undo:
+            self.history = history_of(config, saved)
+            undo.callback(self._close_history)
+            self.env = self.make_env(seed_of_round(config, made))
+            undo.callback(self.env.close)
             self.algorithm = self.make_algorithm()
-        except BaseException:
-            self.env.close()
-            raise
+            undo.pop_all()
         self.algorithm.num_timesteps = made
+        if self.history:
+            self.history.clock = lambda: self.made
         self.recorder = _Recorder()
         self.algorithm.set_logger(Logger(folder=None, output_formats=[self.recorder]))
 
@@ -106,8 +117,23 @@ class OnlineLearner:
         return agent
 
     def make_env(self, seed: int) -> VecEnv:
-        """Return environments that observe what the agent's network sees."""
-        return _viewed_env(self.config, cast("SB3Agent", self.model), seed)
+        """Return environments that observe what the agent's network sees.
+
+        Raises:
+            UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
+        """
+        agent = cast("SB3Agent", self.model)
+        _check_minibatches(self.config, agent)
+        return make_vec_env(lambda: agent.viewed(self.one_env()), self.config.online.n_envs, seed)
+
+    def one_env(self) -> AnyEnv:
+        """Return one of the environments: rewards checked, episodes recorded if asked for, time limits as configured."""
+        env = make_env(load_task(self.config.env), self.config.env_options)
+        env = TransformReward(env, _checked_reward)
+        if self.history is not None:
+            env = self.history.recorded(env, self.envs_made)
+            self.envs_made += 1
+        return _TruncationEnds(env) if self.config.online.truncation == "end" else env
 
     def make_algorithm(self) -> OnPolicyAlgorithm:
         """Return the algorithm that trains the agent."""
@@ -151,6 +177,8 @@ class OnlineLearner:
                 raise
         if not self._finite():
             raise Diverged(f"the weights are NaN or infinite after {self.made} steps")
+        if self.history:
+            self.history.commit()
         self.algorithm.dump_logs()
         return self.recorder.metrics
 
@@ -192,13 +220,18 @@ class OnlineLearner:
         return agent_header(self.model, self.config.agent, self.made, progress)
 
     def progress(self) -> dict[str, JsonValue]:
-        return {}
+        return {"recorded": self.history.save()} if self.history else {}
 
     def resumable(self) -> Resumable:
         return Resumable(self.algorithm.policy.optimizer)
 
     def close(self) -> None:
         self.env.close()
+        self._close_history()
+
+    def _close_history(self) -> None:
+        if self.history:
+            self.history.close()
 
 
 class _Recorder(KVWriter):
@@ -221,12 +254,8 @@ def spec_of_env(config: OnlineRun) -> AgentSpec:
         return AgentSpec(env.observation_space, env.action_space)
 
 
-def _viewed_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
-    """Return environments that observe what the agent's network sees.
-
-    Raises:
-        UsageError: the last minibatch of a round would be of one step, which has no deviation to normalise by.
-    """
+def _check_minibatches(config: OnlineRun, agent: SB3Agent) -> None:
+    """Raise a UsageError if the last minibatch of a round would be of one step, which has no deviation."""
     steps = config.online.n_envs * agent.config.n_steps
     batch_size = getattr(agent.config, "batch_size", steps)
     if steps % batch_size == 1:
@@ -235,15 +264,44 @@ def _viewed_env(config: OnlineRun, agent: SB3Agent, seed: int) -> VecEnv:
             "of its own; choose a divisor"
         )
 
-    return make_vec_env(lambda: agent.viewed(checked_env(config)), config.online.n_envs, seed)
+
+class _Progress(SavedState):
+    """The part of a checkpoint that tells of the recorded history."""
+
+    recorded: int = 0
 
 
-def checked_env(config: OnlineRun) -> AnyEnv:
-    """Return a run's environment to learn in, whose rewards are checked."""
-    env = make_env(load_task(config.env), config.env_options)
-    if config.online.truncation == "end":
-        env = _TruncationEnds(env)
-    return TransformReward(env, _checked_reward)
+def history_of(config: OnlineRun, saved: Checkpoint[AgentHeader] | None) -> History | None:
+    """Return the history that a run records; None if it records none.
+
+    Raises:
+        UsageError: the data set exists already, or isn't as the checkpoint left it.
+    """
+    if config.record is None:
+        return None
+    task = load_task(config.env)
+    origin = origin_of(task)
+    facts = {
+        "env": task.ID,
+        "options": config.env_options.model_dump(mode="json"),
+        "env_source_sha256": origin.source_sha256,
+        "packages": origin.packages,
+        "run": config.model_dump(mode="json", exclude_none=True),
+    }
+    learner = config.learner or config.agent
+    about = About(
+        env_spec(task, config.env_options),
+        f"{config.agent} learning by {learner}",
+        f"The whole episodes that agent {config.agent} played in {task.ID} as it learnt, in the order of their ends.",
+        facts,
+    )
+    before = None
+    if saved is not None:
+        with about_file(saved.path):
+            before = Saved(saved.header.update, validated(_Progress, saved.header.progress).recorded)
+    name = config.record if DATASET_VERSION.search(config.record) else f"{config.record}-v0"
+    with closing(make_env(task, config.env_options)) as env:
+        return History(name, env, about, before)
 
 
 class _TruncationEnds(gymnasium.Wrapper[Any, Any, Any, Any]):

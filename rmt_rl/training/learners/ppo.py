@@ -23,7 +23,7 @@ from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, about, restore_optim
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OnlineConfig, OnlineRun
 from rmt_rl.training.learner import Resumable
-from rmt_rl.training.online import OnlineLearner, checked_env, seed_of_round, spec_of_env
+from rmt_rl.training.online import OnlineLearner, seed_of_round, spec_of_env
 from rmt_rl.training.ppo.algorithm import SegmentPPO
 from rmt_rl.training.ppo.leash import Leash, LeashOptions
 from rmt_rl.training.ppo.policy import SegmentPolicy
@@ -159,7 +159,7 @@ class PPOLearner(OnlineLearner):
 
     def make_env(self, seed: int) -> VecEnv:
         options = self.config.online
-        env = make_vec_env(lambda: checked_env(self.config), options.n_envs, seed)
+        env = make_vec_env(self.one_env, options.n_envs, seed)
         if not options.normalize_reward:
             return env
         return VecNormalize(env, norm_obs=False, gamma=options.gamma)
@@ -202,7 +202,7 @@ class PPOLearner(OnlineLearner):
 
     def progress(self) -> dict[str, JsonValue]:
         returns = _Moments.of(self.env.ret_rms) if isinstance(self.env, VecNormalize) else None
-        return _Progress(returns=returns).model_dump(mode="json")
+        return super().progress() | _Progress(returns=returns).model_dump(mode="json")
 
     def resumable(self) -> Resumable:
         policy = self.algorithm.policy
