@@ -127,7 +127,7 @@ class OnlineLearner:
         return make_vec_env(lambda: agent.viewed(self.one_env()), self.config.online.n_envs, seed)
 
     def one_env(self) -> AnyEnv:
-        """Return one of the environments: rewards checked, episodes recorded if asked for, time limits as configured."""
+        """Return one environment: rewards checked, episodes recorded if asked for, time limits as configured."""
         env = make_env(load_task(self.config.env), self.config.env_options)
         env = TransformReward(env, _checked_reward)
         if self.history is not None:
