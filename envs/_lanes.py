@@ -23,6 +23,7 @@ from pydantic import AfterValidator
 
 from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.errors import UsageError
+from rmt_rl.lives import SAME_TASK
 
 Bools = NDArray[np.bool_]
 
@@ -43,6 +44,7 @@ class LaneGenerators:
     def __init__(self, lanes: int) -> None:
         self.seeded = False
         self._states = np.zeros(lanes, np.uint64)
+        self._marks = self._states.copy()
 
     def seed(self, seed: int | Sequence[int | None] | None) -> None:
         """Restart the streams.
@@ -63,6 +65,14 @@ class LaneGenerators:
             if each is not None or not self.seeded:
                 self._states[lane] = seeding.np_random(each)[0].integers(2**64, dtype=np.uint64)
         self.seeded = True
+
+    def mark(self, lanes: NDArray[np.int64]) -> None:
+        """Remember where the streams of the given lanes stand."""
+        self._marks[lanes] = self._states[lanes]
+
+    def rewind(self, lanes: NDArray[np.int64]) -> None:
+        """Put the streams of the given lanes back to their marks, so that they draw the same numbers again."""
+        self._states[lanes] = self._marks[lanes]
 
     def draw(self, lanes: slice | NDArray[np.int64] = slice(None)) -> NDArray[np.uint64]:
         """Draw 64 random bits for each of the given lanes, uint64 (lanes,)."""
@@ -104,6 +114,7 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         "render_modes": ["rgb_array"],
         "render_fps": 10,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
+        SAME_TASK: True,
     }
 
     ended: Bools
@@ -130,17 +141,25 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
 
         Args:
             seed: Environment i's seed is `seed + i`, or `seed[i]` of a list. None continues the random streams.
-            options: Must be empty.
+            options: `{"same_task": True}` starts another episode of the same task, see `begin_again`; or empty.
 
         Returns:
             Observations (N, ...) and an empty info.
 
         Raises:
-            UsageError: a list of seeds has the wrong length, or `options` isn't empty.
+            UsageError: a list of seeds has the wrong length, `options` holds anything else, or a seed is given for
+                the same task.
+            ResetNeeded: the same task is asked for, but there was none yet.
         """
+        lanes = np.arange(self.num_envs)
+        if options == {SAME_TASK: True}:
+            if seed is not None:
+                raise UsageError(f"seed={seed!r}: the same task needs no seed; leave out the seed or {SAME_TASK!r}")
+            self._check_begun()
+            return self.begin_again(lanes), {}
         check_no_options(options)
         self._streams.seed(seed)
-        self._start(np.arange(self.num_envs))
+        self._begin_task(lanes)
         observations, _, terminations, truncations, _ = self._advance(np.full(self.num_envs, self._actions))
         self.ended = terminations | truncations
         return observations, {}
@@ -161,19 +180,64 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
             UsageError: the actions have another shape or type, or are out of range.
             ResetNeeded: `reset` was never called.
         """
-        if not self._streams.seeded:
-            raise ResetNeeded("call reset() before step()")
+        self._check_begun()
         actions = np.asarray(actions)
         fits = actions.shape == (self.num_envs,) and actions.dtype.kind in "iu"
         if not fits or (actions < 0).any() or (actions >= self._actions).any():
             raise UsageError(f"actions={actions!r}: must be {self.num_envs} integers in 0..{self._actions - 1}")
         if self.ended.any():
-            self._start(np.flatnonzero(self.ended))
+            self._begin_task(np.flatnonzero(self.ended))
             actions = np.where(self.ended, self._actions, actions)
         observations, rewards, terminations, truncations, successes = self._advance(actions)
         self.ended = terminations | truncations
         infos = {"is_success": successes, "_is_success": self.ended.copy()} if self.ended.any() else {}
         return observations, rewards, terminations, truncations, infos
+
+    def begin_again(self, lanes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Start another episode of the same task in these lanes at once. The other lanes stay as they are.
+
+        Args:
+            lanes: Indices of lanes (n,).
+
+        Returns:
+            First observations of these lanes (n, ...).
+        """
+        others = np.ones(self.num_envs, bool)
+        others[lanes] = False
+        kept = self._rows(others)
+        self._start_again(lanes)
+        self._start(np.flatnonzero(others & self.ended))  # since no lane can be advanced behind its end
+        observations, _, terminations, truncations, _ = self._advance(np.full(self.num_envs, self._actions))
+        for owner, name, rows in kept:
+            getattr(owner, name)[others] = rows
+        self.ended[lanes] = (terminations | truncations)[lanes]
+        return observations[lanes]
+
+    def _rows(self, lanes: Bools) -> list[tuple[object, str, NDArray[Any]]]:
+        """Return copies of the rows of these lanes in every array with a row for each lane: owner, name, rows."""
+        return [
+            (owner, name, value[lanes])
+            for owner in (self, self._streams)
+            for name, value in vars(owner).items()
+            if isinstance(value, np.ndarray) and value.shape[:1] == (self.num_envs,)
+        ]
+
+    def _check_begun(self) -> None:
+        if not self._streams.seeded:
+            raise ResetNeeded("call reset() first")
+
+    def _begin_task(self, lanes: NDArray[np.int64]) -> None:
+        self._streams.mark(lanes)
+        self._start(lanes)
+
+    def _start_again(self, lanes: NDArray[np.int64]) -> None:
+        """Set these lanes to the state before the first observation of another episode of the same task.
+
+        Here the task is everything that is drawn at random, so an episode draws the same numbers again. A task that
+        tells its task from its episodes defines both `_start` and this method.
+        """
+        self._streams.rewind(lanes)
+        self._start(lanes)
 
     def render(self) -> tuple[NDArray[np.uint8], ...]:
         """Draw each environment, one uint8 (height, width, 3) for each.
@@ -204,7 +268,7 @@ class Lane(gymnasium.Env[NDArray[np.float32], np.int64]):
         lanes: A `Lanes` of size 1.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10, SAME_TASK: True}  # noqa: RUF012
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes

@@ -18,8 +18,9 @@ from gymnasium import Space, spaces
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import LeafSpace, WithoutText, check_actions, is_text, learnable_space, texts_of, warn_of_text
 from rmt_rl.success import SUCCESS, as_success
-from rmt_rl.task import Options, Task, task_config
+from rmt_rl.task import Options, Task, divided, task_config
 from rmt_rl.trees import nodes, part_at, place_name
+from rmt_rl.wrappers import Lifetime
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 Begun: TypeAlias = tuple[Any, dict[str, Any]]
@@ -32,6 +33,8 @@ _OLD = "environments of OpenAI's Gym can be wrapped by shimmy.GymV21Compatibilit
 def make_env(task: Task, options: Options, render_mode: str | None = None) -> AnyEnv:
     """Return one environment of a task, without the texts of its observations and with its interface checked.
 
+    With the option `lifetime` its episodes are lives.
+
     Args:
         task: the task.
         options: options of the environment; its defaults for the rest.
@@ -42,12 +45,14 @@ def make_env(task: Task, options: Options, render_mode: str | None = None) -> An
             be made for.
     """
     drawn = {} if render_mode is None else {"render_mode": render_mode}
-    env = task.make(**dict(task_config(task, options)), **drawn)
+    arguments, lifetime = divided(task, task_config(task, options))
+    env = task.make(**arguments, **drawn)
     try:
-        return _checked(env, task.ID)
+        checked = _checked(env, task.ID)
     except UsageError:
         env.close()
         raise
+    return checked if lifetime is None else Lifetime(checked, lifetime)
 
 
 def _checked(env: AnyEnv, name: str) -> AnyEnv:

@@ -28,6 +28,7 @@ from rmt_rl.errors import UsageError, nearest
 from rmt_rl.foreign_specs import trust_specs as trust_specs
 from rmt_rl.kinds import KINDS as KINDS
 from rmt_rl.kinds import Kind as Kind
+from rmt_rl.lives import divided_spec
 from rmt_rl.named_tasks import entry_point, env_id, object_name
 from rmt_rl.plugins import declared, find_object, import_installed, is_object_name
 from rmt_rl.plugins import import_named as import_named
@@ -222,15 +223,17 @@ def task_of_spec(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
     Raises:
         UsageError: the environment isn't registered, and not by a package that is known to do so.
     """
+    spec, lifetime = divided_spec(spec)
     name = _env_ids().get(spec.id) or object_name(spec)
     is_limited = spec.max_episode_steps is not None
     if name is None or spec.additional_wrappers or is_limited:
         from rmt_rl.gymnasium_task import gymnasium_task_of
 
-        return gymnasium_task_of(spec)
+        name, options = gymnasium_task_of(spec)
+        return name, options | lifetime
     options = dict(spec.kwargs)
     options.pop("render_mode", None)
-    return name, options
+    return name, options | lifetime
 
 
 def slug(name: str, kept: str = "") -> str:

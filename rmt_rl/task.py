@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeGuard
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, create_model
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
+from rmt_rl.lives import LIFETIME
 from rmt_rl.space_fit import difference
 
 if TYPE_CHECKING:
@@ -96,6 +98,8 @@ class Task(Protocol):
         make_vec: `make_vec(num_envs, **options)` returns a natively vectorised `VectorEnv`, next-step autoreset.
         EPISODES: default number of episodes that the expert plays for a data set; 4,000 without it.
         LANES: most environments to open at once, if each takes much memory.
+        LIFETIME: default number of episodes of a life, for tasks that are found out and then known; such a task's
+            expert plays lives (see `rmt_rl.lives`). Without it the option `lifetime` is unset.
         HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` returns for each step a class that the rest of the
             trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can train an agent to predict it.
         decisive: `decisive(trajectory)` returns True for the steps whose action depends on what must be remembered,
@@ -154,13 +158,60 @@ def is_task(thing: object) -> bool:
     return has_id and has_config and hasattr(thing, "make")
 
 
+def config_class(task: Task) -> type[Frozen]:
+    """Return the class of a task's options: its `Config`, and the option `lifetime` that every environment has.
+
+    A `Config` with an option of this name is returned as it is: the environment does with it what it says.
+    """
+    return _with_lifetime(task.Config, getattr(task, "LIFETIME", None))
+
+
+@cache  # one class, so that equal configs are equal
+def _with_lifetime(config: type[Frozen], default: int | None) -> type[Frozen]:
+    if LIFETIME in config.model_fields:
+        return config
+    description = "episodes of the same task that make one life, played as one episode (unset: single episodes)"
+    field: Any = (int | None, Field(default, ge=1, description=description))
+    return create_model(config.__name__, __base__=config, __doc__=config.__doc__, **{LIFETIME: field})
+
+
 def task_config(task: Task, options: Options) -> Frozen:
-    """Return options as the task's `Config`; a config is returned as it is.
+    """Return options as the task's `config_class`; a config is returned as it is.
 
     Raises:
         UsageError: an option is unknown or its value is out of range.
     """
-    return options if isinstance(options, Frozen) else validated(task.Config, options)
+    return options if isinstance(options, Frozen) else validated(config_class(task), options)
+
+
+class DividedOptions(NamedTuple):
+    """Options of an environment.
+
+    Attributes:
+        arguments: the keyword arguments of the task's `make`.
+        lifetime: the number of episodes of a life; None for single episodes.
+    """
+
+    arguments: dict[str, Any]
+    lifetime: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all options that are set, as JSON values; the lifetime is one of them only if there are lives."""
+        return self.arguments if self.lifetime is None else {**self.arguments, LIFETIME: self.lifetime}
+
+
+def divided(task: Task, config: Frozen, mode: Literal["python", "json"] = "python") -> DividedOptions:
+    """Divide the options of an environment into those of one episode and the lifetime.
+
+    Args:
+        task: the task.
+        config: all options.
+        mode: `json` gives arguments of values that JSON can hold.
+    """
+    arguments = dict(config) if mode == "python" else config.model_dump(mode=mode)
+    is_own = LIFETIME in task.Config.model_fields
+    lifetime = None if is_own else arguments.pop(LIFETIME, None)
+    return DividedOptions(arguments, lifetime)
 
 
 def default_episodes(task: Task) -> int:

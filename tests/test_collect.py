@@ -243,7 +243,9 @@ def test_bad_shares_are_explained(text: str) -> None:
 
 
 def test_an_unknown_policy_is_explained() -> None:
-    with pytest.raises(UsageError, match="policy 'nobody' is neither 'expert' nor 'random' nor the folder"):
+    with pytest.raises(
+        UsageError, match="policy 'nobody' is neither 'expert' nor 'random' nor 'histories' nor the folder"
+    ):
         collect("tmaze", OPTIONS, episodes=8, seed=0, behaviour=Behaviour((Share("nobody"),)))
 
 

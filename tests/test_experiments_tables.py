@@ -11,15 +11,17 @@ import pytest
 from experiments.any_dataset import __main__ as any_dataset
 from experiments.color_cubes import __main__ as color_cubes
 from experiments.defaults import __main__ as defaults
+from experiments.lives import __main__ as lives
+from experiments.lives import players
 from experiments.popgym import __main__ as popgym
 from experiments.standardised import __main__ as standardised
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
 from rmt_rl.cli import main
-from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.folder import read_config, write_config
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
-from rmt_rl.runs.recipes import Recipe, find_recipe
+from rmt_rl.runs.recipes import NO_RECIPE, Recipe, find_recipe
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from tests.test_experiments_runs import IN_PROCESS
 
@@ -127,6 +129,27 @@ def test_cubes_are_tabulated_by_difficulty_and_agent() -> None:
     ]
     configs = {path.stem for path in color_cubes.FOLDER.glob("*.toml")}
     assert configs == set(color_cubes.AGENTS)
+
+
+def test_lives_are_made_and_tabulated_by_player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = {path.stem for path in lives.FOLDER.glob("*.toml")}
+    assert configs == {f"{task}-{agent}" for task in lives.TASKS for agent in lives.SEEDS}
+    write_config(
+        named_config("dark_room", "rate", {**SMALL, "collect_episodes": 8, "segments": 2}, NO_RECIPE), tmp_path
+    )
+    (tmp_path / "config.toml").rename(tmp_path / "dark_room-rate.toml")
+    monkeypatch.setattr(lives, "FOLDER", tmp_path)
+    monkeypatch.setattr(lives, "RESULTS", ResultsFile(tmp_path / FILE))
+    monkeypatch.setattr(lives, "PLANS", [plan.model_copy(update={"episodes": 2}) for plan in lives.PLANS])
+    monkeypatch.setattr(players, "LIVES", 10)
+    for _ in range(2):  # once from what is kept
+        lives.main(agents=("rate",), seeds=1, runs=tmp_path / "runs", execution=IN_PROCESS)
+    made = rows((tmp_path / "table-dark_room.md").read_text())
+    assert [row[0] for row in made] == ["rate", "expert", "random", "rate-emptied"]
+    expert = made[1]
+    assert expert[7:10] == ["1.00", "-", "-"]
+    assert float(expert[1]) < float(expert[6])
+    assert (tmp_path / "lives-dark_room.png").exists()
 
 
 def test_runs_that_have_a_line_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_several_data_sets_and_their_wrappers() -> None:
     assert main(["train", "--dataset", "stacked/one-v0", "stacked/two-v0", "rate", *QUICK, "--out", "run"]) == 0
     config = read_config(Path("run"))
     assert dataset_ids(config) == ("stacked/one-v0", "stacked/two-v0")
-    remade = registry.load_task(config.env).make(**config.env_options.model_dump())
+    remade = registry.load_task(config.env).make(**config.env_options.model_dump(exclude_unset=True))
     assert remade.observation_space == env.observation_space
     assert [remade.reset(seed=3)[0].shape, remade.spec.max_episode_steps] == [(3, 4), 9]  # type: ignore[union-attr]
 

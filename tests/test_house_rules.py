@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 LONGEST_FILE, LONGEST_CLASS, LONGEST_FUNCTION = 400, 200, 60  # lines
@@ -15,6 +14,11 @@ FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.p
 QUESTIONS = ("What", "How", "Of", "Where", "Which", "Whether", "Who")
 
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def definitions(tree: ast.Module) -> Iterator[Definition]:
@@ -27,13 +31,19 @@ def lines_of(node: Definition) -> int:
     return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_files_classes_and_functions_are_short(path: Path) -> None:
-    text = path.read_text()
-    assert text.count("\n") <= LONGEST_FILE
-    for node in definitions(ast.parse(text)):
+def test_files_classes_and_functions_are_short() -> None:
+    assert [long for path in FILES for long in too_long(path)] == []
+
+
+def too_long(path: Path) -> Iterator[str]:
+    """Yield the file and those of its classes and functions that are above their limits."""
+    place = path.relative_to(ROOT)
+    if path.read_text(encoding="utf-8").count("\n") > LONGEST_FILE:
+        yield str(place)
+    for node in definitions(parsed(path)):
         limit = LONGEST_CLASS if isinstance(node, ast.ClassDef) else LONGEST_FUNCTION
-        assert lines_of(node) <= limit, node.name
+        if lines_of(node) > limit:
+            yield f"{place}:{node.lineno} {node.name}"
 
 
 def test_no_protocol_is_checked_by_isinstance() -> None:
@@ -42,13 +52,16 @@ def test_no_protocol_is_checked_by_isinstance() -> None:
     assert not checked, "write a function that asks hasattr"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_text_files_name_their_encoding(path: Path) -> None:
+def test_text_files_name_their_encoding() -> None:
     """Without one it depends on the machine."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    assert [call for path in FILES for call in without_encoding(path)] == []
+
+
+def without_encoding(path: Path) -> Iterator[str]:
+    calls = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
     for call in filter(reads_or_writes_text, calls):
-        assert "encoding" in {keyword.arg for keyword in call.keywords}, ast.unparse(call)
+        if "encoding" not in {keyword.arg for keyword in call.keywords}:
+            yield f"{path.relative_to(ROOT)}:{call.lineno} {ast.unparse(call)}"
 
 
 def reads_or_writes_text(call: ast.Call) -> bool:
@@ -67,9 +80,13 @@ def reads_or_writes_text(call: ast.Call) -> bool:
     return name.endswith("TemporaryFile") and bool(modes) and "b" not in modes[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_docstrings_do_not_begin_like_questions(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+def test_docstrings_do_not_begin_like_questions() -> None:
+    assert [docstring for path in FILES for docstring in questions(path)] == []
+
+
+def questions(path: Path) -> Iterator[str]:
+    tree = parsed(path)
     for node in (tree, *definitions(tree)):
         docstring = ast.get_docstring(node) or ""
-        assert not docstring.startswith(tuple(f"{word} " for word in QUESTIONS)), docstring
+        if docstring.startswith(tuple(f"{word} " for word in QUESTIONS)):
+            yield f"{path.relative_to(ROOT)}: {docstring}"

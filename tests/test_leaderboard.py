@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rmt_rl.analysis.leaderboard import Rules, as_page, leaderboard
+from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.cli import main
 from rmt_rl.errors import UsageError
 from rmt_rl.statistics import success_interval
@@ -22,16 +23,19 @@ def make_run(
     env: str = "tmaze",
     checkpoint: str = "last, update 10",
     evaluation_seed: int = 1000,
+    data: str = "",
 ) -> None:
     """Write the files of a run that was tested in 100 episodes at each corridor length."""
     path.mkdir(parents=True)
     (path / "config.toml").write_text(
-        f'env = "{env}"\nagent = "{agent}"\nseed = {seed}\n[data]\nfeed = "episodes"\n[training]\nupdates = 1500\n'
+        f'env = "{env}"\nagent = "{agent}"\nseed = {seed}\n'
+        f'[data]\nfeed = "episodes"\n{data}\n[training]\nupdates = 1500\n'
     )
     results = [
         {
             "options": {"corridor_length": length},
             "seed": evaluation_seed,
+            "lanes": 100,
             "success_rate": count / 100,
             "success_interval": success_interval(count, 100),
             "mean_return": count / 100,
@@ -74,6 +78,8 @@ def test_agents_are_ranked_by_the_interquartile_mean_of_all_seeds_and_settings(t
     [
         ({"checkpoint": "best, update 5"}, "checkpoint: best, update 5"),
         ({"evaluation_seed": 0}, "tested on the seeds of the data"),
+        ({"data": "collect_seed = 1050"}, "tested on the seeds of the data"),  # 100 environments from seed 1000 on
+        ({"data": 'dataset = ["tmaze/expert-9-seed999-0a1b2c3d-v0"]'}, "tested on the seeds of the data"),
     ],
 )
 def test_what_breaks_a_rule_is_named_and_not_ranked(tmp_path: Path, options: dict[str, str | int], reason: str) -> None:
@@ -111,13 +117,34 @@ def test_the_command_writes_a_table_and_a_page_in_which_names_are_text(
     assert text in capsys.readouterr().out
 
 
+def test_results_files_record_the_seeds_of_data_and_evaluation(tmp_path: Path) -> None:
+    for seed in range(3):
+        run = tmp_path / "runs" / f"rate-{seed}"
+        make_run(run, {90: 50}, seed, data="collect_seed = 1000")
+        ResultsFile(tmp_path / "shared" / FILE).put(RunResult.of(run))
+    assert "Not ranked: rate (tested on the seeds of the data)." in leaderboard([tmp_path / "shared"], RULES)
+
+
+def test_single_runs_take_part_by_name(tmp_path: Path) -> None:
+    make_runs(tmp_path, "rate", [{90: 50}] * 3)
+    text = leaderboard([str(tmp_path), "zoo:tmaze-rate", "zoo:cartpole_hidden-rate"], Rules(seeds=1))
+    assert "## cartpole_hidden" in text
+    assert text.count("## tmaze") == 2  # the zoo's run was trained with other options of the environment
+    with pytest.raises(UsageError, match="zoo:nowhere isn't in the zoo"):
+        leaderboard(["zoo:nowhere"], RULES)
+
+
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no evaluated runs"):
         leaderboard([tmp_path], RULES)
 
 
-def test_results_files_of_experiments_are_ranked_too() -> None:
-    family = Path(__file__).parents[1] / "experiments" / "memory_family"
-    text = leaderboard([family], RULES)
-    assert "| 1 | " in text
+def test_the_leaderboard_of_the_experiments_is_that_of_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    folder = Path("experiments/leaderboard")
+    (command,) = [line for line in (folder / "README.md").read_text().splitlines() if "rmt-rl leaderboard" in line]
+    _, _, *names, _, _ = command.split()
+    text = leaderboard(names, Rules())
+    assert (folder / "board.md").read_text() == text, f"run: {command.strip()}"
+    assert (folder / "board.html").read_text() == as_page(text)
     assert "elmur-ageing" in text

@@ -193,7 +193,7 @@ def test_registered_arguments_of_any_type_are_those_of_the_registration(
     identity = capsys.readouterr().out.strip()
     assert main(["train", "--dataset", identity, "bc", *QUICK, "--out", "run"]) == 0
     config = read_config(Path("run"))
-    made = load_task(config.env).make(**dict(config.env_options)).unwrapped
+    made = load_task(config.env).make(**config.env_options.model_dump(exclude_unset=True)).unwrapped
     assert isinstance(made, Odd)
     assert repr(made.odd["what"]) == repr(KWARGS[name])
 

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rmt_rl import registry
-from tests.wheels import ROOT, build_wheel, copy_tree
+from tests.wheels import ROOT, Environment, build_wheel, copy_tree
 
 
 def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -80,6 +80,17 @@ def test_the_wheel_holds_every_file_of_the_library_and_no_other(tmp_path: Path) 
     assert {"rmt_rl/envs/__init__.py", "rmt_rl/agents/__init__.py"} <= expected
     assert {name for name in held if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in held)
+
+
+@pytest.mark.slow
+def test_an_agent_of_the_zoo_acts_and_is_exported_where_the_wheel_alone_is_installed(tmp_path: Path) -> None:
+    installed = Environment(tmp_path, build_wheel(copy_tree(tmp_path / "tree"), tmp_path / "wheels"))
+    long = "corridor_length=900"
+    shown = installed("rmt-rl", "evaluate", "zoo:tmaze-rate", "--vary", long, "--episodes", "20").stdout
+    assert shown.startswith(f"{long}: success 1.00 ")
+    exported = installed("rmt-rl", "export", "zoo:tmaze-rate").stdout.split()
+    (example,) = [path for path in exported if path.endswith(".py")]
+    assert "success rate 1.00" in installed("python", example, "--option", long, "--episodes", "5").stdout
 
 
 @pytest.mark.parametrize(

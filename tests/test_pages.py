@@ -27,7 +27,16 @@ CODE = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$", re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 COMMAND = re.compile(r"^    rmt-rl ([^#\n]*)", re.MULTILINE)
-DRAWN_IN_NUMPY = ("associative_retrieval", "color_cubes", "endless_tmaze", "tmaze")
+DRAWN_IN_NUMPY = (
+    "associative_retrieval",
+    "bandit",
+    "color_cubes",
+    "dark_key_to_door",
+    "dark_room",
+    "endless_tmaze",
+    "tmaze",
+    "tmaze_without_hint",
+)
 QUICK = "--updates 2 --collect-episodes 16 --batch-size 4 --eval-episodes 2 --accelerator cpu --agent.width 16"
 QUICK_ONLINE = "--total-timesteps 128 --agent.n-steps 64 --n-envs 1 --eval-episodes 2"
 LONG = ("atari", "memory_maze", "vizdoom_two_colors")  # their commands are read, not run

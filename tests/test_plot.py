@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from rmt_rl.analysis.aggregate import evaluation_cells, metric_curve, read_groups, varied_option
+from rmt_rl.analysis.aggregate import evaluation_cells, life_cells, metric_curve, read_groups, varied_option
 from rmt_rl.analysis.comparison import comparison_table
 from rmt_rl.analysis.figures import COLOURS
 from rmt_rl.analysis.plot import Axis, plot
@@ -352,6 +352,21 @@ def test_thousands_of_results_are_drawn(tmp_path: Path) -> None:
     ticks = Axis.of(list(row)).ticks()
     assert "3,000" in ticks
     assert len(ticks) < 30
+
+
+def test_the_return_of_lives_is_drawn_by_their_episodes(tmp_path: Path) -> None:
+    runs = []
+    for seed in (0, 1):
+        run = make_run(tmp_path / str(seed), seed=seed, results={3: 50})
+        record = json.loads((run / "evaluation.json").read_text())
+        means = [{"mean": float(episode + seed), "interval": None} for episode in range(3)]
+        record["results"][0]["return_by_episode_of_life"] = means
+        (run / "evaluation.json").write_text(json.dumps(record))
+        runs.append(run)
+    (row,) = life_cells(read_groups(runs)).values()
+    assert {episode: estimate.mean for episode, estimate in row.items()} == {1: 0.5, 2: 1.5, 3: 2.5}
+    text = plot(runs, tmp_path / "lives.svg").read_text(encoding="utf-8")
+    assert "<!-- episode of the life -->" in text
 
 
 def many_runs(folder: Path, count: int, values: list[Any]) -> list[Path]:

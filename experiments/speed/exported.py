@@ -51,12 +51,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two agents, few steps")
+    parser.add_argument("--only", nargs="+", metavar="AGENT", choices=agents(), help="these agents alone")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of exported.json and .md")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     where = machine()
     found = {}
-    for name in QUICK_AGENTS if options.quick else agents():
+    chosen = options.only or (QUICK_AGENTS if options.quick else agents())
+    for name in chosen:
         found[name] = _speeds(name, options.quick)
         print(name, {key: round(median(speeds)) for key, speeds in found[name].items()}, flush=True)
     text = exported_report(where, found)

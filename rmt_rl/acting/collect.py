@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gymnasium
 
 from rmt_rl.acting.evaluate import ProgressReport, evaluate
+from rmt_rl.acting.histories import Histories
 from rmt_rl.acting.policies import (
     EXPERT,
     EXPERT_ALONE,
+    HISTORIES,
     RANDOM,
     Behaviour,
     Disturbed,
@@ -37,11 +39,12 @@ from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.export.runtime import with_runtime
 from rmt_rl.gymnasium_task import ClassTask, GymnasiumTask
+from rmt_rl.lives import lifetime_wrapper
 from rmt_rl.machine import check_disk
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import load_agent
 from rmt_rl.spec_repairs import storable_spec
-from rmt_rl.task import Options, Policy, Task, check_same_spaces, most_lanes, task_config
+from rmt_rl.task import Options, Policy, Task, check_same_spaces, divided, most_lanes, task_config
 from rmt_rl.wrappers import VectorReturnToGo
 
 if TYPE_CHECKING:
@@ -142,6 +145,8 @@ def _player(share: Share, recipe: Recipe, env: Env) -> _Player:
     task, behaviour = recipe.task, recipe.behaviour
     if share.policy == RANDOM:
         return _Player(RandomPolicy(env.action_space, recipe.seed))
+    if share.policy == HISTORIES:
+        return _Player(Histories(env.action_space, divided(task, recipe.config).lifetime, recipe.seed))
     if share.policy == EXPERT:
         return _Player(make_expert(task, recipe.config, recipe.seed))
     agent = with_runtime(load_agent(share.folder, behaviour.checkpoint), behaviour.runtime)
@@ -272,8 +277,12 @@ def reported(episodes: Iterable[Trajectory], progress: ProgressReport | None) ->
 
 def env_spec(task: Task, config: Frozen) -> EnvSpec:
     """Return the Gymnasium spec that makes the environment of the data."""
+    arguments, lifetime = divided(task, config, "json")
     if isinstance(task, GymnasiumTask) and not isinstance(task, ClassTask):
-        return storable_spec(task.spec(**dict(config)))
-    spec = copy.deepcopy(gymnasium.spec(task.ID))
-    spec.kwargs = config.model_dump(mode="json")
+        spec = copy.deepcopy(task.spec(**arguments))
+    else:
+        spec = copy.deepcopy(gymnasium.spec(task.ID))
+        spec.kwargs = arguments
+    if lifetime is not None:
+        spec.additional_wrappers += (lifetime_wrapper(lifetime),)
     return storable_spec(spec)

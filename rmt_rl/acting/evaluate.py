@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rmt_rl.acting.rollout import Step, make_vec_env, rollout
-from rmt_rl.config import Frozen, validated
+from rmt_rl.config import Frozen
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
+from rmt_rl.lives import ended_episodes
 from rmt_rl.reading import parse_json
 from rmt_rl.runs.evaluation import EpisodeResult, Evaluation, check_episodes
 from rmt_rl.success import success_of
@@ -145,7 +146,7 @@ def _settings(task: Task, config: Frozen, vary: Mapping[str, Sequence[Any]]) -> 
     settings = []
     for values in product(*vary.values()):
         varied = dict(zip(vary, values, strict=True))
-        settings.append(Setting(varied, validated(task.Config, dict(config) | varied)))
+        settings.append(Setting(varied, task_config(task, dict(config) | varied)))
     return settings
 
 
@@ -211,13 +212,17 @@ def _summed(steps: Iterable[Step], lanes: int, progress: ProgressReport | None) 
     """Sum rewards and count steps in each lane, i.e. environment; only running totals of open episodes are held."""
     returns, lengths = np.zeros(lanes), np.zeros(lanes, np.int64)
     results: list[EpisodeResult] = []
+    of_lives: list[list[float]] = [[] for _ in range(lanes)]  # returns of the episodes of each open life
     for count, step in enumerate(steps, start=1):
         np.add(returns, step.rewards, out=returns, where=step.counted)
         lengths += step.counted
+        for lane, episode_return in ended_episodes(step.infos).items():
+            of_lives[lane].append(episode_return)
         if step.ends.any():
             for lane in np.flatnonzero(step.ends).tolist():
                 success = success_of(step.infos, lane)
-                results.append(EpisodeResult(lane, float(returns[lane]), int(lengths[lane]), success))
+                of_life, of_lives[lane] = tuple(of_lives[lane]), []
+                results.append(EpisodeResult(lane, float(returns[lane]), int(lengths[lane]), success, of_life))
             returns[step.ends], lengths[step.ends] = 0, 0
         if progress is not None:
             progress(count, len(results))

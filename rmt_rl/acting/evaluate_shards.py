@@ -17,7 +17,6 @@ from rmt_rl.acting.evaluate import checked_settings, evaluate
 from rmt_rl.acting.evaluate_agent import EvaluationSettings, with_references
 from rmt_rl.acting.rollout import shares
 from rmt_rl.acting.shards import one_thread
-from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.export import RuntimeName
 from rmt_rl.export.runtime import with_runtime
@@ -26,7 +25,7 @@ from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
 from rmt_rl.runs.evaluation import EpisodeResult, Evaluation, check_episodes
 from rmt_rl.runs.folder import read_config
-from rmt_rl.task import most_lanes
+from rmt_rl.task import most_lanes, task_config
 
 if TYPE_CHECKING:
     from rmt_rl.acting.evaluate import ProgressReport
@@ -195,7 +194,7 @@ def play_shard(shard: Shard) -> Evaluation:
         evaluation = evaluate(
             agent,
             task,
-            validated(task.Config, dict(config.env_options) | dict(shard.varied)),
+            task_config(task, dict(config.env_options) | dict(shard.varied)),
             shard.episodes,
             settings.seed + part.first,
             deterministic=not settings.sample,

@@ -13,27 +13,28 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.export import RuntimeName
 from rmt_rl.nn.scaling import has_bounds
 from rmt_rl.runs.find import find_run
 from rmt_rl.space_fit import fit_actions
-from rmt_rl.task import Options, Policy, Task, is_informed, is_privileged, task_config
+from rmt_rl.task import Options, Policy, Task, divided, is_informed, is_privileged, task_config
 from rmt_rl.trees import Place, leaves, map_space, part_at
 
-EXPERT, RANDOM = "expert", "random"  # policies that need no training run
+EXPERT, RANDOM, HISTORIES = "expert", "random", "histories"  # policies that need no training run
 
 
 class Share(NamedTuple):
     """One policy of a mix, and its part of the episodes."""
 
-    policy: str  # `expert`, `random`, or a training run, see `rmt_rl.runs.find`
+    policy: str  # `expert`, `random`, `histories`, or a training run, see `rmt_rl.runs.find`
     parts: float = 1.0
 
     @property
     def trained(self) -> bool:
         """True if the policy is the agent of a training run."""
-        return self.policy not in (EXPERT, RANDOM)
+        return self.policy not in (EXPERT, RANDOM, HISTORIES)
 
     @property
     def name(self) -> str:
@@ -192,6 +193,47 @@ def _column(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
+class EachEpisodeAnew:
+    """Plays lives as another policy plays single episodes: each episode of a life starts with an empty memory.
+
+    Args:
+        policy: the policy.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """See `Privileged`; of no effect on other policies."""
+        if is_privileged(self._policy):
+            self._policy.attach(env)
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """Choose actions; `observation` is one of lives, or holds one beside a return-to-go."""
+        inner = observation if "episode_start" in observation else observation["observation"]
+        starts = inner["episode_start"] == 1
+        return self._policy.predict(self._view(observation), state, starts, deterministic)
+
+    def replace_actions(self, state: Any, actions: Any, replaced: NDArray[np.bool_]) -> Any:
+        """See `Informed`; of no effect on other policies."""
+        if is_informed(self._policy):
+            return self._policy.replace_actions(state, actions, replaced)
+        return state
+
+    def _view(self, observation: Any) -> Any:
+        """Return what the policy observes."""
+        return observation
+
+
+class OfEpisodes(EachEpisodeAnew):
+    """Plays lives as a policy that knows only single episodes, and so observes what the environment shows in these."""
+
+    def _view(self, observation: Any) -> Any:
+        return observation["observation"]
+
+
 def make_expert(task: Task, options: Options, seed: int) -> Policy:
     """Return the task's expert.
 
@@ -204,8 +246,13 @@ def make_expert(task: Task, options: Options, seed: int) -> Policy:
             f"{task.ID} has no expert to collect data from; name a data set with --dataset, or collect one with "
             "rmt-rl collect --policy"
         )
-    policy: Policy = expert(task_config(task, options), seed=seed)
-    return policy
+    config = task_config(task, options)
+    if hasattr(task, "LIFETIME"):
+        of_lives: Policy = expert(config, seed=seed)
+        return of_lives
+    arguments, lifetime = divided(task, config)
+    policy: Policy = expert(validated(task.Config, arguments), seed=seed)
+    return policy if lifetime is None else OfEpisodes(policy)
 
 
 def has_expert(task: Task, options: Options) -> bool:

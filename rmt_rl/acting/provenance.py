@@ -14,7 +14,7 @@ from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.registry import load_task, slug
 from rmt_rl.runs.checkpoint import path_of
-from rmt_rl.task import Options, Task, default_episodes, task_config
+from rmt_rl.task import Options, Task, default_episodes, divided, task_config
 
 if TYPE_CHECKING:
     from rmt_rl.runs.options import RunConfig
@@ -58,7 +58,7 @@ class Recipe:
         shards = {"shards": self.shards} if self.shards > 1 else {}
         return {
             "env": self.task.ID,
-            "options": self.config.model_dump(mode="json"),
+            "options": divided(self.task, self.config, "json").to_json(),
             "episodes": self.episodes,
             "seed": self.seed,
             "lanes": (LANES, STEP_BYTES),
@@ -114,8 +114,8 @@ def _share_facts(share: Share, episodes: int, checkpoint: str) -> dict[str, obje
     path = path_of(share.folder, checkpoint)
     if not path.is_file():
         raise UsageError(
-            f"policy {share.policy!r} is neither 'expert' nor 'random' nor the folder of a training run with a "
-            "checkpoint"
+            f"policy {share.policy!r} is neither 'expert' nor 'random' nor 'histories' nor the folder of a training "
+            "run with a checkpoint"
         )
     weights = hashlib.sha256(path.read_bytes()).hexdigest()
     return facts | {"policy": share.name, "sha256": weights}

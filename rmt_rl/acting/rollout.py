@@ -25,9 +25,9 @@ from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
 from rmt_rl.machine import check_fits
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.space_fit import fit_actions
-from rmt_rl.task import Options, Policy, Task, is_privileged, takes_masks, task_config
+from rmt_rl.task import Options, Policy, Task, divided, is_privileged, takes_masks, task_config
 from rmt_rl.trees import leaves, map_leaves, map_space, part_at
-from rmt_rl.wrappers import require_next_step
+from rmt_rl.wrappers import VectorLifetime, require_next_step
 
 Bools = NDArray[np.bool_]
 Env: TypeAlias = GymnasiumEnv[Any, Any]
@@ -66,17 +66,25 @@ def make_vec_env(task: Task, options: Options, num_envs: int) -> VecEnv:
         UsageError: an option is unknown or its value is out of range.
     """
     config = task_config(task, options)
-    make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
+    arguments, lifetime = divided(task, config)
+    make_vec = _native(task, lifetime)
     bytes_of_each = OBJECT if make_vec is None else NUMBERS
     check_fits(f"{num_envs} environments at once: playing them", num_envs * bytes_of_each, "play fewer at once")
     if make_vec is None:
         make = partial(_made, task, config)
         return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
-    env = make_vec(num_envs, **dict(config))
-    if not texts_of(env.single_observation_space):
-        return env
-    warn_of_text(env.single_observation_space)
-    return VectorWithoutText(env)
+    env = make_vec(num_envs, **arguments)
+    if texts_of(env.single_observation_space):
+        warn_of_text(env.single_observation_space)
+        env = VectorWithoutText(env)
+    return env if lifetime is None else VectorLifetime(env, lifetime)
+
+
+def _native(task: Task, lifetime: int | None) -> Callable[..., VecEnv] | None:
+    """Return the task's own `make_vec`; None if it has none, or if it can't play lives and should."""
+    make_vec: Callable[..., VecEnv] | None = getattr(task, "make_vec", None)
+    plays_lives = hasattr(make_vec, "begin_again")
+    return make_vec if lifetime is None or plays_lives else None
 
 
 def _made(task: Task, config: Frozen) -> Env:

@@ -286,6 +286,21 @@ def evaluation_cells(
     return {label: _estimates(row) for label, row in rows.items()}
 
 
+def life_cells(groups: Sequence[Group]) -> Cells:
+    """Return estimates of the mean return by group and by the episode of a life, from 1; varied options join the label.
+
+    Args:
+        groups: from `read_groups`.
+    """
+    rows: dict[str, ScoresByValue] = {}
+    for group in groups:
+        for result in _evaluations([group]):
+            for episode, score in enumerate(result.by_episode_of_life, start=1):
+                row = rows.setdefault(_label(group.label, result.options), {})
+                row.setdefault(episode, []).append(score)
+    return {label: _estimates(row) for label, row in rows.items()}
+
+
 def _estimates(row: ScoresByValue) -> Row:
     estimates = {}
     for value in in_order(row):

@@ -8,16 +8,17 @@ the Statistical Precipice", arXiv 2108.13264.
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rmt_rl.acting.recording import LANES
 from rmt_rl.analysis.aggregate import group_runs
 from rmt_rl.analysis.markdown import bracketed, markdown_table
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
@@ -25,6 +26,7 @@ from rmt_rl.analysis.run_records import EvaluatedSetting, RunRecord, read_run
 from rmt_rl.errors import UsageError
 from rmt_rl.plugins import import_extra
 from rmt_rl.runs.evaluation import FILE as EVALUATION
+from rmt_rl.runs.find import find_run, is_run_name
 from rmt_rl.statistics import Interval, mean
 
 EXTRA = "leaderboard"
@@ -78,7 +80,7 @@ class Rules:
         rules = [
             f"At least {self.seeds} training seeds, and {self.episodes} episodes a setting.",
             "The last checkpoint is tested. None is chosen by its results.",
-            "Episodes of the evaluation have other seeds than those of the data.",
+            "Episodes of the evaluation have other seeds than those of the data, as far as both are recorded.",
             "All entries of a table are tested at the settings that most of them have.",
             "Data and updates are stated. Entries may differ in them.",
         ]
@@ -91,6 +93,7 @@ class Entry:
 
     label: str
     runs: Sequence[RunRecord]
+    source: str = ""  # tells entries of the same label apart
 
     def score(self, run: RunRecord, setting: str) -> float:
         """Return the success rate of a run at a setting, or its mean return where there is no success."""
@@ -157,9 +160,17 @@ def _objection(run: RunRecord, rules: Rules, settings: Sequence[str]) -> str | N
         evaluation = _by_setting(run)[setting]
         if evaluation.episodes < rules.episodes:
             return f"{evaluation.episodes} episodes at {setting}"
-        if evaluation.made_with.get("seed") == 0:  # data are collected from seed 0 on, if no other is chosen
+        if _is_on_the_seeds_of_the_data(run, evaluation):
             return "tested on the seeds of the data"
     return None
+
+
+def _is_on_the_seeds_of_the_data(run: RunRecord, evaluation: EvaluatedSetting) -> bool:
+    """Return True if environments of the evaluation had seeds of those that collected the data."""
+    seed, lanes = evaluation.made_with.get("seed"), evaluation.made_with.get("lanes", 1)
+    if run.collect_seed is None or not isinstance(seed, int) or not isinstance(lanes, int):
+        return False
+    return run.collect_seed - lanes < seed < run.collect_seed + LANES
 
 
 class Ranked(NamedTuple):
@@ -219,17 +230,29 @@ def _ranked(entries: Sequence[Entry], settings: Sequence[str], rules: Rules) -> 
     def centre(scores: Matrix) -> Matrix:
         return np.array([metrics.aggregate_iqm(scores)])
 
-    scores = {entry.label: entry.scores(settings) for entry in entries}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of rliable's way to give the bootstrap a generator
-        centres, intervals = library.get_interval_estimates(
-            scores, centre, reps=rules.resamples, random_state=np.random.RandomState(0)
-        )
     ranked = []
     for entry in entries:
+        scores = {entry.label: entry.scores(settings)}
+        with _seeded():  # for each entry anew, so that no interval depends on other entries
+            centres, intervals = library.get_interval_estimates(scores, centre, reps=rules.resamples)
         lower, upper = intervals[entry.label][:, 0]
         ranked.append(Ranked(entry, float(centres[entry.label][0]), (float(lower), float(upper))))
-    return sorted(ranked, key=lambda one: one.centre, reverse=True)
+
+    def place(one: Ranked) -> tuple[float, float]:
+        return one.centre, float(one.entry.scores(settings).mean())
+
+    return sorted(ranked, key=place, reverse=True)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Seed NumPy's global generator inside the block: rliable draws from it, whatever generator it is given."""
+    before = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
 
 
 def _table(ranked: Sequence[Ranked], settings: Sequence[str]) -> str:
@@ -251,24 +274,45 @@ def _table(ranked: Sequence[Ranked], settings: Sequence[str]) -> str:
     return markdown_table([*FIGURES, *columns, *FACTS], rows, left=2)
 
 
-def leaderboard(folders: Iterable[Path], rules: Rules) -> str:
-    """Return the leaderboard of all runs in folders, in Markdown.
+def leaderboard(names: Iterable[str | Path], rules: Rules) -> str:
+    """Return the leaderboard of runs, in Markdown.
 
     Args:
-        folders: each is searched for runs and for files `results.jsonl`, at any depth.
+        names: folders, which are searched for runs and for files `results.jsonl` at any depth; or single runs,
+            `zoo:NAME` or `hf://owner/name`. Single runs of one owner may be seeds of one entry.
         rules: what counts.
 
     Raises:
-        UsageError: a folder is missing or holds no results, a file is damaged, or the extra isn't installed.
+        UsageError: a folder is missing or holds no results, a run isn't found, a file is damaged, or the extra isn't
+            installed.
     """
-    entries = []
-    for folder in folders:
-        found = [*_entries_of_files(folder), *_entries_of_runs(folder)]
-        if not found:
-            raise UsageError(f"{folder} holds no evaluated runs and no {FILE}; name folders of runs, or a folder above")
-        entries += found
+    entries: list[Entry] = []
+    by_owner: dict[str, list[RunRecord]] = {}
+    for name in map(str, names):
+        if is_run_name(name):
+            owner = name.rpartition("/")[0] or "zoo:"
+            by_owner.setdefault(owner, []).append(_evaluated_run(name))
+        else:
+            entries += _entries_of_folder(Path(name))
+    for owner, runs in by_owner.items():
+        entries += [replace(entry, source=owner) for entry in _grouped(runs)]
     tables = [task.table(rules) for task in _tasks(entries)]
     return "\n\n".join(["# Leaderboard", "An entry counts if these rules hold:", rules.text(), *tables]) + "\n"
+
+
+def _evaluated_run(name: str) -> RunRecord:
+    run = read_run(find_run(name).folder)
+    if not run.evaluations:
+        raise UsageError(f"{name} holds no evaluation; its owner makes one by rmt-rl evaluate")
+    return run
+
+
+def _entries_of_folder(folder: Path) -> list[Entry]:
+    runs = [read_run(file.parent) for file in sorted(folder.rglob(EVALUATION))]
+    entries = [*_entries_of_files(folder), *_grouped(runs)]
+    if not entries:
+        raise UsageError(f"{folder} holds no evaluated runs and no {FILE}; name folders of runs, or a folder above")
+    return [replace(entry, source=str(entry.runs[0].path.parent)) for entry in entries]
 
 
 def _entries_of_files(folder: Path) -> list[Entry]:
@@ -289,14 +333,21 @@ def _label(config: str, run: RunRecord) -> str:
 
 def _record(result: RunResult, file: Path) -> RunRecord:
     path = file.parent / result.name
-    return RunRecord(path, result.seed, result.settings, "", result.metrics, result.evaluations)
+    return RunRecord(
+        path=path,
+        seed=result.seed,
+        settings=result.settings,
+        unit="",
+        metrics=result.metrics,
+        evaluations=result.evaluations,
+        collect_seed=result.collect_seed,
+    )
 
 
-def _entries_of_runs(folder: Path) -> list[Entry]:
+def _grouped(all_runs: Iterable[RunRecord]) -> list[Entry]:
     """Return an entry for each group of evaluated runs that differ in their seeds."""
     by_task: dict[str, list[RunRecord]] = {}
-    for file in sorted(folder.rglob(EVALUATION)):
-        run = read_run(file.parent)
+    for run in all_runs:
         by_task.setdefault(_task(run), []).append(run)
     groups = [group for runs in by_task.values() for group in group_runs(runs)]
     return [Entry(group.label, group.runs) for group in groups]
@@ -333,7 +384,7 @@ def _labelled(entries: Sequence[Entry]) -> list[Entry]:
     """Return the entries, those of one label told apart by their folders."""
     counts = Counter(entry.label for entry in entries)
     return [
-        entry if counts[entry.label] == 1 else Entry(f"{entry.label} ({entry.runs[0].path.parent})", entry.runs)
+        entry if counts[entry.label] == 1 else replace(entry, label=f"{entry.label} ({entry.source})")
         for entry in entries
     ]
 

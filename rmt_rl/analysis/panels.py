@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from rmt_rl.analysis.aggregate import Cells, Estimate, Group, compared_score, evaluation_cells, varied_option
+from rmt_rl.analysis.aggregate import (
+    Cells,
+    Estimate,
+    Group,
+    compared_score,
+    evaluation_cells,
+    life_cells,
+    varied_option,
+)
 from rmt_rl.statistics import Interval
 
 if TYPE_CHECKING:
@@ -66,6 +74,12 @@ def evaluation_panel(groups: Sequence[Group]) -> EvaluationPanel | None:
     score = compared_score(groups, option)
     cells = evaluation_cells(groups, option, score)
     return EvaluationPanel(option, score, cells) if cells else None
+
+
+def life_panel(groups: Sequence[Group]) -> EvaluationPanel | None:
+    """Return mean returns by the episode of a life; None if no evaluation was of lives."""
+    cells = life_cells(groups)
+    return EvaluationPanel("episode of the life", "mean_return", cells) if cells else None
 
 
 class Bars(NamedTuple):

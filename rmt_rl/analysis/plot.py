@@ -30,6 +30,7 @@ from rmt_rl.analysis.panels import (
     draw_band,
     evaluation_panel,
     learning_panels,
+    life_panel,
 )
 from rmt_rl.analysis.plot_many import draw_many
 from rmt_rl.analysis.run_records import is_number
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Panel = Literal["learning", "evaluation"]
+Panel = Literal["learning", "evaluation", "lives"]
 PANELS: tuple[Panel, ...] = get_args(Panel)
 Looks: TypeAlias = dict[str, Style]
 """Styles by label."""
@@ -54,6 +55,8 @@ CHARACTER = 0.018  # width of a tick label's character, as a share of the axis
 
 def plot(runs: Sequence[Path], out: Path, panels: Sequence[Panel] = PANELS) -> Path:
     """Draw learning curves and, where runs were evaluated, success against the varied option; return `out`.
+
+    Of lives, also draw the return against the episode of the life.
 
     Args:
         runs: folders of training runs; those whose configs differ only in their seeds form a group.
@@ -76,30 +79,32 @@ def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> 
     picture_format(out)  # raises an error before anything is drawn
     curves = learning_panels(groups) if "learning" in panels else []
     evaluation = evaluation_panel(groups) if "evaluation" in panels else None
-    count = len(curves) + (evaluation is not None)
+    lives = life_panel(groups) if "lives" in panels else None
+    evaluations = [each for each in (evaluation, lives) if each is not None]
+    count = len(curves) + len(evaluations)
     if count == 0:
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
-    if len(groups) > MOST_LINES or (evaluation is not None and len(evaluation.cells) > MOST_LINES):
+    if len(groups) > MOST_LINES or any(len(each.cells) > MOST_LINES for each in evaluations):
         save_figure(draw_many(groups, curves, evaluation), out, dpi=160)
         return out
     width = 1 + 4.6 * count
     figure = new_figure(width, 4.4)
     (row,) = figure.subplots(1, count, squeeze=False)
     axes = list(row)
-    looks = _looks(groups, evaluation)
+    looks = _looks(groups, evaluations)
     for panel, learning in zip(axes, curves, strict=False):
         _draw_learning(panel, learning, looks)
-    if evaluation is not None:
-        _draw_evaluation(axes[-1], evaluation, looks)
+    for panel, scores in zip(axes[len(curves) :], evaluations, strict=True):
+        _draw_evaluation(panel, scores, looks)
     _draw_legend(figure, axes, groups)
     save_figure(figure, out, dpi=160)
     return out
 
 
-def _looks(groups: Iterable[Group], evaluation: EvaluationPanel | None) -> Looks:
+def _looks(groups: Iterable[Group], evaluations: Iterable[EvaluationPanel]) -> Looks:
     """Return a style for each label, the same in all panels."""
     labels = [group.label for group in groups]
-    if evaluation is not None:
+    for evaluation in evaluations:
         labels += evaluation.cells
     return styles(dict.fromkeys(labels))
 

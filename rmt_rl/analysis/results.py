@@ -51,6 +51,7 @@ class RunResult:
         metrics: its learning curves.
         evaluations: success and return at each setting of its environment.
         cpu_seconds: CPU seconds taken, by phase.
+        collect_seed: the first seed of the collected data; None if it isn't known, as in older files.
     """
 
     config: str
@@ -59,6 +60,7 @@ class RunResult:
     metrics: Mapping[str, Curve]
     evaluations: Sequence[EvaluatedSetting]
     cpu_seconds: Mapping[str, float]
+    collect_seed: int | None = None
 
     @classmethod
     def of(cls, run: Path, name: str = "") -> RunResult:
@@ -72,6 +74,7 @@ class RunResult:
             metrics={name: record.metrics[name] for name in CURVES if name in record.metrics},
             evaluations=record.evaluations,
             cpu_seconds=cpu_seconds(run).model_dump(),
+            collect_seed=record.collect_seed,
         )
 
     @classmethod
@@ -84,6 +87,7 @@ class RunResult:
             metrics={name: _curve(name, curve) for name, curve in values["metrics"].items()},
             evaluations=[evaluation_record(result) for result in values["results"]],
             cpu_seconds=values.get("cpu_seconds", {}),
+            collect_seed=_seed(values.get("collect_seed")),
         )
 
     @property
@@ -108,7 +112,14 @@ class RunResult:
             "metrics": self.metrics,
             "results": [_result(evaluation) for evaluation in self.evaluations],
             "cpu_seconds": self.cpu_seconds,
+            "collect_seed": self.collect_seed,
         }
+
+
+def _seed(value: object) -> int | None:
+    if value is None or type(value) is int:
+        return value
+    raise ValueError(f"collect_seed={value!r} is no whole number")
 
 
 def _curve(name: str, values: Mapping[str, float]) -> dict[int, float]:
@@ -127,7 +138,9 @@ def _result(evaluation: EvaluatedSetting) -> dict[str, Any]:
     values: dict[str, Any] = {"count": evaluation.episodes}
     for name in READ:
         values[name] = getattr(evaluation, name)
-    return values
+    if evaluation.by_episode_of_life:
+        values["return_by_episode_of_life"] = [score._asdict() for score in evaluation.by_episode_of_life]
+    return values | dict(evaluation.made_with)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from rmt_rl.statistics import Interval
 from rmt_rl.urls import check_local
 
 SEEDS_OF_A_RUN = ("seed", "data.collect_seed")  # options in which runs of one group may differ
+_SEED_OF_ID = re.compile(r"-seed(\d+)-[0-9a-f]{8}-v0$")  # of data sets that `rmt-rl collect` made
 UNKNOWN_UNIT = "update or environment step"
 
 OptionValues = Mapping[str, object]
@@ -49,6 +51,8 @@ class EvaluatedSetting:
     return_interval: Interval | None
     made_with: OptionValues
     """Seed, target return and so on, which results must share to be compared; empty where not recorded."""
+    by_episode_of_life: Sequence[Score] = ()
+    """Mean return of each episode of a life, in order; none if episodes weren't lives."""
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -76,6 +80,8 @@ class RunRecord:
     """Empty if the run was never evaluated."""
     checkpoint: str | None = None
     """The evaluated checkpoint and its update, e.g. `last, update 500`."""
+    collect_seed: int | None = None
+    """The first seed of the collected data; None if it isn't known."""
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -95,7 +101,22 @@ def read_run(folder: Path) -> RunRecord:
         metrics=_read_metrics(folder / METRICS),
         evaluations=[evaluation_record(result) for result in results],
         checkpoint=evaluation["checkpoint"] if evaluation else None,
+        collect_seed=_collect_seed(values),
     )
+
+
+def _collect_seed(values: Mapping[str, Any]) -> int | None:
+    """Return the seed from which a run's data were collected: that of the run's own data, or of a data set's id."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return None
+    datasets = data.get("dataset")
+    if not datasets:
+        seed = data.get("collect_seed", 0)
+        return seed if type(seed) is int else None
+    first = datasets[0] if isinstance(datasets, list) else datasets
+    found = _SEED_OF_ID.search(str(first))
+    return int(found[1]) if found else None
 
 
 def read_single_evaluation(folder: Path) -> EvaluatedSetting:
@@ -121,6 +142,9 @@ def evaluation_record(result: Mapping[str, Any]) -> EvaluatedSetting:
         mean_return=result["mean_return"],
         return_interval=_interval(result["return_interval"]),
         made_with={name: result[name] for name in SETTINGS if name in result},
+        by_episode_of_life=[
+            Score(each["mean"], _interval(each["interval"])) for each in result.get("return_by_episode_of_life", ())
+        ],
     )
 
 

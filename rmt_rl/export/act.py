@@ -110,9 +110,16 @@ def make_env(trained_in: dict[str, Any], name: str | None, options: dict[str, An
     """Return the environment that the agent was trained in, or another one of this name, with these options."""
     if name is not None:
         return gymnasium.make(name, **options)
+    lifetime = options.pop("lifetime", trained_in.get("lifetime"))
     if trained_in["spec"]:
-        return gymnasium.make(EnvSpec.from_json(trained_in["spec"]), **options)
-    return gymnasium.make(trained_in["id"], **(trained_in["options"] | options))
+        env = gymnasium.make(EnvSpec.from_json(trained_in["spec"]), **options)
+    else:
+        env = gymnasium.make(trained_in["id"], **(trained_in["options"] | options))
+    if lifetime is None:
+        return env
+    from rmt_rl.wrappers import Lifetime
+
+    return Lifetime(env, lifetime)
 
 
 def option(text: str) -> tuple[str, Any]:

@@ -20,7 +20,7 @@ from rmt_rl.agent import Agent
 from rmt_rl.errors import UsageError
 from rmt_rl.export.interface import Interface, Values, as_learnt, flat, nested
 from rmt_rl.nn.graphs import run_if, without_branches
-from rmt_rl.recurrence import Tree, clone, take_tokens, tree_fill, tree_leaves, where_lanes
+from rmt_rl.recurrence import Tree, clone, select_lanes, take_tokens, tree_fill, tree_leaves, tree_map, where_lanes
 from rmt_rl.tokens import Acting, put_late_first
 from rmt_rl.trees import map_leaves
 
@@ -31,10 +31,10 @@ LARGEST_BATCH = 1 << 20
 
 
 class Renewal(nn.Module):
-    """The caches of a batch in which segments end or episodes start.
+    """The caches of batch elements whose segments end or whose episodes start.
 
-    A full segment gets its last action, writes its memory and is followed by the next one. All batch elements do so,
-    and those whose segment is full are selected.
+    A full segment gets its last action, writes its memory and is followed by the next one. At the start of an episode
+    the result is discarded for a fresh cache.
     """
 
     def __init__(self, agent: Agent, fresh: Tree, interface: Interface) -> None:
@@ -46,9 +46,9 @@ class Renewal(nn.Module):
             self.register_buffer(f"fresh_{index}", leaf)
 
     def forward(self, *arguments: Tensor) -> Tensors:
-        """Return the cache's tensors, given `full_B`, `start_B`, the last action's parts and the cache's tensors."""
+        """Return the cache's tensors, given `start_B`, the last action's parts and the cache's tensors."""
         agent = self.agent
-        full_B, start_B, *others = arguments
+        start_B, *others = arguments
         parts = len(others) - self.count
         last_actions, cache = others[:parts], tuple(others[parts:])
         closing = clone(tree_fill(self.like, cache))
@@ -56,10 +56,27 @@ class Renewal(nn.Module):
             late_BTD = torch.stack(late_tokens(agent, self.interface, last_actions), 1)
             _, closing = agent.core.step(late_BTD, closing)
         memory = agent.core.end(closing)
-        opened = agent.core.begin(memory, full_B.shape[0], agent.capacity)
-        following = where_lanes(full_B, tuple(tree_leaves(opened)), cache)
+        opened = tuple(tree_leaves(agent.core.begin(memory, start_B.shape[0], agent.capacity)))
         fresh = tuple(cast("Tensor", getattr(self, f"fresh_{index}")) for index in range(self.count))
-        return clone(where_lanes(start_B, fresh, following))
+        return clone(where_lanes(start_B, fresh, opened))
+
+
+class SelectedRenewal(nn.Module):
+    """The caches of a batch, in which those of the restarted batch elements alone are renewed."""
+
+    def __init__(self, renewal: nn.Module, count: int) -> None:
+        """`count` is the number of tensors of a cache."""
+        super().__init__()
+        self.renewal, self.count = renewal, count
+
+    def forward(self, *arguments: Tensor) -> Tensors:
+        """Return the cache's tensors, given `restarted_B`, `start_B`, the last action's parts and the cache's."""
+        restarted_B, *others = arguments
+        lanes = restarted_B.nonzero()[:, 0]
+        torch._check(lanes.shape[0] >= 1)  # else the branch doesn't run
+        renewed = self.renewal(*select_lanes(tuple(others), lanes))
+        cache = tuple(others[-self.count :])
+        return tree_map(lambda leaf, new: leaf.index_copy(0, lanes, new), cache, tuple(renewed))
 
 
 class ActingGraph(nn.Module):
@@ -73,24 +90,25 @@ class ActingGraph(nn.Module):
         self.interface = Interface(agent, self.fresh)
         self.renewal: nn.Module | None = None
         if self.interface.cache:
-            self.renewal = _traced(Renewal(agent, self.fresh, self.interface), self._renewal_example())
+            renewal = _traced(Renewal(agent, self.fresh, self.interface), self._renewal_example())
+            self.renewal = SelectedRenewal(renewal, len(self.interface.cache))
 
     def forward(self, *arguments: Tensor) -> Tensors:
         """Return the outputs in the order of the interface."""
         agent, given = self.agent, self.interface.values(arguments)
-        full_B = given.steps == agent.config.segment_length
-        restarted_B = full_B | given.episode_start
-        leaves = self._renewed(given, full_B, restarted_B)
+        is_full_B = given.steps == agent.config.segment_length
+        restarted_B = is_full_B | given.episode_start
+        leaves = self._renewed(given, restarted_B)
         steps_B = given.steps.masked_fill(restarted_B, 0)
         logits_BP, cache = self._advance(given, steps_B, tree_fill(self.fresh, leaves))
         chosen = agent.head.choose(logits_BP, None)
         actions = flat(agent.head.tensors(chosen), self.interface.action)
         return (*actions, logits_BP, steps_B + 1, *clone(tuple(tree_leaves(cache))))
 
-    def _renewed(self, given: Values, full_B: Tensor, restarted_B: Tensor) -> Tensors:
+    def _renewed(self, given: Values, restarted_B: Tensor) -> Tensors:
         if self.renewal is None:
             return ()
-        inputs = (full_B, given.episode_start, *self._last_action(given), *given.cache)
+        inputs = (restarted_B, given.episode_start, *self._last_action(given), *given.cache)
         count = len(given.cache)
         return run_if(restarted_B.any(), self.renewal, inputs, lambda *same: clone(same[-count:]))
 
@@ -118,9 +136,8 @@ class ActingGraph(nn.Module):
         return logits_BP[:, : agent.head.size], cache
 
     def _renewal_example(self) -> list[Tensor]:
-        flag = torch.ones(EXAMPLES, dtype=torch.bool)
         _, *others = self.interface.state  # all but the steps
-        return [flag, flag.clone(), *(port.zeros(EXAMPLES) for port in others)]
+        return [torch.ones(EXAMPLES, dtype=torch.bool), *(port.zeros(EXAMPLES) for port in others)]
 
 
 def late_tokens(agent: Agent, interface: Interface, parts: Sequence[Tensor]) -> list[Tensor]:

@@ -17,10 +17,12 @@ from rmt_rl.export.graph import acting_program
 from rmt_rl.export.interface import Interface, Port
 from rmt_rl.export.runtime import check_acts_from_segments
 from rmt_rl.files import check_writable, write_atomically
+from rmt_rl.lives import LIFETIME
 from rmt_rl.runs.checkpoint import AgentHeader, path_of, read_checkpoint, restore_agent
 from rmt_rl.runs.folder import read_config
 from rmt_rl.runs.options import RunConfig
 from rmt_rl.space_json import space_to_json
+from rmt_rl.task import divided
 
 Values = dict[str, JsonValue]
 
@@ -99,14 +101,18 @@ def description(agent: Agent, interface: Interface, header: AgentHeader, config:
 def _environment(config: RunConfig) -> Values:
     """Return how Gymnasium makes a run's environment: its id, with the module that registers it, and its options.
 
-    Other environments than those found by name have a spec in place of options, if the run's data gave one.
+    Other environments than those found by name have a spec in place of options, if the run's data gave one. If the
+    episodes are lives, the number of episodes of a life is the `lifetime`.
     """
     name = config.env
     options = config.env_options.model_dump(mode="json", exclude_unset=True)
+    lifetime = divided(registry.load_task(name), config.env_options).lifetime
+    lives = {} if lifetime is None else {LIFETIME: lifetime}
     if name not in registry.names("envs"):
-        return {"id": name, "options": {}, "spec": options.get("spec")}
+        return {"id": name, "options": {}, "spec": options.get("spec"), **lives}
     identity = registry.constant("envs", name, "ID")
-    return {"id": f"rmt_rl:{identity}", "options": options, "spec": None}
+    arguments = {option: value for option, value in options.items() if option not in lives}
+    return {"id": f"rmt_rl:{identity}", "options": arguments, "spec": None, **lives}
 
 
 def shape_of(port: Port) -> Values:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias, cast
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -50,11 +50,24 @@ def _ordered(bounds: Interval) -> Interval:
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_not_too_large)]
 EpisodeRecord = TypedDict(
     "EpisodeRecord",
-    {"lane": Natural, "return": Finite, "length": Positive, "success": bool | None},
+    {
+        "lane": Natural,
+        "return": Finite,
+        "length": Positive,
+        "success": bool | None,
+        "returns_of_life": NotRequired[list[Finite]],
+    },
 )
 
 ShareInterval: TypeAlias = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 FiniteInterval: TypeAlias = Annotated[tuple[Finite, Finite], AfterValidator(_ordered)]
+
+
+class MeanRecord(TypedDict):
+    """A mean return and its interval."""
+
+    mean: Finite
+    interval: FiniteInterval | None
 
 
 class Figures(TypedDict):
@@ -80,6 +93,7 @@ class ResultRecord(Figures, total=False):
     normalised_return: Finite | None
     mean_length: Annotated[Finite, Field(ge=1)]
     seconds: Annotated[Finite, Field(ge=0)]
+    return_by_episode_of_life: list[MeanRecord]
     episodes: list[EpisodeRecord]
 
 
@@ -125,10 +139,20 @@ class EpisodeResult:
     episode_return: float
     length: int
     success: bool | None
+    returns_of_life: tuple[float, ...] = ()
+    """Returns of the episodes of a life, in order; none if the episode isn't a life."""
 
     def to_json(self) -> EpisodeRecord:
         """Return the record of this episode in `evaluation.json`."""
-        return {"lane": self.lane, "return": self.episode_return, "length": self.length, "success": self.success}
+        record: EpisodeRecord = {
+            "lane": self.lane,
+            "return": self.episode_return,
+            "length": self.length,
+            "success": self.success,
+        }
+        if self.returns_of_life:
+            record["returns_of_life"] = list(self.returns_of_life)
+        return record
 
 
 @dataclass(frozen=True)
@@ -197,9 +221,16 @@ class Evaluation:
         successes = self._successes
         return None if successes is None else success_interval(successes, len(self.episodes))
 
+    @property
+    def return_by_episode_of_life(self) -> list[MeanRecord]:
+        """The mean return of each episode of a life, in order; empty if episodes aren't lives."""
+        lives = [episode.returns_of_life for episode in self.episodes]
+        count = min(map(len, lives))
+        return [_mean_record([life[number] for life in lives]) for number in range(count)]
+
     def to_json(self) -> ResultRecord:
         """Return the record of this evaluation in `evaluation.json`."""
-        return {
+        record: ResultRecord = {
             "options": dict(self.options),
             "seed": self.seed,
             "deterministic": self.deterministic,
@@ -214,11 +245,19 @@ class Evaluation:
             "seconds": self.seconds,
             "episodes": [episode.to_json() for episode in self.episodes],
         }
+        by_episode = self.return_by_episode_of_life
+        if by_episode:
+            record["return_by_episode_of_life"] = by_episode
+        return record
 
     @property
     def _successes(self) -> int | None:
         reported = [episode.success for episode in self.episodes if episode.success is not None]
         return sum(reported) if len(reported) == len(self.episodes) else None
+
+
+def _mean_record(returns: list[float]) -> MeanRecord:
+    return {"mean": mean(returns), "interval": mean_interval(returns)}
 
 
 def write_evaluation(run: Path, evaluations: Iterable[Evaluation], checkpoint: str) -> Path:

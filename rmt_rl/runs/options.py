@@ -18,6 +18,7 @@ from rmt_rl.data.feed import FeedConfig
 from rmt_rl.errors import UsageError, nearest
 from rmt_rl.flags import with_options
 from rmt_rl.registry import agent_class, learner_named, load_task, names
+from rmt_rl.task import config_class
 
 if TYPE_CHECKING:
     from rmt_rl.training.learner import AgentLearner
@@ -154,6 +155,11 @@ class OnlineConfig(Frozen):
         100_000, ge=1, description="steps of all environments together, rounded up to whole rounds"
     )
     n_envs: int = Field(8, ge=1, description="environments played at once")
+    truncation: Literal["bootstrap", "end"] = Field(
+        "bootstrap",
+        description="return behind the last step of a truncated episode: bootstrap, the value of its last observation; "
+        "end, 0, for tasks in which the time limit is part of the task",
+    )
     device: str = Field("cpu", description="device of the networks, e.g. cpu or cuda")
     save_every: int = Field(10_000, ge=1, description="steps between two checkpoints, rounded up to whole rounds")
 
@@ -355,7 +361,7 @@ def run_config_class(env: str, agent: str, learner: str | None = None) -> type[R
         UsageError: no env, agent or learner has this name, or it needs a package that isn't installed.
     """
     base = learner_class(agent, learner).Run
-    return with_options(base, env=load_task(env).Config, agent=agent_class(agent).Config)
+    return with_options(base, env=config_class(load_task(env)), agent=agent_class(agent).Config)
 
 
 def make_config(values: Mapping[str, object], source: str = "the config") -> RunConfig:

@@ -50,6 +50,8 @@ NAMES = [param(name) for name in EVERY]
 NATIVE = [name for name in LOADED if hasattr(registry.load_task(name), "make_vec")]
 CORE = [name for name in LOADED if registry.constant("envs", name, "EXTRA") is None]
 """Those with an extra have tests of their experts of their own, as their episodes are long."""
+UNCERTAIN = {"bandit"}
+"""Those whose best policy doesn't always succeed."""
 
 
 def privileged(name: str) -> bool:
@@ -118,7 +120,7 @@ def test_native_vector_env_equals_single_envs(name: str) -> None:
     assert data_equivalence(step_randomly(native, 5, 400), step_randomly(wanted, 5, 400))
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", [name for name in CORE if name not in UNCERTAIN])
 def test_expert_succeeds(name: str) -> None:
     assert success(name) == 1
 

@@ -29,12 +29,16 @@ class Shown(NamedTuple):
 SHOWN = {
     "associative_retrieval": Shown(4),
     "atari": Shown(60),
+    "bandit": Shown(1),
     "cartpole_hidden": Shown(30),
     "color_cubes": Shown(6),
+    "dark_key_to_door": Shown(6),
+    "dark_room": Shown(6),
     "endless_tmaze": Shown(7),
     "memory_maze": Shown(20),
     "minigrid_memory": Shown(8, options=(("size", 21),)),
     "popgym": Shown(9, options=(("task", "concentration"),)),
+    "tmaze_without_hint": Shown(2),
     "tmaze": Shown(6, options=(("corridor_length", 20),)),
     "vizdoom_two_colors": Shown(1),
 }

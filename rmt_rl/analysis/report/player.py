@@ -17,13 +17,13 @@ from rmt_rl.analysis.report.played import PlayedEpisode, PlayedEpisodes, drawn_e
 from rmt_rl.analysis.report.seen import action_text, image_uri, seen_parts
 from rmt_rl.analysis.report.trace import SegmentTrace, Trace, choose_episode, trace
 from rmt_rl.analysis.run_records import RunRecord
-from rmt_rl.config import Frozen, validated
+from rmt_rl.config import Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.heads.categorical import Categorical
 from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import path_of, read_checkpoint, restore_agent
 from rmt_rl.runs.folder import read_config
-from rmt_rl.task import Task
+from rmt_rl.task import Task, config_class, task_config
 from rmt_rl.trees import map_leaves
 
 MOST_BARS = 24  # action probabilities that are drawn
@@ -67,7 +67,7 @@ def player(run: RunRecord, label: str, options: PlayerOptions) -> Json:
     saved = read_checkpoint(path_of(run.path, options.checkpoint))
     agent = restore_agent(saved, "cpu").eval()
     task = load_task(config.env)
-    env = validated(task.Config, dict(config.env_options) | _options_of(task, options))
+    env = task_config(task, dict(config.env_options) | _options_of(task, options))
     episodes = play(agent, task, env, options.seed)
     length = agent.config.segment_length if isinstance(agent, Agent) else 0
     chosen = choose_episode(episodes, length)
@@ -88,7 +88,7 @@ def player(run: RunRecord, label: str, options: PlayerOptions) -> Json:
 
 def _options_of(task: Task, options: PlayerOptions) -> Json:
     """Return those of the given options that the environment has."""
-    fields = task.Config.model_fields
+    fields = config_class(task).model_fields
     return {name: value for name, value in options.env_options.items() if name in fields}
 
 
@@ -101,7 +101,7 @@ def check_options(envs: Sequence[str], options: PlayerOptions) -> None:
     known: dict[str, None] = {}
     for env in envs:
         with suppress(UsageError):
-            known |= dict.fromkeys(load_task(env).Config.model_fields)
+            known |= dict.fromkeys(config_class(load_task(env)).model_fields)
     for name in options.env_options:
         if known and name not in known:
             listed = ", ".join(known)

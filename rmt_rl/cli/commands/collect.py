@@ -14,7 +14,7 @@ from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.export import RuntimeName
 from rmt_rl.flags import parse, with_options
 from rmt_rl.sweeps.engine import Setting
-from rmt_rl.task import default_episodes
+from rmt_rl.task import config_class, default_episodes
 from rmt_rl.terminal import say
 
 _ENGINE_FOLDER = Path("runs", ".collect")  # of the engine's own files
@@ -27,8 +27,8 @@ class Collection(ReadsRuns):
     seed: int = Field(0, ge=0, lt=SEED_LIMIT, description=f"seed of the episodes{SEED_SPACING}")
     policy: tuple[str, ...] = Field(
         (),
-        description="expert (default), random, or a run: its folder, zoo:NAME or hf://owner/name; several for a "
-        "mix, e.g. expert=1 runs/ppo-0=2",
+        description="expert (default), random, histories (a table that learns within lives, see docs/lives.md), or a "
+        "run: its folder, zoo:NAME or hf://owner/name; several for a mix, e.g. expert=1 runs/ppo-0=2",
     )
     sample: bool = Field(False, description="trained agents sample their actions; otherwise the likeliest is taken")
     checkpoint: Literal["last", "best"] = Field("last", description="which of the runs' checkpoints")
@@ -59,7 +59,7 @@ def collect_dataset(arguments: Arguments) -> int:
         return 0
     task = registry.load_task(names[0])
     require_values("--policy", rest, "name policies: --policy random; or leave it out, and the env's expert plays")
-    model = with_engine(with_options(Collection, env=task.Config), rest)
+    model = with_engine(with_options(Collection, env=config_class(task)), rest)
     given = parse(model, rest, f"rmt-rl collect {names[0]}", description)
     given.import_modules()
     from rmt_rl.acting.collect import collect

@@ -14,6 +14,7 @@ from rmt_rl.cli.arguments import HELP, Arguments, ReadsRuns, import_typed, leadi
 from rmt_rl.config import SEED_LIMIT, SEED_SPACING, Frozen
 from rmt_rl.errors import UsageError
 from rmt_rl.flags import parse, with_options
+from rmt_rl.task import config_class
 from rmt_rl.terminal import say
 
 _USAGE = "rmt-rl import FORMAT FILES... --env ENV --id NAME"
@@ -53,7 +54,9 @@ def import_files(arguments: Arguments) -> int:
     data_format, *files = names
     import_typed([data_format, *environments])
     task = registry.load_task(environments[0])
-    given: Any = parse(with_options(ImportFlags, env=task.Config), rest, f"rmt-rl import {data_format}", __doc__ or "")
+    given: Any = parse(
+        with_options(ImportFlags, env=config_class(task)), rest, f"rmt-rl import {data_format}", __doc__ or ""
+    )
     given.import_modules()
     from rmt_rl.acting.importing import Import, import_dataset
     from rmt_rl.cli.progress import EvaluationProgress

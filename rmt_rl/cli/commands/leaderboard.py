@@ -17,8 +17,8 @@ from rmt_rl.terminal import say
 class Leaderboard(Frozen):
     """Rank agents by inter-quartile means over seeds and settings, a table for each task."""
 
-    folders: Positional[tuple[Path, ...]] = Field(
-        (), description="folders of runs or of results.jsonl, searched at any depth"
+    runs: Positional[tuple[str, ...]] = Field(
+        (), description="folders of runs or of results.jsonl, searched at any depth; or zoo:NAME, or hf://owner/name"
     )
     out: Path = Field(Path("leaderboard"), description="the two files, without their endings .md and .html")
     seeds: int = Field(3, ge=1, description="training seeds that an entry needs")
@@ -29,13 +29,13 @@ class Leaderboard(Frozen):
 def rank(arguments: Arguments) -> int:
     """Write the tables as Markdown and HTML, and print them."""
     given = parse(Leaderboard, arguments, "rmt-rl leaderboard", __doc__ or "")
-    if not given.folders:
-        raise UsageError("no folders were given; name folders of runs, or a folder above them")
+    if not given.runs:
+        raise UsageError("no runs were given; name folders of runs or one above them, zoo:NAME or hf://owner/name")
     from rmt_rl.analysis.leaderboard import Rules, as_page, leaderboard
     from rmt_rl.files import write_atomically
 
     rules = Rules(given.seeds, given.episodes, given.resamples)
-    text = leaderboard(given.folders, rules)
+    text = leaderboard(given.runs, rules)
     page = as_page(text)
     markdown = given.out.with_name(f"{given.out.name}.md")
     html = given.out.with_name(f"{given.out.name}.html")

@@ -1,0 +1,1 @@
+"""Which memories learn within a life, and how far?"""

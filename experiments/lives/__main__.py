@@ -1,0 +1,92 @@
+"""Remakes the tables and pictures of this folder: python -m experiments.lives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tyro
+
+from experiments.lives.players import REFERENCES, emptied, emptied_name, is_player, reference
+from experiments.lives.report import draw_lives, lives_table
+from rmt_rl.analysis.results import FILE, ResultsFile
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_kept
+from rmt_rl.errors import check_named, explained
+from rmt_rl.files import write_atomically
+from rmt_rl.sweeps.engine import PlannedEvaluation
+from rmt_rl.sweeps.matrix import Cell
+from rmt_rl.terminal import say
+
+FOLDER = Path(__file__).parent
+RESULTS = ResultsFile(FOLDER / FILE)
+TASKS = ("dark_room",)
+SEEDS = {"rate": 5, "dlstm": 3, "dgru": 3, "dt": 3}
+"""Agents in the order of the tables, and training seeds of each."""
+EMPTIED = ("rate", "dt")
+"""Agents that also play with a memory that is emptied at each start of an episode."""
+LIFETIME = 10
+PLANS = [
+    PlannedEvaluation(vary=("goals=train,test",)),
+    PlannedEvaluation(vary=("goals=test", f"lifetime={4 * LIFETIME}")),
+]
+
+
+def main(
+    tasks: tuple[str, ...] = TASKS,
+    agents: tuple[str, ...] = tuple(SEEDS),
+    seeds: int = max(SEEDS.values()),
+    runs: Path = Path("runs/lives"),
+    again: bool = False,
+    draw: bool = False,
+    execution: ExecutionFlags = TWO_AT_ONCE,
+) -> None:
+    """Train, evaluate, tabulate, plot. Results of each run go to `results.jsonl` when it ends; those there stay.
+
+    Args:
+        tasks: names of environments.
+        agents: names of agents.
+        seeds: number of training seeds, 0, 1, ..., at most those of each agent in `SEEDS`.
+        runs: folder of the runs; those that are finished aren't made again.
+        again: make runs again whose results are stored.
+        draw: make tables and pictures from `results.jsonl` and nothing else.
+        execution: where runs are executed.
+    """
+    check_named(tasks, list(TASKS))
+    check_named(agents, list(SEEDS))
+    if not draw:
+        cells = _cells(tasks, agents, seeds)
+        make_kept(cells, RESULTS, runs, execution, again)
+        _play_references(tasks, cells, runs, again)
+    for task in TASKS:
+        results = [result for result in RESULTS.read() if result.config.startswith(f"{task}-")]
+        if results:
+            text = lives_table(task, results)
+            write_atomically(FOLDER / f"table-{task}.md", f"{text}\n".encode())
+            draw_lives(task, results, FOLDER / f"lives-{task}.png")
+            say(text)
+
+
+def _cells(tasks: tuple[str, ...], agents: tuple[str, ...], seeds: int) -> list[Cell]:
+    """Return the cells, those of one seed together."""
+    cells = []
+    for seed in range(seeds):
+        chosen = [agent for agent in agents if seed < SEEDS[agent]]
+        configs = {FOLDER / f"{task}-{agent}.toml": PLANS for task in tasks for agent in chosen}
+        cells += config_cells(configs, [seed])
+    return cells
+
+
+def _play_references(tasks: tuple[str, ...], cells: list[Cell], runs: Path, again: bool) -> None:
+    """Put the results of the levels, and of agents whose memory is emptied, into the file, as far as it lacks them."""
+    known = {result.name for result in RESULTS.read() if is_player(result) and not again}
+    for task in tasks:
+        for player in REFERENCES:
+            if f"{task}-{player}-0" not in known:
+                RESULTS.put(reference(task, player))
+    for cell in cells:
+        if cell.config.agent in EMPTIED and emptied_name(cell.name) not in known:
+            RESULTS.put(emptied(runs / cell.name))
+
+
+if __name__ == "__main__":
+    with explained():
+        tyro.cli(main)

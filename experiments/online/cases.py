@@ -1,0 +1,102 @@
+"""The runs of the comparison: tasks, agents, and the options of each run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from rmt_rl.runs.named_options import named_config
+from rmt_rl.sweeps.engine import PlannedEvaluation
+from rmt_rl.sweeps.matrix import Cell
+
+Options = Mapping[str, Any]
+NO_OPTIONS: Options = MappingProxyType({})
+N_ENVS = 16
+EVALUATIONS = 10
+"""Points of a learning curve."""
+RECURRENT_PPO = "recurrent_ppo"
+AGENTS = ("rate", "gtrxl", "dlstm", RECURRENT_PPO)
+
+
+class Case(NamedTuple):
+    """A task on which agents are compared.
+
+    Attributes:
+        env: the environment.
+        steps: environment steps of a training.
+        score: success_rate or mean_return.
+        env_options: options of the environment.
+        segment_length: steps of a segment of the agents that have segments.
+        truncation: end where the time limit is part of the task.
+    """
+
+    env: str
+    steps: int
+    score: str = "success_rate"
+    env_options: Options = NO_OPTIONS
+    segment_length: int = 32
+    truncation: str = "bootstrap"
+
+
+def _popgym(task: str, steps: int = 200_000) -> Case:
+    return Case("popgym", steps, "mean_return", {"task": task})
+
+
+def _tmaze(longest: int, steps: int, segment_length: int) -> Case:
+    options = {"corridor_length": [1, longest], "penalty": -1 / longest}
+    return Case("tmaze", steps, env_options=options, segment_length=segment_length, truncation="end")
+
+
+CASES = {
+    "tmaze-20": _tmaze(20, 160_000, segment_length=10),
+    "tmaze-100": _tmaze(100, 400_000, segment_length=25),
+    "memory-s13": Case("minigrid_memory", 400_000, env_options={"size": 13}, truncation="end"),
+    "repeat_first": _popgym("repeat_first"),
+    "repeat_previous": _popgym("repeat_previous"),
+    "count_recall": _popgym("count_recall"),
+    "position_only_cartpole": _popgym("position_only_cartpole"),
+    "noisy_position_only_cartpole": _popgym("noisy_position_only_cartpole"),
+}
+
+OF_PPO: Options = {
+    "learner": "ppo",
+    "batch_size": 1024,
+    "n_epochs": 6,
+    "gae_lambda": 0.98,
+    "ent_coef": 0.03,
+}
+"""Options of the agents of this project, on all tasks."""
+OF_RECURRENT_PPO: Options = {
+    "agent_options": {
+        "batch_size": 1024,
+        "n_epochs": 6,
+        "learning_rate": 1e-3,
+        "gae_lambda": 0.98,
+        "ent_coef": 0.03,
+        "lstm_hidden_size": 64,
+    },
+}
+"""Options of sb3-contrib's agent, on all tasks."""
+
+
+def cell(name: str, agent: str, seed: int) -> Cell:
+    """Return the run of an agent on a task."""
+    case = CASES[name]
+    own = OF_RECURRENT_PPO if agent == RECURRENT_PPO else _with_segments(case)
+    every = case.steps // EVALUATIONS
+    options = {
+        **own,
+        "env_options": dict(case.env_options),
+        "total_timesteps": case.steps,
+        "n_envs": N_ENVS,
+        "truncation": case.truncation,
+        "eval_every": every,
+        "save_every": every,
+        "seed": seed,
+    }
+    return Cell(f"{name}/{agent}-{seed}", named_config(case.env, agent, options), (PlannedEvaluation(episodes=100),))
+
+
+def _with_segments(case: Case) -> Options:
+    return {**OF_PPO, "agent_options": {"segment_length": case.segment_length}}
