@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.runs.folder import read_config, write_config
 from rmt_rl.runs.options import OnlineRun, make_config
 from rmt_rl.training.loop import resume, train
-from rmt_rl.training.online import OnlineLearner
+from rmt_rl.training.online import checked_env
 from tests.recall import Recall
 from tests.tiny import Values, assert_same_run, header, in_process, metrics, tensors, weights
 
@@ -259,8 +258,7 @@ def test_what_has_a_memory_learns_to_recall(agent: str, folder: Path) -> None:
 @pytest.mark.parametrize(("truncation", "is_limit"), [("bootstrap", True), ("end", False)])
 def test_a_time_limit_ends_an_episode_if_it_is_part_of_the_task(truncation: str, is_limit: bool) -> None:
     config = tiny(env_options={"corridor_length": 3}, online={"truncation": truncation})
-    with closing(OnlineLearner(config)) as learner:
-        env = learner.one_env()
+    env = checked_env(config)
     env.reset(seed=0)
     flags = [env.step(2)[2:4] for _ in range(5)]
     assert flags == [(False, False)] * 4 + [(not is_limit, is_limit)]

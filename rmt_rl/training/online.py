@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from textwrap import shorten
@@ -31,17 +30,13 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from rmt_rl import signals
-from rmt_rl.acting.collect import env_spec
-from rmt_rl.acting.env_source import origin_of
-from rmt_rl.acting.history import About, History, Saved
+from rmt_rl.acting.record import History, history_of
 from rmt_rl.agent import AgentSpec, BaseAgent
-from rmt_rl.config import SavedState, validated
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.numbers import Words, check_plain_numbers
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restore_agent, restore_optimizer
-from rmt_rl.runs.checkpoint import about as about_file
 from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.init import initial_agent
 from rmt_rl.runs.metrics import Metrics
@@ -52,7 +47,6 @@ from rmt_rl.training.learner import Diverged, Resumable
 from rmt_rl.training.needs import check_online
 from rmt_rl.training.parallel import Processes
 
-DATASET_VERSION = re.compile(r"-v\d+$")
 AnyEnv = gymnasium.Env[Any, Any]
 _MEND = Words("mend the environment, or scale its rewards with gymnasium.wrappers.TransformReward")
 
@@ -127,13 +121,9 @@ class OnlineLearner:
         return make_vec_env(lambda: agent.viewed(self.one_env()), self.config.online.n_envs, seed)
 
     def one_env(self) -> AnyEnv:
-        """Return one environment: rewards checked, episodes recorded if asked for, time limits as configured."""
-        env = make_env(load_task(self.config.env), self.config.env_options)
-        env = TransformReward(env, _checked_reward)
-        if self.history is not None:
-            env = self.history.recorded(env, self.envs_made)
-            self.envs_made += 1
-        return _TruncationEnds(env) if self.config.online.truncation == "end" else env
+        """Return one of the environments, whose rewards are checked and whose episodes are recorded if asked for."""
+        self.envs_made += 1
+        return checked_env(self.config, self.history, self.envs_made - 1)
 
     def make_algorithm(self) -> OnPolicyAlgorithm:
         """Return the algorithm that trains the agent."""
@@ -265,43 +255,13 @@ def _check_minibatches(config: OnlineRun, agent: SB3Agent) -> None:
         )
 
 
-class _Progress(SavedState):
-    """The part of a checkpoint that tells of the recorded history."""
-
-    recorded: int = 0
-
-
-def history_of(config: OnlineRun, saved: Checkpoint[AgentHeader] | None) -> History | None:
-    """Return the history that a run records; None if it records none.
-
-    Raises:
-        UsageError: the data set exists already, or isn't as the checkpoint left it.
-    """
-    if config.record is None:
-        return None
-    task = load_task(config.env)
-    origin = origin_of(task)
-    facts = {
-        "env": task.ID,
-        "options": config.env_options.model_dump(mode="json"),
-        "env_source_sha256": origin.source_sha256,
-        "packages": origin.packages,
-        "run": config.model_dump(mode="json", exclude_none=True),
-    }
-    learner = config.learner or config.agent
-    about = About(
-        env_spec(task, config.env_options),
-        f"{config.agent} learning by {learner}",
-        f"The whole episodes that agent {config.agent} played in {task.ID} as it learnt, in the order of their ends.",
-        facts,
-    )
-    before = None
-    if saved is not None:
-        with about_file(saved.path):
-            before = Saved(saved.header.update, validated(_Progress, saved.header.progress).recorded)
-    name = config.record if DATASET_VERSION.search(config.record) else f"{config.record}-v0"
-    with closing(make_env(task, config.env_options)) as env:
-        return History(name, env, about, before)
+def checked_env(config: OnlineRun, history: History | None = None, index: int = 0) -> AnyEnv:
+    """Return a run's environment to learn in, whose rewards are checked, and whose episodes a history records."""
+    env = make_env(load_task(config.env), config.env_options)
+    env = TransformReward(env, _checked_reward)
+    if history is not None:
+        env = history.recorded(env, index)
+    return _TruncationEnds(env) if config.online.truncation == "end" else env
 
 
 class _TruncationEnds(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +22,26 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from rmt_rl.acting.collect import env_spec
+from rmt_rl.acting.env_source import origin_of
 from rmt_rl.acting.recording import EpisodeOfLane
+from rmt_rl.config import SavedState, validated
 from rmt_rl.data.opening import open_dataset
 from rmt_rl.data.root import has_dataset
 from rmt_rl.data.trajectory import Array, Arrays, Trajectory
 from rmt_rl.data.writing import alone_making, check_storable, write_dataset
+from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.files import write_atomically
+from rmt_rl.registry import load_task
+from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint
+from rmt_rl.runs.checkpoint import about as about_file
+from rmt_rl.runs.options import OnlineRun
 from rmt_rl.task import HasSpaces
 from rmt_rl.trees import Place, leaves, map_space, part_at
 
 AnyEnv = gymnasium.Env[Any, Any]
+DATASET_VERSION = re.compile(r"-v\d+$")
 MARKS = ("environment", "began")
 OUTCOMES = ("rewards", "terminations", "truncations")
 UNTIL = "recorded_until"
@@ -169,6 +179,45 @@ class History:
                 "the data set back as it was, or start a new run"
             )
         return found
+
+
+class _Progress(SavedState):
+    """The part of a checkpoint that tells of the recorded history."""
+
+    recorded: int = 0
+
+
+def history_of(config: OnlineRun, saved: Checkpoint[AgentHeader] | None) -> History | None:
+    """Return the history that a run records; None if it records none.
+
+    Raises:
+        UsageError: the data set exists already, or isn't as the checkpoint left it.
+    """
+    if config.record is None:
+        return None
+    task = load_task(config.env)
+    origin = origin_of(task)
+    facts = {
+        "env": task.ID,
+        "options": config.env_options.model_dump(mode="json"),
+        "env_source_sha256": origin.source_sha256,
+        "packages": origin.packages,
+        "run": config.model_dump(mode="json", exclude_none=True),
+    }
+    learner = config.learner or config.agent
+    about = About(
+        env_spec(task, config.env_options),
+        f"{config.agent} learning by {learner}",
+        f"The whole episodes that agent {config.agent} played in {task.ID} as it learnt, in the order of their ends.",
+        facts,
+    )
+    before = None
+    if saved is not None:
+        with about_file(saved.path):
+            before = Saved(saved.header.update, validated(_Progress, saved.header.progress).recorded)
+    name = config.record if DATASET_VERSION.search(config.record) else f"{config.record}-v0"
+    with closing(make_env(task, config.env_options)) as env:
+        return History(name, env, about, before)
 
 
 class _Recorded(gymnasium.Wrapper[Any, Any, Any, Any]):

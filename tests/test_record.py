@@ -12,7 +12,7 @@ import minari
 import numpy as np
 import pytest
 
-from rmt_rl.acting.history import History
+from rmt_rl.acting.record import History
 from rmt_rl.cli import main
 from rmt_rl.data.writing import alone_making
 from rmt_rl.runs.checkpoint import read_checkpoint
