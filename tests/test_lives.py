@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -245,6 +246,29 @@ def test_learning_histories_are_lives_in_which_a_table_learns(capsys: pytest.Cap
     assert "--env.lifetime 200" in capsys.readouterr().err
     assert main(["collect", "Pendulum-v1", "--policy", "histories", "--episodes", "1", "--env.lifetime", "2"]) == 2
     assert "a table of discrete actions" in capsys.readouterr().err
+
+
+COMMAND = re.compile(r"^    rmt-rl (.*)", re.MULTILINE)
+PAGE = Path(__file__).parents[1] / "docs" / "lives.md"
+QUICK_PPO = ("--total-timesteps", "64", "--n-envs", "1", "--agent.width", "16", "--eval-episodes", "2")
+
+
+@pytest.mark.slow
+def test_commands_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    identity = ""
+    for line in COMMAND.findall(PAGE.read_text(encoding="utf-8")):
+        small = re.sub(r"--episodes \d+", "--episodes 2", line).replace("lifetime 200", "lifetime 3")
+        name, *arguments = small.replace(" ID ", f" {identity} ").split()
+        if name == "train":
+            arguments += QUICK_PPO if "ppo" in arguments else (*TINY, "--agent.width", "16")
+            arguments += () if {"ppo", "--dataset"} & set(arguments) else ("--collect-episodes", "8")
+        assert main([name, *arguments]) == 0, line
+        printed = capsys.readouterr().out.strip()
+        identity = printed if name == "collect" else identity
+    assert (tmp_path / "lives.png").exists()
 
 
 def test_data_without_lives_keep_their_ids() -> None:

@@ -44,6 +44,19 @@ model = RecurrentMemoryTransformer(
 loss = RecurrentMemoryTransformerWrapper(model)(torch.arange(20).remainder(11).view(2, 10), return_loss=True)
 assert loss.isfinite()
 """
+COMMANDS = """
+import json, sys
+from contextlib import redirect_stdout
+from io import StringIO
+from rmt_rl.cli import main
+
+said = []
+for command in json.loads(sys.argv[1]):
+    with redirect_stdout(StringIO()) as output:
+        assert main(command) == 0, command
+    said.append(output.getvalue())
+print(json.dumps(said))
+"""
 LOAD = """
 import sys
 import memlab, rmt_rl
@@ -87,6 +100,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return lab
 
 
+@pytest.fixture(scope="module")
+def said(lab: Environment) -> dict[str, str]:
+    """Return what further commands print, by their names; one process runs all of them."""
+    commands = [
+        ["list"],
+        ["collect", "lab_cue", "--episodes", "4", "--env.delay", "2"],
+        ["evaluate", "run", "--vary", "delay=2,30", "--episodes", "4"],
+        ["inspect", "run", "--segments", "4", "--episodes", "4", "--memories", "2"],
+        ["lab_show", "run"],
+    ]
+    texts = json.loads(lab("python", "-c", COMMANDS, json.dumps(commands)).stdout)
+    return {name: text for (name, *_), text in zip(commands, texts, strict=True)}
+
+
 def listed(text: str) -> dict[str, list[str]]:
     """Return the lines of `rmt-rl list` that show things of the package, by the title that they stand below."""
     lines: dict[str, list[str]] = {}
@@ -108,17 +135,17 @@ def assert_all_listed(text: str, ending: str) -> None:
         assert re.fullmatch(rf"  {name} +{mark}.*\S{ending}", line)
 
 
-def test_all_is_listed_with_its_distribution(lab: Environment) -> None:
-    assert_all_listed(lab("rmt-rl", "list").stdout, r"\. \(memlab\)")
+def test_all_is_listed_with_its_distribution(said: dict[str, str]) -> None:
+    assert_all_listed(said["list"], r"\. \(memlab\)")
 
 
-def test_data_are_collected(lab: Environment) -> None:
-    identity = lab("rmt-rl", "collect", "lab_cue", "--episodes", "4", "--env.delay", "2").stdout.strip()
+def test_data_are_collected(lab: Environment, said: dict[str, str]) -> None:
+    identity = said["collect"].strip()
     assert identity.startswith("lab_cue/expert-4-seed0-")
     assert (lab.work.parent / "data" / identity).is_dir()
 
 
-def test_a_run_is_trained_evaluated_and_inspected(lab: Environment) -> None:
+def test_a_run_is_trained_evaluated_and_inspected(lab: Environment, said: dict[str, str]) -> None:
     run = lab.work / "run"
     config = (run / "config.toml").read_text()
     assert 'feed = "lab_endings"' in config
@@ -126,14 +153,13 @@ def test_a_run_is_trained_evaluated_and_inspected(lab: Environment) -> None:
     assert "segments = 2\n" in config
     assert "4,eval/success_rate," in (run / "metrics.csv").read_text()
     assert not list(run.glob("events*")), "--logger names all loggers"
-    shown = lab("rmt-rl", "evaluate", "run", "--vary", "delay=2,30", "--episodes", "4").stdout
-    assert [line.split(":")[0] for line in shown.splitlines()] == ["delay=2", "delay=30"]
-    lab("rmt-rl", "inspect", "run", "--segments", "4", "--episodes", "4", "--memories", "2")
+    shown = said["evaluate"].splitlines()
+    assert [line.split(":")[0] for line in shown] == ["delay=2", "delay=30"]
     assert json.loads((run / "inspection.json").read_text())["retained"][-1]["fillers"] == 4
 
 
-def test_a_command_runs(lab: Environment) -> None:
-    assert lab("rmt-rl", "lab_show", "run").stdout.startswith("eval/success_rate ")
+def test_a_command_runs(said: dict[str, str]) -> None:
+    assert said["lab_show"].startswith("eval/success_rate ")
 
 
 def test_python_finds_it_too(lab: Environment) -> None:

@@ -1,1 +1,1 @@
-"""Which memories learn within a life, and how far?"""
+"""Lives of hidden goals: memories that learn within a life, cloned from experts that explore and then exploit."""

@@ -94,14 +94,17 @@ class Histories:
         """Choose an action for each of n environments; `observation` is of lives."""
         starts = np.asarray(observation["episode_start"]) == 1
         rewards = np.asarray(observation["previous_reward"])[:, 0]
-        learners = [None] * len(starts) if state is None else list(state)
+        learners: list[_Learner] = [self._new() for _ in starts] if state is None else list(state)
         actions = np.zeros(len(starts), np.int64)
         for index in range(len(starts)):
-            if learners[index] is None or episode_start[index]:
-                learners[index] = _Learner(self._actions, self._lifetime)
+            if episode_start[index]:
+                learners[index] = self._new()
             place = _bytes(observation["observation"], index)
             actions[index] = learners[index].act(place, float(rewards[index]), bool(starts[index]), self._generator)
         return actions + self._first, learners
+
+    def _new(self) -> _Learner:
+        return _Learner(self._actions, self._lifetime)
 
 
 def _bytes(observations: Any, index: int) -> bytes:

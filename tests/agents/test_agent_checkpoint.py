@@ -49,7 +49,7 @@ def test_a_loaded_agent_has_the_same_weights_and_acts_alike(
     assert weights.keys() == others.keys()
     assert all(torch.equal(weights[key], others[key]) for key in weights)
     state = other_state = None
-    for _ in range(10):
+    for _ in range(SMALL["segment_length"] + 2):
         observation = draw(NESTED, 2)
         action, state = agent.predict(observation, state)
         other, other_state = loaded.predict(observation, other_state)

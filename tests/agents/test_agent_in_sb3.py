@@ -16,7 +16,7 @@ from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.wrappers import ReturnToGo
 from tests.agents.examples import SMALL, agents
 
-EPISODES, SEED = 6, 11
+EPISODES, SEED = 3, 11
 every_agent = pytest.mark.parametrize("cls", agents())
 
 
@@ -65,8 +65,7 @@ def play(agent: Agent, env: gymnasium.Env[Any, Any], seed: int, deterministic: b
 
 
 @every_agent
-@pytest.mark.parametrize("make_env", [tmaze, tmaze_with_returns])
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize(("make_env", "lanes"), [(tmaze, 1), (tmaze_with_returns, 3)])
 def test_evaluate_policy_plays_what_a_plain_loop_plays(cls: type[Agent], make_env: Any, lanes: int) -> None:
     agent = agent_for_tmaze(cls)
     vec_env = DummyVecEnv([make_env] * lanes)
