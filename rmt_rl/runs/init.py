@@ -32,6 +32,19 @@ def options_of_init(init: object, agent: str, cls: type[RunConfig]) -> Sections:
     return sections
 
 
+def hash_of_init(init: str) -> str:
+    """Return the SHA-256 of the checkpoint of the run that a new one begins with.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    path = path_of(find_run(init).folder)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"init={init}: {path} can't be read ({error.strerror}); choose another run") from error
+
+
 def with_hash(config: ConfigT) -> ConfigT:
     """Return the config with the hash of the weights that the run begins with.
 
@@ -40,9 +53,8 @@ def with_hash(config: ConfigT) -> ConfigT:
     """
     if config.init is None:
         return config
-    path = path_of(find_run(config.init).folder)
     _read(config.init, config.agent)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = hash_of_init(config.init)
     if config.init_sha256 not in (None, found):
         raise UsageError(
             f"init={config.init} has other weights than init_sha256={config.init_sha256}; to begin with these, leave "

@@ -7,7 +7,7 @@ from typing import Any
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError, nearest
-from rmt_rl.runs.init import options_of_init
+from rmt_rl.runs.init import hash_of_init, options_of_init
 from rmt_rl.runs.options import RunConfig, run_config_class
 from rmt_rl.runs.recipes import NO_RECIPE, Recipe
 
@@ -39,6 +39,8 @@ def named_config(
     for section, table in of_init.items():
         tuned[section] = tuned.get(section, {}) | table
     values: dict[str, Any] = {"env": env, "agent": agent, **tuned}
+    if of_init:
+        values["init_sha256"] = hash_of_init(given["init"])
     for name, value in given.items():
         if name not in sections:
             raise _unknown(name, value, cls)

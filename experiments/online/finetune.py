@@ -1,0 +1,195 @@
+"""Fine-tuning of offline agents by PPO: python -m experiments.online.finetune.
+
+Agents learn from modest data, and then by acting. The same training without the offline agent stands beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+
+from rmt_rl.acting.collect import collect
+from rmt_rl.acting.policies import EXPERT, RANDOM, Behaviour, Share
+from rmt_rl.analysis.figures import finish, in_default_style, new_figure, save_figure, styles
+from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.analysis.results import ResultsFile, RunResult
+from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, make_kept
+from rmt_rl.config import validated
+from rmt_rl.data.store import EpisodeStore
+from rmt_rl.errors import check_named, explained
+from rmt_rl.files import write_atomically
+from rmt_rl.registry import load_task
+from rmt_rl.runs.named_options import named_config
+from rmt_rl.runs.recipes import find_recipe
+from rmt_rl.statistics import mean, mean_interval
+from rmt_rl.sweeps.engine import PlannedEvaluation
+from rmt_rl.sweeps.matrix import Cell
+from rmt_rl.terminal import say
+
+FOLDER = Path(__file__).parent
+RESULTS = ResultsFile(FOLDER / "finetune.jsonl")
+AGENT = "rate"
+EPISODES = 500
+POINTS = 10
+"""Evaluations of a learning curve."""
+KINDS = ("tuned", "scratch")
+HEAD = ["mean return", "data, mean", "data, best", "offline", "tuned", "scratch", "seeds"]
+
+
+class Case(NamedTuple):
+    """A task with its data.
+
+    Attributes:
+        env: the environment.
+        env_options: its options.
+        behaviour: the policies that play the data.
+        steps: environment steps of learning by acting.
+        online: options of PPO that differ from `OF_PPO`.
+    """
+
+    env: str
+    env_options: Mapping[str, Any]
+    behaviour: Behaviour
+    steps: int
+    online: Mapping[str, Any]
+
+
+CASES = {
+    "cartpole_hidden": Case("cartpole_hidden", {}, Behaviour((Share(RANDOM),)), 200_000, {"kl_decay": 30_000}),
+    "battleship": Case("popgym", {"task": "battleship"}, Behaviour((Share(EXPERT),), noise=0.3), 400_000, {}),
+}
+OF_PPO: Mapping[str, Any] = {
+    "learner": "ppo",
+    "n_envs": 16,
+    "batch_size": 1024,
+    "n_epochs": 6,
+    "learning_rate": 3e-4,
+    "gae_lambda": 0.98,
+    "target_kl": 0.03,
+}
+
+
+def main(
+    tasks: tuple[str, ...] = tuple(CASES),
+    seeds: int = 3,
+    runs: Path = Path("runs/online/finetune"),
+    again: bool = False,
+    draw: bool = False,
+    execution: ExecutionFlags = TWO_AT_ONCE,
+) -> None:
+    """Collect, train, fine-tune, tabulate, plot. Results of each run go to `finetune.jsonl` when it ends.
+
+    Args:
+        tasks: names of tasks.
+        seeds: number of training seeds, 0, 1, ...
+        runs: folder of the runs; those that are finished aren't made again.
+        again: make runs again whose results are stored.
+        draw: make table and picture from `finetune.jsonl` and nothing else.
+        execution: where runs are executed.
+    """
+    check_named(tasks, list(CASES))
+    if not draw:
+        for seed in range(seeds):
+            for name in tasks:
+                _make(name, seed, runs, execution, again)
+    results = RESULTS.read()
+    text = table(results)
+    write_atomically(FOLDER / "finetune-table.md", f"{text}\n".encode())
+    draw_curves(results, FOLDER / "finetune.png")
+    say(text)
+
+
+def _make(name: str, seed: int, runs: Path, execution: Execution, again: bool) -> None:
+    """Train one offline agent, and then by acting, from it and from random weights."""
+    make_kept([offline(name, seed)], RESULTS, runs, execution, again)
+    make_kept([online(name, kind, seed, runs) for kind in KINDS], RESULTS, runs, execution, again)
+
+
+def dataset(name: str) -> str:
+    """Return the id of a task's data set, which is collected first if it is missing."""
+    case = CASES[name]
+    return collect(case.env, validated(load_task(case.env).Config, case.env_options), EPISODES, 0, case.behaviour)
+
+
+def offline(name: str, seed: int) -> Cell:
+    """Return the run that learns from data."""
+    case = CASES[name]
+    recipe = find_recipe(case.env, AGENT).without_collecting()
+    options = {"env_options": case.env_options, "dataset": dataset(name), "eval_episodes": 0, "seed": seed}
+    config = named_config(case.env, AGENT, options, recipe)
+    return Cell(f"{name}/offline-{seed}", config, (PlannedEvaluation(episodes=100),))
+
+
+def online(name: str, kind: str, seed: int, runs: Path) -> Cell:
+    """Return the run that learns by acting, from the offline agent if it is `tuned`."""
+    case = CASES[name]
+    every = case.steps // POINTS
+    schedule = {"total_timesteps": case.steps, "eval_every": every, "save_every": every, "seed": seed}
+    options = {**OF_PPO, **schedule, "env_options": case.env_options}
+    if kind == "tuned":
+        options |= {"init": str(runs / f"{name}/offline-{seed}"), **case.online}
+    else:
+        options["agent_options"] = _sizes(name, seed)
+    return Cell(f"{name}/{kind}-{seed}", named_config(case.env, AGENT, options), (PlannedEvaluation(episodes=100),))
+
+
+def _sizes(name: str, seed: int) -> dict[str, Any]:
+    """Return the options of the offline agent, whose tokens and head PPO chooses by itself."""
+    values = offline(name, seed).config.agent_options.model_dump()
+    return {option: value for option, value in values.items() if option not in ("tokens", "head")}
+
+
+def table(results: Sequence[RunResult]) -> str:
+    """Return a Markdown table, a row for each task: means over seeds ± half the 95% interval."""
+    rows = []
+    for name in CASES:
+        returns = {kind: _final(results, name, kind) for kind in ("offline", *KINDS)}
+        if returns["offline"]:
+            data = EpisodeStore((dataset(name),), 0)
+            of_data = [float(data.episode(index).rewards.sum()) for index in range(len(data))]
+            data.close()
+            columns = [_spread(values) for values in returns.values()]
+            seeds = str(len(returns["tuned"]))
+            rows.append([name, f"{mean(of_data):.2f}", f"{max(of_data):.2f}", *columns, seeds])
+    return markdown_table(HEAD, rows)
+
+
+def _of(results: Sequence[RunResult], name: str, kind: str) -> list[RunResult]:
+    return [result for result in results if result.config == f"{name}/{kind}"]
+
+
+def _final(results: Sequence[RunResult], name: str, kind: str) -> list[float]:
+    return [result.evaluations[0].scores["mean_return"].mean for result in _of(results, name, kind)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(list(values)):.2f}{half_width(mean_interval(values))}" if values else "-"
+
+
+@in_default_style
+def draw_curves(results: Sequence[RunResult], path: Path) -> None:
+    """Draw the mean return against steps, a panel for each task, a line for each seed."""
+    figure = new_figure(4.2 * len(CASES), 3.6)
+    panels = list(figure.subplots(1, len(CASES), squeeze=False).flat)
+    looks = styles(KINDS)
+    for axes, name in zip(panels, CASES, strict=True):
+        for kind, look in looks.items():
+            for index, result in enumerate(_of(results, name, kind)):
+                curve = result.metrics["eval/mean_return"]
+                label = kind if index == 0 else None
+                axes.plot(list(curve), list(curve.values()), color=look.color, linestyle=look.linestyle, label=label)
+        before = _final(results, name, "offline")
+        if before:
+            axes.axhline(mean(before), color="grey", linestyle=":", label="offline")
+        finish(axes, name, "steps", "mean return")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    save_figure(figure, path, dpi=160)
+
+
+if __name__ == "__main__":
+    with explained():
+        tyro.cli(main)

@@ -1,0 +1,51 @@
+"""The experiment of fine-tuning: its runs fit together, on a tiny task in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.online import finetune
+from experiments.online.finetune import Case, draw_curves, offline, online, table
+from rmt_rl.acting.policies import RANDOM, Behaviour, Share
+from rmt_rl.analysis.results import RunResult
+from rmt_rl.runs.named_options import named_config
+from rmt_rl.sweeps.matrix import Cell
+from rmt_rl.training.loop import train
+from tests.tiny import work_folder
+
+BEHAVIOUR = Behaviour((Share(RANDOM),))
+CASE = Case("tmaze", {"corridor_length": (1, 3)}, BEHAVIOUR, 100, {"kl_decay": 64})
+
+
+def test_a_run_begins_with_the_offline_one(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "CASES", {"tiny": CASE})
+    monkeypatch.setattr(finetune, "EPISODES", 20)
+    with work_folder(tmp_path_factory):
+        before = offline("tiny", 0)
+        assert before.config.data_options is not None
+        small = named_config(
+            "tmaze",
+            "rate",
+            {
+                "env_options": CASE.env_options,
+                "dataset": before.config.data_options.dataset,
+                "updates": 1,
+                "batch_size": 4,
+                "agent_options": {"segment_length": 4, "width": 16, "layers": 1},
+                "eval_episodes": 0,
+            },
+        )
+        train(small, Path("runs", before.name))
+        tuned = online("tiny", "tuned", 0, Path("runs"))
+        assert tuned.config.agent_options == small.agent_options
+        assert tuned.config.init_sha256 is not None
+        scratch: Cell = online("tiny", "scratch", 0, Path("runs"))
+        assert scratch.config.init is None
+        assert RunResult.of(Path("runs", before.name), before.name).config == "tiny/offline"
+        assert table([]).count("\n") == 1
+        draw_curves([], Path("curves.png"))
+        assert Path("curves.png").stat().st_size > 0
