@@ -279,7 +279,7 @@ def env_spec(task: Task, config: Frozen) -> EnvSpec:
     """Return the Gymnasium spec that makes the environment of the data."""
     arguments, lifetime = divided(task, config, "json")
     if isinstance(task, GymnasiumTask) and not isinstance(task, ClassTask):
-        spec = copy.deepcopy(task.spec(**arguments))
+        spec = copy.copy(task.spec(**arguments))
     else:
         spec = copy.deepcopy(gymnasium.spec(task.ID))
         spec.kwargs = arguments
