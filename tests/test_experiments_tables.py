@@ -147,7 +147,7 @@ def test_lives_are_made_and_tabulated_by_player(tmp_path: Path, monkeypatch: pyt
     made = rows((tmp_path / "table-dark_room.md").read_text())
     assert [row[0] for row in made] == ["rate", "expert", "random", "rate-emptied"]
     expert = made[1]
-    assert expert[7:10] == ["1.00", "-", "-"]
+    assert expert[7:10] == ["1.00", "1.00", "-"]
     assert float(expert[1]) < float(expert[6])
     assert (tmp_path / "lives-dark_room.png").exists()
 

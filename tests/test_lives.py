@@ -277,3 +277,18 @@ def test_data_without_lives_keep_their_ids() -> None:
     plain = dataset_id("tmaze", {}, 10, 0)
     assert dataset_id("tmaze", {"lifetime": None}, 10, 0) == plain
     assert dataset_id("tmaze", {"lifetime": 2}, 10, 0) != plain
+
+
+def test_an_exported_agent_plays_the_lives_of_its_training(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from rmt_rl.export.act import make_env as make_standalone
+    from rmt_rl.export.saving import _environment
+    from tests.tiny import tiny
+
+    plain, lives = (_environment(tiny(run={}, env_options=options)) for options in ({}, {"lifetime": 3}))
+    assert "lifetime" not in plain
+    assert lives == plain | {"lifetime": 3}
+    with closing(make_standalone(plain, None, {})) as env:
+        assert not isinstance(env, Lifetime)
+    with closing(make_standalone(lives, None, {"corridor_length": 2})) as env:
+        assert isinstance(env, Lifetime)

@@ -53,6 +53,9 @@ def _random(task: Task) -> Policy:
 
 
 def _played(policy: Policy, task: str, config: str, seed: int) -> RunResult:
-    evaluation = evaluate(policy, load_task(task), {"goals": "test"}, LIVES, SEED)
-    record = {**evaluation.to_json(), "options": {"goals": "test"}}
-    return RunResult(config, seed, {}, {}, [evaluation_record(record)], {})
+    evaluations = []
+    for goals in ("train", "test"):
+        evaluation = evaluate(policy, load_task(task), {"goals": goals}, LIVES, SEED)
+        record = {**evaluation.to_json(), "options": {"goals": goals}}
+        evaluations.append(evaluation_record(record))
+    return RunResult(config, seed, {}, {}, evaluations, {})

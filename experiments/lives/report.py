@@ -33,13 +33,12 @@ def lives_table(task: str, results: Sequence[RunResult]) -> str:
     Means are over seeds, ± half the 95% interval.
     """
     of_players = by_player(task, results)
-    expert = _curves(of_players.get(EXPERT, ()), "test")
-    best = expert[0][-1] if expert else None
+    experts = of_players.get(EXPERT, ())
     rows = []
     for player, own in of_players.items():
         curves = _curves(own, "test")
         shown = [_spread([curve[episode - 1] for curve in curves]) for episode in EPISODES]
-        shares = [_share(_curves(own, goals), best) for goals in ("test", "train")]
+        shares = [_share(_curves(own, goals), _curves(experts, goals)) for goals in ("test", "train")]
         long = [mean(curve[-LAST:]) for curve in _curves(own, "test", long=True)]
         seconds = [result.cpu_seconds["train"] for result in own if result.cpu_seconds]
         rows.append([player, *shown, *shares, _spread(long), str(len(own)), f"{mean(seconds):.0f}" if seconds else "-"])
@@ -73,9 +72,11 @@ def _means(evaluation: EvaluatedSetting) -> list[float]:
     return [score.mean for score in evaluation.by_episode_of_life]
 
 
-def _share(curves: Sequence[Sequence[float]], best: float | None) -> str:
-    if best is None:
+def _share(curves: Sequence[Sequence[float]], experts: Sequence[Sequence[float]]) -> str:
+    """Return the share of the expert's return that is reached in the last episode."""
+    if not experts:
         return "-"
+    best = experts[0][-1]
     return _spread([curve[-1] / best for curve in curves])
 
 

@@ -194,7 +194,9 @@ def _column(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
 
 
 class EachEpisodeAnew:
-    """Plays lives as another policy plays single episodes: each episode of a life starts with an empty memory.
+    """Plays lives as another policy plays single episodes: each episode starts with an empty memory, as a life does.
+
+    The reward that ended the episode before isn't shown either.
 
     Args:
         policy: the policy.
@@ -214,7 +216,7 @@ class EachEpisodeAnew:
         """Choose actions; `observation` is one of lives, or holds one beside a return-to-go."""
         inner = observation if "episode_start" in observation else observation["observation"]
         starts = inner["episode_start"] == 1
-        return self._policy.predict(self._view(observation), state, starts, deterministic)
+        return self._policy.predict(self._view(observation, starts), state, starts, deterministic)
 
     def replace_actions(self, state: Any, actions: Any, replaced: NDArray[np.bool_]) -> Any:
         """See `Informed`; of no effect on other policies."""
@@ -222,15 +224,18 @@ class EachEpisodeAnew:
             return self._policy.replace_actions(state, actions, replaced)
         return state
 
-    def _view(self, observation: Any) -> Any:
+    def _view(self, observation: Any, starts: NDArray[np.bool_]) -> Any:
         """Return what the policy observes."""
-        return observation
+        if "episode_start" not in observation:
+            return {**observation, "observation": self._view(observation["observation"], starts)}
+        rewards = np.where(starts[:, None], np.float32(0), observation["previous_reward"])
+        return {**observation, "previous_reward": rewards}
 
 
 class OfEpisodes(EachEpisodeAnew):
     """Plays lives as a policy that knows only single episodes, and so observes what the environment shows in these."""
 
-    def _view(self, observation: Any) -> Any:
+    def _view(self, observation: Any, starts: NDArray[np.bool_]) -> Any:
         return observation["observation"]
 
 

@@ -55,7 +55,7 @@ action_spaces = nested(st.one_of(boxes, whole, discrete, grids))
 @pytest.mark.filterwarnings("ignore:.*Casting input x")  # a lane's number of a Box () is no array
 @every_agent
 @given(observations=observation_spaces, actions=action_spaces)
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
 def test_acts_in_and_learns_from_any_space(cls: type[Agent], observations: Space, actions: Space) -> None:
     for space in (observations, actions):
         space.seed(0)
