@@ -224,7 +224,7 @@ def test_what_has_a_memory_learns_to_recall(cls: type[Agent]) -> None:
     """And what carries nothing from segment to segment stays at chance: it gives every cue the same answer."""
     config = cls.Config.model_validate({"segment_length": 2, "width": 32})
     agent = make(cls, config, spaces.Discrete(CUES + 2), spaces.Discrete(CUES)).train()
-    observations, actions = recall(torch.arange(CUES).repeat(8))
+    observations, actions = recall(torch.arange(CUES).repeat(2))
     parts = tuple(
         segment_of(seen, did, torch.ones(did.shape), torch.full((len(did),), did.shape[1]))
         for seen, did in zip(observations.split(2, 1), actions.split(2, 1), strict=True)
