@@ -9,7 +9,7 @@ import tyro
 from experiments.lives.players import REFERENCES, emptied, emptied_name, is_player, reference
 from experiments.lives.report import draw_lives, lives_table
 from rmt_rl.analysis.results import FILE, ResultsFile
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_kept
+from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, config_cells, make_kept, make_runs
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.sweeps.engine import PlannedEvaluation
@@ -55,7 +55,8 @@ def main(
     if not draw:
         cells = _cells(tasks, agents, seeds)
         make_kept(cells, RESULTS, runs, execution, again)
-        _play_references(tasks, cells, runs, again)
+        _play_references(tasks, again)
+        _play_emptied(cells, runs, execution, again)
     for task in TASKS:
         results = [result for result in RESULTS.read() if result.config.startswith(f"{task}-")]
         if results:
@@ -75,16 +76,31 @@ def _cells(tasks: tuple[str, ...], agents: tuple[str, ...], seeds: int) -> list[
     return cells
 
 
-def _play_references(tasks: tuple[str, ...], cells: list[Cell], runs: Path, again: bool) -> None:
-    """Put the results of the levels, and of agents whose memory is emptied, into the file, as far as it lacks them."""
-    known = {result.name for result in RESULTS.read() if is_player(result) and not again}
+def _play_references(tasks: tuple[str, ...], again: bool) -> None:
+    """Put the results of the levels into the file, as far as it lacks them."""
+    known = _known(again)
     for task in tasks:
         for player in REFERENCES:
             if f"{task}-{player}-0" not in known:
                 RESULTS.put(reference(task, player))
-    for cell in cells:
-        if cell.config.agent in EMPTIED and emptied_name(cell.name) not in known:
-            RESULTS.put(emptied(runs / cell.name))
+
+
+def _play_emptied(cells: list[Cell], runs: Path, execution: Execution, again: bool) -> None:
+    """Put the results of agents whose memory is emptied into the file, as far as it lacks them.
+
+    A run whose own results were made elsewhere is made here too.
+    """
+    known = _known(again)
+    due = [cell for cell in cells if cell.config.agent in EMPTIED and emptied_name(cell.name) not in known]
+    absent = [cell for cell in due if not (runs / cell.name).exists()]
+    make_runs(absent, runs, execution)
+    for cell in due:
+        RESULTS.put(emptied(runs / cell.name))
+
+
+def _known(again: bool) -> set[str]:
+    """Return the names of stored results of players that aren't to be made `again`."""
+    return {result.name for result in RESULTS.read() if is_player(result) and not again}
 
 
 if __name__ == "__main__":
