@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.export import RuntimeName
 from rmt_rl.nn.scaling import has_bounds
@@ -251,9 +252,12 @@ def make_expert(task: Task, options: Options, seed: int) -> Policy:
             "rmt-rl collect --policy"
         )
     config = task_config(task, options)
-    policy: Policy = expert(config, seed=seed)
-    plays_lives = hasattr(task, "LIFETIME") or divided(task, config).lifetime is None
-    return policy if plays_lives else OfEpisodes(policy)
+    arguments, lifetime = divided(task, config)
+    if hasattr(task, "LIFETIME"):
+        of_lives: Policy = expert(config, seed=seed)
+        return of_lives
+    policy: Policy = expert(validated(task.Config, arguments), seed=seed)
+    return policy if lifetime is None else OfEpisodes(policy)
 
 
 def has_expert(task: Task, options: Options) -> bool:
