@@ -105,15 +105,17 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values of the line."""
-        return {
+        values = {
             "config": self.config,
             "seed": self.seed,
             "settings": self.settings,
             "metrics": self.metrics,
             "results": [_result(evaluation) for evaluation in self.evaluations],
             "cpu_seconds": self.cpu_seconds,
-            "collect_seed": self.collect_seed,
         }
+        if self.collect_seed is not None:
+            values["collect_seed"] = self.collect_seed
+        return values
 
 
 def _seed(value: object) -> int | None:
