@@ -267,7 +267,7 @@ def _encoded(episodes: Sequence[Trajectory], spaces: Mapping[str, gymnasium.Spac
 def _episodes(parts: Sequence[Path], spaces: Mapping[str, gymnasium.Space[Any]]) -> Iterator[Trajectory]:
     """Yield the episodes of safetensors files, in order."""
     for part in parts:
-        arrays: Mapping[str, Any] = load_file(part)
+        arrays: dict[str, Any] = load_file(part)
         ends = np.cumsum(arrays["lengths"])
         for index, (length, end) in enumerate(zip(arrays["lengths"], ends, strict=True)):
             own = slice(end - length, end)
