@@ -22,6 +22,8 @@ SAME_TASK = "same_task"
 EPISODE_OF_LIFE, EPISODE_RETURN, EPISODE_SUCCESS = "episode_of_life", "episode_return", "episode_success"
 LIFETIME = "lifetime"
 """The option of every environment that makes lives: the number of episodes."""
+SINGLE = 0
+"""The lifetime that stands for single episodes where lives are the default."""
 
 
 _WRAPPER = "rmt_rl.wrappers:Lifetime"

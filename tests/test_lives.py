@@ -122,8 +122,8 @@ def test_lives_keep_gymnasiums_interface_and_tell_of_their_episodes() -> None:
 def test_bad_lifetimes_are_refused() -> None:
     with pytest.raises(UsageError, match="episodes=0: a life has at least 1 episode"):
         Lifetime(gymnasium.make("CartPole-v1"), 0)
-    with pytest.raises(UsageError, match=r"lifetime=0: .*episodes of the same task that make one life"):
-        make_env(registry.load_task("tmaze"), {"lifetime": 0})
+    with pytest.raises(UsageError, match=r"lifetime=-1: .*episodes of the same task that make one life"):
+        make_env(registry.load_task("tmaze"), {"lifetime": -1})
     lanes = registry.load_task("tmaze").make()
     with pytest.raises(gymnasium.error.ResetNeeded):
         lanes.reset(options={"same_task": True})
@@ -234,6 +234,22 @@ def test_lives_are_collected_learnt_from_and_evaluated(capsys: pytest.CaptureFix
     json.dumps(long)
 
 
+def test_single_episodes_of_tasks_of_lives_are_collected_learnt_from_and_evaluated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["collect", "dark_room", "--episodes", "4", "--env.lifetime", "0"]) == 0
+    identity = capsys.readouterr().out.strip()
+    collected_anew = ["dark_room", "bc", "--env.lifetime", "None", "--collect-episodes", "4"]
+    for given in (["--dataset", identity, "bc"], collected_anew):
+        run = Path(f"single-{len(given)}")
+        assert main(["train", *given, *TINY, "--out", str(run)]) == 0
+        assert main(["evaluate", str(run), "--episodes", "3"]) == 0
+        assert dict(read_config(run).env_options)["lifetime"] == 0
+        (result,) = read_results(run)
+        assert result["mean_length"] == 20
+        assert "return_by_episode_of_life" not in result
+
+
 def test_learning_histories_are_lives_in_which_a_table_learns(capsys: pytest.CaptureFixture[str]) -> None:
     histories = ["collect", "dark_room", "--policy", "histories", "--episodes", "6"]
     assert main([*histories, "--env.lifetime", "100"]) == 0
@@ -242,7 +258,7 @@ def test_learning_histories_are_lives_in_which_a_table_learns(capsys: pytest.Cap
     early, late = lives[:, :20].mean(), lives[:, 80:].mean()
     assert early < 2
     assert late > 8
-    assert main([*histories, "--env.lifetime", "None"]) == 2
+    assert main([*histories, "--env.lifetime", "0"]) == 2
     assert "--env.lifetime 200" in capsys.readouterr().err
     assert main(["collect", "Pendulum-v1", "--policy", "histories", "--episodes", "1", "--env.lifetime", "2"]) == 2
     assert "a table of discrete actions" in capsys.readouterr().err
@@ -276,6 +292,7 @@ def test_data_without_lives_keep_their_ids() -> None:
 
     plain = dataset_id("tmaze", {}, 10, 0)
     assert dataset_id("tmaze", {"lifetime": None}, 10, 0) == plain
+    assert dataset_id("tmaze", {"lifetime": 0}, 10, 0) == plain
     assert dataset_id("tmaze", {"lifetime": 2}, 10, 0) != plain
 
 
