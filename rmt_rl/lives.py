@@ -24,8 +24,8 @@ LIFETIME = "lifetime"
 """The option of every environment that makes lives: the number of episodes."""
 SINGLE = 0
 """The lifetime that stands for single episodes where lives are the default."""
-
-
+PARTS = frozenset({"observation", "previous_reward", "episode_start"})
+"""The parts of an observation of a life."""
 _WRAPPER = "rmt_rl.wrappers:Lifetime"
 
 

@@ -21,14 +21,18 @@ from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.policies import EachEpisodeAnew, make_expert
 from rmt_rl.acting.rollout import make_vec_env
 from rmt_rl.cli import main
+from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.lives import EPISODE_OF_LIFE, EPISODE_RETURN, EPISODE_SUCCESS
 from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.options import OfflineRun, make_config
 from rmt_rl.success import SUCCESS
+from rmt_rl.training.datasets import declared_labels, open_data
+from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import Lifetime, VectorLifetime
-from tests.tiny import work_folder
+from tests.tiny import tiny, work_folder
 
 NATIVE = [
     "associative_retrieval",
@@ -234,6 +238,32 @@ def test_lives_are_collected_learnt_from_and_evaluated(capsys: pytest.CaptureFix
     json.dumps(long)
 
 
+CORE = [name for name in registry.names("envs") if registry.constant("envs", name, "EXTRA") is None]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_episodes_of_lives_are_labelled_as_single_ones(name: str) -> None:
+    task: Any = registry.load_task(name)
+    options = {"lifetime": 2} | SHORT.get(name, {})
+    data = {"collect_episodes": 2, "strict": True}
+    config = make_config({"env": name, "agent": "bc", "env_options": options, "data": data})
+    assert isinstance(config, OfflineRun)
+    store = open_data(config)
+    if hasattr(task, "LIFETIME"):
+        return
+    life: Any = store.episode(0)
+    second = int(np.flatnonzero(life.observations["episode_start"])[1])
+    single = Trajectory(
+        map_leaves(lambda leaf: leaf[second:], life.observations["observation"]),
+        map_leaves(lambda leaf: leaf[second:], life.actions),
+        life.rewards[second:],
+        life.terminations[second:],
+        life.truncations[second:],
+    )
+    for label in declared_labels(task):
+        assert np.array_equal(getattr(life, label)[second:], getattr(task, label)(single))
+
+
 def test_single_episodes_of_tasks_of_lives_are_collected_learnt_from_and_evaluated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -300,7 +330,6 @@ def test_an_exported_agent_plays_the_lives_of_its_training(tmp_path: Path) -> No
     pytest.importorskip("onnxruntime")
     from rmt_rl.export.act import make_env as make_standalone
     from rmt_rl.export.saving import _environment
-    from tests.tiny import tiny
 
     plain, lives = (_environment(tiny(run={}, env_options=options)) for options in ({}, {"lifetime": 3}))
     assert "lifetime" not in plain
