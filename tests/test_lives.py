@@ -123,6 +123,16 @@ def test_lives_keep_gymnasiums_interface_and_tell_of_their_episodes() -> None:
     assert info == {EPISODE_OF_LIFE: 1, EPISODE_RETURN: 0.0, EPISODE_SUCCESS: False, SUCCESS: False}
 
 
+def test_a_new_episode_of_a_life_has_its_own_action_mask() -> None:
+    env = Lifetime(gymnasium.make("Taxi-v4", max_episode_steps=5), 3)
+    _, first = env.reset(seed=1)
+    env.action_space.seed(1)
+    steps = [env.step(env.action_space.sample()) for _ in range(10)]
+    masks = [info["action_mask"] for observation, *_, info in steps if observation["episode_start"]]
+    assert len(masks) == 2
+    assert all(np.array_equal(mask, first["action_mask"]) for mask in masks)
+
+
 def test_bad_lifetimes_are_refused() -> None:
     with pytest.raises(UsageError, match="episodes=0: a life has at least 1 episode"):
         Lifetime(gymnasium.make("CartPole-v1"), 0)
