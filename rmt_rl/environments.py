@@ -20,13 +20,12 @@ from rmt_rl.learnable import LeafSpace, WithoutText, check_actions, is_text, lea
 from rmt_rl.success import SUCCESS, as_success
 from rmt_rl.task import Options, Task, divided, task_config
 from rmt_rl.trees import nodes, part_at, place_name
+from rmt_rl.wrappers import ACTION_MASK as ACTION_MASK
 from rmt_rl.wrappers import Lifetime
 
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 Begun: TypeAlias = tuple[Any, dict[str, Any]]
 Step: TypeAlias = tuple[Any, float, bool, bool, dict[str, Any]]
-ACTION_MASK = "action_mask"
-"""The info of which actions are allowed next, as in Gymnasium's Taxi: a flag for each."""
 _OLD = "environments of OpenAI's Gym can be wrapped by shimmy.GymV21CompatibilityV0 (pip install 'shimmy[gym-v21]')"
 
 

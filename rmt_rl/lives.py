@@ -22,8 +22,10 @@ SAME_TASK = "same_task"
 EPISODE_OF_LIFE, EPISODE_RETURN, EPISODE_SUCCESS = "episode_of_life", "episode_return", "episode_success"
 LIFETIME = "lifetime"
 """The option of every environment that makes lives: the number of episodes."""
-
-
+SINGLE = 0
+"""The lifetime that stands for single episodes where lives are the default."""
+PARTS = frozenset({"observation", "previous_reward", "episode_start"})
+"""The parts of an observation of a life."""
 _WRAPPER = "rmt_rl.wrappers:Lifetime"
 
 

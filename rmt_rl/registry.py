@@ -28,7 +28,7 @@ from rmt_rl.errors import UsageError, nearest
 from rmt_rl.foreign_specs import trust_specs as trust_specs
 from rmt_rl.kinds import KINDS as KINDS
 from rmt_rl.kinds import Kind as Kind
-from rmt_rl.lives import divided_spec
+from rmt_rl.lives import LIFETIME, SINGLE, divided_spec
 from rmt_rl.named_tasks import entry_point, env_id, object_name
 from rmt_rl.plugins import declared, find_object, import_installed, is_object_name
 from rmt_rl.plugins import import_named as import_named
@@ -233,7 +233,14 @@ def task_of_spec(spec: EnvSpec) -> tuple[str, dict[str, Any]]:
         return name, options | lifetime
     options = dict(spec.kwargs)
     options.pop("render_mode", None)
-    return name, options | lifetime
+    return name, _single_episodes(name) | options | lifetime
+
+
+def _single_episodes(name: str) -> dict[str, Any]:
+    """Return the options that make single episodes in an environment that isn't a Gymnasium id; its source is read."""
+    entry = _entry("envs", name) if name in entries("envs") else Entry(*name.split(":"))
+    plays_lives = "LIFETIME" in _outline(entry).defined
+    return {LIFETIME: SINGLE} if plays_lives else {}
 
 
 def slug(name: str, kept: str = "") -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeGuard
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
-from rmt_rl.lives import LIFETIME
+from rmt_rl.lives import LIFETIME, SINGLE
 from rmt_rl.space_fit import difference
 
 if TYPE_CHECKING:
@@ -170,8 +170,14 @@ def config_class(task: Task) -> type[Frozen]:
 def _with_lifetime(config: type[Frozen], default: int | None) -> type[Frozen]:
     if LIFETIME in config.model_fields:
         return config
-    description = "episodes of the same task that make one life, played as one episode (unset: single episodes)"
-    field: Any = (int | None, Field(default, ge=1, description=description))
+    single = None if default is None else SINGLE  # the files of a run keep no None, which would then be the default
+
+    def kept(lifetime: int | None) -> int | None:
+        return lifetime or single
+
+    description = "episodes of the same task that make one life, played as one episode (0 or unset: single episodes)"
+    annotation = Annotated[int | None, AfterValidator(kept)]
+    field: Any = (annotation, Field(default, ge=0, description=description))
     return create_model(config.__name__, __base__=config, __doc__=config.__doc__, **{LIFETIME: field})
 
 
@@ -211,7 +217,7 @@ def divided(task: Task, config: Frozen, mode: Literal["python", "json"] = "pytho
     arguments = dict(config) if mode == "python" else config.model_dump(mode=mode)
     is_own = LIFETIME in task.Config.model_fields
     lifetime = None if is_own else arguments.pop(LIFETIME, None)
-    return DividedOptions(arguments, lifetime)
+    return DividedOptions(arguments, lifetime or None)
 
 
 def default_episodes(task: Task) -> int:

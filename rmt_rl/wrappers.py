@@ -30,6 +30,8 @@ Step: TypeAlias = tuple[Observation, Any, bool, bool, Info]
 VectorStep: TypeAlias = tuple[Observation, Any, Any, Any, Info]
 AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 AnyVectorEnv: TypeAlias = VectorEnv[Any, Any, Any]
+ACTION_MASK = "action_mask"
+"""The info of which actions are allowed next, as in Gymnasium's Taxi: a flag for each."""
 
 
 def require_next_step(env: AnyVectorEnv) -> None:
@@ -225,7 +227,8 @@ class Lifetime(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructorA
             starts = self._episode < self._episodes
         if starts:
             info.pop(SUCCESS, None)
-            original = self._begin_again()
+            original, begun = self._begin_again()
+            info = _with_mask_of(begun, info)
             terminated = truncated = False
         observation = self._observe(original, float(reward), starts)
         return observation, reward, terminated, truncated, info
@@ -237,14 +240,12 @@ class Lifetime(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructorA
         self._seeds, drawn = seeding.np_random(seed)
         return drawn % 2**31 if seed is None else seed
 
-    def _begin_again(self) -> Any:
-        """Return the first observation of another episode of the same task."""
+    def _begin_again(self) -> Begun:
+        """Begin another episode of the same task."""
         self._return = 0.0
         if self._knows_task:
-            observation, _ = self.env.reset(options={SAME_TASK: True})
-        else:
-            observation, _ = self.env.reset(seed=self._seed)
-        return observation
+            return self.env.reset(options={SAME_TASK: True})
+        return self.env.reset(seed=self._seed)
 
     def _told(self, info: Info) -> Info:
         """Return the infos of a step that ends an episode of the life."""
@@ -258,6 +259,12 @@ class Lifetime(gymnasium.Wrapper[Observation, Any, Any, Any], RecordConstructorA
             "previous_reward": np.array([reward], np.float32),
             "episode_start": np.int64(starts),
         }
+
+
+def _with_mask_of(begun: Info, info: Info) -> Info:
+    """Return the infos of a step that ended an episode with the action mask, if any, of the episode that began."""
+    others = {name: value for name, value in info.items() if name != ACTION_MASK}
+    return others | {ACTION_MASK: begun[ACTION_MASK]} if ACTION_MASK in begun else others
 
 
 class VectorLifetime(VectorWrapper[Observation, Any, Any, Any, Any]):

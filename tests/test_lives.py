@@ -21,14 +21,18 @@ from rmt_rl.acting.evaluate import evaluate
 from rmt_rl.acting.policies import EachEpisodeAnew, make_expert
 from rmt_rl.acting.rollout import make_vec_env
 from rmt_rl.cli import main
+from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
 from rmt_rl.lives import EPISODE_OF_LIFE, EPISODE_RETURN, EPISODE_SUCCESS
 from rmt_rl.runs.evaluation import read_results
 from rmt_rl.runs.folder import read_config
+from rmt_rl.runs.options import OfflineRun, make_config
 from rmt_rl.success import SUCCESS
+from rmt_rl.training.datasets import declared_labels, open_data
+from rmt_rl.trees import map_leaves
 from rmt_rl.wrappers import Lifetime, VectorLifetime
-from tests.tiny import work_folder
+from tests.tiny import tiny, work_folder
 
 NATIVE = [
     "associative_retrieval",
@@ -119,11 +123,21 @@ def test_lives_keep_gymnasiums_interface_and_tell_of_their_episodes() -> None:
     assert info == {EPISODE_OF_LIFE: 1, EPISODE_RETURN: 0.0, EPISODE_SUCCESS: False, SUCCESS: False}
 
 
+def test_a_new_episode_of_a_life_has_its_own_action_mask() -> None:
+    env = Lifetime(gymnasium.make("Taxi-v4", max_episode_steps=5), 3)
+    _, first = env.reset(seed=1)
+    env.action_space.seed(1)
+    steps = [env.step(env.action_space.sample()) for _ in range(10)]
+    masks = [info["action_mask"] for observation, *_, info in steps if observation["episode_start"]]
+    assert len(masks) == 2
+    assert all(np.array_equal(mask, first["action_mask"]) for mask in masks)
+
+
 def test_bad_lifetimes_are_refused() -> None:
     with pytest.raises(UsageError, match="episodes=0: a life has at least 1 episode"):
         Lifetime(gymnasium.make("CartPole-v1"), 0)
-    with pytest.raises(UsageError, match=r"lifetime=0: .*episodes of the same task that make one life"):
-        make_env(registry.load_task("tmaze"), {"lifetime": 0})
+    with pytest.raises(UsageError, match=r"lifetime=-1: .*episodes of the same task that make one life"):
+        make_env(registry.load_task("tmaze"), {"lifetime": -1})
     lanes = registry.load_task("tmaze").make()
     with pytest.raises(gymnasium.error.ResetNeeded):
         lanes.reset(options={"same_task": True})
@@ -234,6 +248,48 @@ def test_lives_are_collected_learnt_from_and_evaluated(capsys: pytest.CaptureFix
     json.dumps(long)
 
 
+CORE = [name for name in registry.names("envs") if registry.constant("envs", name, "EXTRA") is None]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_episodes_of_lives_are_labelled_as_single_ones(name: str) -> None:
+    task: Any = registry.load_task(name)
+    options = {"lifetime": 2} | SHORT.get(name, {})
+    data = {"collect_episodes": 2, "strict": True}
+    config = make_config({"env": name, "agent": "bc", "env_options": options, "data": data})
+    assert isinstance(config, OfflineRun)
+    store = open_data(config)
+    if hasattr(task, "LIFETIME"):
+        return
+    life: Any = store.episode(0)
+    second = int(np.flatnonzero(life.observations["episode_start"])[1])
+    single = Trajectory(
+        map_leaves(lambda leaf: leaf[second:], life.observations["observation"]),
+        map_leaves(lambda leaf: leaf[second:], life.actions),
+        life.rewards[second:],
+        life.terminations[second:],
+        life.truncations[second:],
+    )
+    for label in declared_labels(task):
+        assert np.array_equal(getattr(life, label)[second:], getattr(task, label)(single))
+
+
+def test_single_episodes_of_tasks_of_lives_are_collected_learnt_from_and_evaluated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["collect", "dark_room", "--episodes", "4", "--env.lifetime", "0"]) == 0
+    identity = capsys.readouterr().out.strip()
+    collected_anew = ["dark_room", "bc", "--env.lifetime", "None", "--collect-episodes", "4"]
+    for given in (["--dataset", identity, "bc"], collected_anew):
+        run = Path(f"single-{len(given)}")
+        assert main(["train", *given, *TINY, "--out", str(run)]) == 0
+        assert main(["evaluate", str(run), "--episodes", "3"]) == 0
+        assert dict(read_config(run).env_options)["lifetime"] == 0
+        (result,) = read_results(run)
+        assert result["mean_length"] == 20
+        assert "return_by_episode_of_life" not in result
+
+
 def test_learning_histories_are_lives_in_which_a_table_learns(capsys: pytest.CaptureFixture[str]) -> None:
     histories = ["collect", "dark_room", "--policy", "histories", "--episodes", "6"]
     assert main([*histories, "--env.lifetime", "100"]) == 0
@@ -242,7 +298,7 @@ def test_learning_histories_are_lives_in_which_a_table_learns(capsys: pytest.Cap
     early, late = lives[:, :20].mean(), lives[:, 80:].mean()
     assert early < 2
     assert late > 8
-    assert main([*histories, "--env.lifetime", "None"]) == 2
+    assert main([*histories, "--env.lifetime", "0"]) == 2
     assert "--env.lifetime 200" in capsys.readouterr().err
     assert main(["collect", "Pendulum-v1", "--policy", "histories", "--episodes", "1", "--env.lifetime", "2"]) == 2
     assert "a table of discrete actions" in capsys.readouterr().err
@@ -276,6 +332,7 @@ def test_data_without_lives_keep_their_ids() -> None:
 
     plain = dataset_id("tmaze", {}, 10, 0)
     assert dataset_id("tmaze", {"lifetime": None}, 10, 0) == plain
+    assert dataset_id("tmaze", {"lifetime": 0}, 10, 0) == plain
     assert dataset_id("tmaze", {"lifetime": 2}, 10, 0) != plain
 
 
@@ -283,7 +340,6 @@ def test_an_exported_agent_plays_the_lives_of_its_training(tmp_path: Path) -> No
     pytest.importorskip("onnxruntime")
     from rmt_rl.export.act import make_env as make_standalone
     from rmt_rl.export.saving import _environment
-    from tests.tiny import tiny
 
     plain, lives = (_environment(tiny(run={}, env_options=options)) for options in ({}, {"lifetime": 3}))
     assert "lifetime" not in plain

@@ -354,15 +354,18 @@ def test_thousands_of_results_are_drawn(tmp_path: Path) -> None:
     assert len(ticks) < 30
 
 
+def play_lives(run: Path, returns: list[float]) -> None:
+    """Add mean returns by the episode of a life to a run's first result."""
+    record = json.loads((run / "evaluation.json").read_text())
+    means = [{"mean": each, "interval": None} for each in returns]
+    record["results"][0]["return_by_episode_of_life"] = means
+    (run / "evaluation.json").write_text(json.dumps(record))
+
+
 def test_the_return_of_lives_is_drawn_by_their_episodes(tmp_path: Path) -> None:
-    runs = []
-    for seed in (0, 1):
-        run = make_run(tmp_path / str(seed), seed=seed, results={3: 50})
-        record = json.loads((run / "evaluation.json").read_text())
-        means = [{"mean": float(episode + seed), "interval": None} for episode in range(3)]
-        record["results"][0]["return_by_episode_of_life"] = means
-        (run / "evaluation.json").write_text(json.dumps(record))
-        runs.append(run)
+    runs = [make_run(tmp_path / str(seed), seed=seed, results={3: 50}) for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        play_lives(run, [float(episode + seed) for episode in range(3)])
     (row,) = life_cells(read_groups(runs)).values()
     assert {episode: estimate.mean for episode, estimate in row.items()} == {1: 0.5, 2: 1.5, 3: 2.5}
     text = plot(runs, tmp_path / "lives.svg").read_text(encoding="utf-8")
@@ -374,6 +377,16 @@ def many_runs(folder: Path, count: int, values: list[Any]) -> list[Path]:
     results = {value: 100 - 2 * place for place, value in enumerate(values)}
     curve = {0: 0.4, 5: 0.9}
     return [make_run(folder / str(n), valve=f"valve-{n}", curve=curve, results=results) for n in range(count)]
+
+
+def test_lives_of_many_groups_become_a_heat_map(tmp_path: Path) -> None:
+    runs = many_runs(tmp_path, 7, [3])
+    for run in runs:
+        play_lives(run, [0.0, 1.0])
+    alone = plot(runs, tmp_path / "alone.svg", ["lives"]).read_text(encoding="utf-8")
+    beside = plot(runs, tmp_path / "beside.svg").read_text(encoding="utf-8")
+    assert "<!-- episode of the life -->" in alone
+    assert "<!-- episode of the life -->" in beside
 
 
 @pytest.mark.parametrize("values", [[90, 900], ["easy", "hard"], list(range(40))], ids=["numbers", "texts", "many"])

@@ -85,7 +85,7 @@ def plot_groups(groups: Sequence[Group], out: Path, panels: Sequence[Panel]) -> 
     if count == 0:
         raise UsageError("these runs have no evaluation to draw; evaluate one with `rmt-rl evaluate RUN --vary ...`")
     if len(groups) > MOST_LINES or any(len(each.cells) > MOST_LINES for each in evaluations):
-        save_figure(draw_many(groups, curves, evaluation), out, dpi=160)
+        save_figure(draw_many(groups, curves, evaluations), out, dpi=160)
         return out
     width = 1 + 4.6 * count
     figure = new_figure(width, 4.4)

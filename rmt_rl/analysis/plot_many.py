@@ -40,19 +40,18 @@ class _Part(NamedTuple):
 def draw_many(
     groups: Sequence[Group],
     curves: Sequence[LearningPanel],
-    evaluation: EvaluationPanel | None,
+    evaluations: Sequence[EvaluationPanel],
 ) -> Figure:
     """Return the picture of many groups.
 
     Args:
         groups: all groups.
         curves: learning curves; each becomes an area of small panels, one a group.
-        evaluation: scores by the varied option, which become a heat map; None if there are none.
+        evaluations: scores by the varied option or by the episode of a life; each becomes a heat map.
     """
-    labels = _row_labels(groups, evaluation.cells) if evaluation else {}
+    seeds = {group.label: len(group.runs) for group in groups}
     parts = [_learning_part(panel) for panel in curves]
-    if evaluation is not None:
-        parts.append(_evaluation_part(evaluation, labels))
+    parts += [_evaluation_part(panel, seeds) for panel in evaluations]
     width = sum(part.width for part in parts)
     height = max(part.height for part in parts)
     figure = new_figure(width, height + CAPTION)
@@ -62,7 +61,7 @@ def draw_many(
         if isinstance(part.panel, LearningPanel):
             _draw_small_panels(area, part.panel)
         else:
-            _draw_scores(area, part.panel, labels)
+            _draw_scores(area, part.panel, seeds)
     return figure
 
 
@@ -129,27 +128,27 @@ def _means(curve: Mapping[int, Estimate]) -> list[float]:
 # Scores by the varied option
 
 
-def _row_labels(groups: Sequence[Group], cells: Cells) -> dict[str, str]:
-    """Return the labels of the heat map's rows as they are shown."""
-    seeds = {group.label: len(group.runs) for group in groups}
+def _row_labels(seeds: Mapping[str, int], cells: Cells) -> list[str]:
+    """Return the labels of the heat map's rows as they are shown, with the numbers of seeds if these differ."""
     differ = len(set(seeds.values())) > 1
-    shown = {}
+    shown = []
     for label in cells:
         count = f" (n = {seeds[label]})" if differ and label in seeds else ""
         lines = textwrap.wrap(literal(label) + count, LONGEST_LABEL, max_lines=2, placeholder=" ...")
-        shown[label] = "\n".join(lines)
+        shown.append("\n".join(lines))
     return shown
 
 
-def _evaluation_part(panel: EvaluationPanel, labels: Mapping[str, str]) -> _Part:
-    lines = [line for label in labels.values() for line in label.split("\n")]
+def _evaluation_part(panel: EvaluationPanel, seeds: Mapping[str, int]) -> _Part:
+    labels = _row_labels(seeds, panel.cells)
+    lines = [line for label in labels for line in label.split("\n")]
     longest = max(map(len, lines), default=0)
     return _Part(panel, CELLS_WIDTH + CHARACTER * longest, heat_map_height(panel.cells))
 
 
-def _draw_scores(area: SubFigure, panel: EvaluationPanel, labels: Mapping[str, str]) -> None:
+def _draw_scores(area: SubFigure, panel: EvaluationPanel, seeds: Mapping[str, int]) -> None:
     quantity = SCORE_NAMES[panel.score]
     axes = area.subplots()
-    rows = list(labels.values())
+    rows = _row_labels(seeds, panel.cells)
     draw_heat_map(axes, panel.cells, rows, panel.option.replace("_", " "), quantity == "success rate")
     axes.set_title(f"After training: {quantity}", loc="left", fontsize=11)

@@ -6,6 +6,7 @@ import warnings
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +23,13 @@ from rmt_rl.data.store import EpisodeStore
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.environments import make_env
 from rmt_rl.errors import UsageError
+from rmt_rl.lives import PARTS
 from rmt_rl.nn.scaling import UNBOUNDED
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.space_fit import joined
 from rmt_rl.task import check_same_spaces, default_episodes
+from rmt_rl.trees import map_leaves
 
 if TYPE_CHECKING:
     from rmt_rl.task import HasSpaces, Task
@@ -117,9 +120,45 @@ def declared_labels(task: Task) -> list[str]:
 
 
 def labelled(task: Task, trajectory: Trajectory) -> Trajectory:
-    """Return the trajectory with the labels that its task declares."""
-    labels = {name: getattr(task, name)(trajectory) for name in declared_labels(task)}
+    """Return the trajectory with the labels that its task declares.
+
+    Of a life in a task of single episodes, each episode is labelled by itself.
+    """
+    names = declared_labels(task)
+    observations = trajectory.observations
+    is_life = isinstance(observations, dict) and observations.keys() == PARTS
+    if not is_life or hasattr(task, "LIFETIME"):
+        labels = {name: getattr(task, name)(trajectory) for name in names}
+        return replace(trajectory, **labels)
+    episodes = _episodes_of_life(trajectory)
+    labels = {name: np.concatenate([getattr(task, name)(episode) for episode in episodes]) for name in names}
     return replace(trajectory, **labels)
+
+
+def _episodes_of_life(life: Trajectory) -> list[Trajectory]:
+    """Return the episodes of a life as the environment shows single ones.
+
+    A life doesn't tell how its earlier episodes ended, nor their last observations: they count as truncated, and their
+    last observation is the first of the next episode.
+    """
+    assert isinstance(life.observations, dict)
+    observations = life.observations["observation"]
+    starts = np.flatnonzero(np.asarray(life.observations["episode_start"])[:-1]).tolist()
+    ends = [*starts[1:], len(life)]
+    truncations = life.truncations.copy()
+    truncations[np.array(ends[:-1], np.int64) - 1] = True
+    episodes = []
+    for start, end in zip(starts, ends, strict=True):
+        steps, seen = slice(start, end), slice(start, end + 1)
+        episode = Trajectory(
+            observations=map_leaves(itemgetter(seen), observations),
+            actions=map_leaves(itemgetter(steps), life.actions),
+            rewards=life.rewards[steps],
+            terminations=life.terminations[steps],
+            truncations=truncations[steps],
+        )
+        episodes.append(episode)
+    return episodes
 
 
 def large_actions(action_space: Space[Any]) -> str | None:

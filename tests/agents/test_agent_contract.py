@@ -230,7 +230,7 @@ def test_what_has_a_memory_learns_to_recall(cls: type[Agent]) -> None:
         for seen, did in zip(observations.split(2, 1), actions.split(2, 1), strict=True)
     )
     optimizer = torch.optim.AdamW(agent.parameters(), 3e-3)
-    for _ in range(150 if has_memory(agent) else 30):
+    for _ in range(150):
         loss = forward(agent, parts)[1].mean()
         optimizer.zero_grad()
         loss.backward()
