@@ -114,6 +114,18 @@ def test_a_config_names_the_weights_that_its_run_began_with(work: Path, capsys: 
     assert "was started with init=start" in capsys.readouterr().err
 
 
+def test_a_run_without_a_checkpoint_begins_again_with_the_same_weights(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(f"train tmaze rate {ONLINE} --init start --out early".split()) == 0
+    assert main(f"train tmaze rate {OFFLINE} --collect-episodes 20 {SMALL} --seed 1 --out other".split()) == 0
+    Path("early/last.safetensors").unlink()
+    file = Path("early/config.toml")
+    file.write_text(file.read_text().replace('init = "start"', 'init = "other"'))
+    assert main(["train", "--resume", "early"]) == 2
+    assert "init=other has other weights than init_sha256=" in capsys.readouterr().err
+
+
 def leashed(agent: str, weight: float) -> Leash:
     """Return PPO's leash of an agent that is new."""
     made = algorithm(agent, burn_in=1)
