@@ -341,10 +341,21 @@ def test_an_exported_agent_plays_the_lives_of_its_training(tmp_path: Path) -> No
     from rmt_rl.export.act import make_env as make_standalone
     from rmt_rl.export.saving import _environment
 
-    plain, lives = (_environment(tiny(run={}, env_options=options)) for options in ({}, {"lifetime": 3}))
+    every = ({}, {"lifetime": 0}, {"lifetime": 3})
+    plain, single, lives = (_environment(tiny(run={}, env_options=options)) for options in every)
     assert "lifetime" not in plain
+    assert single == plain
     assert lives == plain | {"lifetime": 3}
-    with closing(make_standalone(plain, None, {})) as env:
-        assert not isinstance(env, Lifetime)
-    with closing(make_standalone(lives, None, {"corridor_length": 2})) as env:
-        assert isinstance(env, Lifetime)
+    short = {"corridor_length": 2}
+    other = "CartPole-v1"
+    for trained_in, name, options, are_lives in (
+        (plain, None, {}, False),
+        (plain, None, {"lifetime": 2}, True),
+        (plain, other, {}, False),
+        (plain, other, {"lifetime": 2}, True),
+        (lives, None, short, True),
+        (lives, None, {"lifetime": 0}, False),
+        (lives, other, {}, True),
+    ):
+        with closing(make_standalone(trained_in, name, dict(options))) as env:
+            assert isinstance(env, Lifetime) == are_lives
