@@ -13,11 +13,13 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rmt_rl import registry
 from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.histories import Histories
 from rmt_rl.acting.policies import EachEpisodeAnew, make_expert
 from rmt_rl.acting.rollout import make_vec_env
 from rmt_rl.cli import main
@@ -302,6 +304,19 @@ def test_learning_histories_are_lives_in_which_a_table_learns(capsys: pytest.Cap
     assert "--env.lifetime 200" in capsys.readouterr().err
     assert main(["collect", "Pendulum-v1", "--policy", "histories", "--episodes", "1", "--env.lifetime", "2"]) == 2
     assert "a table of discrete actions" in capsys.readouterr().err
+
+
+def test_histories_learn_from_what_was_done_in_place_of_their_actions() -> None:
+    histories = Histories(spaces.Discrete(2, start=3), 10, seed=0)
+    anew, reward = np.array([False]), np.array([[0.0]], np.float32)
+    observation = {"observation": np.array([0]), "previous_reward": reward, "episode_start": np.array([1])}
+    _, state = histories.predict(observation, None, np.array([True]))
+    chosen = []
+    for _ in range(80):  # action 4 alone is done, and its reward is 1
+        state = histories.replace_actions(state, np.array([4]), np.array([True]))
+        actions, state = histories.predict(observation | {"previous_reward": reward + 1}, state, anew)
+        chosen.append(int(actions[0]))
+    assert chosen[-20:].count(4) > 15
 
 
 COMMAND = re.compile(r"^    rmt-rl (.*)", re.MULTILINE)
