@@ -41,9 +41,15 @@ Length = Annotated[int, Field(ge=1, le=100)]
 class Config(Frozen):
     """Options of the T-Maze without a hint. The defaults are the training task."""
 
-    corridor_length: Annotated[tuple[Length, Length], Ordered] = Field(
-        (1, 8), description="cells from start to junction, an inclusive range [low, high] to draw from, up to 100"
+    corridor_length: Length | Annotated[tuple[Length, Length], Ordered] = Field(
+        (1, 8), description="cells from start to junction: a number from 1 to 100, or an inclusive range [low, high]"
     )
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Length of the shortest and of the longest corridor, in cells."""
+        length = self.corridor_length
+        return (length, length) if isinstance(length, int) else length
 
 
 class TMazeWithoutHintVector(Lanes):
@@ -78,7 +84,7 @@ class TMazeWithoutHintVector(Lanes):
         self._start_again(lanes)
 
     def _start_again(self, lanes: Ints) -> None:
-        low, high = self.config.corridor_length
+        low, high = self.config.lengths
         draws = self._streams.draw(lanes) % np.uint64(high - low + 1)
         self._length[lanes] = low + draws.astype(np.int64)
         self._x[lanes], self._time[lanes] = 0, -1
@@ -101,7 +107,7 @@ class TMazeWithoutHintVector(Lanes):
     def _picture(self, lane: int) -> NDArray[np.uint8]:
         """Draw the maze: the agent is black, the goal green and the other side orange. uint8 (80, width, 3)."""
         x, y, goal, length = (int(each[lane]) for each in (self._x, self._y, self._goal, self._length))
-        cells = np.full((5, self.config.corridor_length[1] + 3, 3), _WALL, np.uint8)
+        cells = np.full((5, self.config.lengths[1] + 3, 3), _WALL, np.uint8)
         cells[2, 1 : length + 2] = _FLOOR
         cells[2 - goal, length + 1], cells[2 + goal, length + 1] = _GOAL, _OTHER
         image = cells.repeat(_CELL, 0).repeat(_CELL, 1)

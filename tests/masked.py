@@ -50,9 +50,27 @@ class Masked(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
         return self._observed(), reward, self.time == 5, False, {}
 
 
+class Exhausted(Masked):
+    """Such an environment that allows no action once an episode has ended."""
+
+    def step(self, action: NDArray[np.int64]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        if terminated:
+            self.allowed = [np.zeros(size, bool) for size in SIZES]
+        return observation, reward, terminated, truncated, info
+
+
 class MaskedTask:
     """The task: a class with the names that an environment's file has (`rmt_rl.task.Task`)."""
 
     ID = "Masked-v0"
     Config: type[Frozen] = Frozen
     make: Callable[..., gymnasium.Env[Any, Any]] = Masked
+
+
+class ExhaustedTask:
+    """The task that allows nothing at the end."""
+
+    ID = "Exhausted-v0"
+    Config: type[Frozen] = Frozen
+    make: Callable[..., gymnasium.Env[Any, Any]] = Exhausted

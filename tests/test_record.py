@@ -127,6 +127,17 @@ def test_a_killed_run_goes_on_with_the_episodes_that_its_checkpoint_knows(work: 
         learner_class("dlstm", "ppo")(config, saved)
 
 
+def test_a_data_set_whose_writing_was_cut_off_is_written_anew(work: Path) -> None:
+    assert main(f"{PPO} --total-timesteps 32 --record tests/cut --out h".split()) == 0
+    whole = len(episodes("tests/cut-v0"))
+    shutil.rmtree("data/tests/cut-v0")
+    config, half = read_config(Path("h")), Path("data/.unfinished-tests.cut-v0/dataset")
+    (half / "data").mkdir(parents=True)
+    train(config, Path("i"))
+    assert len(episodes("tests/cut-v0")) == whole
+    assert not half.parent.exists()
+
+
 def test_names_that_are_taken_are_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"{PPO} --total-timesteps 32 --record tests/taken --out d".split()) == 0
     assert main(f"{PPO} --total-timesteps 32 --record tests/taken --out e".split()) == 2

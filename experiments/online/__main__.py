@@ -10,7 +10,7 @@ from experiments.online.cases import AGENTS, CASES, cell
 from experiments.online.report import draw_curves, online_table
 from rmt_rl.analysis.results import FILE, ResultsFile
 from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_kept
-from rmt_rl.errors import check_named, explained
+from rmt_rl.errors import UsageError, check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.terminal import say
 
@@ -44,6 +44,8 @@ def main(
         cells = [cell(task, agent, seed) for seed in range(seeds) for task in tasks for agent in agents]
         make_kept(cells, RESULTS, runs, execution, again)
     results = RESULTS.read()
+    if not results:
+        raise UsageError(f"{RESULTS.path} holds no results yet: leave --draw out, so that runs are made")
     text = online_table(results)
     write_atomically(FOLDER / "table.md", f"{text}\n".encode())
     draw_curves(results, FOLDER / "learning.png")

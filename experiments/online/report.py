@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 HEAD = ["task", "agent", "score at the end", "mean of the curve", "seeds", "CPU s a training"]
 COLUMNS = 4
-"""Panels of a row of the picture."""
+"""Panels of a row of the picture, at most."""
+THOUSAND = 1000
 
 
 def online_table(results: Sequence[RunResult]) -> str:
@@ -50,9 +51,10 @@ def _spread(values: Sequence[float]) -> str:
 def draw_curves(results: Sequence[RunResult], path: Path) -> None:
     """Draw the score against steps, a panel for each task, a line for each seed."""
     made = [name for name in CASES if any(_of(results, name, agent) for agent in AGENTS)]
-    rows = -(-len(made) // COLUMNS)
-    figure = new_figure(3.6 * COLUMNS, 3.2 * rows + 0.5)
-    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    columns = min(COLUMNS, len(made))
+    rows = -(-len(made) // columns)
+    figure = new_figure(max(4.5, 3.6 * columns), 3.2 * rows + 0.5)
+    grid = figure.subplots(rows, columns, squeeze=False)
     looks = styles(AGENTS)
     panels = list(grid.flat)
     for axes, name in zip(panels, made, strict=False):
@@ -69,6 +71,7 @@ def _draw_task(axes: Axes, name: str, results: Sequence[RunResult], looks: dict[
     for agent, look in looks.items():
         for index, result in enumerate(_of(results, name, agent)):
             curve = result.metrics[f"eval/{case.score}"]
+            steps = [step / THOUSAND for step in curve]
             label = agent if index == 0 else None
-            axes.plot(list(curve), list(curve.values()), color=look.color, linestyle=look.linestyle, label=label)
-    finish(axes, name, "steps", case.score.replace("_", " "))
+            axes.plot(steps, list(curve.values()), color=look.color, linestyle=look.linestyle, label=label)
+    finish(axes, name, "thousand steps", case.score.replace("_", " "))

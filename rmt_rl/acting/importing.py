@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,7 +18,7 @@ from rmt_rl.acting.policies import RandomPolicy, has_expert, make_expert
 from rmt_rl.config import Frozen
 from rmt_rl.data.columns import data_files
 from rmt_rl.data.fitting import check_actions, fitted
-from rmt_rl.data.layout import RawEpisode
+from rmt_rl.data.layout import Layout, RawEpisode
 from rmt_rl.data.trajectory import Trajectory
 from rmt_rl.data.writing import is_made, write_dataset
 from rmt_rl.environments import make_env
@@ -79,8 +79,7 @@ def import_dataset(given: Import, progress: ProgressReport | None = None) -> str
     task = load_task(given.task_name)
     config = task_config(task, given.options)
     spec = env_spec(task, config)
-    with closing(make_env(task, config)) as env:
-        raw = (episode for file in files for episode in layout.episodes(file, spec.max_episode_steps))
+    with closing(make_env(task, config)) as env, closing(_raw_episodes(layout, files, spec.max_episode_steps)) as raw:
         episodes = (_trajectory(each, env, given.scales) for each in raw)
         first = next(episodes, None)  # so that bad files are told before the references are played
         scores = _references(task, config, env, given)
@@ -97,6 +96,13 @@ def import_dataset(given: Import, progress: ProgressReport | None = None) -> str
             metadata={"import": json.dumps(_facts(given, len(files)))},
         )
     return given.dataset_id
+
+
+def _raw_episodes(layout: Layout, files: Iterable[Path], limit: int | None) -> Generator[RawEpisode, None, None]:
+    """Yield the episodes of files. A file is closed as soon as this generator is, also behind an error."""
+    for file in files:
+        with closing(layout.episodes(file, limit)) as episodes:
+            yield from episodes
 
 
 def _facts(given: Import, files: int) -> dict[str, object]:

@@ -8,7 +8,6 @@ once. A run that was killed leaves its parts. It goes on with those that its che
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import warnings
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from safetensors.numpy import load_file, save
 
 from rmt_rl.acting.collect import env_spec
 from rmt_rl.acting.env_source import origin_of
@@ -113,7 +113,7 @@ class History:
     def save(self) -> int:
         """Write the episodes kept so far to disk; return the number of all that were recorded."""
         if self.unsaved:
-            write_atomically(self._parts / f"{self.clock():015d}.npz", _encoded(self.unsaved, self.spaces))
+            write_atomically(self._parts / f"{self.clock():015d}.safetensors", _encoded(self.unsaved, self.spaces))
             self.episodes += len(self.unsaved)
             self.unsaved = []
         return self.episodes
@@ -151,7 +151,7 @@ class History:
         return self.folder / "recorded"
 
     def _part_files(self) -> list[Path]:
-        return sorted(self._parts.glob("*.npz"))
+        return sorted(self._parts.glob("*.safetensors"))
 
     def _resumed(self, saved: Saved | None) -> int:
         """Return the number of episodes recorded so far, without what the checkpoint doesn't know of."""
@@ -251,7 +251,7 @@ class _Recorded(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _encoded(episodes: Sequence[Trajectory], spaces: Mapping[str, gymnasium.Space[Any]]) -> bytes:
-    """Return episodes as the content of an NPZ file: their arrays one after another, and their lengths."""
+    """Return episodes as the content of a safetensors file: their arrays one after another, and their lengths."""
     arrays: dict[str, Array] = {"lengths": np.array([len(episode) for episode in episodes])}
     for name, space in spaces.items():
         for number, (place, _) in enumerate(leaves(space)):
@@ -261,16 +261,13 @@ def _encoded(episodes: Sequence[Trajectory], spaces: Mapping[str, gymnasium.Spac
         arrays[name] = np.concatenate([getattr(episode, name) for episode in episodes])
     for name in MARKS:
         arrays[name] = np.array([(episode.marks or {})[name] for episode in episodes])
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
-    return file.getvalue()
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def _episodes(parts: Sequence[Path], spaces: Mapping[str, gymnasium.Space[Any]]) -> Iterator[Trajectory]:
-    """Yield the episodes of NPZ files, in order."""
+    """Yield the episodes of safetensors files, in order."""
     for part in parts:
-        with np.load(part, allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays: dict[str, Any] = load_file(part)
         ends = np.cumsum(arrays["lengths"])
         for index, (length, end) in enumerate(zip(arrays["lengths"], ends, strict=True)):
             own = slice(end - length, end)
@@ -284,7 +281,7 @@ def _episodes(parts: Sequence[Path], spaces: Mapping[str, gymnasium.Space[Any]])
 
 
 def _cut(name: str, arrays: dict[str, Array], spaces: Mapping[str, gymnasium.Space[Any]], rows: slice) -> Arrays:
-    """Return rows of a column of an NPZ file, as values of its space."""
+    """Return rows of a column of such a file, as values of its space."""
     space = spaces[name]
     numbers: dict[Place, int] = {place: number for number, (place, _) in enumerate(leaves(space))}
     values: Arrays = map_space(lambda place, _: arrays[f"{name}{numbers[place]}"][rows], space)
@@ -296,8 +293,7 @@ def _step(part: Path) -> int:
 
 
 def _lengths(part: Path) -> Array:
-    with np.load(part, allow_pickle=False) as file:
-        lengths: Array = file["lengths"]
+    lengths: Array = load_file(part)["lengths"]
     return lengths
 
 

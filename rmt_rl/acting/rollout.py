@@ -216,6 +216,7 @@ def rollout(policy: Policy, env: VecEnv, episodes: int, seed: int | None, determ
     while playing.any():
         masks = action_masks(env, infos, from_method)
         if masks is not None and takes_masks(policy):
+            masks[resets] = True  # an ended episode may allow no action, and none is played
             actions, state = policy.predict(observations, state, starts, deterministic, masks)
         else:
             actions, state = policy.predict(observations, state, starts, deterministic)

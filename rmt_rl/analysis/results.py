@@ -105,15 +105,17 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values of the line."""
-        return {
+        values: dict[str, Any] = {
             "config": self.config,
             "seed": self.seed,
             "settings": self.settings,
             "metrics": self.metrics,
             "results": [_result(evaluation) for evaluation in self.evaluations],
             "cpu_seconds": self.cpu_seconds,
-            "collect_seed": _as_value(self.collect_seeds),
         }
+        if self.collect_seeds:
+            values["collect_seed"] = _as_value(self.collect_seeds)
+        return values
 
 
 def _seeds(value: object) -> tuple[int, ...]:
@@ -126,11 +128,9 @@ def _seeds(value: object) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _as_value(seeds: tuple[int, ...]) -> int | list[int] | None:
-    """Return the seeds as `_seeds` reads them; lines of a single seed are as they were."""
-    if len(seeds) > 1:
-        return list(seeds)
-    return seeds[0] if seeds else None
+def _as_value(seeds: tuple[int, ...]) -> int | list[int]:
+    """Return the seeds, at least one, as `_seeds` reads them."""
+    return seeds[0] if len(seeds) == 1 else list(seeds)
 
 
 def _curve(name: str, values: Mapping[str, float]) -> dict[int, float]:

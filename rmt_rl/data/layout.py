@@ -5,7 +5,7 @@ A role is the place of a column in an episode: `observations`, or `observations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ class Layout:
             if role not in given:
                 raise UsageError(f"there is no column for {role}; name it by --map {role}=KEY")
 
-    def episodes(self, file: Path, limit: int | None = None) -> Iterator[RawEpisode]:
+    def episodes(self, file: Path, limit: int | None = None) -> Generator[RawEpisode, None, None]:
         """Yield the episodes of a file, reading one at a time from HDF5; columns of npz files are read whole.
 
         Args:

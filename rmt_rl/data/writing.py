@@ -339,7 +339,11 @@ def alone_making(dataset_id: str) -> Iterator[Path]:
     try:
         with held(folder / _LOCK):
             restore_replaced(folder, dataset_id)
-            yield folder
+            shutil.rmtree(folder / _BUILT, ignore_errors=True)  # of a maker that was killed
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder / _BUILT, ignore_errors=True)
     except Busy as maker:
         raise UsageError(f"data set {dataset_id!r} is being made by {maker}; choose another name") from None
     finally:

@@ -106,6 +106,8 @@ def _resume(config: RunConfig, run: Path, report: Report, should_stop: ShouldSto
     cls: type[AgentLearner] = learner_class(config.agent, config.learner)
     path = path_of(run)
     saved = read_checkpoint(path) if path.exists() else None
+    if saved is None:
+        config = with_hash(config)  # the run begins again, with the same weights
     origin = _origin(cls, config)
     if saved:  # before anything else, since opening the data may collect others
         check_origin(run, validated(LoopState, saved.header.progress).origin, origin)

@@ -103,6 +103,12 @@ def test_an_agent_is_evaluated_among_the_actions_that_are_allowed(tmp_path: Path
     assert action.tolist() == [1, 1]
 
 
+def test_an_ended_episode_may_allow_no_action() -> None:
+    task = "tests.masked:ExhaustedTask"
+    agent = algorithm("dlstm", task, env_options={}).policy.agent
+    assert len(rmt_rl.evaluate(agent, task, episodes=3, num_envs=2, deterministic=False).episodes) == 3
+
+
 def test_masks_that_fit_nothing_are_refused() -> None:
     ours = head(spaces.Discrete(3))
     with pytest.raises(UsageError, match="asks for 3 flags"):

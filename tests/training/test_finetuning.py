@@ -16,6 +16,8 @@ from rmt_rl.cli import main
 from rmt_rl.nn.heads import HeadName, head
 from rmt_rl.runs.checkpoint import load_agent, read_checkpoint
 from rmt_rl.runs.folder import read_config
+from rmt_rl.training.learners.ppo import PPORun
+from rmt_rl.training.loop import train
 from rmt_rl.training.ppo.leash import Leash, LeashOptions
 from tests.tiny import weights, work_folder
 from tests.training.test_ppo import TINY, algorithm, gradients, play
@@ -33,7 +35,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_while_the_critic_warms_up_the_agent_stays_as_it_was(work: Path) -> None:
-    assert main(f"train tmaze rate {ONLINE} --init start --value-warmup 20 --out warm".split()) == 0
+    assert main(f"train tmaze rate {ONLINE} --init start --value-warmup 16 --out options".split()) == 0
+    made: list[int] = []
+    train(read_config(Path("options")), Path("warm"), lambda update, _: made.append(update), lambda: bool(made))
+    assert made == [16]
     start, warm = load_agent("start"), load_agent("warm")
     assert torch.equal(weights(Path("start")), weights(Path("warm")))
     assert warm.config == start.config
@@ -91,6 +96,7 @@ def test_offline_training_goes_on_from_a_run_with_its_scales(work: Path) -> None
         ("tmaze rate --init zoo:nothing", "zoo:nothing isn't in the zoo"),
         ("tmaze rate --init start --agent.width 32", "agent.width=32, but init=start has 16"),
         ("cartpole_hidden rate --init start", "init=start has observation_space"),
+        ("tmaze rate --value-warmup 100001", "value_warmup=100001 leaves no round in which the agent learns"),
         ("tmaze rate --kl-coef 1", "kl_coef=1.0 keeps an agent near to its start"),
     ],
 )
@@ -112,6 +118,30 @@ def test_a_config_names_the_weights_that_its_run_began_with(work: Path, capsys: 
     Path("first/config.toml").write_text(text.replace('init = "start"', 'init = "zoo:tmaze-rate"'))
     assert main(["train", "--resume", "first"]) == 2
     assert "was started with init=start" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_begins_again_with_the_same_weights(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(f"train tmaze rate {ONLINE} --init start --out early".split()) == 0
+    assert main(f"train tmaze rate {OFFLINE} --collect-episodes 20 {SMALL} --seed 1 --out other".split()) == 0
+    Path("early/last.safetensors").unlink()
+    file = Path("early/config.toml")
+    file.write_text(file.read_text().replace('init = "start"', 'init = "other"'))
+    assert main(["train", "--resume", "early"]) == 2
+    assert "init=other has other weights than init_sha256=" in capsys.readouterr().err
+
+
+def test_the_critic_warms_up_for_a_tenth_of_a_short_run(work: Path) -> None:
+    assert main(f"train tmaze rate {ONLINE} --init start --out short".split()) == 0
+    assert not torch.equal(weights(Path("start")), weights(Path("short")))
+    config = read_config(Path("short"))
+    assert isinstance(config, PPORun)
+    found = {}
+    for steps in (32, 330, 1_000_000):
+        online = config.online.model_copy(update={"total_timesteps": steps})
+        found[steps] = config.model_copy(update={"online": online}).value_warmup
+    assert found == {32: 0, 330: 32, 1_000_000: 10_000}
 
 
 def leashed(agent: str, weight: float) -> Leash:

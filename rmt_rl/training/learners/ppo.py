@@ -77,7 +77,8 @@ class PPOOptions(OnlineConfig):
     value_warmup: int | None = Field(
         None,
         ge=0,
-        description=f"steps in which only the critic learns (unset: {VALUE_WARMUP} after --init, else 0)",
+        description="steps in which only the critic learns (unset: "
+        f"{VALUE_WARMUP} after --init, but at most a tenth of the run, else 0)",
     )
     kl_coef: float | None = Field(
         None,
@@ -115,11 +116,33 @@ class PPORun(OnlineRun):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_rounds_behind_the_warmup(self) -> Self:
+        online = self.online
+        last_round = (online.total_timesteps - 1) // self._round * self._round
+        if self.value_warmup > last_round:
+            raise UsageError(
+                f"value_warmup={online.value_warmup} leaves no round in which the agent learns: the last one begins "
+                f"after {last_round} steps (total_timesteps={online.total_timesteps}, n_envs * n_steps={self._round}); "
+                f"choose at most {last_round}"
+            )
+        return self
+
+    @property
+    def _round(self) -> int:
+        """Environment steps of a round."""
+        return self.online.n_envs * self.online.n_steps
+
     @property
     def value_warmup(self) -> int:
         """Steps in which only the critic learns."""
-        unset = 0 if self.init is None else VALUE_WARMUP
-        return unset if self.online.value_warmup is None else self.online.value_warmup
+        if self.online.value_warmup is not None:
+            return self.online.value_warmup
+        if self.init is None:
+            return 0
+        tenth = self.online.total_timesteps // 10
+        whole_rounds = tenth - tenth % self._round
+        return min(VALUE_WARMUP, whole_rounds)
 
     @property
     def leash(self) -> LeashOptions:
