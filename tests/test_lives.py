@@ -140,6 +140,12 @@ def test_bad_lifetimes_are_refused() -> None:
         Lifetime(gymnasium.make("CartPole-v1"), 0)
     with pytest.raises(UsageError, match=r"lifetime=-1: .*episodes of the same task that make one life"):
         make_env(registry.load_task("tmaze"), {"lifetime": -1})
+    made = [lambda: gymnasium.make("CartPole-v1")]
+    with (
+        closing(SyncVectorEnv(made, autoreset_mode=AutoresetMode.NEXT_STEP)) as vector,
+        pytest.raises(UsageError, match="has no method begin_again; wrap each of its environments in Lifetime"),
+    ):
+        VectorLifetime(vector, 2)
     lanes = registry.load_task("tmaze").make()
     with pytest.raises(gymnasium.error.ResetNeeded):
         lanes.reset(options={"same_task": True})
