@@ -276,18 +276,22 @@ class VectorLifetime(VectorWrapper[Observation, Any, Any, Any, Any]):
         episodes: the number of episodes of a life.
 
     Raises:
-        UsageError: the environment's autoreset mode is another one, or `episodes` is less than 1.
+        UsageError: the environment's autoreset mode is another one, it can't begin environments again, or `episodes` is
+            less than 1.
     """
 
     def __init__(self, env: AnyVectorEnv, episodes: int) -> None:
         _check_lifetime(episodes)
         super().__init__(env)
         require_next_step(env)
+        begin_again = getattr(env.unwrapped, "begin_again", None)
+        if begin_again is None:
+            raise UsageError(f"{env} has no method begin_again; wrap each of its environments in Lifetime instead")
         lanes = env.num_envs
         space = life_space(env.single_observation_space)
         self.single_observation_space = space
         self.observation_space = batch_space(space, lanes)
-        self._begin_again = env.unwrapped.begin_again  # type: ignore[attr-defined]
+        self._begin_again = begin_again
         self._episodes = episodes
         self._episode = np.zeros(lanes, np.int64)
         self._returns = np.zeros(lanes)

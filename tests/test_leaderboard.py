@@ -13,6 +13,7 @@ from rmt_rl.errors import UsageError
 from rmt_rl.statistics import success_interval
 
 RULES = Rules(resamples=100)
+SEVERAL = '["tmaze/expert-9-seed5-0a1b2c3d-v0", "tmaze/expert-9-seed999-0a1b2c3d-v0"]'
 
 
 def make_run(
@@ -80,6 +81,7 @@ def test_agents_are_ranked_by_the_interquartile_mean_of_all_seeds_and_settings(t
         ({"evaluation_seed": 0}, "tested on the seeds of the data"),
         ({"data": "collect_seed = 1050"}, "tested on the seeds of the data"),  # 100 environments from seed 1000 on
         ({"data": 'dataset = ["tmaze/expert-9-seed999-0a1b2c3d-v0"]'}, "tested on the seeds of the data"),
+        ({"data": f"dataset = {SEVERAL}"}, "tested on the seeds of the data"),
     ],
 )
 def test_what_breaks_a_rule_is_named_and_not_ranked(tmp_path: Path, options: dict[str, str | int], reason: str) -> None:
@@ -119,10 +121,13 @@ def test_the_command_writes_a_table_and_a_page_in_which_names_are_text(
 
 def test_results_files_record_the_seeds_of_data_and_evaluation(tmp_path: Path) -> None:
     for seed in range(3):
-        run = tmp_path / "runs" / f"rate-{seed}"
-        make_run(run, {90: 50}, seed, data="collect_seed = 1000")
-        ResultsFile(tmp_path / "shared" / FILE).put(RunResult.of(run))
-    assert "Not ranked: rate (tested on the seeds of the data)." in leaderboard([tmp_path / "shared"], RULES)
+        for agent, data in (("rate", "collect_seed = 1000"), ("dt", f"dataset = {SEVERAL}")):
+            run = tmp_path / "runs" / f"{agent}-{seed}"
+            make_run(run, {90: 50}, seed, agent=agent, data=data)
+            ResultsFile(tmp_path / "shared" / FILE).put(RunResult.of(run))
+    text = leaderboard([tmp_path / "shared"], RULES)
+    for agent in ("dt", "rate"):
+        assert f"{agent} (tested on the seeds of the data)" in text
 
 
 def test_single_runs_take_part_by_name(tmp_path: Path) -> None:

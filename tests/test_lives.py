@@ -13,11 +13,13 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rmt_rl import registry
 from rmt_rl.acting.evaluate import evaluate
+from rmt_rl.acting.histories import Histories
 from rmt_rl.acting.policies import EachEpisodeAnew, make_expert
 from rmt_rl.acting.rollout import make_vec_env
 from rmt_rl.cli import main
@@ -138,6 +140,12 @@ def test_bad_lifetimes_are_refused() -> None:
         Lifetime(gymnasium.make("CartPole-v1"), 0)
     with pytest.raises(UsageError, match=r"lifetime=-1: .*episodes of the same task that make one life"):
         make_env(registry.load_task("tmaze"), {"lifetime": -1})
+    made = [lambda: gymnasium.make("CartPole-v1")]
+    with (
+        closing(SyncVectorEnv(made, autoreset_mode=AutoresetMode.NEXT_STEP)) as vector,
+        pytest.raises(UsageError, match="has no method begin_again; wrap each of its environments in Lifetime"),
+    ):
+        VectorLifetime(vector, 2)
     lanes = registry.load_task("tmaze").make()
     with pytest.raises(gymnasium.error.ResetNeeded):
         lanes.reset(options={"same_task": True})
@@ -304,6 +312,19 @@ def test_learning_histories_are_lives_in_which_a_table_learns(capsys: pytest.Cap
     assert "a table of discrete actions" in capsys.readouterr().err
 
 
+def test_histories_learn_from_what_was_done_in_place_of_their_actions() -> None:
+    histories = Histories(spaces.Discrete(2, start=3), 10, seed=0)
+    anew, reward = np.array([False]), np.array([[0.0]], np.float32)
+    observation = {"observation": np.array([0]), "previous_reward": reward, "episode_start": np.array([1])}
+    _, state = histories.predict(observation, None, np.array([True]))
+    chosen = []
+    for _ in range(80):  # action 4 alone is done, and its reward is 1
+        state = histories.replace_actions(state, np.array([4]), np.array([True]))
+        actions, state = histories.predict(observation | {"previous_reward": reward + 1}, state, anew)
+        chosen.append(int(actions[0]))
+    assert chosen[-20:].count(4) > 15
+
+
 COMMAND = re.compile(r"^    rmt-rl (.*)", re.MULTILINE)
 PAGE = Path(__file__).parents[1] / "docs" / "lives.md"
 QUICK_PPO = ("--total-timesteps", "64", "--n-envs", "1", "--agent.width", "16", "--eval-episodes", "2")
@@ -341,10 +362,21 @@ def test_an_exported_agent_plays_the_lives_of_its_training(tmp_path: Path) -> No
     from rmt_rl.export.act import make_env as make_standalone
     from rmt_rl.export.saving import _environment
 
-    plain, lives = (_environment(tiny(run={}, env_options=options)) for options in ({}, {"lifetime": 3}))
+    every = ({}, {"lifetime": 0}, {"lifetime": 3})
+    plain, single, lives = (_environment(tiny(run={}, env_options=options)) for options in every)
     assert "lifetime" not in plain
+    assert single == plain
     assert lives == plain | {"lifetime": 3}
-    with closing(make_standalone(plain, None, {})) as env:
-        assert not isinstance(env, Lifetime)
-    with closing(make_standalone(lives, None, {"corridor_length": 2})) as env:
-        assert isinstance(env, Lifetime)
+    short = {"corridor_length": 2}
+    other = "CartPole-v1"
+    for trained_in, name, options, are_lives in (
+        (plain, None, {}, False),
+        (plain, None, {"lifetime": 2}, True),
+        (plain, other, {}, False),
+        (plain, other, {"lifetime": 2}, True),
+        (lives, None, short, True),
+        (lives, None, {"lifetime": 0}, False),
+        (lives, other, {}, True),
+    ):
+        with closing(make_standalone(trained_in, name, dict(options))) as env:
+            assert isinstance(env, Lifetime) == are_lives

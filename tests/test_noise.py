@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gymnasium import spaces
 
 from rmt_rl.acting.collect import collect
 from rmt_rl.acting.evaluate import evaluate
-from rmt_rl.acting.policies import Behaviour, Disturbed, Share
+from rmt_rl.acting.policies import Behaviour, Disturbed, EachEpisodeAnew, Share
 from rmt_rl.acting.provenance import dataset_id, dataset_ids
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.cli import main
@@ -23,6 +24,7 @@ from rmt_rl.registry import agent_class, load_task
 from rmt_rl.task import task_config
 from rmt_rl.training.datasets import open_data
 from tests.agents.examples import MIXED, SMALL, VECTOR, draw
+from tests.masked import SIZES, MaskedTask
 from tests.tiny import tiny
 
 CORRIDOR = {"corridor_length": 30}
@@ -118,6 +120,16 @@ def test_agents_are_informed_and_random_policies_are_left_alone() -> None:
     random = Behaviour((Share("random"),))
     one, other = (collect("tmaze", CORRIDOR, 5, 0, random._replace(noise=noise)) for noise in (0.0, 0.5))
     np.testing.assert_array_equal(actions_of(one), actions_of(other))
+
+
+@pytest.mark.parametrize("options", [{}, {"lifetime": 2}], ids=["episodes", "lives"])
+def test_noise_is_among_the_actions_that_are_allowed(options: dict[str, Any]) -> None:
+    task, space = MaskedTask(), spaces.MultiDiscrete(SIZES)
+    with closing(make_env(task, options)) as env:
+        cls: Any = agent_class("rate")
+        agent: Agent = cls(cls.Config.model_validate(SMALL), AgentSpec(env.observation_space, space))
+    policy = Disturbed(EachEpisodeAnew(agent) if options else agent, space, noise=1.0, seed=0)
+    assert evaluate(policy, task, options, 10, 0).mean_length > 1, "other actions raise an error"
 
 
 def test_a_run_collects_with_noise() -> None:

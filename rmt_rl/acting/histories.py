@@ -56,6 +56,12 @@ class _Learner:
         self._last = (place, chosen)
         return chosen
 
+    def replace_action(self, action: int) -> None:
+        """Learn from this action in place of the chosen one."""
+        assert self._last is not None
+        place, _ = self._last
+        self._last = (place, action)
+
     def _chosen(self, values: NDArray[np.float64], generator: np.random.Generator) -> int:
         explored = self._episode / (EXPLORED * self._episodes)
         if generator.random() < max(LEAST, 1 - explored):
@@ -102,6 +108,13 @@ class Histories:
             place = _bytes(observation["observation"], index)
             actions[index] = learners[index].act(place, float(rewards[index]), bool(starts[index]), self._generator)
         return actions + self._first, learners
+
+    def replace_actions(self, state: list[_Learner], actions: Any, replaced: NDArray[np.bool_]) -> list[_Learner]:
+        """See `Informed`."""
+        indices = np.asarray(actions) - self._first
+        for index in np.flatnonzero(replaced).tolist():
+            state[index].replace_action(int(indices[index]))
+        return state
 
     def _new(self) -> _Learner:
         return _Learner(self._actions, self._lifetime)

@@ -13,13 +13,14 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from rmt_rl.categories import categories
 from rmt_rl.config import validated
 from rmt_rl.errors import UsageError
 from rmt_rl.export import RuntimeName
 from rmt_rl.nn.scaling import has_bounds
 from rmt_rl.runs.find import find_run
 from rmt_rl.space_fit import fit_actions
-from rmt_rl.task import Options, Policy, Task, divided, is_informed, is_privileged, task_config
+from rmt_rl.task import Options, Policy, Task, divided, is_informed, is_privileged, takes_masks, task_config
 from rmt_rl.trees import Place, leaves, map_space, part_at
 
 EXPERT, RANDOM, HISTORIES = "expert", "random", "histories"  # policies that need no training run
@@ -128,6 +129,15 @@ class RandomPolicy:
             ) from None
 
 
+def _predicted(
+    policy: Policy, observation: Any, state: Any, starts: Any, deterministic: bool, masks: NDArray[Any] | None
+) -> tuple[Any, Any]:
+    """Return what a policy predicts, which gets the action masks if it takes masks."""
+    if masks is not None and takes_masks(policy):
+        return policy.predict(observation, state, starts, deterministic, masks)
+    return policy.predict(observation, state, starts, deterministic)
+
+
 class Disturbed:
     """Acts as another policy, but with noise, so that the policy shows how to recover.
 
@@ -135,6 +145,7 @@ class Disturbed:
     Other actions are drawn from the action space in place of the policy's, with the level as probability. Each episode
     draws its own level, evenly between 0 and `noise`. So some episodes are nearly as the policy plays them, and show
     what is best. The policy is informed of what was done if it has the method of `Informed`.
+    Random actions are among those that action masks allow.
 
     Args:
         policy: the policy.
@@ -142,6 +153,8 @@ class Disturbed:
         noise: the highest level.
         seed: seed of all draws.
     """
+
+    takes_masks = True
 
     def __init__(self, policy: Policy, action_space: gymnasium.Space[Any], noise: float, seed: int) -> None:
         self._policy, self._action_space, self._noise = policy, action_space, noise
@@ -157,14 +170,21 @@ class Disturbed:
             self._policy.attach(env)
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: NDArray[Any] | None = None,
     ) -> tuple[Any, Any]:
         """Choose actions as the policy does, and disturb them; `episode_start` has one entry for each environment."""
         count = len(episode_start)
         inner, drawing, levels = (None, None, np.zeros(count)) if state is None else state
         levels = np.where(episode_start, self._generator.uniform(0, self._noise, count), levels)
-        actions, inner = self._policy.predict(observation, inner, episode_start, deterministic)
+        actions, inner = _predicted(self._policy, observation, inner, episode_start, deterministic, action_masks)
         random, drawing = self._random.predict(observation, drawing, episode_start)
+        if action_masks is not None:
+            random = _among_allowed(random, self._action_space, action_masks, self._generator)
         is_random = self._generator.random(count) < levels
         done = self._done(actions, random, is_random, levels)
         changed = levels > 0 if self._bounded else is_random
@@ -188,6 +208,27 @@ class Disturbed:
         return fit_actions(map_space(of_leaf, self._action_space), self._action_space)
 
 
+def _among_allowed(
+    actions: Any, space: gymnasium.Space[Any], masks: NDArray[Any], generator: np.random.Generator
+) -> Any:
+    """Return random actions (N, ...) among those that are allowed.
+
+    Args:
+        actions: random actions, returned as they are if the masks aren't one flag for each choice.
+        space: the action space of one environment.
+        masks: bool (N, P), True for each choice that is allowed.
+        generator: draws the actions.
+    """
+    variables = categories(space)
+    if variables is None or masks.shape[1] != variables.sizes.sum():
+        return actions
+    scores = np.where(masks, generator.random(masks.shape), -1)
+    ends = variables.sizes.cumsum()
+    by_variable = np.split(scores, ends[:-1], axis=1)
+    indices = np.stack([each.argmax(1) for each in by_variable], 1)
+    return (indices + variables.starts).reshape(np.shape(actions))
+
+
 def _column(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     """Return values (N,) with as many dimensions as actions (N, ...), to be broadcast over them."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
@@ -204,6 +245,7 @@ class EachEpisodeAnew:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self.takes_masks = takes_masks(policy)
 
     def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
         """See `Privileged`; of no effect on other policies."""
@@ -211,12 +253,18 @@ class EachEpisodeAnew:
             self._policy.attach(env)
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        action_masks: NDArray[Any] | None = None,
     ) -> tuple[Any, Any]:
         """Choose actions; `observation` is one of lives, or holds one beside a return-to-go."""
         inner = observation if "episode_start" in observation else observation["observation"]
         starts = inner["episode_start"] == 1
-        return self._policy.predict(self._view(observation, starts), state, starts, deterministic)
+        view = self._view(observation, starts)
+        return _predicted(self._policy, view, state, starts, deterministic, action_masks)
 
     def replace_actions(self, state: Any, actions: Any, replaced: NDArray[np.bool_]) -> Any:
         """See `Informed`; of no effect on other policies."""

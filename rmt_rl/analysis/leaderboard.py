@@ -168,9 +168,9 @@ def _objection(run: RunRecord, rules: Rules, settings: Sequence[str]) -> str | N
 def _is_on_the_seeds_of_the_data(run: RunRecord, evaluation: EvaluatedSetting) -> bool:
     """Return True if environments of the evaluation had seeds of those that collected the data."""
     seed, lanes = evaluation.made_with.get("seed"), evaluation.made_with.get("lanes", 1)
-    if run.collect_seed is None or not isinstance(seed, int) or not isinstance(lanes, int):
+    if not isinstance(seed, int) or not isinstance(lanes, int):
         return False
-    return run.collect_seed - lanes < seed < run.collect_seed + LANES
+    return any(first - lanes < seed < first + LANES for first in run.collect_seeds)
 
 
 class Ranked(NamedTuple):
@@ -340,7 +340,7 @@ def _record(result: RunResult, file: Path) -> RunRecord:
         unit="",
         metrics=result.metrics,
         evaluations=result.evaluations,
-        collect_seed=result.collect_seed,
+        collect_seeds=result.collect_seeds,
     )
 
 

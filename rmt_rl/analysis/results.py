@@ -51,7 +51,7 @@ class RunResult:
         metrics: its learning curves.
         evaluations: success and return at each setting of its environment.
         cpu_seconds: CPU seconds taken, by phase.
-        collect_seed: the first seed of the collected data; None if it isn't known, as in older files.
+        collect_seeds: the first seeds of the collected data sets; none if they aren't known, as in older files.
     """
 
     config: str
@@ -60,7 +60,7 @@ class RunResult:
     metrics: Mapping[str, Curve]
     evaluations: Sequence[EvaluatedSetting]
     cpu_seconds: Mapping[str, float]
-    collect_seed: int | None = None
+    collect_seeds: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, run: Path, name: str = "") -> RunResult:
@@ -74,7 +74,7 @@ class RunResult:
             metrics={name: record.metrics[name] for name in CURVES if name in record.metrics},
             evaluations=record.evaluations,
             cpu_seconds=cpu_seconds(run).model_dump(),
-            collect_seed=record.collect_seed,
+            collect_seeds=record.collect_seeds,
         )
 
     @classmethod
@@ -87,7 +87,7 @@ class RunResult:
             metrics={name: _curve(name, curve) for name, curve in values["metrics"].items()},
             evaluations=[evaluation_record(result) for result in values["results"]],
             cpu_seconds=values.get("cpu_seconds", {}),
-            collect_seed=_seed(values.get("collect_seed")),
+            collect_seeds=_seeds(values.get("collect_seed")),
         )
 
     @property
@@ -105,7 +105,7 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the values of the line."""
-        values = {
+        values: dict[str, Any] = {
             "config": self.config,
             "seed": self.seed,
             "settings": self.settings,
@@ -113,15 +113,24 @@ class RunResult:
             "results": [_result(evaluation) for evaluation in self.evaluations],
             "cpu_seconds": self.cpu_seconds,
         }
-        if self.collect_seed is not None:
-            values["collect_seed"] = self.collect_seed
+        if self.collect_seeds:
+            values["collect_seed"] = _as_value(self.collect_seeds)
         return values
 
 
-def _seed(value: object) -> int | None:
-    if value is None or type(value) is int:
-        return value
-    raise ValueError(f"collect_seed={value!r} is no whole number")
+def _seeds(value: object) -> tuple[int, ...]:
+    """Return the seeds that a line's `collect_seed` holds: null, a number, or several."""
+    if value is None:
+        return ()
+    seeds = value if isinstance(value, list) else [value]
+    if any(type(seed) is not int for seed in seeds):
+        raise ValueError(f"collect_seed={value!r} is no whole number")
+    return tuple(seeds)
+
+
+def _as_value(seeds: tuple[int, ...]) -> int | list[int]:
+    """Return the seeds, at least one, as `_seeds` reads them."""
+    return seeds[0] if len(seeds) == 1 else list(seeds)
 
 
 def _curve(name: str, values: Mapping[str, float]) -> dict[int, float]:

@@ -80,8 +80,8 @@ class RunRecord:
     """Empty if the run was never evaluated."""
     checkpoint: str | None = None
     """The evaluated checkpoint and its update, e.g. `last, update 500`."""
-    collect_seed: int | None = None
-    """The first seed of the collected data; None if it isn't known."""
+    collect_seeds: tuple[int, ...] = ()
+    """The first seeds of the collected data sets, as far as they are known."""
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -101,22 +101,22 @@ def read_run(folder: Path) -> RunRecord:
         metrics=_read_metrics(folder / METRICS),
         evaluations=[evaluation_record(result) for result in results],
         checkpoint=evaluation["checkpoint"] if evaluation else None,
-        collect_seed=_collect_seed(values),
+        collect_seeds=_collect_seeds(values),
     )
 
 
-def _collect_seed(values: Mapping[str, Any]) -> int | None:
-    """Return the seed from which a run's data were collected: that of the run's own data, or of a data set's id."""
+def _collect_seeds(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the seeds from which a run's data were collected: that of the run's own data, or of the data sets' ids."""
     data = values.get("data")
     if not isinstance(data, dict):
-        return None
+        return ()
     datasets = data.get("dataset")
     if not datasets:
         seed = data.get("collect_seed", 0)
-        return seed if type(seed) is int else None
-    first = datasets[0] if isinstance(datasets, list) else datasets
-    found = _SEED_OF_ID.search(str(first))
-    return int(found[1]) if found else None
+        return (seed,) if type(seed) is int else ()
+    ids = datasets if isinstance(datasets, list) else [datasets]
+    found = [_SEED_OF_ID.search(str(identity)) for identity in ids]
+    return tuple(int(seed[1]) for seed in found if seed)
 
 
 def read_single_evaluation(folder: Path) -> EvaluatedSetting:

@@ -1,4 +1,6 @@
-"""Act by an exported agent: `python act.py [FOLDER]`. It needs onnxruntime, numpy and gymnasium alone.
+"""Act by an exported agent: `python act.py [FOLDER]`. It needs onnxruntime, numpy and gymnasium.
+
+Environments of rmt-rl, and episodes that are lives, need rmt-rl too.
 
 The folder holds agent.onnx and agent.json. The environment is the one that the agent was trained in, unless `--env`
 names another with the same spaces, e.g. `--env CartPole-v1`. `--option NAME=VALUE` sets one of its options.
@@ -108,14 +110,14 @@ def play(actor: Actor, env: Any, seed: int, target_return: float | None) -> tupl
 
 def make_env(trained_in: dict[str, Any], name: str | None, options: dict[str, Any]) -> Any:
     """Return the environment that the agent was trained in, or another one of this name, with these options."""
-    if name is not None:
-        return gymnasium.make(name, **options)
     lifetime = options.pop("lifetime", trained_in.get("lifetime"))
-    if trained_in["spec"]:
+    if name is not None:
+        env = gymnasium.make(name, **options)
+    elif trained_in["spec"]:
         env = gymnasium.make(EnvSpec.from_json(trained_in["spec"]), **options)
     else:
         env = gymnasium.make(trained_in["id"], **(trained_in["options"] | options))
-    if lifetime is None:
+    if not lifetime:  # 0 or None: single episodes
         return env
     from rmt_rl.wrappers import Lifetime
 

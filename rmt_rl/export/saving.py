@@ -106,12 +106,12 @@ def _environment(config: RunConfig) -> Values:
     """
     name = config.env
     options = config.env_options.model_dump(mode="json", exclude_unset=True)
-    lifetime = divided(registry.load_task(name), config.env_options).lifetime
+    of_episodes, lifetime = divided(registry.load_task(name), config.env_options)
     lives = {} if lifetime is None else {LIFETIME: lifetime}
     if name not in registry.names("envs"):
         return {"id": name, "options": {}, "spec": options.get("spec"), **lives}
     identity = registry.constant("envs", name, "ID")
-    arguments = {option: value for option, value in options.items() if option not in lives}
+    arguments = {option: value for option, value in options.items() if option in of_episodes}
     return {"id": f"rmt_rl:{identity}", "options": arguments, "spec": None, **lives}
 
 
