@@ -240,11 +240,12 @@ class _Recorded(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, info = self.env.reset(seed=seed, options=options)
         self.episode = EpisodeOfLane()
         self.observation = observation
-        self.began = self.history.clock()
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         episode = self.episode
+        if not episode.rewards:
+            self.began = self.history.clock()
         episode.begin_step(self.observation, action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         episode.end_step(float(reward), terminated, truncated)
