@@ -8,12 +8,13 @@ or that say in one line in which way they don't.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import gymnasium
 import numpy as np
 from gymnasium import Space, spaces
+from numpy.typing import NDArray
 
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import LeafSpace, WithoutText, check_actions, is_text, learnable_space, texts_of, warn_of_text
@@ -27,6 +28,26 @@ AnyEnv: TypeAlias = gymnasium.Env[Any, Any]
 Begun: TypeAlias = tuple[Any, dict[str, Any]]
 Step: TypeAlias = tuple[Any, float, bool, bool, dict[str, Any]]
 _OLD = "environments of OpenAI's Gym can be wrapped by shimmy.GymV21CompatibilityV0 (pip install 'shimmy[gym-v21]')"
+
+
+def stacked_masks(masks: Sequence[Any]) -> NDArray[np.bool_] | None:
+    """Return action masks as one array, bool (N, P); None if there are none.
+
+    Args:
+        masks: of N environments, P flags each; None allows every action.
+
+    Raises:
+        UsageError: the masks differ in size.
+    """
+    flat = [None if mask is None else np.array(mask, bool).ravel() for mask in masks]
+    sizes = sorted({len(mask) for mask in flat if mask is not None})
+    if not sizes:
+        return None
+    if len(sizes) > 1:
+        listed = ", ".join(map(str, sizes))
+        raise UsageError(f"action masks have {listed} flags; give one for each choice, in each environment and step")
+    every = np.ones(sizes[0], bool)
+    return np.stack([every if mask is None else mask for mask in flat])
 
 
 def make_env(task: Task, options: Options, render_mode: str | None = None) -> AnyEnv:

@@ -92,6 +92,7 @@ class History:
         self.clock: Callable[[], int] = int
         self.of_round: list[Trajectory] = []
         self.unsaved: list[Trajectory] = []
+        self.confirmed = -1 if saved is None else saved.step  # environment steps of the last checkpoint
         with ExitStack() as stack:
             self.folder = stack.enter_context(alone_making(dataset_id))
             self.episodes = self._resumed(saved)
@@ -118,9 +119,14 @@ class History:
             self.unsaved = []
         return self.episodes
 
+    def confirm(self) -> None:
+        """Note that a checkpoint knows of what was saved."""
+        self.confirmed = self.clock()
+
     def close(self) -> None:
-        """Write the data set from what was saved, and let other processes make it."""
+        """Write the data set from what a checkpoint knows of, and let other processes make it."""
         with self._lock:
+            _remove([part for part in self._part_files() if _step(part) > self.confirmed])
             parts = self._part_files()
             if parts:
                 self._write(parts)
@@ -234,11 +240,12 @@ class _Recorded(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, info = self.env.reset(seed=seed, options=options)
         self.episode = EpisodeOfLane()
         self.observation = observation
-        self.began = self.history.clock()
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         episode = self.episode
+        if not episode.rewards:
+            self.began = self.history.clock()
         episode.begin_step(self.observation, action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         episode.end_step(float(reward), terminated, truncated)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from rmt_rl.config import Frozen
 from rmt_rl.data.trajectory import check_all_values
-from rmt_rl.environments import ACTION_MASK, make_env
+from rmt_rl.environments import ACTION_MASK, make_env, stacked_masks
 from rmt_rl.errors import UsageError
 from rmt_rl.learnable import VectorWithoutText, texts_of, warn_of_text
 from rmt_rl.machine import check_fits
@@ -172,7 +172,7 @@ def action_masks(env: VecEnv, infos: dict[str, Any], from_method: bool) -> Bools
     """Return the masks (N, P) of the next actions, from `action_masks()` or from infos; None if there are none."""
     if from_method:
         vector = cast("SyncVectorEnv", env.unwrapped)
-        return np.array(vector.call("action_masks"), np.bool_)
+        return stacked_masks(vector.call("action_masks"))
     masks = infos.get(ACTION_MASK)
     if masks is None:
         return None

@@ -88,6 +88,9 @@ class Learner(Protocol):
     def resumable(self) -> Resumable:
         """Return the tensors that `start` needs to resume; every process must call it."""
 
+    def confirm(self) -> None:
+        """Note that a checkpoint with the last `progress` is on disk."""
+
     def start(self, saved: Any = None) -> None:
         """Get ready for the first update, or for the update after a checkpoint with this learner's header.
 

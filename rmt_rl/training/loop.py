@@ -347,6 +347,7 @@ class Loop:
         )
         progress = state.model_dump(mode="json") | self.learner.progress()
         self._write("last", progress, *self.learner.resumable())
+        self.learner.confirm()
         self.learner.processes.wait()  # so that each finds the checkpoint
         self.saved = self.learner.made
 

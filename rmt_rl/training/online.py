@@ -215,6 +215,10 @@ class OnlineLearner:
     def resumable(self) -> Resumable:
         return Resumable(self.algorithm.policy.optimizer)
 
+    def confirm(self) -> None:
+        if self.history:
+            self.history.confirm()
+
     def close(self) -> None:
         self.env.close()
         self._close_history()

@@ -252,6 +252,9 @@ class SegmentLearner:
         whole_state = self.processes.whole_state(own_state)
         return Resumable(self.optimizer, whole_state)
 
+    def confirm(self) -> None:
+        """There is nothing to note."""
+
     def close(self) -> None:
         self.store.close()
 

@@ -264,6 +264,9 @@ class TokenLearner:
     def resumable(self) -> Resumable:
         return Resumable(self.optimizer, self.carried)
 
+    def confirm(self) -> None:
+        """There is nothing to note."""
+
     def remarks(self, evaluation: Evaluation | None) -> list[str]:
         remark = self.feed.unreached()
         return [remark] if remark else []

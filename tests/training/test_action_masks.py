@@ -15,12 +15,15 @@ from sb3_contrib.common.maskable.distributions import (
     MaskableDistribution,
     MaskableMultiCategoricalDistribution,
 )
+from stable_baselines3.common.env_util import make_vec_env as make_vec_env_of_sb3
 
 import rmt_rl
 from rmt_rl.acting.rollout import action_masks, make_vec_env
+from rmt_rl.environments import stacked_masks
 from rmt_rl.errors import UsageError
 from rmt_rl.nn.heads import head
 from rmt_rl.registry import load_task
+from rmt_rl.training.ppo.masks import Masks
 from tests.masked import SIZES
 from tests.tiny import known_options
 from tests.training.test_ppo import SMALL, algorithm, play
@@ -117,3 +120,17 @@ def test_masks_that_fit_nothing_are_refused() -> None:
         ours.masked(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
     with pytest.raises(UsageError, match="action masks are for Discrete"):
         head(spaces.Box(-1, 1, (1,))).masked(torch.zeros(1, 41), torch.ones(1, 41, dtype=torch.bool))
+    with pytest.raises(UsageError, match="'action_mask' in its infos"):
+        head(spaces.Box(-1, 1, (1,))).masked(torch.zeros(1, 41), torch.ones(1, 3, dtype=torch.bool))
+    with pytest.raises(UsageError, match=r"masks have 2, 3 flags"):
+        stacked_masks([np.ones(3), None, np.ones(2)])
+    assert stacked_masks([None, None]) is None
+    masks = stacked_masks([None, [1, 0]])
+    assert masks is not None
+    assert masks.tolist() == [[True, True], [True, False]]
+
+
+def test_an_attribute_that_is_no_method_gives_no_masks() -> None:
+    env = make_vec_env_of_sb3(lambda: gymnasium.make("CartPole-v1"), 2)
+    env.set_attr("action_masks", None)
+    assert Masks(env).next([{}, {}], np.zeros(2, bool)) is None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 import rmt_rl
+from rmt_rl import signals
 from rmt_rl.agent import Agent, AgentSpec
 from rmt_rl.cli import main
 from rmt_rl.config import validated
@@ -26,6 +30,8 @@ from rmt_rl.recurrence import detach
 from rmt_rl.registry import agent_class, load_task, names
 from rmt_rl.runs.checkpoint import read_checkpoint
 from rmt_rl.runs.named_options import named_config
+from rmt_rl.runs.options import learner_class
+from rmt_rl.training.learners.ppo import PPOLearner
 from rmt_rl.training.ppo.algorithm import SegmentPPO
 from rmt_rl.training.ppo.policy import SegmentPolicy
 from tests.tiny import known_options, work_folder
@@ -203,6 +209,25 @@ def test_the_command_trains_resumes_and_the_agent_is_evaluated(work: Path) -> No
     assert read_checkpoint(Path("a/last.safetensors")).header.update == 48
     assert main(["evaluate", "a", "--vary", "corridor_length=3,9", "--episodes", "3"]) == 0
     assert main(["plot", "a", "--out", "a.png"]) == 0
+
+
+def test_a_round_that_is_undone_leaves_the_scale_of_rewards(work: Path) -> None:
+    options = {"learner": "ppo", "normalize_reward": True, "agent_options": SMALL | {"heads": 4}}
+    config = named_config("tmaze", "rate", options)
+    with closing(learner_class("rate", "ppo")(config)) as learner:
+        assert isinstance(learner, PPOLearner)
+        before = learner.progress()
+
+        def stopped_round() -> None:
+            with learner._whole_or_not():  # type: ignore[attr-defined]
+                assert isinstance(learner.env, VecNormalize)  # type: ignore[attr-defined]
+                learner.env.ret_rms.update(np.arange(3.0))  # type: ignore[attr-defined]
+                assert learner.progress() != before
+                raise signals.Stopped(SIGTERM)
+
+        with pytest.raises(signals.Stopped):
+            stopped_round()
+        assert learner.progress() == before
 
 
 def test_a_run_repeated_with_its_seed_has_the_same_weights(work: Path) -> None:

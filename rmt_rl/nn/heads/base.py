@@ -54,7 +54,10 @@ class Head(ABC):
         Raises:
             UsageError: the actions aren't categories, or there is no mask for one of them, or none is allowed.
         """
-        raise UsageError("action masks are for Discrete, MultiDiscrete and MultiBinary action spaces; give none here")
+        raise UsageError(
+            "action masks are for Discrete, MultiDiscrete and MultiBinary action spaces; give none here, neither by "
+            "an environment's action_masks() nor as 'action_mask' in its infos"
+        )
 
     @abstractmethod
     def choose(self, numbers: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -14,6 +15,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
+from rmt_rl import signals
 from rmt_rl.agent import Agent, AgentConfig, BaseAgent
 from rmt_rl.config import SavedState, validated
 from rmt_rl.errors import UsageError
@@ -208,6 +210,21 @@ class PPOLearner(OnlineLearner):
         self.algorithm.policy.agent.sampler.restart(seed_of_round(self.config, self.made))
         return super().advance()
 
+    @contextmanager
+    def _whole_or_not(self) -> Iterator[None]:
+        before = self._moments()
+        try:
+            with super()._whole_or_not():
+                yield
+        except signals.Stopped:
+            if before is not None:
+                before.put(self.env.ret_rms)  # type: ignore[attr-defined]
+            raise
+
+    def _moments(self) -> _Moments | None:
+        """Return the moments by which rewards are normalised, if they are."""
+        return _Moments.of(self.env.ret_rms) if isinstance(self.env, VecNormalize) else None
+
     def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
         if saved is None:
             return
@@ -224,8 +241,7 @@ class PPOLearner(OnlineLearner):
             progress.returns.put(self.env.ret_rms)
 
     def progress(self) -> dict[str, JsonValue]:
-        returns = _Moments.of(self.env.ret_rms) if isinstance(self.env, VecNormalize) else None
-        return super().progress() | _Progress(returns=returns).model_dump(mode="json")
+        return super().progress() | _Progress(returns=self._moments()).model_dump(mode="json")
 
     def resumable(self) -> Resumable:
         policy = self.algorithm.policy

@@ -208,7 +208,7 @@ class SegmentPPO(PPO):
         callback.on_rollout_start()
         first = len(self.kept)
         state = self._acting_state()
-        masks = Masks(env, policy.agent.head.size)
+        masks = Masks(env)
         infos = self.last_infos
         for _ in range(n_rollout_steps):
             starts = np.asarray(self._last_episode_starts, bool)
