@@ -362,7 +362,7 @@ def test_an_exported_agent_plays_the_lives_of_its_training(tmp_path: Path) -> No
     from rmt_rl.export.act import make_env as make_standalone
     from rmt_rl.export.saving import _environment
 
-    every = ({}, {"lifetime": 0}, {"lifetime": 3})
+    every: tuple[dict[str, int], ...] = ({}, {"lifetime": 0}, {"lifetime": 3})
     plain, single, lives = (_environment(tiny(run={}, env_options=options)) for options in every)
     assert "lifetime" not in plain
     assert single == plain

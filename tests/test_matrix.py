@@ -1,4 +1,4 @@
-"""Every agent trains in every environment: the smallest run of each pair, and a step of what it saved.
+"""Every agent trains in every environment: the smallest run of each pair, and a step of the trained agent.
 
 An agent knows an environment by its spaces alone. So the quick suite has one agent of each kind in every environment,
 and every agent in two of them; the slow tests are all other pairs.

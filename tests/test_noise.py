@@ -24,7 +24,7 @@ from rmt_rl.registry import agent_class, load_task
 from rmt_rl.task import task_config
 from rmt_rl.training.datasets import open_data
 from tests.agents.examples import MIXED, SMALL, VECTOR, draw
-from tests.masked import SIZES, MaskedTask
+from tests.masked import SIZES
 from tests.tiny import tiny
 
 CORRIDOR = {"corridor_length": 30}
@@ -124,7 +124,7 @@ def test_agents_are_informed_and_random_policies_are_left_alone() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"lifetime": 2}], ids=["episodes", "lives"])
 def test_noise_is_among_the_actions_that_are_allowed(options: dict[str, Any]) -> None:
-    task, space = MaskedTask(), spaces.MultiDiscrete(SIZES)
+    task, space = load_task("tests.masked:MaskedTask"), spaces.MultiDiscrete(SIZES)
     with closing(make_env(task, options)) as env:
         cls: Any = agent_class("rate")
         agent: Agent = cls(cls.Config.model_validate(SMALL), AgentSpec(env.observation_space, space))

@@ -511,6 +511,19 @@ def test_references_without_a_scale_normalise_nothing(low: float | None, high: f
 # Results and metrics
 
 
+def record_results(run: Path, results: list[dict[str, Any]]) -> None:
+    record = {"format": 1, "checkpoint": "last, update 2", "results": results}
+    (run / "evaluation.json").write_text(json.dumps(record))
+
+
+def test_results_that_mean_something_are_drawn(tmp_path: Path) -> None:
+    run = copied("offline", tmp_path)
+    picture = tmp_path / "picture.svg"
+    record_results(run, [RECORD | {"options": {"corridor_length": length}} for length in (5, 9)])
+    assert main(["plot", str(run), "--out", str(picture)]) == 0
+    assert "success rate" in picture.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -537,9 +550,8 @@ def test_references_without_a_scale_normalise_nothing(low: float | None, high: f
 )
 def test_results_that_mean_nothing_are_told(change: dict[str, Any], tmp_path: Path, capsys: Capture) -> None:
     run = copied("offline", tmp_path)
-    record = {"format": 1, "checkpoint": "last, update 2", "results": [RECORD | change]}
     picture = tmp_path / "picture.png"
-    (run / "evaluation.json").write_text(json.dumps(record))
+    record_results(run, [RECORD | change])
     line = complaint(["plot", str(run), "--out", str(picture)], capsys)
     assert "evaluation.json is damaged" in line
     assert not picture.exists()
