@@ -88,10 +88,8 @@ class PPOOptions(OnlineConfig):
         description="weight of the KL divergence from the agent as it was at its start, for --init "
         f"(unset: {KL_COEF} after --init, else 0)",
     )
-    kl_decay: int | None = Field(
-        None,
-        ge=1,
-        description=f"steps over which this weight falls to 0, from the end of value_warmup on (unset: {KL_DECAY})",
+    kl_decay: int = Field(
+        KL_DECAY, ge=1, description="steps over which this weight falls to 0, from the end of value_warmup on"
     )
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="number format of the agent's core")
 
@@ -107,8 +105,8 @@ class PPORun(OnlineRun):
         cls = agent_class(self.agent)
         if not issubclass(cls, Agent) or cls.learner != Agent.learner:
             raise UsageError(
-                f"learner={self.learner!r} trains agents that clone behaviour otherwise, such as rate, but agent "
-                f"{self.agent!r} has losses of its own; leave --learner out"
+                f"learner={self.learner!r} trains agents whose own learner is behaviour cloning, such as rate, but "
+                f"agent {self.agent!r} has losses of its own; leave --learner out"
             )
         return self
 
@@ -118,8 +116,7 @@ class PPORun(OnlineRun):
             raise UsageError(
                 f"kl_coef={self.online.kl_coef} keeps an agent near to its start: name a run to begin with by --init"
             )
-        is_default = self.online.kl_decay in (None, KL_DECAY)  # which configs of older runs name without a leash
-        if not is_default and not self.leash.weight:
+        if self.online.kl_decay != KL_DECAY and not self.leash.weight:
             raise UsageError(
                 f"kl_decay={self.online.kl_decay} has no effect without a leash; set kl_coef, or leave kl_decay out"
             )
@@ -158,8 +155,7 @@ class PPORun(OnlineRun):
         """The course of the leash's weight."""
         unset = 0.0 if self.init is None else KL_COEF
         weight = unset if self.online.kl_coef is None else self.online.kl_coef
-        decay = KL_DECAY if self.online.kl_decay is None else self.online.kl_decay
-        return LeashOptions(weight, self.value_warmup, decay)
+        return LeashOptions(weight, self.value_warmup, self.online.kl_decay)
 
 
 class PPOLearner(OnlineLearner):
