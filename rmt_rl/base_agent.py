@@ -55,6 +55,11 @@ class BaseAgent(nn.Module, ABC):
         self.config = config
         self.spec = spec
 
+    @property
+    def options_of_learning(self) -> frozenset[str]:
+        """Names of options that shape nothing of the network, so that another run with its weights may change them."""
+        return frozenset()
+
     def unwrap(self, observation: Any) -> tuple[Any, Any]:
         """Return the observation, and the return-to-go (B, 1) that `rmt_rl.wrappers` put beside it, if they did."""
         space = self.spec.observation_space

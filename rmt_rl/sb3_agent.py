@@ -81,16 +81,19 @@ class SB3Agent(BaseAgent):
     def _policy_class(self) -> Any:
         return self.Algorithm.policy_aliases[self.view.network + self.policy_kind]
 
+    @property
+    def options_of_learning(self) -> frozenset[str]:
+        return frozenset(signature(self.Algorithm).parameters)
+
     def _options(self, of_policy: bool) -> dict[str, Any]:
         """Return the options of the policy, or else those of the algorithm."""
         options = dict(self.config)
         options["activation_fn"] = getattr(nn, options["activation_fn"])
         if options["net_arch"] is not None:
             options["net_arch"] = list(options["net_arch"])
-        names_of_algorithm = signature(self.Algorithm).parameters
         chosen = {}
         for name, value in options.items():
-            is_of_policy = name not in names_of_algorithm
+            is_of_policy = name not in self.options_of_learning
             if is_of_policy == of_policy:
                 chosen[name] = value
         return chosen

@@ -83,7 +83,12 @@ def initial_agent(config: RunConfig, name: str, thing: HasSpaces) -> BaseAgent |
         return None
     saved = _read(config.init, config.agent)
     agent = restore_agent(saved)
-    _check_options(config.init, agent.config.model_dump(), config.agent_options.model_dump())
+    wanted = config.agent_options
+    _check_options(config.init, agent, wanted.model_dump())
+    if agent.config != wanted:  # in options of learning
+        with_options = type(agent)(wanted, agent.spec)
+        with_options.load_state_dict(agent.state_dict())
+        agent = with_options.eval()
     check_same_spaces(f"init={config.init}", agent.spec, name, thing, "choose a run with the same spaces")
     return agent
 
@@ -99,9 +104,9 @@ def _read(init: str, agent: str) -> Checkpoint[AgentHeader]:
     return saved
 
 
-def _check_options(init: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in found.items():
-        if wanted.get(name) != value:
+def _check_options(init: str, agent: BaseAgent, wanted: Mapping[str, Any]) -> None:
+    for name, value in agent.config.model_dump().items():
+        if name not in agent.options_of_learning and wanted.get(name) != value:
             raise UsageError(
                 f"agent.{name}={wanted.get(name)}, but init={init} has {value}; leave agent.{name} out, since the "
                 "weights are of an agent with these options"

@@ -97,6 +97,7 @@ def test_offline_training_goes_on_from_a_run_with_its_scales(work: Path) -> None
         ("tmaze rate --init start --agent.width 32", "agent.width=32, but init=start has 16"),
         ("cartpole_hidden rate --init start", "init=start has observation_space"),
         ("tmaze rate --value-warmup 100001", "value_warmup=100001 leaves no round in which the agent learns"),
+        ("tmaze rate --kl-decay 10", "kl_decay=10 has no effect without a leash"),
         ("tmaze rate --kl-coef 1", "kl_coef=1.0 keeps an agent near to its start"),
     ],
 )
@@ -144,10 +145,24 @@ def test_the_critic_warms_up_for_a_tenth_of_a_short_run(work: Path) -> None:
     assert found == {32: 0, 330: 32, 1_000_000: 10_000}
 
 
+def test_agents_of_stable_baselines3_go_on_with_other_options_of_learning(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = "train tmaze ppo --total-timesteps 32 --n-envs 2 --agent.n-steps 8 --agent.batch-size 16 --eval-episodes 0"
+    assert main(f"{tiny} --out sb3".split()) == 0
+    assert main(f"{tiny} --init sb3 --agent.learning-rate 1e-12 --out slow".split()) == 0
+    assert load_agent("slow").config.model_dump()["learning_rate"] == 1e-12
+    before, after = (read_checkpoint(Path(name, "last.safetensors")).group("model") for name in ("sb3", "slow"))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
+    assert main(f"{tiny} --init sb3 --agent.net-arch 8 --out never".split()) == 2
+    assert "agent.net_arch=(8,), but init=sb3 has None" in capsys.readouterr().err
+
+
 def leashed(agent: str, weight: float) -> Leash:
     """Return PPO's leash of an agent that is new."""
     made = algorithm(agent, burn_in=1)
-    return Leash(made.policy.agent, 4, "32-true", LeashOptions(weight, 0, None))
+    return Leash(made.policy.agent, 4, "32-true", LeashOptions(weight, 0, 10**9))
 
 
 @pytest.mark.parametrize("agent", ["rate", "gtrxl", "dlstm", "ddt"])
@@ -180,7 +195,6 @@ def test_the_leash_adds_the_gradient_of_its_divergence() -> None:
 def test_the_weight_falls_after_the_warm_up() -> None:
     options = LeashOptions(0.4, 100, 200)
     assert [options.at(step) for step in (0, 100, 200, 300, 999)] == pytest.approx([0.4, 0.4, 0.2, 0, 0])
-    assert LeashOptions(0.4, 100, None).at(999) == 0.4
 
 
 BOX = spaces.Box(-1, 1, (2,))

@@ -105,8 +105,8 @@ class PPORun(OnlineRun):
         cls = agent_class(self.agent)
         if not issubclass(cls, Agent) or cls.learner != Agent.learner:
             raise UsageError(
-                f"learner={self.learner!r} trains agents that clone behaviour otherwise, such as rate, but agent "
-                f"{self.agent!r} has losses of its own; leave --learner out"
+                f"learner={self.learner!r} trains agents whose own learner is behaviour cloning, such as rate, but "
+                f"agent {self.agent!r} has losses of its own; leave --learner out"
             )
         return self
 
@@ -115,6 +115,10 @@ class PPORun(OnlineRun):
         if self.online.kl_coef and self.init is None:
             raise UsageError(
                 f"kl_coef={self.online.kl_coef} keeps an agent near to its start: name a run to begin with by --init"
+            )
+        if self.online.kl_decay != KL_DECAY and not self.leash.weight:
+            raise UsageError(
+                f"kl_decay={self.online.kl_decay} has no effect without a leash; set kl_coef, or leave kl_decay out"
             )
         return self
 

@@ -1,8 +1,8 @@
 """Stable-Baselines3's PPO with the rollout of an agent that has a memory.
 
-What is its own: acting goes on with the agent's state, a rollout is kept as segments, and minibatches are chains of
-consecutive segments that begin with the states that acting had there. Losses, advantages, clipping, the optimiser and
-logs are Stable-Baselines3's.
+Acting goes on with the agent's state, a rollout is kept as segments, and minibatches are chains of consecutive
+segments that begin with the states that acting had there. Losses, advantages, clipping, the optimiser and logs are
+Stable-Baselines3's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SegmentRollout(RolloutBuffer):
     Attributes:
         played: the steps, those before the rollout first.
         first: number of steps before the rollout.
-        chains: what minibatches consist of.
+        chains: the chains of segments that minibatches are drawn from.
         states: the core's states before all segments.
         start: the logits (T, B, P) that the agent had at its start; None without a leash.
     """

@@ -27,17 +27,15 @@ class LeashOptions(NamedTuple):
     Attributes:
         weight: of the divergence.
         warmup: steps of the warm-up.
-        decay: steps from the warm-up's end to a weight of 0; None: the weight stays.
+        decay: steps from the warm-up's end to a weight of 0.
     """
 
     weight: float
     warmup: int
-    decay: int | None
+    decay: int
 
     def at(self, step: int) -> float:
         """Return the weight after so many environment steps."""
-        if self.decay is None:
-            return self.weight
         passed = max(0, step - self.warmup) / self.decay
         return self.weight * max(0.0, 1 - passed)
 
