@@ -219,9 +219,9 @@ def test_a_round_that_is_undone_leaves_the_scale_of_rewards(work: Path) -> None:
         before = learner.progress()
 
         def stopped_round() -> None:
-            with learner._whole_or_not():  # type: ignore[attr-defined]
-                assert isinstance(learner.env, VecNormalize)  # type: ignore[attr-defined]
-                learner.env.ret_rms.update(np.arange(3.0))  # type: ignore[attr-defined]
+            with learner._whole_or_not():
+                assert isinstance(learner.env, VecNormalize)
+                learner.env.ret_rms.update(np.arange(3.0))
                 assert learner.progress() != before
                 raise signals.Stopped(SIGTERM)
 
