@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from experiments.online import finetune
 from experiments.online.finetune import Case, draw_curves, offline, online, table
 from rmt_rl.acting.policies import RANDOM, Behaviour, Share
-from rmt_rl.analysis.results import RunResult
+from rmt_rl.analysis.results import ResultsFile, RunResult
+from rmt_rl.cli import main
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.sweeps.matrix import Cell
 from rmt_rl.training.loop import train
@@ -49,3 +52,15 @@ def test_a_run_begins_with_the_offline_one(
         assert table([]).count("\n") == 1
         draw_curves([], Path("curves.png"))
         assert Path("curves.png").stat().st_size > 0
+        assert main(["evaluate", f"runs/{before.name}", "--episodes", "2"]) == 0
+        result = replace(RunResult.of(Path("runs", before.name), before.name), metrics={"eval/mean_return": {1: 0.5}})
+        stored = ResultsFile(Path("finetune.jsonl"))
+        stored.write(replace(result, config=f"tiny/{kind}") for kind in ("offline", "tuned", "scratch"))
+        for folder in ("runs", "data"):
+            shutil.rmtree(folder)
+        monkeypatch.setattr(finetune, "RESULTS", stored)
+        monkeypatch.setattr(finetune, "FOLDER", Path())
+        finetune.main(("tiny",), seeds=1)
+        assert "| tiny | - | - |" in Path("finetune-table.md").read_text()
+        assert not list(Path("data").glob("*"))
+        assert not Path("runs").exists()

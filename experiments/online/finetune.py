@@ -6,8 +6,9 @@ Agents learn from modest data, and then by acting. The same training without the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import tyro
 
@@ -16,12 +17,14 @@ from rmt_rl.acting.policies import EXPERT, RANDOM, Behaviour, Share
 from rmt_rl.analysis.figures import finish, in_default_style, new_figure, save_figure, styles
 from rmt_rl.analysis.markdown import half_width, markdown_table
 from rmt_rl.analysis.results import ResultsFile, RunResult
-from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, make_kept
+from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, make_runs
 from rmt_rl.config import validated
+from rmt_rl.data.root import has_dataset
 from rmt_rl.data.store import EpisodeStore
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.registry import load_task
+from rmt_rl.runs.checkpoint import path_of
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.recipes import find_recipe
 from rmt_rl.statistics import mean, mean_interval
@@ -103,9 +106,15 @@ def main(
 
 
 def _make(name: str, seed: int, runs: Path, execution: Execution, again: bool) -> None:
-    """Train one offline agent, and then by acting, from it and from random weights."""
-    make_kept([offline(name, seed)], RESULTS, runs, execution, again)
-    make_kept([online(name, kind, seed, runs) for kind in KINDS], RESULTS, runs, execution, again)
+    """Train one offline agent, and then by acting, from it and from random weights; what is stored only `again`."""
+    stored = set() if again else {result.name for result in RESULTS.read()}
+    due = [kind for kind in KINDS if f"{name}/{kind}-{seed}" not in stored]
+    start = f"{name}/offline-{seed}"
+    lacks_start = "tuned" in due and not path_of(runs / start).exists()
+    if start not in stored or lacks_start:
+        make_runs([offline(name, seed)], runs, execution, file=RESULTS)
+    if due:
+        make_runs([online(name, kind, seed, runs) for kind in due], runs, execution, file=RESULTS)
 
 
 def dataset(name: str) -> str:
@@ -148,13 +157,20 @@ def table(results: Sequence[RunResult]) -> str:
     for name in CASES:
         returns = {kind: _final(results, name, kind) for kind in ("offline", *KINDS)}
         if returns["offline"]:
-            data = EpisodeStore((dataset(name),), 0)
-            of_data = [float(data.episode(index).rewards.sum()) for index in range(len(data))]
-            data.close()
             columns = [_spread(values) for values in returns.values()]
             seeds = str(len(returns["tuned"]))
-            rows.append([name, f"{mean(of_data):.2f}", f"{max(of_data):.2f}", *columns, seeds])
+            rows.append([name, *_columns_of_data(_of(results, name, "offline")[0]), *columns, seeds])
     return markdown_table(HEAD, rows)
+
+
+def _columns_of_data(result: RunResult) -> tuple[str, str]:
+    """Return the mean and the best return of a run's data; "-" if the data aren't on this machine."""
+    (dataset_id,) = cast("Sequence[str]", result.settings["data.dataset"])
+    if not has_dataset(dataset_id):
+        return "-", "-"
+    with closing(EpisodeStore((dataset_id,), 0)) as data:
+        returns = [float(data.episode(index).rewards.sum()) for index in range(len(data))]
+    return f"{mean(returns):.2f}", f"{max(returns):.2f}"
 
 
 def _of(results: Sequence[RunResult], name: str, kind: str) -> list[RunResult]:
