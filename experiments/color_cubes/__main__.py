@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tyro
 
-from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
 from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_kept
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
-from rmt_rl.statistics import mean, mean_interval
+from rmt_rl.statistics import mean
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from rmt_rl.sweeps.matrix import Cell
 from rmt_rl.terminal import say
@@ -87,9 +87,9 @@ def _figures(results: Sequence[RunResult]) -> list[str]:
     found = [setting.mean_return for setting in trained]
     seconds = mean([result.cpu_seconds["train"] for result in results])
     return [
-        _spread([setting.success_rate or 0.0 for setting in trained]),
-        _spread(found),
-        _spread([setting.success_rate or 0.0 for setting in longer]),
+        mean_cell([setting.success_rate or 0.0 for setting in trained]),
+        mean_cell(found),
+        mean_cell([setting.success_rate or 0.0 for setting in longer]),
         str(len(results)),
         f"{seconds:.0f}",
     ]
@@ -98,10 +98,6 @@ def _figures(results: Sequence[RunResult]) -> list[str]:
 def _setting(result: RunResult, phases: int) -> EvaluatedSetting:
     (setting,) = [each for each in result.evaluations if each.options == {"phases": phases}]
     return setting
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.2f}{half_width(mean_interval(values))}"
 
 
 if __name__ == "__main__":

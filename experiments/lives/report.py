@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rmt_rl.analysis.figures import COLOURS, DASHES, in_default_style, new_figure, save_figure
-from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
-from rmt_rl.statistics import mean, mean_interval
+from rmt_rl.statistics import mean
 
 EPISODES = (1, 2, 3, 4, 5, 10)
 """Episodes of a life that the table shows."""
@@ -37,11 +37,13 @@ def lives_table(task: str, results: Sequence[RunResult]) -> str:
     rows = []
     for player, own in of_players.items():
         curves = _curves(own, "test")
-        shown = [_spread([curve[episode - 1] for curve in curves]) for episode in EPISODES]
+        shown = [mean_cell([curve[episode - 1] for curve in curves]) for episode in EPISODES]
         shares = [_share(_curves(own, goals), _curves(experts, goals)) for goals in ("test", "train")]
         long = [mean(curve[-LAST:]) for curve in _curves(own, "test", long=True)]
         seconds = [result.cpu_seconds["train"] for result in own if result.cpu_seconds]
-        rows.append([player, *shown, *shares, _spread(long), str(len(own)), f"{mean(seconds):.0f}" if seconds else "-"])
+        rows.append(
+            [player, *shown, *shares, mean_cell(long), str(len(own)), f"{mean(seconds):.0f}" if seconds else "-"]
+        )
     return markdown_table(HEAD, rows)
 
 
@@ -77,11 +79,7 @@ def _share(curves: Sequence[Sequence[float]], experts: Sequence[Sequence[float]]
     if not experts:
         return "-"
     best = experts[0][-1]
-    return _spread([curve[-1] / best for curve in curves])
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.2f}{half_width(mean_interval(values))}" if values else "-"
+    return mean_cell([curve[-1] / best for curve in curves])
 
 
 @in_default_style

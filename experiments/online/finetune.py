@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, cast
 
 import tyro
 
+from experiments.online.curves import STEPS, draw_seeds
 from rmt_rl.acting.collect import collect
 from rmt_rl.acting.policies import EXPERT, RANDOM, Behaviour, Share
 from rmt_rl.analysis.figures import finish, in_default_style, new_figure, save_figure, styles
-from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import ResultsFile, RunResult
 from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, make_runs
 from rmt_rl.config import validated
@@ -27,7 +28,7 @@ from rmt_rl.registry import load_task
 from rmt_rl.runs.checkpoint import path_of
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.recipes import find_recipe
-from rmt_rl.statistics import mean, mean_interval
+from rmt_rl.statistics import mean
 from rmt_rl.sweeps.engine import PlannedEvaluation
 from rmt_rl.sweeps.matrix import Cell
 from rmt_rl.terminal import say
@@ -157,7 +158,7 @@ def table(results: Sequence[RunResult]) -> str:
     for name in CASES:
         returns = {kind: _final(results, name, kind) for kind in ("offline", *KINDS)}
         if returns["offline"]:
-            columns = [_spread(values) for values in returns.values()]
+            columns = [mean_cell(values) for values in returns.values()]
             seeds = str(len(returns["tuned"]))
             rows.append([name, *_columns_of_data(_of(results, name, "offline")[0]), *columns, seeds])
     return markdown_table(HEAD, rows)
@@ -181,10 +182,6 @@ def _final(results: Sequence[RunResult], name: str, kind: str) -> list[float]:
     return [result.evaluations[0].scores["mean_return"].mean for result in _of(results, name, kind)]
 
 
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(list(values)):.2f}{half_width(mean_interval(values))}" if values else "-"
-
-
 @in_default_style
 def draw_curves(results: Sequence[RunResult], path: Path) -> None:
     """Draw the mean return against steps, a panel for each task, a line for each seed."""
@@ -192,15 +189,12 @@ def draw_curves(results: Sequence[RunResult], path: Path) -> None:
     panels = list(figure.subplots(1, len(CASES), squeeze=False).flat)
     looks = styles(KINDS)
     for axes, name in zip(panels, CASES, strict=True):
-        for kind, look in looks.items():
-            for index, result in enumerate(_of(results, name, kind)):
-                curve = result.metrics["eval/mean_return"]
-                label = kind if index == 0 else None
-                axes.plot(list(curve), list(curve.values()), color=look.color, linestyle=look.linestyle, label=label)
+        of_kinds = {kind: _of(results, name, kind) for kind in looks}
+        draw_seeds(axes, of_kinds, "eval/mean_return", looks)
         before = _final(results, name, "offline")
         if before:
             axes.axhline(mean(before), color="grey", linestyle=":", label="offline")
-        finish(axes, name, "steps", "mean return")
+        finish(axes, name, STEPS, "mean return")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     save_figure(figure, path, dpi=160)

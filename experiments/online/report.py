@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.online.cases import AGENTS, CASES, Case
+from experiments.online.curves import STEPS, draw_seeds
 from rmt_rl.analysis.figures import Style, finish, in_default_style, new_figure, save_figure, styles
-from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import RunResult
-from rmt_rl.statistics import mean, mean_interval
+from rmt_rl.statistics import mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 HEAD = ["task", "agent", "score at the end", "mean of the curve", "seeds", "CPU s a training"]
 COLUMNS = 4
 """Panels of a row of the picture, at most."""
-THOUSAND = 1000
 
 
 def online_table(results: Sequence[RunResult]) -> str:
@@ -40,11 +40,7 @@ def _figures(case: Case, results: Sequence[RunResult]) -> list[str]:
     final = [result.evaluations[0].scores[case.score].mean for result in results]
     along = [mean(list(result.metrics[f"eval/{case.score}"].values())) for result in results]
     seconds = mean([result.cpu_seconds["train"] for result in results])
-    return [_spread(final), _spread(along), str(len(results)), f"{seconds:.0f}"]
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.2f}{half_width(mean_interval(values))}"
+    return [mean_cell(final), mean_cell(along), str(len(results)), f"{seconds:.0f}"]
 
 
 @in_default_style
@@ -66,12 +62,8 @@ def draw_curves(results: Sequence[RunResult], path: Path) -> None:
     save_figure(figure, path, dpi=160)
 
 
-def _draw_task(axes: Axes, name: str, results: Sequence[RunResult], looks: dict[str, Style]) -> None:
+def _draw_task(axes: Axes, name: str, results: Sequence[RunResult], looks: Mapping[str, Style]) -> None:
     case = CASES[name]
-    for agent, look in looks.items():
-        for index, result in enumerate(_of(results, name, agent)):
-            curve = result.metrics[f"eval/{case.score}"]
-            steps = [step / THOUSAND for step in curve]
-            label = agent if index == 0 else None
-            axes.plot(steps, list(curve.values()), color=look.color, linestyle=look.linestyle, label=label)
-    finish(axes, name, "thousand steps", case.score.replace("_", " "))
+    of_agents = {agent: _of(results, name, agent) for agent in looks}
+    draw_seeds(axes, of_agents, f"eval/{case.score}", looks)
+    finish(axes, name, STEPS, case.score.replace("_", " "))

@@ -11,10 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rmt_rl.analysis.figures import in_default_style, new_figure, save_figure
-from rmt_rl.analysis.markdown import half_width, markdown_table
+from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import Experiment, RunResult
 from rmt_rl.files import write_atomically
-from rmt_rl.statistics import mean, mean_interval
 
 Setting: TypeAlias = tuple[int, Any]
 """Number of corridors, and their length or its range."""
@@ -108,9 +107,5 @@ def _cells(seeds: Sequence[dict[str, float]]) -> list[str]:
     for setting in FURTHER:
         key = _key(*setting)
         tested = [rates[key] for rates in seeds if key in rates]
-        further.append(_spread(tested) if tested else "-")
-    return [_spread(worst), f"{solved} of {len(seeds)}", *further]
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.2f}{half_width(mean_interval(values))}"
+        further.append(mean_cell(tested) if tested else "-")
+    return [mean_cell(worst), f"{solved} of {len(seeds)}", *further]

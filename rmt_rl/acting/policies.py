@@ -129,16 +129,32 @@ class RandomPolicy:
             ) from None
 
 
-def _predicted(
-    policy: Policy, observation: Any, state: Any, starts: Any, deterministic: bool, masks: NDArray[Any] | None
-) -> tuple[Any, Any]:
-    """Return what a policy predicts, which gets the action masks if it takes masks."""
-    if masks is not None and takes_masks(policy):
-        return policy.predict(observation, state, starts, deterministic, masks)
-    return policy.predict(observation, state, starts, deterministic)
+class _Around:
+    """Base of policies that act by another one.
+
+    Args:
+        policy: the other policy.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """See `Privileged`; of no effect on other policies."""
+        if is_privileged(self._policy):
+            self._policy.attach(env)
+
+    def _predicted(
+        self, observation: Any, state: Any, starts: Any, deterministic: bool, masks: NDArray[Any] | None
+    ) -> tuple[Any, Any]:
+        """Return what the policy predicts, which gets the action masks if it takes masks."""
+        policy = self._policy
+        if masks is not None and takes_masks(policy):
+            return policy.predict(observation, state, starts, deterministic, masks)
+        return policy.predict(observation, state, starts, deterministic)
 
 
-class Disturbed:
+class Disturbed(_Around):
     """Acts as another policy, but with noise, so that the policy shows how to recover.
 
     Numbers between bounds get normal noise, whose standard deviation is the level of noise times half their range.
@@ -157,17 +173,13 @@ class Disturbed:
     takes_masks = True
 
     def __init__(self, policy: Policy, action_space: gymnasium.Space[Any], noise: float, seed: int) -> None:
-        self._policy, self._action_space, self._noise = policy, action_space, noise
+        super().__init__(policy)
+        self._action_space, self._noise = action_space, noise
         self._bounded = any(has_bounds(leaf) for _, leaf in leaves(action_space))
         # Separate streams: a random policy and an environment with the same seed draw from others.
         _, own, of_actions = np.random.SeedSequence(seed).spawn(3)
         self._generator = np.random.default_rng(own)
         self._random = RandomPolicy(action_space, int(of_actions.generate_state(1)[0]))
-
-    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """See `Privileged`; of no effect on other policies."""
-        if is_privileged(self._policy):
-            self._policy.attach(env)
 
     def predict(
         self,
@@ -181,7 +193,7 @@ class Disturbed:
         count = len(episode_start)
         inner, drawing, levels = (None, None, np.zeros(count)) if state is None else state
         levels = np.where(episode_start, self._generator.uniform(0, self._noise, count), levels)
-        actions, inner = _predicted(self._policy, observation, inner, episode_start, deterministic, action_masks)
+        actions, inner = self._predicted(observation, inner, episode_start, deterministic, action_masks)
         random, drawing = self._random.predict(observation, drawing, episode_start)
         if action_masks is not None:
             random = _among_allowed(random, self._action_space, action_masks, self._generator)
@@ -234,7 +246,7 @@ def _column(values: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-class EachEpisodeAnew:
+class EachEpisodeAnew(_Around):
     """Plays lives as another policy plays single episodes: each episode starts with an empty memory, as a life does.
 
     The reward that ended the episode before isn't shown either.
@@ -244,13 +256,8 @@ class EachEpisodeAnew:
     """
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        super().__init__(policy)
         self.takes_masks = takes_masks(policy)
-
-    def attach(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """See `Privileged`; of no effect on other policies."""
-        if is_privileged(self._policy):
-            self._policy.attach(env)
 
     def predict(
         self,
@@ -264,7 +271,7 @@ class EachEpisodeAnew:
         inner = observation if "episode_start" in observation else observation["observation"]
         starts = inner["episode_start"] == 1
         view = self._view(observation, starts)
-        return _predicted(self._policy, view, state, starts, deterministic, action_masks)
+        return self._predicted(view, state, starts, deterministic, action_masks)
 
     def replace_actions(self, state: Any, actions: Any, replaced: NDArray[np.bool_]) -> Any:
         """See `Informed`; of no effect on other policies."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rmt_rl.statistics import Interval
+from rmt_rl.statistics import Interval, mean, mean_interval
 
 LEFT = "---"  # Markdown's marks of a column's alignment
 RIGHT = "---:"
@@ -65,3 +65,8 @@ def bracketed(interval: Interval | None, digits: int = 2) -> str:
         return ""
     low, high = interval
     return f" [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def mean_cell(values: Sequence[float]) -> str:
+    """Return the mean of seeds ± half its 95% interval; `-` without values."""
+    return f"{mean(values):.2f}{half_width(mean_interval(values))}" if values else "-"
