@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -60,7 +60,10 @@ class DarkConfig(Frozen):
         return np.flatnonzero(wanted & (cells != self.middle))
 
 
-class DarkGrid(Lanes):
+DarkConfigT = TypeVar("DarkConfigT", bound=DarkConfig)
+
+
+class DarkGrid(Lanes[DarkConfigT]):
     """Base of dark grids: the agent's place, its moves and its observation.
 
     Args:

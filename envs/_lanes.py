@@ -8,8 +8,8 @@ actions, not on other lanes. Lane i of a `Lanes` seeded with s thus plays what a
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import gymnasium
 import numpy as np
@@ -21,11 +21,13 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
+from rmt_rl.config import Frozen
 from rmt_rl.envs._checks import check_drawable, check_no_options, check_render_mode, check_running
 from rmt_rl.errors import UsageError
 from rmt_rl.lives import SAME_TASK
 
 Bools = NDArray[np.bool_]
+ConfigT = TypeVar("ConfigT", bound=Frozen)
 
 
 def _ordered(bounds: tuple[int, int]) -> tuple[int, int]:
@@ -93,7 +95,7 @@ class Transition(NamedTuple):
     successes: Bools  # (N,), read only where an episode ends
 
 
-class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
+class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]], Generic[ConfigT]):
     """Vector environment with Gymnasium's next-step autoreset and actions 0..n-1.
 
     A subclass defines how an episode begins (`_start`) and what a step does (`_advance`), for all lanes at once. The
@@ -116,6 +118,9 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         "autoreset_mode": AutoresetMode.NEXT_STEP,
         SAME_TASK: True,
     }
+
+    config: ConfigT
+    """Options, the task's `Config`."""
 
     ended: Bools
     """(N,), True for lanes whose episode has ended. Their next step ignores the action and starts the next episode."""
@@ -261,17 +266,27 @@ class Lanes(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
         """Draw one lane: uint8 (height, width, 3)."""
 
 
-class Lane(gymnasium.Env[NDArray[np.float32], np.int64]):
+class Lane(gymnasium.Env[NDArray[np.float32], np.int64], Generic[ConfigT]):
     """Single environment with the spaces, rules and options of its `Lanes`, without batch axis and autoreset.
 
+    A subclass names the class of its `Lanes` by `vector`.
+
     Args:
-        lanes: A `Lanes` of size 1.
+        render_mode: None or "rgb_array".
+        options: The fields of the task's `Config`.
+
+    Raises:
+        UsageError: an argument is invalid.
     """
+
+    vector: Callable[..., Lanes[ConfigT]]
+    config: ConfigT
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10, SAME_TASK: True}  # noqa: RUF012
 
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes = lanes
+    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
+        self._lanes = lanes = self.vector(1, render_mode, **options)
+        self.config = lanes.config
         self.render_mode = lanes.render_mode
         self.observation_space, self.action_space = lanes.single_observation_space, lanes.single_action_space
 

@@ -65,7 +65,7 @@ class Config(Frozen):
         return (length, length) if isinstance(length, int) else length
 
 
-class AssociativeRetrievalVector(Lanes):
+class AssociativeRetrievalVector(Lanes[Config]):
     """Vectorised Action Associative Retrieval in NumPy, with Gymnasium's next-step autoreset.
 
     Observations: float32 (num_envs, 3): state, 0 or 1; flag, 1 if the next step is the episode's last, else 0;
@@ -144,13 +144,10 @@ class AssociativeRetrievalVector(Lanes):
         return image
 
 
-class AssociativeRetrieval(Lane):
+class AssociativeRetrieval(Lane[Config]):
     """Single Action Associative Retrieval task: an `AssociativeRetrievalVector` of size 1, without autoreset."""
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        lanes = AssociativeRetrievalVector(1, render_mode, **options)
-        super().__init__(lanes)
-        self.config = lanes.config
+    vector = AssociativeRetrievalVector
 
 
 class Expert:

@@ -36,7 +36,7 @@ class Config(Frozen):
     arms: int = Field(5, ge=2, le=1000, description="arms, 2 to 1,000")
 
 
-class BanditVector(Lanes):
+class BanditVector(Lanes[Config]):
     """Vectorised bandits in NumPy, with Gymnasium's next-step autoreset.
 
     Observations: float32 (num_envs, 1), always 1.
@@ -101,13 +101,10 @@ def _shares(draws: NDArray[np.uint64]) -> NDArray[np.float64]:
     return (draws >> np.uint64(11)) / 2.0**53
 
 
-class Bandit(Lane):
+class Bandit(Lane[Config]):
     """Single bandit: a `BanditVector` of size 1, without batch axis and autoreset."""
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        lanes = BanditVector(1, render_mode, **options)
-        super().__init__(lanes)
-        self.config = lanes.config
+    vector = BanditVector
 
 
 class Known(NamedTuple):

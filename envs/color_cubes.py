@@ -122,7 +122,7 @@ class Layout(NamedTuple):
         return cls(own, positions, colours, target)
 
 
-class ColorCubesVector(Lanes):
+class ColorCubesVector(Lanes[Config]):
     """Vectorised Color-Cubes in NumPy, with Gymnasium's next-step autoreset.
 
     Observations: float32 (num_envs, 3 + (2 + N) C + N), all 0 or 1, for N cubes in C = size^2 cells. In this order:
@@ -262,13 +262,10 @@ class ColorCubesVector(Lanes):
         return image
 
 
-class ColorCubes(Lane):
+class ColorCubes(Lane[Config]):
     """Single Color-Cubes task: a `ColorCubesVector` of size 1, without batch axis and autoreset."""
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        lanes = ColorCubesVector(1, render_mode, **options)
-        super().__init__(lanes)
-        self.config = lanes.config
+    vector = ColorCubesVector
 
 
 class Expert:

@@ -44,7 +44,7 @@ class Config(DarkConfig):
         return self
 
 
-class DarkKeyToDoorVector(DarkGrid):
+class DarkKeyToDoorVector(DarkGrid[Config]):
     """Vectorised rooms with a key and a door in NumPy, with Gymnasium's next-step autoreset.
 
     Observations: float32 (num_envs, 2 size), 0 or 1: the column of the agent's cell, then its row, one-hot.
@@ -99,13 +99,10 @@ class DarkKeyToDoorVector(DarkGrid):
         return self._grid_picture(lane, things)
 
 
-class DarkKeyToDoor(Lane):
+class DarkKeyToDoor(Lane[Config]):
     """Single Dark Key-to-Door: a `DarkKeyToDoorVector` of size 1, without batch axis and autoreset."""
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        lanes = DarkKeyToDoorVector(1, render_mode, **options)
-        super().__init__(lanes)
-        self.config = lanes.config
+    vector = DarkKeyToDoorVector
 
 
 class Known(NamedTuple):

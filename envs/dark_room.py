@@ -44,7 +44,7 @@ class Config(DarkConfig):
         return self
 
 
-class DarkRoomVector(DarkGrid):
+class DarkRoomVector(DarkGrid[Config]):
     """Vectorised Dark Rooms in NumPy, with Gymnasium's next-step autoreset.
 
     Observations: float32 (num_envs, 2 size), 0 or 1: the column of the agent's cell, then its row, one-hot.
@@ -91,13 +91,10 @@ class DarkRoomVector(DarkGrid):
         return self._grid_picture(lane, {int(self._goal[lane]): _GOAL})
 
 
-class DarkRoom(Lane):
+class DarkRoom(Lane[Config]):
     """Single Dark Room: a `DarkRoomVector` of size 1, without batch axis and autoreset."""
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        lanes = DarkRoomVector(1, render_mode, **options)
-        super().__init__(lanes)
-        self.config = lanes.config
+    vector = DarkRoomVector
 
 
 class Known(NamedTuple):

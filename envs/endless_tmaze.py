@@ -136,7 +136,7 @@ def updated(history: Ints, signs: Ints) -> Ints:
     return np.where(signs[:, None] == NOTHING, history, after)
 
 
-class EndlessTMazeVector(Lanes):
+class EndlessTMazeVector(Lanes[Config]):
     """Vectorised Endless T-Mazes in NumPy, with Gymnasium's next-step autoreset.
 
     Observations: float32 (num_envs, 3): cue, -1 left or 1 right in a corridor's first observation, else 0; flag, 1 at
@@ -255,13 +255,10 @@ class EndlessTMazeVector(Lanes):
         return image
 
 
-class EndlessTMaze(Lane):
+class EndlessTMaze(Lane[Config]):
     """Single Endless T-Maze: an `EndlessTMazeVector` of size 1, without batch axis and autoreset."""
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        lanes = EndlessTMazeVector(1, render_mode, **options)
-        super().__init__(lanes)
-        self.config = lanes.config
+    vector = EndlessTMazeVector
 
 
 class Expert:

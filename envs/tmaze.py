@@ -63,7 +63,7 @@ class Config(Frozen):
         return (length, length) if isinstance(length, int) else length
 
 
-class TMazeVector(Lanes):
+class TMazeVector(Lanes[Config]):
     """Vectorised T-Mazes in NumPy, with Gymnasium's next-step autoreset.
 
     Observations: float32 (num_envs, 4): y in {-1, 0, 1}; hint, which is the goal's y at the first visit of the oracle
@@ -161,13 +161,10 @@ class TMazeVector(Lanes):
         return image
 
 
-class TMaze(Lane):
+class TMaze(Lane[Config]):
     """Single T-Maze: a `TMazeVector` of size 1, without batch axis and autoreset."""
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        lanes = TMazeVector(1, render_mode, **options)
-        super().__init__(lanes)
-        self.config = lanes.config
+    vector = TMazeVector
 
 
 class Expert:

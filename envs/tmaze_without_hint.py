@@ -52,7 +52,7 @@ class Config(Frozen):
         return (length, length) if isinstance(length, int) else length
 
 
-class TMazeWithoutHintVector(Lanes):
+class TMazeWithoutHintVector(Lanes[Config]):
     """Vectorised T-Mazes without a hint in NumPy, with Gymnasium's next-step autoreset.
 
     Observations: float32 (num_envs, 3): y in {-1, 0, 1}; flag, 1 at the junction, else 0; noise, uniform in {-1, 0, 1}.
@@ -117,13 +117,10 @@ class TMazeWithoutHintVector(Lanes):
         return image
 
 
-class TMazeWithoutHint(Lane):
+class TMazeWithoutHint(Lane[Config]):
     """Single T-Maze without a hint: a `TMazeWithoutHintVector` of size 1, without batch axis and autoreset."""
 
-    def __init__(self, render_mode: str | None = None, **options: Any) -> None:
-        lanes = TMazeWithoutHintVector(1, render_mode, **options)
-        super().__init__(lanes)
-        self.config = lanes.config
+    vector = TMazeWithoutHintVector
 
 
 class Known(NamedTuple):
