@@ -57,6 +57,8 @@ CASES = {
     "count_recall": _popgym("count_recall"),
     "position_only_cartpole": _popgym("position_only_cartpole"),
     "noisy_position_only_cartpole": _popgym("noisy_position_only_cartpole"),
+    "lives-tmaze": Case("tmaze_without_hint", 200_000, "mean_return", segment_length=20, truncation="end"),
+    "lives-bandit": Case("bandit", 200_000, "mean_return", segment_length=20, truncation="end"),
 }
 
 OF_PPO: Options = {

@@ -136,14 +136,23 @@ def offline(name: str, seed: int) -> Cell:
 def online(name: str, kind: str, seed: int, runs: Path) -> Cell:
     """Return the run that learns by acting, from the offline agent if it is `tuned`."""
     case = CASES[name]
-    every = case.steps // POINTS
-    schedule = {"total_timesteps": case.steps, "eval_every": every, "save_every": every, "seed": seed}
-    options = {**OF_PPO, **schedule, "env_options": case.env_options}
-    if kind == "tuned":
-        options |= {"init": str(runs / f"{name}/offline-{seed}"), **case.online}
-    else:
-        options["agent_options"] = _sizes(name, seed)
-    return Cell(f"{name}/{kind}-{seed}", named_config(case.env, AGENT, options), (PlannedEvaluation(episodes=100),))
+    is_tuned = kind == "tuned"
+    own = {**start_of(name, seed, runs), **case.online} if is_tuned else {"agent_options": _sizes(name, seed)}
+    return ppo_cell(name, kind, seed, case.steps, own)
+
+
+def start_of(name: str, seed: int, runs: Path) -> dict[str, Any]:
+    """Return the option by which PPO begins with an offline agent."""
+    return {"init": str(runs / f"{name}/offline-{seed}")}
+
+
+def ppo_cell(name: str, kind: str, seed: int, steps: int, own: Mapping[str, Any]) -> Cell:
+    """Return a run that learns by acting, with options of its own."""
+    case = CASES[name]
+    every = steps // POINTS
+    schedule = {"total_timesteps": steps, "eval_every": every, "save_every": every, "seed": seed}
+    config = named_config(case.env, AGENT, {**OF_PPO, **schedule, "env_options": case.env_options, **own})
+    return Cell(f"{name}/{kind}-{seed}", config, (PlannedEvaluation(episodes=100),))
 
 
 def _sizes(name: str, seed: int) -> dict[str, Any]:
