@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -163,6 +164,37 @@ def test_a_finished_run_is_prolonged(folder: Path) -> None:
     assert resume(folder) == 6 * ROUND
     with pytest.raises(UsageError, match="holds a run already; resume it"):
         train(tiny(), folder)
+
+
+@pytest.mark.parametrize("agent", [*OPTIONS, "dlstm"])
+def test_the_learning_rate_falls_with_the_steps_made(agent: str, folder: Path) -> None:
+    config = decaying(agent, 4 * ROUND)
+    train(config, folder)
+    assert rates(folder) == pytest.approx([0.4, 0.4, 0.4, 0.25])
+    write_config(decaying(agent, 5 * ROUND), folder)
+    resume(folder)
+    cosine = 0.5 * (1 + math.cos(math.pi * (4 - 2.5) / 2.5))
+    assert rates(folder)[4] == pytest.approx(0.4 * (0.25 + 0.75 * cosine))
+
+
+def decaying(agent: str, steps: int) -> OnlineRun:
+    """A config whose learning rate begins at 0.4 and falls from half of the steps on."""
+    online: Values = {"total_timesteps": steps, "n_envs": 4, "decay_from": 0.5, "final_rate": 0.25}
+    values: Values = {"env": "tmaze", "agent": agent, "online": online, "evaluation": {"eval_episodes": 0}}
+    if agent in OPTIONS:
+        values["agent_options"] = OPTIONS[agent] | {"learning_rate": 0.4}
+    else:
+        values["learner"] = "ppo"
+        values["agent_options"] = {"width": 8, "segment_length": 4}
+        online |= {"n_steps": 16, "batch_size": 32, "learning_rate": 0.4}
+    config = make_config(values)
+    assert isinstance(config, OnlineRun)
+    return config
+
+
+def rates(folder: Path) -> list[float]:
+    """The learning rates of a run's rounds."""
+    return [json.loads(line)["train/learning_rate"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,10 @@ class OnlineConfig(Frozen):
         100_000, ge=1, description="steps of all environments together, rounded up to whole rounds"
     )
     n_envs: int = Field(8, ge=1, description="environments played at once")
+    decay_from: float = Field(
+        1.0, ge=0, le=1, description="share of the steps after which cosine decay of the learning rate begins"
+    )
+    final_rate: float = Field(0.05, ge=0, le=1, description="learning rate at the end, as a share of the first one")
     truncation: Literal["bootstrap", "end"] = Field(
         "bootstrap",
         description="return behind the last step of a truncated episode: bootstrap, the value of its last observation; "

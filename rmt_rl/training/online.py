@@ -26,7 +26,7 @@ from pydantic import JsonValue
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.utils import FloatSchedule, set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from rmt_rl import signals
@@ -40,11 +40,12 @@ from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, agent_header, restor
 from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.init import initial_agent
 from rmt_rl.runs.metrics import Metrics
-from rmt_rl.runs.options import OnlineRun
+from rmt_rl.runs.options import LearningRateConfig, OnlineRun
 from rmt_rl.sb3_agent import SB3Agent
 from rmt_rl.task import check_same_spaces
 from rmt_rl.training.learner import Diverged, Resumable
 from rmt_rl.training.needs import check_online
+from rmt_rl.training.optimization import learning_rate
 from rmt_rl.training.parallel import Processes
 
 AnyEnv = gymnasium.Env[Any, Any]
@@ -156,6 +157,8 @@ class OnlineLearner:
             Stopped: a signal stopped the round; weights, optimiser and number of steps are those before it.
         """
         set_random_seed(seed_of_round(self.config, self.made))
+        if self.config.online.decay_from < 1:
+            self.algorithm.lr_schedule = FloatSchedule(self._learning_rate())
         try:
             # The interval is longer than the one round: its log is taken below, with what was learnt.
             with self._whole_or_not(), signals.interruptible():
@@ -171,6 +174,18 @@ class OnlineLearner:
             self.history.commit()
         self.algorithm.dump_logs()
         return self.recorder.metrics
+
+    def _learning_rate(self) -> float:
+        """Return the learning rate of the next round."""
+        online = self.config.online
+        course = LearningRateConfig(
+            updates=online.total_timesteps,
+            learning_rate=cast("float", self.algorithm.learning_rate),
+            warmup=0,
+            decay_from=online.decay_from,
+            final_rate=online.final_rate,
+        )
+        return learning_rate(course, self.made)
 
     def check(self, update: int, metrics: Metrics) -> None:
         """There is nothing to check, because `advance` looks at the weights."""
