@@ -74,6 +74,7 @@ OF_PPO: Mapping[str, Any] = {
     "gae_lambda": 0.98,
     "target_kl": 0.03,
     "normalize_reward": True,
+    "decay_from": 0.3,
 }
 
 
