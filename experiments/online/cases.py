@@ -16,7 +16,8 @@ N_ENVS = 16
 EVALUATIONS = 10
 """Points of a learning curve."""
 RECURRENT_PPO = "recurrent_ppo"
-AGENTS = ("rate", "gtrxl", "dlstm", RECURRENT_PPO)
+OWN_OPTIONS = "recurrent_ppo-own-options"
+AGENTS = ("rate", "gtrxl", "dlstm", RECURRENT_PPO, OWN_OPTIONS)
 
 
 class Case(NamedTuple):
@@ -69,23 +70,25 @@ OF_PPO: Options = {
     "ent_coef": 0.03,
 }
 """Options of the agents of this project, on all tasks."""
-OF_RECURRENT_PPO: Options = {
-    "agent_options": {
+OF_BASELINES: Mapping[str, Options] = {
+    RECURRENT_PPO: {
+        "lstm_hidden_size": 64,
         "batch_size": 1024,
         "n_epochs": 6,
         "learning_rate": 1e-3,
         "gae_lambda": 0.98,
         "ent_coef": 0.03,
-        "lstm_hidden_size": 64,
     },
+    OWN_OPTIONS: {"lstm_hidden_size": 64},
 }
-"""Options of sb3-contrib's agent, on all tasks."""
+"""Options of sb3-contrib's agent, on all tasks: those of the other agents, and its own defaults but for the width."""
 
 
 def cell(name: str, agent: str, seed: int) -> Cell:
     """Return the run of an agent on a task."""
     case = CASES[name]
-    own = OF_RECURRENT_PPO if agent == RECURRENT_PPO else _with_segments(case)
+    is_baseline = agent in OF_BASELINES
+    own = {"agent_options": OF_BASELINES[agent]} if is_baseline else _with_segments(case)
     every = case.steps // EVALUATIONS
     options = {
         **own,
@@ -98,7 +101,8 @@ def cell(name: str, agent: str, seed: int) -> Cell:
         "save_every": every,
         "seed": seed,
     }
-    return Cell(f"{name}/{agent}-{seed}", named_config(case.env, agent, options), (PlannedEvaluation(episodes=100),))
+    config = named_config(case.env, RECURRENT_PPO if is_baseline else agent, options)
+    return Cell(f"{name}/{agent}-{seed}", config, (PlannedEvaluation(episodes=100),))
 
 
 def _with_segments(case: Case) -> Options:
