@@ -43,6 +43,9 @@ KINDS = ("tuned", "scratch")
 HEAD = ["mean return", "data, mean", "data, best", "offline", "tuned", "scratch", "seeds"]
 
 
+NO_LEASH = {"value_warmup": 0, "kl_coef": 0.0}
+
+
 class Case(NamedTuple):
     """A task with its data.
 
@@ -62,7 +65,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "cartpole_hidden": Case("cartpole_hidden", {}, Behaviour((Share(RANDOM),)), 200_000, {"kl_decay": 30_000}),
+    "cartpole_hidden": Case("cartpole_hidden", {}, Behaviour((Share(RANDOM),)), 200_000, NO_LEASH),
     "battleship": Case("popgym", {"task": "battleship"}, Behaviour((Share(EXPERT),), noise=0.3), 400_000, {}),
 }
 OF_PPO: Mapping[str, Any] = {
