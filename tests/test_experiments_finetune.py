@@ -20,7 +20,7 @@ from rmt_rl.training.loop import train
 from tests.tiny import work_folder
 
 BEHAVIOUR = Behaviour((Share(RANDOM),))
-CASE = Case("tmaze", {"corridor_length": (1, 3)}, BEHAVIOUR, 100, {"kl_decay": 64})
+CASE = Case("tmaze", {"corridor_length": (1, 3)}, BEHAVIOUR, 100, {"truncation": "end"})
 
 
 def test_a_run_begins_with_the_offline_one(

@@ -54,7 +54,7 @@ class Case(NamedTuple):
         env_options: its options.
         behaviour: the policies that play the data.
         steps: environment steps of learning by acting.
-        online: options of PPO that differ from `OF_PPO`.
+        online: options of PPO besides `OF_PPO`.
     """
 
     env: str
@@ -67,6 +67,13 @@ class Case(NamedTuple):
 CASES = {
     "cartpole_hidden": Case("cartpole_hidden", {}, Behaviour((Share(RANDOM),)), 200_000, NO_LEASH),
     "battleship": Case("popgym", {"task": "battleship"}, Behaviour((Share(EXPERT),), noise=0.3), 400_000, {}),
+    "tmaze": Case(
+        "tmaze",
+        {"corridor_length": [1, 20], "penalty": -0.05},
+        Behaviour((Share(EXPERT),)),
+        100_000,
+        {"truncation": "end"},
+    ),
 }
 OF_PPO: Mapping[str, Any] = {
     "learner": "ppo",
@@ -140,10 +147,8 @@ def offline(name: str, seed: int) -> Cell:
 
 def online(name: str, kind: str, seed: int, runs: Path) -> Cell:
     """Return the run that learns by acting, from the offline agent if it is `tuned`."""
-    case = CASES[name]
-    is_tuned = kind == "tuned"
-    own = {**start_of(name, seed, runs), **case.online} if is_tuned else {"agent_options": _sizes(name, seed)}
-    return ppo_cell(name, kind, seed, case.steps, own)
+    own = start_of(name, seed, runs) if kind == "tuned" else {"agent_options": _sizes(name, seed)}
+    return ppo_cell(name, kind, seed, CASES[name].steps, own)
 
 
 def start_of(name: str, seed: int, runs: Path) -> dict[str, Any]:
@@ -156,7 +161,8 @@ def ppo_cell(name: str, kind: str, seed: int, steps: int, own: Mapping[str, Any]
     case = CASES[name]
     every = steps // POINTS
     schedule = {"total_timesteps": steps, "eval_every": every, "save_every": every, "seed": seed}
-    config = named_config(case.env, AGENT, {**OF_PPO, **schedule, "env_options": case.env_options, **own})
+    options = {**OF_PPO, **schedule, "env_options": case.env_options, **case.online, **own}
+    config = named_config(case.env, AGENT, options)
     return Cell(f"{name}/{kind}-{seed}", config, (PlannedEvaluation(episodes=100),))
 
 
