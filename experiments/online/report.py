@@ -66,4 +66,6 @@ def _draw_task(axes: Axes, name: str, results: Sequence[RunResult], looks: Mappi
     case = CASES[name]
     of_agents = {agent: _of(results, name, agent) for agent in looks}
     draw_seeds(axes, of_agents, f"eval/{case.score}", looks)
+    if case.score == "success_rate":
+        axes.set_ylim(-0.03, 1.03)
     finish(axes, name, STEPS, case.score.replace("_", " "))
