@@ -49,7 +49,7 @@ OPTIONS_OF_PPO = (
 VALUE_WARMUP = 10_000
 KL_COEF = 0.1
 KL_DECAY = 100_000
-"""Defaults of runs that begin with an agent. They are first guesses, see experiments/online/finetune.md."""
+"""Defaults of runs that begin with an agent, see experiments/online/finetune.md."""
 
 
 class PPOOptions(OnlineConfig):
