@@ -205,10 +205,11 @@ def _final(results: Sequence[RunResult], name: str, kind: str) -> list[float]:
 @in_default_style
 def draw_curves(results: Sequence[RunResult], path: Path) -> None:
     """Draw the mean return against steps, a panel for each task, a line for each seed."""
-    figure = new_figure(4.2 * len(CASES), 3.6)
-    panels = list(figure.subplots(1, len(CASES), squeeze=False).flat)
+    made = [name for name in CASES if any(_of(results, name, kind) for kind in KINDS)] or list(CASES)
+    figure = new_figure(max(4.8, 4.2 * len(made)), 3.6)
+    panels = list(figure.subplots(1, len(made), squeeze=False).flat)
     looks = styles(KINDS)
-    for axes, name in zip(panels, CASES, strict=True):
+    for axes, name in zip(panels, made, strict=True):
         of_kinds = {kind: _of(results, name, kind) for kind in looks}
         draw_seeds(axes, of_kinds, "eval/mean_return", looks)
         before = _final(results, name, "offline")
