@@ -1,4 +1,4 @@
-"""How long the critic learns alone, and how tight the leash is: python -m experiments.online.leash.
+"""Variants of the warm-up of the critic and of the leash to the start: python -m experiments.online.leash.
 
 The offline agents of `experiments.online.finetune` learn on by acting, with other options of the warm-up and the leash.
 """
