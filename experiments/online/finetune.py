@@ -5,7 +5,7 @@ Agents learn from modest data, and then by acting. The same training without the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -39,7 +39,8 @@ AGENT = "rate"
 EPISODES = 500
 POINTS = 10
 """Evaluations of a learning curve."""
-KINDS = ("tuned", "scratch")
+SCRATCH = "scratch"
+KINDS = ("tuned", SCRATCH)
 HEAD = ["mean return", "data, mean", "data, best", "offline", "tuned", "scratch", "seeds"]
 
 
@@ -110,7 +111,7 @@ def main(
     if not draw:
         for seed in range(seeds):
             for name in tasks:
-                _make(name, seed, runs, execution, again)
+                make_online(RESULTS, name, seed, KINDS, online, runs, execution, again)
     results = RESULTS.read()
     text = table(results)
     write_atomically(FOLDER / "finetune-table.md", f"{text}\n".encode())
@@ -118,16 +119,36 @@ def main(
     say(text)
 
 
-def _make(name: str, seed: int, runs: Path, execution: Execution, again: bool) -> None:
-    """Train one offline agent, and then by acting, from it and from random weights; what is stored only `again`."""
-    stored = set() if again else {result.name for result in RESULTS.read()}
-    due = [kind for kind in KINDS if f"{name}/{kind}-{seed}" not in stored]
+def make_online(
+    file: ResultsFile,
+    name: str,
+    seed: int,
+    kinds: Sequence[str],
+    make: Callable[[str, str, int, Path], Cell],
+    runs: Path,
+    execution: Execution,
+    again: bool,
+) -> None:
+    """Train one offline agent, and then by acting, from it or from random weights; what is stored only `again`.
+
+    Args:
+        file: where the results go.
+        name: the task.
+        seed: of all runs.
+        kinds: the runs that learn by acting.
+        make: returns such a run, of a task, a kind, a seed and the folder of the runs.
+        runs: the folder of the runs.
+        execution: where runs are executed.
+        again: make runs again whose results are stored.
+    """
+    stored = set() if again else {result.name for result in file.read()}
+    due = [kind for kind in kinds if f"{name}/{kind}-{seed}" not in stored]
     start = f"{name}/offline-{seed}"
-    lacks_start = "tuned" in due and not path_of(runs / start).exists()
-    if start not in stored or lacks_start:
-        make_runs([offline(name, seed)], runs, execution, file=RESULTS)
+    needs_start = any(kind != SCRATCH for kind in due)
+    if start not in stored or (needs_start and not path_of(runs / start).exists()):
+        make_runs([offline(name, seed)], runs, execution, file=file)
     if due:
-        make_runs([online(name, kind, seed, runs) for kind in due], runs, execution, file=RESULTS)
+        make_runs([make(name, kind, seed, runs) for kind in due], runs, execution, file=file)
 
 
 def dataset(name: str) -> str:

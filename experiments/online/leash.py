@@ -10,10 +10,10 @@ from pathlib import Path
 
 import tyro
 
-from experiments.online.finetune import CASES, offline, ppo_cell, start_of
+from experiments.online.finetune import CASES, make_online, ppo_cell, start_of
 from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import ResultsFile, RunResult
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_kept, make_runs
+from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.statistics import mean
@@ -55,11 +55,9 @@ def main(
     """
     check_named(tasks, list(CASES))
     if not draw:
-        starts = [offline(name, seed) for seed in range(seeds) for name in tasks]
-        make_kept(starts, RESULTS, runs, execution, again)
-        make_runs([start for start in starts if not (runs / start.name).exists()], runs, execution)
-        cells = [cell(name, kind, seed, runs) for seed in range(seeds) for name in tasks for kind in VARIANTS]
-        make_kept(cells, RESULTS, runs, execution, again)
+        for seed in range(seeds):
+            for name in tasks:
+                make_online(RESULTS, name, seed, tuple(VARIANTS), cell, runs, execution, again)
     text = table(RESULTS.read())
     write_atomically(FOLDER / "leash-table.md", f"{text}\n".encode())
     say(text)
