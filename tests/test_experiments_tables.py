@@ -18,6 +18,7 @@ from experiments.standardised import __main__ as standardised
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
 from rmt_rl.cli import main
+from rmt_rl.cli.experiment import Making
 from rmt_rl.runs.folder import read_config, write_config
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
@@ -77,7 +78,7 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(popgym, "RESULTS", ResultsFile(tmp_path / FILE))
 
     def make(runs: str) -> None:
-        popgym.main(("easy",), ("repeat_first",), tuple(seeds), tmp_path / runs, execution=IN_PROCESS)
+        popgym.main(("easy",), ("repeat_first",), tuple(seeds), Making(tmp_path / runs, execution=IN_PROCESS))
 
     make("runs")
     made = {row[0]: row for row in rows((tmp_path / "table-easy.md").read_text())}
@@ -108,7 +109,7 @@ def test_plain_runs_are_tabulated_by_setting(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(defaults, "CASES", {"tmaze": defaults.Case(("corridor_length=1,6",), 0.0)})
     monkeypatch.setattr(defaults, "FOLDER", tmp_path)
     monkeypatch.setattr(defaults, "RESULTS", ResultsFile(tmp_path / FILE))
-    defaults.main(seeds=2, runs=tmp_path / "runs", execution=IN_PROCESS)
+    defaults.main(seeds=2, making=Making(tmp_path / "runs", execution=IN_PROCESS))
     made = rows((tmp_path / "table.md").read_text())
     assert [row[:2] for row in made] == [["tmaze", "corridor length 1"], ["tmaze", "corridor length 6"]]
     assert all(row[6] == "2 of 2" for row in made)
@@ -143,7 +144,7 @@ def test_lives_are_made_and_tabulated_by_player(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(lives, "PLANS", [plan.model_copy(update={"episodes": 2}) for plan in lives.PLANS])
     monkeypatch.setattr(players, "LIVES", 10)
     for _ in range(2):  # once from what is kept
-        lives.main(agents=("rate",), seeds=1, runs=tmp_path / "runs", execution=IN_PROCESS)
+        lives.main(agents=("rate",), seeds=1, making=Making(tmp_path / "runs", execution=IN_PROCESS))
     made = rows((tmp_path / "table-dark_room.md").read_text())
     assert [row[0] for row in made] == ["rate", "expert", "random", "rate-emptied"]
     expert = made[1]

@@ -10,7 +10,7 @@ import tyro
 from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_kept
+from rmt_rl.cli.experiment import Making, MakingFlags, config_cells, make_kept
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.statistics import mean
@@ -38,25 +38,19 @@ HEAD = [
 def main(
     agents: tuple[str, ...] = AGENTS,
     seeds: int = 3,
-    runs: Path = Path("runs/color_cubes"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/color_cubes")),
 ) -> None:
     """Train, evaluate, tabulate. Results of each run go to `results.jsonl` when it ends; those there stay.
 
     Args:
         agents: names of configs.
         seeds: number of training seeds, 0, 1, ...
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make the table from `results.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
     check_named(agents, list(AGENTS))
-    if not draw:
+    if not making.draw:
         cells = _cells(agents, seeds)
-        make_kept(cells, RESULTS, runs, execution, again)
+        make_kept(cells, RESULTS, making)
     text = cubes_table(RESULTS.read())
     write_atomically(FOLDER / "table.md", f"{text}\n".encode())
     say(text)

@@ -11,7 +11,7 @@ import tyro
 from rmt_rl.analysis.markdown import markdown_table
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_kept
+from rmt_rl.cli.experiment import Making, MakingFlags, make_kept
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.runs.named_options import named_config
@@ -53,25 +53,19 @@ CASES = {
 def main(
     only: tuple[str, ...] = (),
     seeds: int = 5,
-    runs: Path = Path("runs/defaults"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/defaults")),
 ) -> None:
     """Train as the plain command does, evaluate, tabulate. Results of each run go to `results.jsonl` when it ends.
 
     Args:
         only: just these environments.
         seeds: number of training seeds, 0, 1, ...
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make the table from `results.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
     check_named(only, list(CASES))
-    if not draw:
+    if not making.draw:
         cells = [_cell(env, seed) for env in only or CASES for seed in range(seeds)]
-        make_kept(cells, RESULTS, runs, execution, again)
+        make_kept(cells, RESULTS, making)
     text = defaults_table(RESULTS.read())
     write_atomically(FOLDER / "table.md", f"{text}\n".encode())
     say(text)

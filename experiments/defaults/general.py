@@ -13,7 +13,7 @@ import tyro
 
 from rmt_rl.analysis.markdown import markdown_table
 from rmt_rl.analysis.results import ResultsFile, RunResult
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_kept
+from rmt_rl.cli.experiment import Making, MakingFlags, make_kept
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.runs.named_options import named_config
@@ -65,24 +65,18 @@ AGED = ("tmaze", "minigrid_memory")
 def main(
     variants: tuple[str, ...] = (),
     seeds: int = 2,
-    runs: Path = Path("runs/general"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/general")),
 ) -> None:
     """Train without recipes, evaluate, tabulate. Results of each run go to `general.jsonl` when it ends.
 
     Args:
         variants: just these rows.
         seeds: number of training seeds, 0, 1, ...
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make the table from `general.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
     check_named(variants, list(VARIANTS))
-    if not draw:
-        make_kept(_cells(variants or tuple(VARIANTS), seeds), RESULTS, runs, execution, again)
+    if not making.draw:
+        make_kept(_cells(variants or tuple(VARIANTS), seeds), RESULTS, making)
     text = general_table(RESULTS.read())
     write_atomically(FOLDER / "general.md", f"{text}\n".encode())
     say(text)

@@ -12,7 +12,7 @@ from rmt_rl.acting.collect import collect
 from rmt_rl.acting.policies import Behaviour, parse_share
 from rmt_rl.analysis.markdown import markdown_table
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
-from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, make_kept, make_runs
+from rmt_rl.cli.experiment import Making, MakingFlags, make_kept, make_runs
 from rmt_rl.errors import explained
 from rmt_rl.files import write_atomically
 from rmt_rl.nn.heads import HeadName
@@ -65,32 +65,26 @@ CASES = {
 
 def main(
     seeds: int = 2,
-    runs: Path = Path("runs/heads"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/heads")),
 ) -> None:
     """Train each head, evaluate, tabulate. Results of each run go to `results.jsonl` when it ends; those there stay.
 
     Args:
         seeds: number of training seeds, 0, 1, ...
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make the table from `results.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
-    if not draw:
-        dataset = _hopper_data(runs, execution)
-        make_kept(_cells(seeds, dataset), RESULTS, runs, execution, again)
+    if not making.draw:
+        dataset = _hopper_data(making)
+        make_kept(_cells(seeds, dataset), RESULTS, making)
     text = heads_table(RESULTS.read())
     write_atomically(FOLDER / "table.md", f"{text}\n".encode())
     say(text)
 
 
-def _hopper_data(runs: Path, execution: Execution) -> str:
+def _hopper_data(making: Making) -> str:
     """Return the data set of an agent that learnt Hopper by acting, which is made if it is missing."""
     config = named_config(HOPPER, "ppo", {"total_timesteps": 100_000, "eval_episodes": 0})
-    (agent,) = make_runs([Cell("hopper-ppo", config)], runs, execution)
+    (agent,) = make_runs([Cell("hopper-ppo", config)], making.runs, making.execution)
     shares = (parse_share(f"{agent}=4"), parse_share("random=1"))
     return collect(HOPPER, {}, 300, seed=0, behaviour=Behaviour(shares, sample=True))
 

@@ -9,7 +9,7 @@ import tyro
 from experiments.lives.players import REFERENCES, emptied, emptied_name, is_player, reference
 from experiments.lives.report import draw_lives, lives_table
 from rmt_rl.analysis.results import FILE, ResultsFile
-from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, config_cells, make_kept, make_runs
+from rmt_rl.cli.experiment import Making, MakingFlags, config_cells, make_kept, make_runs
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.sweeps.engine import PlannedEvaluation
@@ -34,10 +34,7 @@ def main(
     tasks: tuple[str, ...] = TASKS,
     agents: tuple[str, ...] = tuple(SEEDS),
     seeds: int = max(SEEDS.values()),
-    runs: Path = Path("runs/lives"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/lives")),
 ) -> None:
     """Train, evaluate, tabulate, plot. Results of each run go to `results.jsonl` when it ends; those there stay.
 
@@ -45,18 +42,15 @@ def main(
         tasks: names of environments.
         agents: names of agents.
         seeds: number of training seeds, 0, 1, ..., at most those of each agent in `SEEDS`.
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make tables and pictures from `results.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
     check_named(tasks, list(TASKS))
     check_named(agents, list(SEEDS))
-    if not draw:
+    if not making.draw:
         cells = _cells(tasks, agents, seeds)
-        make_kept(cells, RESULTS, runs, execution, again)
-        _play_references(tasks, again)
-        _play_emptied(cells, runs, execution, again)
+        make_kept(cells, RESULTS, making)
+        _play_references(tasks, making.again)
+        _play_emptied(cells, making)
     for task in TASKS:
         results = [result for result in RESULTS.read() if result.config.startswith(f"{task}-")]
         if results:
@@ -85,17 +79,17 @@ def _play_references(tasks: tuple[str, ...], again: bool) -> None:
                 RESULTS.put(reference(task, player))
 
 
-def _play_emptied(cells: list[Cell], runs: Path, execution: Execution, again: bool) -> None:
+def _play_emptied(cells: list[Cell], making: Making) -> None:
     """Put the results of agents whose memory is emptied into the file, as far as it lacks them.
 
     A run whose own results were made elsewhere is made here too.
     """
-    known = _known(again)
+    known = _known(making.again)
     due = [cell for cell in cells if cell.config.agent in EMPTIED and emptied_name(cell.name) not in known]
-    absent = [cell for cell in due if not (runs / cell.name).exists()]
-    make_runs(absent, runs, execution)
+    absent = [cell for cell in due if not (making.runs / cell.name).exists()]
+    make_runs(absent, making.runs, making.execution)
     for cell in due:
-        RESULTS.put(emptied(runs / cell.name))
+        RESULTS.put(emptied(making.runs / cell.name))
 
 
 def _known(again: bool) -> set[str]:

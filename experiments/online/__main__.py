@@ -9,7 +9,7 @@ import tyro
 from experiments.online.cases import AGENTS, CASES, cell
 from experiments.online.report import draw_curves, online_table
 from rmt_rl.analysis.results import FILE, ResultsFile
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, make_kept
+from rmt_rl.cli.experiment import Making, MakingFlags, make_kept
 from rmt_rl.errors import UsageError, check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.terminal import say
@@ -22,10 +22,7 @@ def main(
     tasks: tuple[str, ...] = tuple(CASES),
     agents: tuple[str, ...] = AGENTS,
     seeds: int = 3,
-    runs: Path = Path("runs/online"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/online")),
 ) -> None:
     """Train, evaluate, tabulate, plot. Results of each run go to `results.jsonl` when it ends; those there stay.
 
@@ -33,16 +30,13 @@ def main(
         tasks: names of tasks.
         agents: names of agents.
         seeds: number of training seeds, 0, 1, ...
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make table and picture from `results.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
     check_named(tasks, list(CASES))
     check_named(agents, list(AGENTS))
-    if not draw:
+    if not making.draw:
         cells = [cell(task, agent, seed) for seed in range(seeds) for task in tasks for agent in agents]
-        make_kept(cells, RESULTS, runs, execution, again)
+        make_kept(cells, RESULTS, making)
     results = RESULTS.read()
     if not results:
         raise UsageError(f"{RESULTS.path} holds no results yet: leave --draw out, so that runs are made")

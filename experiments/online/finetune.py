@@ -18,7 +18,7 @@ from rmt_rl.acting.policies import EXPERT, RANDOM, Behaviour, Share
 from rmt_rl.analysis.figures import finish, in_default_style, new_figure, save_figure, styles
 from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import ResultsFile, RunResult
-from rmt_rl.cli.experiment import TWO_AT_ONCE, Execution, ExecutionFlags, make_runs
+from rmt_rl.cli.experiment import Making, MakingFlags, make_runs
 from rmt_rl.config import validated
 from rmt_rl.data.root import has_dataset
 from rmt_rl.data.store import EpisodeStore
@@ -92,26 +92,20 @@ OF_PPO: Mapping[str, Any] = {
 def main(
     tasks: tuple[str, ...] = tuple(CASES),
     seeds: int = 3,
-    runs: Path = Path("runs/online/finetune"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/online/finetune")),
 ) -> None:
     """Collect, train, fine-tune, tabulate, plot. Results of each run go to `finetune.jsonl` when it ends.
 
     Args:
         tasks: names of tasks.
         seeds: number of training seeds, 0, 1, ...
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make table and picture from `finetune.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
     check_named(tasks, list(CASES))
-    if not draw:
+    if not making.draw:
         for seed in range(seeds):
             for name in tasks:
-                make_online(RESULTS, name, seed, KINDS, online, runs, execution, again)
+                make_online(RESULTS, name, seed, KINDS, online, making)
     results = RESULTS.read()
     text = table(results)
     write_atomically(FOLDER / "finetune-table.md", f"{text}\n".encode())
@@ -125,9 +119,7 @@ def make_online(
     seed: int,
     kinds: Sequence[str],
     make: Callable[[str, str, int, Path], Cell],
-    runs: Path,
-    execution: Execution,
-    again: bool,
+    making: Making,
 ) -> None:
     """Train one offline agent, and then by acting, from it or from random weights; what is stored only `again`.
 
@@ -137,18 +129,17 @@ def make_online(
         seed: of all runs.
         kinds: the runs that learn by acting.
         make: returns such a run, of a task, a kind, a seed and the folder of the runs.
-        runs: the folder of the runs.
-        execution: where runs are executed.
-        again: make runs again whose results are stored.
+        making: how the runs are made.
     """
-    stored = set() if again else {result.name for result in file.read()}
+    stored = set() if making.again else {result.name for result in file.read()}
     due = [kind for kind in kinds if f"{name}/{kind}-{seed}" not in stored]
     start = f"{name}/offline-{seed}"
     needs_start = any(kind != SCRATCH for kind in due)
-    if start not in stored or (needs_start and not path_of(runs / start).exists()):
-        make_runs([offline(name, seed)], runs, execution, file=file)
+    if start not in stored or (needs_start and not path_of(making.runs / start).exists()):
+        make_runs([offline(name, seed)], making.runs, making.execution, file=file)
     if due:
-        make_runs([make(name, kind, seed, runs) for kind in due], runs, execution, file=file)
+        cells = [make(name, kind, seed, making.runs) for kind in due]
+        make_runs(cells, making.runs, making.execution, file=file)
 
 
 def dataset(name: str) -> str:

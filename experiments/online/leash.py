@@ -13,7 +13,7 @@ import tyro
 from experiments.online.finetune import CASES, make_online, ppo_cell, start_of
 from rmt_rl.analysis.markdown import markdown_table, mean_cell
 from rmt_rl.analysis.results import ResultsFile, RunResult
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags
+from rmt_rl.cli.experiment import Making, MakingFlags
 from rmt_rl.errors import check_named, explained
 from rmt_rl.files import write_atomically
 from rmt_rl.statistics import mean
@@ -38,26 +38,20 @@ HEAD = ["task", "value_warmup", "kl_coef", "kl_decay", "offline", "lowest", "mea
 def main(
     tasks: tuple[str, ...] = tuple(CASES),
     seeds: int = 1,
-    runs: Path = Path("runs/online/finetune"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/online/finetune")),
 ) -> None:
     """Train offline, fine-tune, tabulate. Results of each run go to `leash.jsonl` when it ends; those there stay.
 
     Args:
         tasks: names of tasks.
         seeds: number of training seeds, 0, 1, ...
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make the table from `leash.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
     check_named(tasks, list(CASES))
-    if not draw:
+    if not making.draw:
         for seed in range(seeds):
             for name in tasks:
-                make_online(RESULTS, name, seed, tuple(VARIANTS), cell, runs, execution, again)
+                make_online(RESULTS, name, seed, tuple(VARIANTS), cell, making)
     text = table(RESULTS.read())
     write_atomically(FOLDER / "leash-table.md", f"{text}\n".encode())
     say(text)

@@ -10,7 +10,7 @@ import tyro
 from experiments.popgym.experts import references
 from experiments.popgym.report import TaskResult, draw_returns, sums_table, task_results, tasks_table
 from rmt_rl.analysis.results import FILE, ResultsFile
-from rmt_rl.cli.experiment import TWO_AT_ONCE, ExecutionFlags, config_cells, make_kept
+from rmt_rl.cli.experiment import Making, MakingFlags, config_cells, make_kept
 from rmt_rl.errors import explained
 from rmt_rl.files import write_atomically
 from rmt_rl.registry import load_task
@@ -31,10 +31,7 @@ def main(
     difficulties: tuple[Difficulty, ...] = DIFFICULTIES,
     tasks: tuple[str, ...] = (),
     agents: tuple[str, ...] = tuple(SEEDS),
-    runs: Path = Path("runs/popgym"),
-    again: bool = False,
-    draw: bool = False,
-    execution: ExecutionFlags = TWO_AT_ONCE,
+    making: MakingFlags = Making(Path("runs/popgym")),
 ) -> None:
     """Train, evaluate, tabulate, plot. Results of each run go to `results.jsonl` when it ends; those there stay.
 
@@ -42,15 +39,12 @@ def main(
         difficulties: easy, medium, hard.
         tasks: the base tasks; none: all 16.
         agents: names of configs; none: all.
-        runs: folder of the runs; those that are finished aren't made again.
-        again: make runs again whose results are stored.
-        draw: make tables and pictures from `results.jsonl` and nothing else.
-        execution: where runs are executed.
+        making: how the runs are made.
     """
     tasks = tasks or get_args(load_task("popgym").Config.model_fields["task"].annotation)
-    if not draw:
+    if not making.draw:
         cells = _cells(difficulties, tasks, agents)
-        make_kept(cells, RESULTS, runs, execution, again)
+        make_kept(cells, RESULTS, making)
     _write_tables()
 
 

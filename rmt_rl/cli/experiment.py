@@ -64,6 +64,27 @@ ExecutionFlags = Annotated[Execution, tyro.conf.arg(name="")]
 """The flags of an `Execution`, as an argument of an experiment's function."""
 
 
+@dataclass(frozen=True)
+class Making:
+    """The way in which an experiment makes runs whose results a file keeps, each as soon as it ends.
+
+    Attributes:
+        runs: folder of the runs; those that are finished aren't made again.
+        again: make runs again whose results are stored.
+        draw: make tables and pictures from the stored results and nothing else.
+        execution: where runs are executed.
+    """
+
+    runs: Path
+    again: bool = False
+    draw: bool = False
+    execution: ExecutionFlags = TWO_AT_ONCE
+
+
+MakingFlags = Annotated[Making, tyro.conf.arg(name="")]
+"""The flags of a `Making`, as an argument of an experiment's function."""
+
+
 class _Folder(NamedTuple):
     """The folder of the runs, the cores and GPUs of each run, and no URL that keeps them."""
 
@@ -130,9 +151,10 @@ def _is_of(result: RunResult, cell: Cell) -> bool:
     return not result.changed(cell.config) and all(covers(plan, tested) for plan in cell.evaluations)
 
 
-def make_kept(cells: Sequence[Cell], file: ResultsFile, out: Path, execution: Execution, again: bool = False) -> None:
+def make_kept(cells: Sequence[Cell], file: ResultsFile, making: Making) -> None:
     """Make the runs whose results a file lacks, or all runs `again`; see `make_runs`."""
-    make_runs(cells if again else missing_cells(cells, file), out, execution, file=file)
+    due = cells if making.again else missing_cells(cells, file)
+    make_runs(due, making.runs, making.execution, file=file)
 
 
 def make_runs(
@@ -212,7 +234,7 @@ def make_missing(
     check_named(only, experiment.names)
     made = {file: plans for file, plans in experiment.configs.items() if not only or file.stem in only}
     cells = config_cells(made, seeds)
-    make_kept(cells, experiment.file, runs, execution)
+    make_kept(cells, experiment.file, Making(runs, execution=execution))
     results = experiment.file.read()
     return experiment.write([result for result in results if result.config in experiment.names])
 
