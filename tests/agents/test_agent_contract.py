@@ -226,11 +226,11 @@ def test_what_has_a_memory_learns_to_recall(cls: type[Agent]) -> None:
     agent = make(cls, config, spaces.Discrete(CUES + 2), spaces.Discrete(CUES)).train()
     observations, actions = recall(torch.arange(CUES).repeat(2))
     parts = tuple(
-        segment_of(seen, did, torch.ones(did.shape), torch.full((len(did),), did.shape[1]))
+        segment_of(seen, did, torch.full(did.shape, agent.spec.target_return), torch.full((len(did),), did.shape[1]))
         for seen, did in zip(observations.split(2, 1), actions.split(2, 1), strict=True)
     )
-    optimizer = torch.optim.AdamW(agent.parameters(), 3e-3)
-    for _ in range(150):
+    optimizer = torch.optim.AdamW(agent.parameters(), 1e-3)
+    for _ in range(400):
         loss = forward(agent, parts)[1].mean()
         optimizer.zero_grad()
         loss.backward()
