@@ -68,6 +68,7 @@ class Case(NamedTuple):
 CASES = {
     "cartpole_hidden": Case("cartpole_hidden", {}, Behaviour((Share(RANDOM),)), 200_000, NO_LEASH),
     "battleship": Case("popgym", {"task": "battleship"}, Behaviour((Share(EXPERT),), noise=0.3), 400_000, {}),
+    "count_recall": Case("popgym", {"task": "count_recall"}, Behaviour((Share(EXPERT),), noise=0.5), 200_000, {}),
     "tmaze": Case(
         "tmaze",
         {"corridor_length": [1, 20], "penalty": -0.05},
