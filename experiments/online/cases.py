@@ -30,6 +30,7 @@ class Case(NamedTuple):
         env_options: options of the environment.
         segment_length: steps of a segment of the agents that have segments.
         truncation: end where the time limit is part of the task.
+        normalize_reward: see `PPOOptions`; returns of most tasks are small.
     """
 
     env: str
@@ -38,6 +39,7 @@ class Case(NamedTuple):
     env_options: Options = NO_OPTIONS
     segment_length: int = 32
     truncation: str = "bootstrap"
+    normalize_reward: str = "never"
 
 
 def _popgym(task: str, steps: int = 200_000) -> Case:
@@ -49,6 +51,10 @@ def _tmaze(longest: int, steps: int, segment_length: int) -> Case:
     return Case("tmaze", steps, env_options=options, segment_length=segment_length, truncation="end")
 
 
+def _lives(env: str) -> Case:
+    return Case(env, 200_000, "mean_return", segment_length=20, truncation="end", normalize_reward="large")
+
+
 CASES = {
     "tmaze-20": _tmaze(20, 160_000, segment_length=10),
     "tmaze-100": _tmaze(100, 400_000, segment_length=25),
@@ -58,8 +64,8 @@ CASES = {
     "count_recall": _popgym("count_recall"),
     "position_only_cartpole": _popgym("position_only_cartpole", 100_000),
     "noisy_position_only_cartpole": _popgym("noisy_position_only_cartpole"),
-    "lives-tmaze": Case("tmaze_without_hint", 200_000, "mean_return", segment_length=20, truncation="end"),
-    "lives-bandit": Case("bandit", 200_000, "mean_return", segment_length=20, truncation="end"),
+    "lives-tmaze": _lives("tmaze_without_hint"),
+    "lives-bandit": _lives("bandit"),
 }
 
 OF_PPO: Options = {
@@ -88,7 +94,7 @@ def cell(name: str, agent: str, seed: int) -> Cell:
     """Return the run of an agent on a task."""
     case = CASES[name]
     is_baseline = agent in OF_BASELINES
-    own = {"agent_options": OF_BASELINES[agent]} if is_baseline else _with_segments(case)
+    own = {"agent_options": OF_BASELINES[agent]} if is_baseline else _of_ppo(case)
     every = case.steps // EVALUATIONS
     options = {
         **own,
@@ -105,5 +111,6 @@ def cell(name: str, agent: str, seed: int) -> Cell:
     return Cell(f"{name}/{agent}-{seed}", config, (PlannedEvaluation(episodes=100),))
 
 
-def _with_segments(case: Case) -> Options:
-    return {**OF_PPO, "agent_options": {"segment_length": case.segment_length}}
+def _of_ppo(case: Case) -> Options:
+    agent_options = {"segment_length": case.segment_length}
+    return {**OF_PPO, "normalize_reward": case.normalize_reward, "agent_options": agent_options}

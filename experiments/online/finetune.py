@@ -85,7 +85,7 @@ OF_PPO: Mapping[str, Any] = {
     "learning_rate": 3e-4,
     "gae_lambda": 0.98,
     "target_kl": 0.03,
-    "normalize_reward": True,
+    "normalize_reward": "always",
     "decay_from": 0.3,
 }
 

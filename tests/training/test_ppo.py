@@ -31,7 +31,7 @@ from rmt_rl.registry import agent_class, load_task, names
 from rmt_rl.runs.checkpoint import read_checkpoint
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import learner_class
-from rmt_rl.training.learners.ppo import PPOLearner
+from rmt_rl.training.learners.ppo import PPOLearner, PPORun
 from rmt_rl.training.ppo.algorithm import SegmentPPO
 from rmt_rl.training.ppo.policy import SegmentPolicy
 from tests.tiny import known_options, work_folder
@@ -199,7 +199,8 @@ def test_a_state_of_older_weights_is_carried_and_burn_in_computes_it_anew() -> N
 
 
 def test_the_command_trains_resumes_and_the_agent_is_evaluated(work: Path) -> None:
-    assert main(f"train tmaze rate --learner ppo --total-timesteps 32 {TINY} --normalize-reward --out a".split()) == 0
+    options = f"--total-timesteps 32 {TINY} --normalize-reward always"
+    assert main(f"train tmaze rate --learner ppo {options} --out a".split()) == 0
     config = Path("a/config.toml")
     assert 'learner = "ppo"' in config.read_text()
     agent = rmt_rl.load("a")
@@ -212,7 +213,7 @@ def test_the_command_trains_resumes_and_the_agent_is_evaluated(work: Path) -> No
 
 
 def test_a_round_that_is_undone_leaves_the_scale_of_rewards(work: Path) -> None:
-    options = {"learner": "ppo", "normalize_reward": True, "agent_options": SMALL | {"heads": 4}}
+    options = {"learner": "ppo", "normalize_reward": "always", "agent_options": SMALL | {"heads": 4}}
     config = named_config("tmaze", "rate", options)
     with closing(learner_class("rate", "ppo")(config)) as learner:
         assert isinstance(learner, PPOLearner)
@@ -228,6 +229,42 @@ def test_a_round_that_is_undone_leaves_the_scale_of_rewards(work: Path) -> None:
         with pytest.raises(signals.Stopped):
             stopped_round()
         assert learner.progress() == before
+
+
+def test_large_rewards_are_divided_and_small_ones_are_left() -> None:
+    def played(env: str, normalized: str) -> tuple[Any, Any]:
+        options = {"learner": "ppo", "normalize_reward": normalized, "n_envs": 2, "agent_options": SMALL | {"heads": 4}}
+        with closing(learner_class("rate", "ppo")(named_config(env, "rate", options))) as learner:
+            assert isinstance(learner, PPOLearner)
+            learner.env.seed(0)
+            learner.env.reset()
+            actions = [learner.env.action_space for _ in range(2)]
+            for space in actions:
+                space.seed(0)
+            rewards = [learner.env.step(np.stack([space.sample() for space in actions]))[1] for _ in range(60)]
+            return np.stack(rewards), learner._moments()
+
+    raw, moments = played("CartPole-v1", "never")
+    assert moments is None
+    assert (raw == 1).all()
+    divided, moments = played("CartPole-v1", "large")
+    assert moments.var > 1
+    assert divided[-1] == pytest.approx(1 / moments.var**0.5)
+    assert divided[0] == pytest.approx(1)  # returns don't differ yet
+    assert (divided <= 1).all()
+    always, _ = played("CartPole-v1", "always")
+    assert always[-1] == pytest.approx(divided[-1])
+    assert (always[0] > 1).all()
+    small, moments = played("tmaze", "large")
+    assert 0 < moments.var < 1
+    assert np.array_equal(small, played("tmaze", "never")[0])
+
+
+def test_flags_of_earlier_configs_are_understood() -> None:
+    for flag, meaning in ((True, "always"), (False, "never")):
+        config = named_config("tmaze", "rate", {"learner": "ppo", "normalize_reward": flag})
+        assert isinstance(config, PPORun)
+        assert config.online.normalize_reward == meaning
 
 
 def test_a_run_repeated_with_its_seed_has_the_same_weights(work: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import tyro
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from rmt_rl import signals
@@ -29,6 +29,7 @@ from rmt_rl.training.online import OnlineLearner, seed_of_round, spec_of_env
 from rmt_rl.training.ppo.algorithm import SegmentPPO
 from rmt_rl.training.ppo.leash import Leash, LeashOptions
 from rmt_rl.training.ppo.policy import SegmentPolicy
+from rmt_rl.training.ppo.rewards import LEAST, Normalized, NormalizedRewards
 
 OPTIONS_OF_PPO = (
     "n_steps",
@@ -64,7 +65,9 @@ class PPOOptions(OnlineConfig):
     clip_range: float = Field(0.2, gt=0, description="clipping range of the ratio of new to old probability")
     clip_range_vf: float | None = Field(None, gt=0, description="clipping range of value updates (unset: no clipping)")
     normalize_advantage: bool = Field(True, description="normalise advantages in each minibatch")
-    normalize_reward: bool = Field(False, description="divide rewards by the deviation of discounted returns")
+    normalize_reward: Normalized = Field(
+        "large", description="divide rewards by the deviation of discounted returns; large: where it is above 1"
+    )
     ent_coef: float = Field(0.01, ge=0, description="weight of the entropy bonus")
     vf_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     max_grad_norm: float = Field(0.5, gt=0, description="gradient norm above which gradients are clipped")
@@ -92,6 +95,13 @@ class PPOOptions(OnlineConfig):
         KL_DECAY, ge=1, description="steps over which this weight falls to 0, from the end of value_warmup on"
     )
     precision: Literal["32-true", "bf16-mixed"] = Field("32-true", description="number format of the agent's core")
+
+    @field_validator("normalize_reward", mode="before")
+    @classmethod
+    def _of_earlier_configs(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return "always" if value else "never"
+        return value
 
 
 class PPORun(OnlineRun):
@@ -189,9 +199,8 @@ class PPOLearner(OnlineLearner):
     def make_env(self, seed: int) -> VecEnv:
         options = self.config.online
         env = make_vec_env(self.one_env, options.n_envs, seed)
-        if not options.normalize_reward:
-            return env
-        return VecNormalize(env, norm_obs=False, gamma=options.gamma)
+        least = LEAST.get(options.normalize_reward)
+        return env if least is None else NormalizedRewards(env, options.gamma, least)
 
     def make_algorithm(self) -> OnPolicyAlgorithm:
         options = self.config.online
@@ -227,7 +236,7 @@ class PPOLearner(OnlineLearner):
 
     def _moments(self) -> _Moments | None:
         """Return the moments by which rewards are normalised, if they are."""
-        return _Moments.of(self.env.ret_rms) if isinstance(self.env, VecNormalize) else None
+        return _Moments.of(self.env.ret_rms) if isinstance(self.env, NormalizedRewards) else None
 
     def start(self, saved: Checkpoint[AgentHeader] | None = None) -> None:
         if saved is None:
@@ -241,7 +250,7 @@ class PPOLearner(OnlineLearner):
             tensor.copy_(value)
         with about(saved.path):
             progress = validated(_Progress, saved.header.progress)
-        if isinstance(self.env, VecNormalize) and progress.returns is not None:
+        if isinstance(self.env, NormalizedRewards) and progress.returns is not None:
             progress.returns.put(self.env.ret_rms)
 
     def progress(self) -> dict[str, JsonValue]:
