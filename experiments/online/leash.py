@@ -23,6 +23,7 @@ from rmt_rl.terminal import say
 FOLDER = Path(__file__).parent
 RESULTS = ResultsFile(FOLDER / "leash.jsonl")
 STEPS = 100_000
+TASKS = ("cartpole_hidden", "battleship", "tmaze")
 VARIANTS: Mapping[str, Mapping[str, float]] = {
     "bare": {"value_warmup": 0, "kl_coef": 0.0},
     "warmup": {"value_warmup": 10_000, "kl_coef": 0.0},
@@ -36,7 +37,7 @@ HEAD = ["task", "value_warmup", "kl_coef", "kl_decay", "offline", "lowest", "mea
 
 
 def main(
-    tasks: tuple[str, ...] = tuple(CASES),
+    tasks: tuple[str, ...] = TASKS,
     seeds: int = 1,
     making: MakingFlags = Making(Path("runs/online/finetune")),
 ) -> None:
