@@ -238,10 +238,9 @@ def test_large_rewards_are_divided_and_small_ones_are_left() -> None:
             assert isinstance(learner, PPOLearner)
             learner.env.seed(0)
             learner.env.reset()
-            actions = [learner.env.action_space for _ in range(2)]
-            for space in actions:
-                space.seed(0)
-            rewards = [learner.env.step(np.stack([space.sample() for space in actions]))[1] for _ in range(60)]
+            space = learner.env.action_space
+            space.seed(0)
+            rewards = [learner.env.step(np.stack([space.sample(), space.sample()]))[1] for _ in range(60)]
             return np.stack(rewards), learner._moments()
 
     raw, moments = played("CartPole-v1", "never")
