@@ -145,8 +145,12 @@ class Encoding(NamedTuple):
     added: Mapping[TokenName, TokenName] = MappingProxyType({})
 
     def segment(self, names: Sequence[TokenName], segment: Segment, spec: AgentSpec) -> list[Tensor]:
-        """Return the tokens (B, K, D) of a segment for each of these names."""
-        return self._tokens(names, lambda kind: kind.in_segment(segment, spec))
+        """Return the tokens (B, K, D) of a segment for each of these names; hidden actions have zeros."""
+        tokens = self._tokens(names, lambda kind: kind.in_segment(segment, spec))
+        if segment.hides_actions is not None and "action" in names:
+            place = names.index("action")
+            tokens[place] = tokens[place].masked_fill(segment.hides_actions[:, None, None], 0)
+        return tokens
 
     def acting(self, names: Sequence[TokenName], acting: Acting) -> list[Tensor]:
         """Return the tokens (B, D) of a step for each of these names."""

@@ -337,7 +337,7 @@ def test_bf16(gradient: str, tmp_path: Path) -> None:
 
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    options = {"data": {"feed": "streams"}, "ageing": 2, "ageing_from": 0, "ageing_updates": 4}
+    options = {"data": {"feed": "streams"}, "ageing": 2, "ageing_from": 0, "ageing_updates": 4, "hide_actions": 0.5}
     train(tiny(**options), tmp_path / "one")
     write_config(tiny(**options, devices=2), tmp_path)
     command = [sys.executable, "-m", "rmt_rl", "train", "--config", "config.toml", "--out", "two"]

@@ -60,6 +60,7 @@ class Segment:
     decisive: torch.Tensor | None = None  # (B, K) bool, as in `Trajectory`; None if the task declares none
     following: Tensors | None = None  # (B, ...) observation after each sequence's last real step here, if known
     next_values: torch.Tensor | None = None  # (B, K) float32, a learner's estimate of the value after each step
+    hides_actions: torch.Tensor | None = None  # (B,) bool, True where an agent may not see the actions; None: nowhere
 
     @property
     def mask(self) -> torch.Tensor:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rmt_rl.training.learner import AgentLearner
 
 AUTOMATIC_AGEING = 12  # filler segments at most, where memories age unasked
+AUTOMATIC_HIDING = 0.5  # of a batch's sequences, where actions are hidden unasked
 
 
 class DataConfig(FeedConfig):
@@ -105,6 +106,11 @@ class TrainingConfig(LearningRateConfig):
         0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, if it declares them"
     )
     ageing_from: float = Field(0.5, ge=0, le=1, description="memory ageing: share of the updates after which it begins")
+    hide_actions: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(
+        "auto",
+        description="share of a batch's sequences whose action tokens are hidden, so that the agent acts by what it "
+        f"observes and doesn't just repeat itself; auto: {AUTOMATIC_HIDING} if actions are numbers (Box), else 0",
+    )
     precision: Literal["32-true", "bf16-mixed"] = Field(
         "32-true", description="number format; bf16-mixed is recommended on a GPU"
     )

@@ -96,6 +96,7 @@ class IQLLearner(SegmentLearner):
             state: the state before segment `first`.
             first: the first segment.
         """
+        batch = super().prepared(batch, state, first)
         segments = batch.segments[first:]
         steps_of_full = self.model.config.segment_length
         values = self._values(one_step_more(segments, steps_of_full), detach(state))

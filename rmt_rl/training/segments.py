@@ -40,6 +40,7 @@ from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import new_agent, restored_agent
 from rmt_rl.training.datasets import data_origin, large_actions, open_data
+from rmt_rl.training.hiding import Hiding
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, decisive_accuracy, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
@@ -85,6 +86,7 @@ class SegmentLearner:
         options = config.training
         self.processes = _processes(config)
         self.runner = SegmentRunner(self.model, self.processes, options.hindsight, options.compile)
+        self.hiding = Hiding(config, self.model, self.processes, resumed=saved is not None)
         self.feed = _feed(config, store)
         self.ageing = Ageing(config, store, self.model, self.processes)
         self.backpropagate = _backpropagation(options, self.processes)
@@ -181,8 +183,8 @@ class SegmentLearner:
         }
 
     def prepared(self, batch: Batch, state: Tree, first: int = 0) -> Batch:
-        """Return the batch with what losses need of it, for segments from `first` on, which begin with `state`."""
-        return batch
+        """Return the batch as it is learnt, for segments from `first` on, which begin with `state`."""
+        return self.hiding.hide(self.made, batch)
 
     def initial_state(self, batch: Batch) -> Tree:
         """Return the state before a batch: fresh, carried from the last update, or computed by burn-in."""
