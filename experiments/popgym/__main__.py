@@ -31,6 +31,7 @@ def main(
     difficulties: tuple[Difficulty, ...] = DIFFICULTIES,
     tasks: tuple[str, ...] = (),
     agents: tuple[str, ...] = tuple(SEEDS),
+    seeds: int = max(SEEDS.values()),
     making: MakingFlags = Making(Path("runs/popgym")),
 ) -> None:
     """Train, evaluate, tabulate, plot. Results of each run go to `results.jsonl` when it ends; those there stay.
@@ -39,19 +40,20 @@ def main(
         difficulties: easy, medium, hard.
         tasks: the base tasks; none: all 16.
         agents: names of configs; none: all.
+        seeds: number of training seeds at most; agents beside rate have one.
         making: how the runs are made.
     """
     tasks = tasks or get_args(load_task("popgym").Config.model_fields["task"].annotation)
     if not making.draw:
-        cells = _cells(difficulties, tasks, agents)
+        cells = _cells(difficulties, tasks, agents, seeds)
         make_kept(cells, RESULTS, making)
     _write_tables()
 
 
-def _cells(difficulties: tuple[str, ...], tasks: tuple[str, ...], agents: tuple[str, ...]) -> list[Cell]:
+def _cells(difficulties: tuple[str, ...], tasks: tuple[str, ...], agents: tuple[str, ...], seeds: int) -> list[Cell]:
     """Return the cells, those of an agent and seed together, so that the first results are of all tasks."""
     cells = []
-    for seed in range(max(SEEDS.values())):
+    for seed in range(seeds):
         for agent in agents:
             if seed >= SEEDS[agent]:
                 continue
