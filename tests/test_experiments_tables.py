@@ -78,7 +78,7 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(popgym, "RESULTS", ResultsFile(tmp_path / FILE))
 
     def make(runs: str) -> None:
-        popgym.main(("easy",), ("repeat_first",), tuple(seeds), Making(tmp_path / runs, execution=IN_PROCESS))
+        popgym.main(("easy",), ("repeat_first",), tuple(seeds), making=Making(tmp_path / runs, execution=IN_PROCESS))
 
     make("runs")
     made = {row[0]: row for row in rows((tmp_path / "table-easy.md").read_text())}
