@@ -11,6 +11,7 @@ import pytest
 from experiments.any_dataset import __main__ as any_dataset
 from experiments.color_cubes import __main__ as color_cubes
 from experiments.defaults import __main__ as defaults
+from experiments.heads import hidden
 from experiments.lives import __main__ as lives
 from experiments.lives import players
 from experiments.popgym import __main__ as popgym
@@ -92,6 +93,29 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     make("others")
     assert not (tmp_path / "others").exists()
     assert (tmp_path / FILE).read_text() == lines
+
+
+def test_hidden_actions_are_compared_by_task_and_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("popgym")
+    task = "position_only_pendulum"
+    small = {"agent_options": {"segment_length": 4, "width": 16}, "updates": 1, "batch_size": 4, "collect_episodes": 8}
+    monkeypatch.setitem(hidden.CASES, task, hidden.CASES[task]._replace(options=small))
+    monkeypatch.setattr(hidden, "PLANS", PLANS)
+    monkeypatch.setattr(hidden, "FOLDER", tmp_path)
+    monkeypatch.setattr(hidden, "RESULTS", ResultsFile(tmp_path / FILE))
+    hidden.main((task,), ("rate",), seeds=1, making=Making(tmp_path / "runs", execution=IN_PROCESS))
+    ((*of_run, seeds, _),) = rows((tmp_path / "hidden-table.md").read_text())
+    assert (of_run[:2], seeds) == ([task, "rate"], "1")
+    assert all("(" in cell for cell in of_run[2:])
+    folder = tmp_path / "runs" / task / "rate"
+    options = {name: read_config(folder / f"{name}-0").model_dump() for name in hidden.VARIANTS}
+    assert {name: own["training"]["hide_actions"] for name, own in options.items()} == {
+        "seen": 0,
+        "fifth": 0.2,
+        "half": 0.5,
+        "none": 0,
+    }
+    assert options["none"]["agent_options"]["tokens"] == ("return_to_go", "observation")
 
 
 def test_popgym_is_made_by_its_recipe() -> None:

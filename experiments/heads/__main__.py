@@ -28,7 +28,6 @@ HEADS = [name for name in get_args(HeadName) if name != "auto"]
 AGENTS = ("rate", "bc_lstm")
 HOPPER = "Hopper-v5"
 PLANS = (PlannedEvaluation(episodes=50),)
-HEAD = ["task", "agent", *HEADS, "seeds", "CPU s a training"]
 
 
 class Case(NamedTuple):
@@ -74,14 +73,14 @@ def main(
         making: how the runs are made.
     """
     if not making.draw:
-        dataset = _hopper_data(making)
+        dataset = hopper_data(making)
         make_kept(_cells(seeds, dataset), RESULTS, making)
-    text = heads_table(RESULTS.read())
+    text = returns_table(RESULTS.read(), AGENTS, dict(zip(HEADS, HEADS, strict=True)))
     write_atomically(FOLDER / "table.md", f"{text}\n".encode())
     say(text)
 
 
-def _hopper_data(making: Making) -> str:
+def hopper_data(making: Making) -> str:
     """Return the data set of an agent that learnt Hopper by acting, which is made if it is missing."""
     config = named_config(HOPPER, "ppo", {"total_timesteps": 100_000, "eval_episodes": 0})
     (agent,) = make_runs([Cell("hopper-ppo", config)], making.runs, making.execution)
@@ -100,29 +99,43 @@ def _cells(seeds: int, hopper: str) -> list[Cell]:
 
 
 def _cell(task: str, agent: str, head: str, seed: int, hopper: str) -> Cell:
+    options = case_options(task, seed, hopper, {"head": head})
+    return Cell(f"{_config_name(task, agent, head)}-{seed}", named_config(CASES[task].env, agent, options), PLANS)
+
+
+def case_options(task: str, seed: int, hopper: str, agent_options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a run: those of its task, a seed, Hopper's data set, and options of the agent."""
     case = CASES[task]
-    agent_options = {**case.options["agent_options"], "head": head}
-    options = {**case.options, "agent_options": agent_options, "env_options": dict(case.env_options)}
+    of_agent = {**case.options["agent_options"], **agent_options}
+    options = {**case.options, "agent_options": of_agent, "env_options": dict(case.env_options)}
     options |= {"seed": seed, "eval_episodes": 0}
     if task == HOPPER:
         options["dataset"] = [hopper]
-    return Cell(f"{_config_name(task, agent, head)}-{seed}", named_config(case.env, agent, options), PLANS)
+    return options
 
 
 def _config_name(task: str, agent: str, head: str) -> str:
     return f"{task}/{agent}/{head}"
 
 
-def heads_table(results: Sequence[RunResult]) -> str:
-    """Return a Markdown table, a row for each task and agent: the mean and the worst return over seeds of each head."""
+def returns_table(results: Sequence[RunResult], agents: Sequence[str], titles: Mapping[str, str]) -> str:
+    """Return a Markdown table, a row for each task and agent: the mean and the worst return over seeds.
+
+    Args:
+        results: those of configs named TASK/AGENT/COLUMN.
+        agents: the agents, in the order of the rows.
+        titles: for each column, its title.
+    """
     rows = []
     for task in CASES:
-        for agent in AGENTS:
-            by_head = [[one for one in results if one.config == _config_name(task, agent, head)] for head in HEADS]
-            found = [one for own in by_head for one in own]
+        for agent in agents:
+            names = [_config_name(task, agent, column) for column in titles]
+            by_column = [[one for one in results if one.config == name] for name in names]
+            found = [one for own in by_column for one in own]
             if found:
-                rows.append([task, agent, *map(_returns, by_head), _seeds(found), _seconds(found)])
-    return markdown_table(HEAD, rows, left=2)
+                rows.append([task, agent, *map(_returns, by_column), _seeds(found), _seconds(found)])
+    head = ["task", "agent", *titles.values(), "seeds", "CPU s a training"]
+    return markdown_table(head, rows, left=2)
 
 
 def _returns(results: Sequence[RunResult]) -> str:
