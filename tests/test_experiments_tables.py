@@ -12,6 +12,7 @@ from experiments.any_dataset import __main__ as any_dataset
 from experiments.color_cubes import __main__ as color_cubes
 from experiments.defaults import __main__ as defaults
 from experiments.heads import hidden
+from experiments.heads.__main__ import CASES
 from experiments.lives import __main__ as lives
 from experiments.lives import players
 from experiments.popgym import __main__ as popgym
@@ -99,7 +100,7 @@ def test_hidden_actions_are_compared_by_task_and_agent(tmp_path: Path, monkeypat
     pytest.importorskip("popgym")
     task = "position_only_pendulum"
     small = {"agent_options": {"segment_length": 4, "width": 16}, "updates": 1, "batch_size": 4, "collect_episodes": 8}
-    monkeypatch.setitem(hidden.CASES, task, hidden.CASES[task]._replace(options=small))
+    monkeypatch.setitem(CASES, task, CASES[task]._replace(options=small))
     monkeypatch.setattr(hidden, "PLANS", PLANS)
     monkeypatch.setattr(hidden, "FOLDER", tmp_path)
     monkeypatch.setattr(hidden, "RESULTS", ResultsFile(tmp_path / FILE))
