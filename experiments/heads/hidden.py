@@ -22,7 +22,7 @@ AGENTS = ("rate", "dlstm")
 
 
 class Variant(NamedTuple):
-    """What an agent sees of its actions.
+    """The part of its actions that an agent sees.
 
     Attributes:
         title: the heading of its column.
