@@ -90,6 +90,15 @@ class StepEmbedding(nn.Embedding):
         return super().forward(places)
 
 
+def _hidden_token(like: Tensor) -> Tensor:
+    """Return the token (D,) in the place of hidden actions: cosines, since a layer norm makes zeros of a constant one.
+
+    Where keys are normalised, as in Titans, the gradient at zeros is 1e12 times too large.
+    """
+    places = torch.arange(like.shape[-1], device=like.device)
+    return (STEP_SIZE * torch.cos(places)).to(like.dtype)
+
+
 def _places(steps_BK: Tensor) -> Tensor:
     """Return the places (K,) of the steps of a segment."""
     return torch.arange(steps_BK.shape[1], device=steps_BK.device)
@@ -145,11 +154,12 @@ class Encoding(NamedTuple):
     added: Mapping[TokenName, TokenName] = MappingProxyType({})
 
     def segment(self, names: Sequence[TokenName], segment: Segment, spec: AgentSpec) -> list[Tensor]:
-        """Return the tokens (B, K, D) of a segment for each of these names; hidden actions have zeros."""
+        """Return the tokens (B, K, D) of a segment for each of these names, with one fixed token for hidden actions."""
         tokens = self._tokens(names, lambda kind: kind.in_segment(segment, spec))
         if segment.hides_actions is not None and "action" in names:
             place = names.index("action")
-            tokens[place] = tokens[place].masked_fill(segment.hides_actions[:, None, None], 0)
+            token = tokens[place]
+            tokens[place] = torch.where(segment.hides_actions[:, None, None], _hidden_token(token), token)
         return tokens
 
     def acting(self, names: Sequence[TokenName], acting: Acting) -> list[Tensor]:

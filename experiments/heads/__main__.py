@@ -108,7 +108,7 @@ def case_options(task: str, seed: int, hopper: str, agent_options: Mapping[str, 
     case = CASES[task]
     of_agent = {**case.options["agent_options"], **agent_options}
     options = {**case.options, "agent_options": of_agent, "env_options": dict(case.env_options)}
-    options |= {"seed": seed, "eval_episodes": 0}
+    options |= {"seed": seed, "eval_episodes": 0, "hide_actions": 0.0}
     if task == HOPPER:
         options["dataset"] = [hopper]
     return options

@@ -57,6 +57,23 @@ def test_hidden_actions_are_not_seen_and_others_are(name: str) -> None:
     assert torch.equal(one[1], two[1]) == ("action" not in agent.tokens)
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_hidden_actions_leave_gradients_as_large_as_they_are(name: str) -> None:
+    agent = agent_of(name, Box(-1, 1, (1,)))
+    hidden = segment_of(np.full((4, 1), 0.5))
+    norms = []
+    for segment in (replace(hidden, hides_actions=None), hidden):
+        agent.zero_grad()
+        state = agent.initial_state(3)
+        for _ in range(2):  # what the first segment writes is read in the second
+            logits, state = agent(segment, state)
+        loss, _ = agent.losses(logits, segment)
+        loss.sum().backward()
+        gradients = [parameter.grad for parameter in agent.parameters() if parameter.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+    assert norms[1] < 10 * norms[0]
+
+
 @pytest.mark.parametrize(
     ("agent", "actions", "share"),
     [
