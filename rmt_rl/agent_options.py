@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -17,11 +17,7 @@ SeenName = Literal["return_to_go", "observation", "action"]
 
 
 class AgentConfig(Frozen):
-    """Options of every agent that learns from segments.
-
-    Attributes:
-        EARLIER: values of options that configs and checkpoints of earlier versions lack.
-    """
+    """Options of every agent that learns from segments."""
 
     EARLIER: ClassVar[Mapping[str, Any]] = {"encoder": "small", "head": "gaussian"}
 
@@ -58,9 +54,3 @@ class AgentConfig(Frozen):
         if name not in known and ":" not in name:  # `module:Name` is looked up when the agent is made
             raise UsageError(f"unknown encoder {name!r} (known: {', '.join(known)}){nearest(name, known)}")
         return name
-
-    def with_earlier(self) -> Self:
-        """Return the config as an earlier version meant it: options that it lacks have their earlier values."""
-        missing = self.EARLIER.keys() - self.model_fields_set
-        earlier = {name: self.EARLIER[name] for name in missing}
-        return self.model_copy(update=earlier)

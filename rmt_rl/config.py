@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -26,7 +26,13 @@ Strings = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Frozen(BaseModel):
-    """Base of all configs: fields can't change, unknown fields are refused, defaults are validated."""
+    """Base of all configs: fields can't change, unknown fields are refused, defaults are validated.
+
+    Attributes:
+        EARLIER: values of options that configs and checkpoints of earlier versions lack.
+    """
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {}
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -38,6 +44,16 @@ class Frozen(BaseModel):
         if any(isinstance(number, int) and abs(number) >= INTEGER_LIMIT for number in numbers):
             raise ValueError("a whole number must be below 2^63, about 9.2e18")
         return value
+
+    def with_earlier(self) -> Self:
+        """Return the config as an earlier version meant it: options that it lacks have their earlier values."""
+        missing = self.EARLIER.keys() - self.model_fields_set
+        values = {name: self.EARLIER[name] for name in missing}
+        for name in type(self).model_fields:
+            part = getattr(self, name)
+            if isinstance(part, Frozen):
+                values[name] = part.with_earlier()
+        return self.model_copy(update=values)
 
 
 class SavedState(Frozen, extra="ignore"):

@@ -75,7 +75,7 @@ def main(
     if not making.draw:
         dataset = hopper_data(making)
         make_kept(_cells(seeds, dataset), RESULTS, making)
-    text = returns_table(RESULTS.read(), AGENTS, dict(zip(HEADS, HEADS, strict=True)))
+    text = returns_table(RESULTS.read(), AGENTS, {head: head for head in HEADS})
     write_atomically(FOLDER / "table.md", f"{text}\n".encode())
     say(text)
 

@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rmt_rl.agent import AgentConfig, AgentSpec, BaseAgent
+from rmt_rl.agent import AgentSpec, BaseAgent
 from rmt_rl.config import Frozen, validated
 from rmt_rl.errors import UsageError
 from rmt_rl.file_errors import unreadable
@@ -200,7 +200,7 @@ def agent_options(header: AgentHeader) -> Frozen:
         UsageError: the agent is unknown, or an option is unknown or out of range.
     """
     options: Frozen = validated(agent_class(header.agent).Config, header.agent_options)
-    return options.with_earlier() if isinstance(options, AgentConfig) else options
+    return options.with_earlier()
 
 
 def restore_agent(checkpoint: Checkpoint[AgentHeader], device: str | torch.device = "cpu") -> BaseAgent:

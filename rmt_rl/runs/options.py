@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import tyro
 from pydantic import Field, field_validator, model_validator
@@ -73,6 +73,8 @@ class LearningRateConfig(Frozen):
 
 class TrainingConfig(LearningRateConfig):
     """Options of learning from segments."""
+
+    EARLIER: ClassVar[Mapping[str, Any]] = {"hide_actions": 0.0}
 
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")

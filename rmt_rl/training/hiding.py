@@ -28,19 +28,18 @@ class Hiding:
         config: the run.
         agent: it may see no actions at all.
         processes: the run's processes. A sequence's actions are hidden or not in whichever process it is.
-        resumed: the run goes on from a checkpoint.
     """
 
-    def __init__(self, config: OfflineRun, agent: Agent, processes: FabricProcesses, resumed: bool) -> None:
+    def __init__(self, config: OfflineRun, agent: Agent, processes: FabricProcesses) -> None:
         self._seed = config.seed
         self._processes = processes
-        self.share = hidden_share(config.training, agent, resumed)
+        self.share = hidden_share(config.training, agent)
 
     def hide(self, update: int, batch: Batch) -> Batch:
         """Return this process's batch with the actions of some sequences hidden, in all segments."""
         if not self.share:
             return batch
-        seed = seed_of(self._seed, update)
+        seed = seed_of(self._seed, update, 0, 1)  # a fourth word keeps it apart from the seeds of other draws
         of_all = draw_hidden(self.share, self._processes.batch_size, seed)
         of_all = moved(of_all, self._processes.device)
         own = self._processes.own_state(of_all)
@@ -48,22 +47,14 @@ class Hiding:
         return replace(batch, segments=segments)
 
 
-def hidden_share(options: TrainingConfig, agent: Agent, resumed: bool) -> float:
-    """Return the share of a batch's sequences whose actions an agent doesn't see.
-
-    Args:
-        options: of the run.
-        agent: it may see no actions at all.
-        resumed: the run goes on from a checkpoint. Without a word about hidden actions, its options are those of an
-            earlier version, which hid none.
-    """
+def hidden_share(options: TrainingConfig, agent: Agent) -> float:
+    """Return the share of a batch's sequences whose actions an agent doesn't see, if it sees any at all."""
     if "action" not in agent.tokens:
         return 0.0
     if options.hide_actions != "auto":
         return options.hide_actions
-    is_earlier = resumed and "hide_actions" not in options.model_fields_set
     are_numbers = all(isinstance(leaf, spaces.Box) for _, leaf in leaves(agent.spec.action_space))
-    return AUTOMATIC_HIDING if are_numbers and not is_earlier else 0.0
+    return AUTOMATIC_HIDING if are_numbers else 0.0
 
 
 def draw_hidden(share: float, batch_size: int, seed: int) -> Tensor:

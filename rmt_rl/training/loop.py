@@ -95,7 +95,7 @@ def resume(run: Path, report: Report = no_report, should_stop: ShouldStop = neve
     Raises:
         UsageError: besides what `train` raises: the seed, agent, environment or data aren't those it was started with.
     """
-    config = read_config(run)
+    config = read_config(run).with_earlier()
     with _alone(config, run):
         return _resume(config, run, report, should_stop)
 

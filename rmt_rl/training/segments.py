@@ -86,7 +86,7 @@ class SegmentLearner:
         options = config.training
         self.processes = _processes(config)
         self.runner = SegmentRunner(self.model, self.processes, options.hindsight, options.compile)
-        self.hiding = Hiding(config, self.model, self.processes, resumed=saved is not None)
+        self.hiding = Hiding(config, self.model, self.processes)
         self.feed = _feed(config, store)
         self.ageing = Ageing(config, store, self.model, self.processes)
         self.backpropagate = _backpropagation(options, self.processes)

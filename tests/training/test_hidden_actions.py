@@ -88,16 +88,10 @@ def test_hidden_actions_leave_gradients_as_large_as_they_are(name: str) -> None:
 def test_numbers_are_hidden_unasked_from_agents_that_see_them(
     agent: str, actions: spaces.Space[Any], share: float
 ) -> None:
-    assert hidden_share(TrainingConfig(), agent_of(agent, actions), resumed=False) == share
+    assert hidden_share(TrainingConfig(), agent_of(agent, actions)) == share
 
 
-def test_a_run_of_an_earlier_version_goes_on_as_it_began() -> None:
-    agent = agent_of("rate", Box(-1, 1, (1,)))
-    assert hidden_share(TrainingConfig(), agent, resumed=True) == 0
-    assert hidden_share(TrainingConfig(hide_actions="auto"), agent, resumed=True) == AUTOMATIC_HIDING
-
-
-def test_the_asked_share_is_hidden_in_each_segment_of_a_sequence() -> None:
+def test_the_asked_share_is_hidden_and_each_update_draws_anew() -> None:
     hidden = draw_hidden(0.3, 10_000, seed=1)
     assert abs(hidden.float().mean() - 0.3) < 0.02
     assert not torch.equal(hidden, draw_hidden(0.3, 10_000, seed=2))
