@@ -80,6 +80,7 @@ TRAIN = ["train", "tmaze", "rate"]
         ([*TRAIN, *TINY, "--accelerator", "tpu"], "accelerator='tpu'.*choose --accelerator auto or cpu"),
         (["train", "tmaze", "rate", *TINY, "--agent.segment-length", "10", "--ageing", "1"], "turn memory ageing off"),
         (["train", "tmaze", "bc", *TINY, "--ageing", "1"], "ageing=1: agent 'bc' carries no state that could age"),
+        (["train", "tmaze", "bc_lstm", *TINY, "--hide-actions", "0.5"], "hide_actions=0.5: the agent sees no actions"),
         (["train", "tmaze", "bc", *TINY, "--out", "run"], "out=run holds a run already; resume it"),
         (
             ["train", "tmaze", "bc", *TINY, "--out", "file"],
