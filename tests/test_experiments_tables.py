@@ -87,6 +87,7 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     assert len(made) == 17
     assert made["autoencode"][3:] == ["-", "-"]
     assert all("(" in cell for cell in made["repeat_first"][3:])
+    assert not (tmp_path / "table-hard.md").exists()
     lines = (tmp_path / FILE).read_text()
     assert sorted(path.name for path in (tmp_path / "runs/easy/repeat_first").iterdir()) == ["bc-0", "rate-0", "rate-1"]
 

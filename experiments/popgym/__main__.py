@@ -66,13 +66,15 @@ def _cells(difficulties: tuple[str, ...], tasks: tuple[str, ...], agents: tuple[
 
 
 def _write_tables() -> None:
-    """Write a table and a picture for each difficulty, and the sums over tasks."""
+    """Write the sums over tasks, and a table and a picture for each difficulty that has runs."""
     scores = references()
     results = RESULTS.read()
     by_difficulty: dict[str, list[TaskResult]] = {}
     for difficulty in DIFFICULTIES:
         own = task_results(difficulty, results, scores)
         by_difficulty[difficulty] = own
+        if not any(result.returns for result in own):
+            continue
         text = tasks_table(own, list(SEEDS))
         write_atomically(FOLDER / f"table-{difficulty}.md", text.encode())
         draw_returns(own, list(SEEDS), FOLDER / f"normalised-{difficulty}.png")
