@@ -73,8 +73,10 @@ def metrics(run: str) -> list[dict[str, Any]]:
 
 
 def test_a_run_with_it_is_saved_resumed_and_loaded(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*TRAIN, "--hindsight", "1", "--out", "with"]) == 0
-    assert main([*TRAIN, "--out", "without"]) == 0
+    assert main([*TRAIN, "--out", "with"]) == 0
+    assert main([*TRAIN, "--hindsight", "1", "--out", "stated"]) == 0
+    assert main([*TRAIN, "--hindsight", "0", "--out", "without"]) == 0
+    assert [line["train/loss"] for line in metrics("with")] == [line["train/loss"] for line in metrics("stated")]
     assert all(0 <= line["train/decisive_accuracy"] <= 1 for line in metrics("without"))
     assert metrics("with")[0]["train/loss"] > metrics("without")[0]["train/loss"]
     assert rmt_rl.load("with").spec.hindsight_classes == 2
@@ -84,6 +86,16 @@ def test_a_run_with_it_is_saved_resumed_and_loaded(capsys: pytest.CaptureFixture
     assert main(["train", "--resume", "with"]) == 0
     assert len(tensors(Path("with", "last.safetensors"))["model/to_action.bias"]) == 7 + 2
     assert main(["evaluate", "with", "--episodes", "2"]) == 0
+
+
+def test_an_agent_of_an_earlier_run_learns_it_if_it_did_before(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TRAIN, "--out", "with"]) == 0
+    assert main([*TRAIN, "--hindsight", "0", "--out", "without"]) == 0
+    for earlier, classes in (("with", 2), ("without", 0)):
+        assert main([*TRAIN, "--init", earlier, "--out", f"behind-{earlier}"]) == 0
+        assert rmt_rl.load(f"behind-{earlier}").spec.hindsight_classes == classes
+    assert main([*TRAIN, "--init", "without", "--hindsight", "1", "--out", "refused"]) == 2
+    assert "hindsight=1.0, but init=without has 0 classes of it" in capsys.readouterr().err
 
 
 def test_memories_are_aged_by_idle_steps() -> None:

@@ -56,10 +56,10 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "warmup-100": {"warmup": 100},
     "updates-1000": {"updates": 1000},
     "ageing-at-any": {"ageing_at": "any"},
+    "hindsight-0": {"hindsight": 0},
 }
-AGEING = "ageing-at-any"
-AGED = ("tmaze", "minigrid_memory")
-"""Environments whose data have filler segments."""
+ONLY: dict[str, tuple[str, ...]] = {"ageing-at-any": ("tmaze", "minigrid_memory"), "hindsight-0": ("minigrid_memory",)}
+"""The environments in which a variant differs: they have filler segments in their data, or declare hindsight."""
 
 
 def main(
@@ -88,7 +88,7 @@ def _cells(variants: Sequence[str], seeds: int) -> list[Cell]:
         for seed in range(seeds)
         for variant in variants
         for case in CASES.values()
-        if variant != AGEING or case.env in AGED
+        if case.env in ONLY.get(variant, (case.env,))
     ]
 
 

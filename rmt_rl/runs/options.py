@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 AUTOMATIC_AGEING = 12  # filler segments at most, where memories age unasked
 AUTOMATIC_HIDING = 0.5  # of a batch's sequences, where actions are hidden unasked
+AUTOMATIC_HINDSIGHT = 1.0  # weight of the loss on hindsight classes, where they are learnt unasked
 
 
 class DataConfig(FeedConfig):
@@ -104,8 +105,10 @@ class TrainingConfig(LearningRateConfig):
         description="memory ageing: mean number of updates for which a batch is kept beside the new ones; each update "
         "ages its memories further; 0: no batch is kept",
     )
-    hindsight: float = Field(
-        0.0, ge=0, description="weight of the auxiliary loss on the env's hindsight classes, if it declares them"
+    hindsight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="weight of the auxiliary loss on the env's hindsight classes; 0: none; auto: "
+        f"{AUTOMATIC_HINDSIGHT:g} if the env declares them, else 0",
     )
     ageing_from: float = Field(0.5, ge=0, le=1, description="memory ageing: share of the updates after which it begins")
     hide_actions: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(

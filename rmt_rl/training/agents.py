@@ -13,7 +13,7 @@ from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, restore_agent
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.init import initial_agent
-from rmt_rl.runs.options import OfflineRun
+from rmt_rl.runs.options import AUTOMATIC_HINDSIGHT, OfflineRun
 from rmt_rl.task import HasSpaces
 from rmt_rl.training.datasets import check_spaces
 from rmt_rl.training.standards import standardise
@@ -64,7 +64,7 @@ def _check_matches(config: OfflineRun, agent: Agent, name: str, remedy: str) -> 
     """Raise a UsageError unless an agent has the hindsight classes and the scales that a config asks for."""
     hindsight = config.training.hindsight
     classes = agent.spec.hindsight_classes
-    if bool(classes) != bool(hindsight):
+    if hindsight != "auto" and bool(classes) != bool(hindsight):
         raise UsageError(f"hindsight={hindsight}, but {name} has {classes} classes of it; {remedy}")
     asked = "standardise" in config.data.model_fields_set  # configs of earlier versions lack it
     if asked and agent.spec.standardised != config.data.standardise:
@@ -82,9 +82,21 @@ def _begun(config: OfflineRun, store: EpisodeStore) -> Agent:
     return agent
 
 
+def hindsight_weight(config: OfflineRun, agent: Agent) -> float:
+    """Return the weight of a run's auxiliary loss on hindsight classes; an agent learns unasked those that it has."""
+    asked = config.training.hindsight
+    if asked != "auto":
+        return asked
+    classes = agent.spec.hindsight_classes
+    is_possible = classes > 0 and classes == _declared_classes(config)
+    return AUTOMATIC_HINDSIGHT if is_possible else 0.0
+
+
 def _hindsight_classes(config: OfflineRun) -> int:
     """Return the number of the task's hindsight classes; 0 if the run doesn't learn them or there are none."""
-    if not config.training.hindsight:
-        return 0
-    task = load_task(config.env)
-    return getattr(task, "HINDSIGHT_CLASSES", 0)
+    return 0 if config.training.hindsight == 0 else _declared_classes(config)
+
+
+def _declared_classes(config: OfflineRun) -> int:
+    classes: int = getattr(load_task(config.env), "HINDSIGHT_CLASSES", 0)
+    return classes

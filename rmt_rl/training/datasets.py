@@ -46,10 +46,9 @@ def open_data(config: OfflineRun) -> EpisodeStore:
             environment declares no hindsight classes, but the run asks for them.
     """
     task = load_task(config.env)
-    if config.training.hindsight and not hasattr(task, "hindsight"):
-        raise UsageError(
-            f"hindsight={config.training.hindsight}: env {config.env!r} declares no hindsight; set it to 0"
-        )
+    hindsight = config.training.hindsight
+    if hindsight not in (0, "auto") and not hasattr(task, "hindsight"):
+        raise UsageError(f"hindsight={hindsight}: env {config.env!r} declares no hindsight; set it to 0")
     annotate = partial(labelled, task) if declared_labels(task) else None
     cache_bytes = config.data.cache_mb << 20
     store = EpisodeStore(_named_or_collected(config, task), cache_bytes, annotate, config.data.strict)

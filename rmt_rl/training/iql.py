@@ -67,8 +67,7 @@ class IQLLearner(SegmentLearner):
             )
         super().__init__(config, saved)
         self.bootstrapping = cast("BootstrappingAgent", self.model)
-        options = config.training
-        self.measuring = MeasuringRunner(self.bootstrapping, self.runner, options.hindsight)
+        self.measuring = MeasuringRunner(self.bootstrapping, self.runner)
         self.runner = self.measuring
 
     def advance(self) -> dict[str, float | Tensor]:
@@ -130,8 +129,8 @@ class MeasuringRunner(SegmentRunner):
         sums: losses since `restart`, per real step of a batch: of the value, of action values and of the actor, (3,).
     """
 
-    def __init__(self, agent: BootstrappingAgent, runner: SegmentRunner, hindsight: float) -> None:
-        super().__init__(runner.model, runner.processes, hindsight)
+    def __init__(self, agent: BootstrappingAgent, runner: SegmentRunner) -> None:
+        super().__init__(runner.model, runner.processes, runner.hindsight)
         self.call = runner.call
         self.agent = agent
         self.restart()

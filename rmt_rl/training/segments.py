@@ -38,7 +38,7 @@ from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.metrics import Metrics
 from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
-from rmt_rl.training.agents import new_agent, restored_agent
+from rmt_rl.training.agents import hindsight_weight, new_agent, restored_agent
 from rmt_rl.training.datasets import data_origin, large_actions, open_data
 from rmt_rl.training.hiding import Hiding
 from rmt_rl.training.learner import Resumable
@@ -85,7 +85,8 @@ class SegmentLearner:
         self.model = restored_agent(config, saved, store) if saved else new_agent(config, store)
         options = config.training
         self.processes = _processes(config)
-        self.runner = SegmentRunner(self.model, self.processes, options.hindsight, options.compile)
+        hindsight = hindsight_weight(config, self.model)
+        self.runner = SegmentRunner(self.model, self.processes, hindsight, options.compile)
         self.hiding = Hiding(config, self.model, self.processes)
         self.feed = _feed(config, store)
         self.ageing = Ageing(config, store, self.model, self.processes)

@@ -69,11 +69,12 @@ def test_the_commonest_answer_is_told_from_the_data() -> None:
     assert 0.5 <= share < 0.8
 
 
-def test_hindsight_is_proposed_where_it_is_declared() -> None:
-    values = tiny().model_dump(mode="json", exclude_none=True)
+@pytest.mark.parametrize(("hindsight", "is_proposed"), [(0, True), ("auto", False)])
+def test_hindsight_is_proposed_where_it_is_declared_but_not_learnt(hindsight: float | str, is_proposed: bool) -> None:
+    values = tiny(hindsight=hindsight).model_dump(mode="json", exclude_none=True)
     values |= {"env": "minigrid_memory", "env_options": {"size": 7}}
     config = make_config(values)
     assert isinstance(config, OfflineRun)
     text = remark(config, 0.5, None)
     assert text is not None
-    assert "--hindsight 1" in text
+    assert ("--hindsight 1" in text) == is_proposed
