@@ -20,8 +20,10 @@ from rmt_rl.terminal import say
 
 FOLDER = Path(__file__).parent
 RESULTS = ResultsFile(FOLDER / FILE)
-DIFFICULTIES = ("medium", "extreme")
 AGENTS = ("rate", "rmt", "elmur", "dlstm", "dgru", "trxl", "dt", "bc")
+LONGER = ("rate-longer", "dgru-longer")
+CONFIGS = {"medium": AGENTS, "extreme": (*AGENTS, *LONGER)}
+"""Names of configs by difficulty."""
 PHASES = (5, 20)
 PLANS = [PlannedEvaluation(vary=("phases=5,20",))]
 HEAD = [
@@ -36,7 +38,7 @@ HEAD = [
 
 
 def main(
-    agents: tuple[str, ...] = AGENTS,
+    agents: tuple[str, ...] = CONFIGS["extreme"],
     seeds: int = 3,
     making: MakingFlags = Making(Path("runs/color_cubes")),
 ) -> None:
@@ -47,7 +49,7 @@ def main(
         seeds: number of training seeds, 0, 1, ...
         making: how the runs are made.
     """
-    check_named(agents, list(AGENTS))
+    check_named(agents, list(CONFIGS["extreme"]))
     if not making.draw:
         cells = _cells(agents, seeds)
         make_kept(cells, RESULTS, making)
@@ -57,10 +59,10 @@ def main(
 
 
 def _cells(agents: Sequence[str], seeds: int) -> list[Cell]:
-    configs = {FOLDER / f"{agent}.toml": PLANS for agent in agents}
     cells = []
     for seed in range(seeds):
-        for difficulty in DIFFICULTIES:
+        for difficulty, names in CONFIGS.items():
+            configs = {FOLDER / f"{agent}.toml": PLANS for agent in names if agent in agents}
             cells += config_cells(configs, [seed], {"difficulty": difficulty}, f"{difficulty}/")
     return cells
 
@@ -68,8 +70,8 @@ def _cells(agents: Sequence[str], seeds: int) -> list[Cell]:
 def cubes_table(results: Sequence[RunResult]) -> str:
     """Return a Markdown table, a row for each difficulty and agent: means over seeds ± half the 95% interval."""
     rows = []
-    for difficulty in DIFFICULTIES:
-        for agent in AGENTS:
+    for difficulty, names in CONFIGS.items():
+        for agent in names:
             own = [result for result in results if result.config == f"{difficulty}/{agent}"]
             if own:
                 rows.append([difficulty, agent, *_figures(own)])
