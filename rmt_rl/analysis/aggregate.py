@@ -194,7 +194,11 @@ def _names_in_label(own: OptionValues, differing: set[str], differ_in_env: bool)
     names = set(differing)
     if differ_in_env:
         names.add("env")
-    if own.get("training.hindsight"):  # an auxiliary loss always stands there
+    if own.get("training.hindsight") not in (
+        None,
+        0,
+        "auto",
+    ):  # an auxiliary loss that was asked for always stands there
         names.add("training.hindsight")
     return names
 
