@@ -28,7 +28,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from importlib.util import decode_source, resolve_name
 from pathlib import Path
@@ -140,8 +140,14 @@ def _is_local(name: str) -> bool:
 
 def _read(name: str, path: Path) -> _Module:
     source = decode_source(path.read_bytes())
-    tree = ast.parse(source)
     package = name if path.stem == "__init__" else _parent(name)
+    return _parsed(source, package)
+
+
+@lru_cache(maxsize=256)
+def _parsed(source: str, package: str) -> _Module:
+    """Return the code and the imports of a module's source. A command asks for the same modules several times."""
+    tree = ast.parse(source)
     code = without_prose(source, tree)
     imports = _absolute(_imports(tree), package)
     return _Module(code, frozenset(imports))
