@@ -20,7 +20,7 @@ from experiments.standardised import __main__ as standardised
 from rmt_rl.analysis.results import FILE, ResultsFile, RunResult
 from rmt_rl.analysis.run_records import EvaluatedSetting
 from rmt_rl.cli import main
-from rmt_rl.cli.experiment import Making
+from rmt_rl.cli.experiment import Making, missing_cells
 from rmt_rl.runs.folder import read_config, write_config
 from rmt_rl.runs.named_options import named_config
 from rmt_rl.runs.options import RunConfig
@@ -95,6 +95,14 @@ def test_tasks_of_popgym_are_tabulated_by_agent(tmp_path: Path, monkeypatch: pyt
     make("others")
     assert not (tmp_path / "others").exists()
     assert (tmp_path / FILE).read_text() == lines
+
+
+def test_stored_results_are_of_the_present_options() -> None:
+    pytest.importorskip("popgym")
+    plain = [defaults._cell(env, seed) for env in defaults.CASES for seed in range(5)]
+    assert missing_cells(plain, defaults.RESULTS) == []
+    pendulums = ("position_only_pendulum", "noisy_position_only_pendulum")
+    assert missing_cells(hidden._cells(pendulums, hidden.AGENTS, 2, ""), hidden.RESULTS) == []
 
 
 def test_hidden_actions_are_compared_by_task_and_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,8 @@ def test_an_agent_of_an_earlier_run_learns_it_if_it_did_before(capsys: pytest.Ca
     for earlier, classes in (("with", 2), ("without", 0)):
         assert main([*TRAIN, "--init", earlier, "--out", f"behind-{earlier}"]) == 0
         assert rmt_rl.load(f"behind-{earlier}").spec.hindsight_classes == classes
+        warned = "the agent has 0 hindsight classes, the environment 2" in capsys.readouterr().err
+        assert warned == (classes == 0)
     assert main([*TRAIN, "--init", "without", "--hindsight", "1", "--out", "refused"]) == 2
     assert "hindsight=1.0, but init=without has 0 classes of it" in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ from rmt_rl.statistics import Interval, mean, mean_interval
 
 INTERVALS_OVER = "mean and 95% interval over n seeds (of a single seed: over its episodes)"
 
+UNASKED = (None, 0, "auto")  # weights of the hindsight loss that no one asked for
 _UPDATE = re.compile("[0-9]{1,19}")
 
 Value: TypeAlias = int | float | str
@@ -194,11 +195,7 @@ def _names_in_label(own: OptionValues, differing: set[str], differ_in_env: bool)
     names = set(differing)
     if differ_in_env:
         names.add("env")
-    if own.get("training.hindsight") not in (
-        None,
-        0,
-        "auto",
-    ):  # an auxiliary loss that was asked for always stands there
+    if own.get("training.hindsight") not in UNASKED:  # an auxiliary loss that is asked for always stands there
         names.add("training.hindsight")
     return names
 

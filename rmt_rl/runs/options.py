@@ -75,7 +75,7 @@ class LearningRateConfig(Frozen):
 class TrainingConfig(LearningRateConfig):
     """Options of learning from segments."""
 
-    EARLIER: ClassVar[Mapping[str, Any]] = {"hide_actions": 0.0}
+    EARLIER: ClassVar[Mapping[str, Any]] = {"hide_actions": 0.0, "hindsight": 0.0}
 
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
@@ -108,7 +108,7 @@ class TrainingConfig(LearningRateConfig):
     hindsight: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="weight of the auxiliary loss on the env's hindsight classes; 0: none; auto: "
-        f"{AUTOMATIC_HINDSIGHT:g} if the env declares them, else 0",
+        f"{AUTOMATIC_HINDSIGHT:g} if the env declares them, and an agent of --init has them; else 0",
     )
     ageing_from: float = Field(0.5, ge=0, le=1, description="memory ageing: share of the updates after which it begins")
     hide_actions: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = Field(

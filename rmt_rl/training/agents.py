@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import cast
 
 import torch
@@ -79,11 +80,27 @@ def _begun(config: OfflineRun, store: EpisodeStore) -> Agent:
     agent = cast("Agent", initial_agent(config, f"dataset={', '.join(store.ids)}", cast("HasSpaces", store)))
     _check_matches(config, agent, init, "give the options that it was trained with")
     agent.spec = agent.spec._replace(target_return=store.best_return)
+    _warn_of_missing_classes(config, agent)
     return agent
 
 
+def _warn_of_missing_classes(config: OfflineRun, agent: Agent) -> None:
+    declared = _declared_classes(config)
+    classes = agent.spec.hindsight_classes
+    if declared and classes != declared and config.training.hindsight == "auto":
+        warnings.warn(
+            f"init={config.init}: the agent has {classes} hindsight classes, the environment {declared}; it is trained "
+            "without their loss",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
 def hindsight_weight(config: OfflineRun, agent: Agent) -> float:
-    """Return the weight of a run's auxiliary loss on hindsight classes; an agent learns unasked those that it has."""
+    """Return the weight of a run's auxiliary loss on hindsight classes.
+
+    With `auto` it is 1 if the agent has as many classes as the environment declares, else 0.
+    """
     asked = config.training.hindsight
     if asked != "auto":
         return asked
@@ -98,5 +115,6 @@ def _hindsight_classes(config: OfflineRun) -> int:
 
 
 def _declared_classes(config: OfflineRun) -> int:
-    classes: int = getattr(load_task(config.env), "HINDSIGHT_CLASSES", 0)
-    return classes
+    task = load_task(config.env)
+    classes: int = getattr(task, "HINDSIGHT_CLASSES", 0)
+    return classes if hasattr(task, "hindsight") else 0

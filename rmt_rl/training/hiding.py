@@ -15,7 +15,6 @@ from torch import Tensor
 
 from rmt_rl.agent import Agent
 from rmt_rl.data.segment import Batch, moved
-from rmt_rl.errors import UsageError
 from rmt_rl.runs.options import AUTOMATIC_HIDING, OfflineRun, TrainingConfig
 from rmt_rl.training.optimization import seed_of
 from rmt_rl.training.parallel import FabricProcesses
@@ -49,22 +48,11 @@ class Hiding:
 
 
 def hidden_share(options: TrainingConfig, agent: Agent) -> float:
-    """Return the share of a batch's sequences whose actions an agent doesn't see.
-
-    Raises:
-        UsageError: a share is given for an agent that sees no actions at all.
-    """
-    sees_actions = "action" in agent.tokens
-    share = options.hide_actions
-    if share == "auto":
-        return _automatic_share(agent) if sees_actions else 0.0
-    if share and not sees_actions:
-        tokens = ", ".join(agent.tokens)
-        raise UsageError(f"hide_actions={share}: the agent sees no actions, only {tokens}; give auto")
-    return share
-
-
-def _automatic_share(agent: Agent) -> float:
+    """Return the share of a batch's sequences whose actions an agent doesn't see, if it sees any at all."""
+    if "action" not in agent.tokens:
+        return 0.0
+    if options.hide_actions != "auto":
+        return options.hide_actions
     are_numbers = all(isinstance(leaf, spaces.Box) for _, leaf in leaves(agent.spec.action_space))
     return AUTOMATIC_HIDING if are_numbers else 0.0
 

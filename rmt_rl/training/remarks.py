@@ -105,7 +105,8 @@ def _remedies(run: Finished) -> list[str]:
     if not run.agent.core.lasting:
         remedies.append("an agent whose memory lasts, such as rate")
     declares_hindsight = hasattr(load_task(config.env), "hindsight")
-    if declares_hindsight and not training.hindsight and "hindsight" not in str(missing):
+    may_learn_it = not run.agent.spec.hindsight_classes and config.init is None
+    if declares_hindsight and may_learn_it and "hindsight" not in str(missing):
         remedies.append("--hindsight 1")
     longest = int(run.store.lengths.max())
     read = config.data.segments * config.agent_options.segment_length
