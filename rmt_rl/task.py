@@ -101,7 +101,7 @@ class Task(Protocol):
         LIFETIME: default number of episodes of a life, for tasks that are found out and then known; such a task's
             expert plays lives (see `rmt_rl.lives`). Without it the option `lifetime` is unset.
         HINDSIGHT_CLASSES, hindsight: `hindsight(trajectory)` returns for each step a class that the rest of the
-            trajectory reveals, int64 (T,), -1 for none; an auxiliary loss can train an agent to predict it.
+            trajectory reveals, int64 (T,), -1 for none; an auxiliary loss trains agents to predict it, by default.
         decisive: `decisive(trajectory)` returns True for the steps whose action depends on what must be remembered,
             bool (T,).
         idle: `idle(trajectory)` returns True for the steps that show nothing to remember, bool (T,); memory ageing
