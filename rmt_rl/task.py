@@ -230,6 +230,12 @@ def most_lanes(task: Task, wanted: int) -> int:
     return min(wanted, getattr(task, "LANES", wanted))
 
 
+def hindsight_classes(task: Task) -> int:
+    """Return the number of hindsight classes that a task declares; 0 if it declares none."""
+    classes: int = getattr(task, "HINDSIGHT_CLASSES", 0)
+    return classes if hasattr(task, "hindsight") else 0
+
+
 def check_same_spaces(name: str, one: HasSpaces, other_name: str, other: HasSpaces, remedy: str) -> None:
     """Raise a UsageError unless two things, such as an environment and an agent's spec, have spaces of the same values.
 

@@ -163,7 +163,7 @@ def test_cubes_are_tabulated_by_difficulty_and_agent() -> None:
         ["extreme", "bc", "0.50", "2.50", "0.50", "1", "60"],
     ]
     configs = {path.stem for path in color_cubes.FOLDER.glob("*.toml")}
-    assert configs == set(color_cubes.CONFIGS["extreme"])
+    assert configs == set(color_cubes.EVERY)
 
 
 def test_lives_are_made_and_tabulated_by_player(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,17 @@ def test_an_agent_of_an_earlier_run_learns_it_if_it_did_before(capsys: pytest.Ca
     assert "hindsight=1.0, but init=without has 0 classes of it" in capsys.readouterr().err
 
 
+def test_a_run_older_than_it_goes_on_without(tmp_path: Path) -> None:
+    assert main([*TRAIN, "--hindsight", "0", "--out", "older"]) == 0
+    config = Path("older", "config.toml")
+    config.write_text(config.read_text().replace("hindsight = 0.0\n", ""))
+    assert "hindsight" not in config.read_text()
+    for name in ("last.safetensors", "metrics.jsonl"):  # broken off before its first checkpoint
+        Path("older", name).unlink()
+    assert main(["train", "--resume", "older"]) == 0
+    assert rmt_rl.load("older").spec.hindsight_classes == 0
+
+
 def test_memories_are_aged_by_idle_steps() -> None:
     ageing = ["--env.size", "21", "--agent.segment-length", "3", "--ageing", "2", "--ageing-from", "0"]
     assert main([*TRAIN, *ageing, "--out", "aged"]) == 0

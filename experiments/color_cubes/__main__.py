@@ -21,8 +21,8 @@ from rmt_rl.terminal import say
 FOLDER = Path(__file__).parent
 RESULTS = ResultsFile(FOLDER / FILE)
 AGENTS = ("rate", "rmt", "elmur", "dlstm", "dgru", "trxl", "dt", "bc")
-LONGER = ("rate-longer", "dgru-longer")
-CONFIGS = {"medium": AGENTS, "extreme": (*AGENTS, *LONGER)}
+EVERY = (*AGENTS, "rate-longer", "dgru-longer")
+CONFIGS = {"medium": AGENTS, "extreme": EVERY}
 """Names of configs by difficulty."""
 PHASES = (5, 20)
 PLANS = [PlannedEvaluation(vary=("phases=5,20",))]
@@ -38,7 +38,7 @@ HEAD = [
 
 
 def main(
-    agents: tuple[str, ...] = CONFIGS["extreme"],
+    agents: tuple[str, ...] = EVERY,
     seeds: int = 3,
     making: MakingFlags = Making(Path("runs/color_cubes")),
 ) -> None:
@@ -49,7 +49,7 @@ def main(
         seeds: number of training seeds, 0, 1, ...
         making: how the runs are made.
     """
-    check_named(agents, list(CONFIGS["extreme"]))
+    check_named(agents, list(EVERY))
     if not making.draw:
         cells = _cells(agents, seeds)
         make_kept(cells, RESULTS, making)

@@ -123,12 +123,13 @@ def _number(value: float) -> str:
 
 @in_default_style
 def draw_returns(results: Sequence[TaskResult], agents: Sequence[str], path: Path) -> None:
-    """Draw normalised returns by task, a mark for each seed."""
+    """Draw normalised returns by task, a mark for each seed, of the agents that have runs."""
+    shown = [agent for agent in agents if any(agent in result.returns for result in results)]
     figure = new_figure(9, 5)
     axes = figure.subplots()
-    apart = WIDTH / len(agents)
-    for index, agent in enumerate(agents):
-        offset = apart * (index - (len(agents) - 1) / 2)
+    apart = WIDTH / len(shown)
+    for index, agent in enumerate(shown):
+        offset = apart * (index - (len(shown) - 1) / 2)
         places, values = [], []
         for place, result in enumerate(results):
             if agent in result.returns:
@@ -138,10 +139,11 @@ def draw_returns(results: Sequence[TaskResult], agents: Sequence[str], path: Pat
         axes.scatter(places, values, label=agent, s=28, marker=MARKERS[index])
     for height, name in ((0, "random"), (1, "expert")):
         axes.axhline(height, color="0.6", linewidth=1)
-        axes.annotate(name, (len(results) - 0.4, height), va="bottom", ha="right", color="0.4")
+        axes.annotate(name, (len(results) - 0.5, height), va="bottom", ha="right", color="0.4")
     names = [result.task.replace("_", " ") for result in results]
     axes.set_xticks(range(len(results)), names, rotation=40, ha="right")
+    axes.set_xlim(-0.5, len(results) - 0.5)
     axes.set_ylabel("normalised return")
-    axes.legend(ncols=len(agents), loc="lower right")
+    axes.legend(ncols=len(shown), loc="center right")
     axes.grid(axis="y", alpha=0.3)
     save_figure(figure, path, dpi=130)

@@ -15,7 +15,7 @@ from rmt_rl.runs.checkpoint import AgentHeader, Checkpoint, restore_agent
 from rmt_rl.runs.folder import CONFIG
 from rmt_rl.runs.init import initial_agent
 from rmt_rl.runs.options import AUTOMATIC_HINDSIGHT, OfflineRun
-from rmt_rl.task import HasSpaces
+from rmt_rl.task import HasSpaces, hindsight_classes
 from rmt_rl.training.datasets import check_spaces
 from rmt_rl.training.standards import standardise
 
@@ -36,7 +36,7 @@ def new_agent(config: OfflineRun, store: EpisodeStore) -> Agent:
         store.action_space,
         target_return=store.best_return,
         return_scale=store.max_return or 1.0,
-        hindsight_classes=_hindsight_classes(config),
+        hindsight_classes=_classes_to_learn(config),
         standardised=config.data.standardise,
     )
     make = agent_class(config.agent)
@@ -85,7 +85,7 @@ def _begun(config: OfflineRun, store: EpisodeStore) -> Agent:
 
 
 def _warn_of_missing_classes(config: OfflineRun, agent: Agent) -> None:
-    declared = _declared_classes(config)
+    declared = hindsight_classes(load_task(config.env))
     classes = agent.spec.hindsight_classes
     if declared and classes != declared and config.training.hindsight == "auto":
         warnings.warn(
@@ -105,16 +105,12 @@ def hindsight_weight(config: OfflineRun, agent: Agent) -> float:
     if asked != "auto":
         return asked
     classes = agent.spec.hindsight_classes
-    is_possible = classes > 0 and classes == _declared_classes(config)
+    is_possible = classes > 0 and classes == hindsight_classes(load_task(config.env))
     return AUTOMATIC_HINDSIGHT if is_possible else 0.0
 
 
-def _hindsight_classes(config: OfflineRun) -> int:
+def _classes_to_learn(config: OfflineRun) -> int:
     """Return the number of the task's hindsight classes; 0 if the run doesn't learn them or there are none."""
-    return 0 if config.training.hindsight == 0 else _declared_classes(config)
-
-
-def _declared_classes(config: OfflineRun) -> int:
-    task = load_task(config.env)
-    classes: int = getattr(task, "HINDSIGHT_CLASSES", 0)
-    return classes if hasattr(task, "hindsight") else 0
+    if config.training.hindsight == 0:
+        return 0
+    return hindsight_classes(load_task(config.env))

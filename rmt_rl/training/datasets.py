@@ -28,7 +28,7 @@ from rmt_rl.nn.scaling import UNBOUNDED
 from rmt_rl.registry import agent_class, load_task
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.space_fit import joined
-from rmt_rl.task import check_same_spaces, default_episodes
+from rmt_rl.task import check_same_spaces, default_episodes, hindsight_classes
 from rmt_rl.trees import map_leaves
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def open_data(config: OfflineRun) -> EpisodeStore:
     """
     task = load_task(config.env)
     hindsight = config.training.hindsight
-    if hindsight not in (0, "auto") and not hasattr(task, "hindsight"):
+    if hindsight not in (0, "auto") and not hindsight_classes(task):
         raise UsageError(f"hindsight={hindsight}: env {config.env!r} declares no hindsight; set it to 0")
     annotate = partial(labelled, task) if declared_labels(task) else None
     cache_bytes = config.data.cache_mb << 20

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from rmt_rl.agent import Agent
 from rmt_rl.data.segment import Batch, moved
+from rmt_rl.errors import UsageError
+from rmt_rl.registry import agent_class
 from rmt_rl.runs.options import AUTOMATIC_HIDING, OfflineRun, TrainingConfig
 from rmt_rl.training.optimization import seed_of
 from rmt_rl.training.parallel import FabricProcesses
@@ -45,6 +47,14 @@ class Hiding:
         own = self._processes.own_state(of_all)
         segments = tuple(replace(segment, hides_actions=own) for segment in batch.segments)
         return replace(batch, segments=segments)
+
+
+def check_hidden_actions(config: OfflineRun) -> None:
+    """Raise a UsageError if a run hides actions of an agent that sees none."""
+    share = config.training.hide_actions
+    tokens = config.agent_options.tokens or agent_class(config.agent).tokens
+    if share not in (0, "auto") and "action" not in tokens:
+        raise UsageError(f"hide_actions={share}: the agent sees no actions, only {', '.join(tokens)}; give auto")
 
 
 def hidden_share(options: TrainingConfig, agent: Agent) -> float:

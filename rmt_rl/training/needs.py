@@ -16,7 +16,6 @@ from rmt_rl.config import Frozen
 from rmt_rl.data.opening import open_dataset
 from rmt_rl.data.segment import Batch
 from rmt_rl.environments import make_env
-from rmt_rl.errors import UsageError
 from rmt_rl.machine import check_fits
 from rmt_rl.nn.model_size import BEYOND, count_weights, without_memory
 from rmt_rl.recurrence import Tree, tree_leaves
@@ -33,12 +32,8 @@ LANES = 100  # environments played at once by an evaluation, at most
 
 
 def check_offline(config: OfflineRun) -> None:
-    """Raise a UsageError if the agent sees no actions that could be hidden, or if this machine's memory is too small.
-
-    The memory must hold the run's batch, its agent and its evaluation.
-    """
+    """Raise a UsageError if the memory of this machine can't hold a run's batch, its agent or its evaluation."""
     check_episodes("eval_episodes", config.evaluation.eval_episodes)
-    _check_hidden_actions(config)
     data, training = config.data, config.training
     check_fits(f"batch_size={data.batch_size}: a batch", data.batch_size * SEQUENCE, "choose fewer sequences")
     most = training.most_fillers
@@ -53,13 +48,6 @@ def check_offline(config: OfflineRun) -> None:
     acting = lanes * _acting_bytes(config, spec)
     cause = f"{_sizes(config.agent_options)}: acting in {lanes} environments"
     check_fits(cause, acting, "choose a smaller agent")
-
-
-def _check_hidden_actions(config: OfflineRun) -> None:
-    share = config.training.hide_actions
-    tokens = config.agent_options.tokens or agent_class(config.agent).tokens
-    if share not in (0, "auto") and "action" not in tokens:
-        raise UsageError(f"hide_actions={share}: the agent sees no actions, only {', '.join(tokens)}; give auto")
 
 
 def check_online(config: OnlineRun) -> None:

@@ -15,6 +15,7 @@ from rmt_rl.registry import load_task
 from rmt_rl.runs.evaluation import Evaluation
 from rmt_rl.runs.options import OfflineRun
 from rmt_rl.runs.recipes import find_recipe
+from rmt_rl.task import hindsight_classes
 
 EPISODES = 200  # whose decisive actions are counted
 MARGIN = 0.1  # of the way from the commonest answer to all answers right
@@ -104,9 +105,9 @@ def _remedies(run: Finished) -> list[str]:
     remedies = [f"the tuned options of this environment: {' '.join(missing)}"] if missing else []
     if not run.agent.core.lasting:
         remedies.append("an agent whose memory lasts, such as rate")
-    declares_hindsight = hasattr(load_task(config.env), "hindsight")
-    may_learn_it = not run.agent.spec.hindsight_classes and config.init is None
-    if declares_hindsight and may_learn_it and "hindsight" not in str(missing):
+    is_declared = hindsight_classes(load_task(config.env)) > 0
+    may_be_learnt = not run.agent.spec.hindsight_classes and config.init is None
+    if is_declared and may_be_learnt and "hindsight" not in str(missing):
         remedies.append("--hindsight 1")
     longest = int(run.store.lengths.max())
     read = config.data.segments * config.agent_options.segment_length

@@ -40,7 +40,7 @@ from rmt_rl.runs.options import OfflineRun, TrainingConfig
 from rmt_rl.training.ageing import Ageing, SavedKept, Segments
 from rmt_rl.training.agents import hindsight_weight, new_agent, restored_agent
 from rmt_rl.training.datasets import data_origin, large_actions, open_data
-from rmt_rl.training.hiding import Hiding
+from rmt_rl.training.hiding import Hiding, check_hidden_actions
 from rmt_rl.training.learner import Resumable
 from rmt_rl.training.measures import Counts, Sums, check_finite, decisive_accuracy, exact, mean_square, padding
 from rmt_rl.training.needs import check_activations, check_offline, device_bytes
@@ -80,6 +80,7 @@ class SegmentLearner:
     def __init__(self, config: OfflineRun, saved: Checkpoint[AgentHeader] | None = None) -> None:
         self.config = config
         check_offline(config)
+        check_hidden_actions(config)
         store = open_data(config)
         self.store = store
         self.model = restored_agent(config, saved, store) if saved else new_agent(config, store)

@@ -47,7 +47,7 @@ def test_a_run_older_than_hidden_actions_hides_none(
     made: list[int] = []
     train(hides_none, older, lambda update, _: made.append(update), lambda: len(made) == 2)
     config = older / CONFIG
-    config.write_text(config.read_text().replace("hide_actions = 0.0\n", "").replace('hindsight = "auto"\n', ""))
+    config.write_text(config.read_text().replace("hide_actions = 0.0\n", ""))
     assert "hide_actions" not in config.read_text()
     if not begun:
         (older / "last.safetensors").unlink()
